@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 3.2 of the paper: scaled dot-product attention and multi-head attention."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def scaled_dot_product_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equation 1: softmax(Q K^T / sqrt(d_k)) V, written out; the "eager" backend, which returns the weights.
+
+    Args:
+        module: the attention module (its `training` switches the dropout).
+        query: `(batch, num_heads, query_length, d_k)`.
+        key: `(batch, num_heads, key_length, d_k)`.
+        value: `(batch, num_heads, key_length, d_v)`.
+        attention_mask: added to the scores, `(batch, 1, query_length, key_length)`; the most negative number where
+            the paper has -infinity, so that a row without any permitted key stays finite.
+        scaling: 1 / sqrt(d_k).
+        dropout: rate on the weights.
+
+    Returns:
+        The output `(batch, query_length, num_heads, d_v)` and the weights `(batch, num_heads, query_length, key_length)`.
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, num_heads, query_length, key_length)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    output = torch.matmul(weights, value)  # (batch, num_heads, query_length, d_v)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Section 3.2.2: Concat(head_1, …, head_h) W^O with head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i).
+
+    The h projections of a kind stand side by side in one matrix. `d_k` and `d_v` are free of d_model / num_heads
+    (Table 3, rows A and B). One class serves the three uses of section 3.2.3: encoder self-attention, masked
+    decoder self-attention (`is_causal`) and attention over the encoder's output (`encoder_hidden_states` given).
+    """
+
+    def __init__(self, config, is_causal: bool = False, layer_idx: int | None = None):
+        super().__init__()
+        self.config = config
+        self.is_causal = is_causal
+        self.layer_idx = layer_idx
+        self.d_k = config.d_k
+        self.d_v = config.d_v
+        self.scaling = config.d_k**-0.5
+        self.attention_dropout = config.attention_dropout
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.k_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.v_proj = nn.Linear(config.d_model, config.num_heads * config.d_v, bias=bias)
+        self.out_proj = nn.Linear(config.num_heads * config.d_v, config.d_model, bias=bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`hidden_states` `(batch, query_length, d_model)`, `encoder_hidden_states` `(batch, source_length, d_model)`.
+
+        Returns:
+            `(batch, query_length, d_model)`, and the weights `(batch, num_heads, query_length, key_length)` or
+            `None` where the attention backend does not compute them.
+        """
+        batch, query_length, _ = hidden_states.shape
+        query = self._split_heads(self.q_proj(hidden_states), self.d_k)  # (batch, num_heads, query_length, d_k)
+        key, value = self._keys_and_values(hidden_states, encoder_hidden_states, cache)
+
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, scaled_dot_product_attention
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )  # (batch, query_length, num_heads, d_v)
+        output = output.reshape(batch, query_length, -1).contiguous()  # (batch, query_length, num_heads * d_v)
+        return self.out_proj(output), weights
+
+    def _keys_and_values(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, cache: Cache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`; those over the source are computed once."""
+        is_cross_attention = encoder_hidden_states is not None
+        if isinstance(cache, EncoderDecoderCache):
+            own_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache
+            if is_cross_attention and cache.is_updated.get(self.layer_idx):
+                return own_cache.layers[self.layer_idx].keys, own_cache.layers[self.layer_idx].values
+        else:
+            own_cache = cache
+        source = encoder_hidden_states if is_cross_attention else hidden_states
+        key = self._split_heads(self.k_proj(source), self.d_k)  # (batch, num_heads, key_length, d_k)
+        value = self._split_heads(self.v_proj(source), self.d_v)  # (batch, num_heads, key_length, d_v)
+        if own_cache is not None:
+            key, value = own_cache.update(key, value, self.layer_idx)
+            if is_cross_attention and isinstance(cache, EncoderDecoderCache):
+                cache.is_updated[self.layer_idx] = True
+        return key, value
+
+    @staticmethod
+    def _split_heads(projected: torch.Tensor, width: int) -> torch.Tensor:
+        """`(batch, length, num_heads * width)` → `(batch, num_heads, length, width)`."""
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, -1, width).transpose(1, 2)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Average the weights of checkpoints into one model folder (section 6.1 of the paper).
+
+    vanilla-transformer average runs/multi30k --last 5 --output runs/multi30k/averaged
+    vanilla-transformer average checkpoint-a checkpoint-b --output averaged
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from vanilla_transformer.cli.translate import positive
+
+    parser.add_argument("folders", nargs="+", help="one run's folder (with --last), or model folders")
+    parser.add_argument("--last", type=positive, metavar="K", help="the newest K checkpoints of the run")
+    parser.add_argument("--output", required=True, help="folder to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from vanilla_transformer.data.tokenizer import load_tokenizer
+    from vanilla_transformer.training.averaging import average_checkpoints
+    from vanilla_transformer.training.checkpoint import list_checkpoints
+
+    folders = [Path(folder) for folder in arguments.folders]
+    if arguments.last is not None:
+        if len(folders) != 1:
+            raise ValueError(f"--last takes one run's folder, {len(folders)} were given")
+        found = list_checkpoints(folders[0] / "checkpoints")
+        if len(found) < arguments.last:
+            raise ValueError(f"{folders[0]} has {len(found)} checkpoints, --last asks for {arguments.last}")
+        folders = found[-arguments.last :]
+    output = Path(arguments.output)
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"--output {output} exists and is not empty; choose another folder")
+    model = average_checkpoints(folders)
+    model.save_pretrained(output)
+    load_tokenizer(folders[-1]).save_pretrained(output)
+    print(f"mean of {len(folders)} checkpoints ({folders[0].name} … {folders[-1].name}): {output}")
+    return 0

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 5.1 of the paper: one vocabulary of sub-words that source and target share."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+BYTES = 256
+
+logger = logging.getLogger(__name__)
+
+
+@strict
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    """How text becomes tokens.
+
+    Args:
+        kind: "bpe" for text: byte-level byte-pair encoding, to which no string is unknown. "symbols" for data that
+            is symbols separated by white space already (phonemes, SCAN, numbers).
+        vocab_size: types of the shared vocabulary; "symbols" takes all it finds, up to this many.
+        path: folder or Hub id of an existing tokenizer, used instead of training one.
+    """
+
+    kind: Literal["bpe", "symbols"] = "bpe"
+    vocab_size: int = 37000
+    path: str | None = None
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig):
+    """Train a tokenizer on both sides of a corpus.
+
+    Returns:
+        A `PreTrainedTokenizerFast`; `AutoTokenizer.from_pretrained` opens what its `save_pretrained` writes, without
+        this package. Ids: `<pad>` 0, `<s>` 1, `</s>` 2, and for symbols `<unk>` 3. Source and target end with `</s>`.
+
+    Raises:
+        ValueError: a vocabulary too small for the bytes, or for the symbols.
+    """
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = _train_bpe(texts, config) if config.kind == "bpe" else _collect_symbols(texts, config)
+    end = (END, backend.token_to_id(END))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[end]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        unk_token=UNKNOWN if config.kind == "symbols" else None,
+        split_special_tokens=True,  # "</s>" in a user's text is text
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _train_bpe(texts: Iterable[str], config: TokenizerConfig):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    special = [PAD, START, END]
+    if config.vocab_size < BYTES + len(special):
+        raise ValueError(
+            f"tokenizer.vocab_size={config.vocab_size} must be at least {BYTES + len(special)}: "
+            f"{BYTES} bytes and {len(special)} special tokens"
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    if backend.get_vocab_size() < config.vocab_size:
+        logger.warning(
+            "the corpus gives a vocabulary of %d, fewer than tokenizer.vocab_size=%d",
+            backend.get_vocab_size(),
+            config.vocab_size,
+        )
+    return backend
+
+
+def _collect_symbols(texts: Iterable[str], config: TokenizerConfig):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = [PAD, START, END, UNKNOWN]
+    counts = Counter(symbol for text in texts for symbol in text.split())
+    for token in special:
+        counts.pop(token, None)
+    symbols = special + sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
+    if len(symbols) > config.vocab_size:
+        raise ValueError(
+            f"the corpus has {len(counts)} symbols, which with {len(special)} special tokens exceed "
+            f"tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
+        )
+    backend = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(special)
+    return backend
+
+
+def load_tokenizer(path: str | Path):
+    """The tokenizer of a model folder or Hub id.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: its files are damaged.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except OSError as error:
+        raise FileNotFoundError(f"cannot open the tokenizer {path}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # tokenizers raises a bare Exception for a damaged tokenizer.json
+        raise ValueError(f"the tokenizer in {path} is damaged: {' '.join(str(error).split())}") from error

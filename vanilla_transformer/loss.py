@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 5.4 of the paper: cross-entropy with label smoothing, in chunks of tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+IGNORED = -100  # the label of positions without a target, as everywhere in transformers
+CHUNK_ELEMENTS = 2**22  # logits held at a time: 16 MiB in float32, about a CPU's last-level cache
+
+
+@dataclass
+class Seq2SeqLMLossOutput(Seq2SeqLMOutput):
+    """transformers' `Seq2SeqLMOutput` with the unsmoothed likelihood, from which perplexity is reported.
+
+    Args:
+        negative_log_likelihood: scalar without gradient, in nats, normalised as `loss` is. exp() of the mean
+            over all target tokens is the perplexity; `loss` itself contains the smoothing.
+    """
+
+    negative_log_likelihood: torch.Tensor | None = None
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Projection, softmax and smoothed cross-entropy of a few thousand tokens at a time.
+
+    Holding float32 logits of `(tokens, vocab_size)` for the paper's batch (25,000 x 37,000) would take 3.7 GB, and
+    again for their gradient. Here the gradients of both inputs are computed beside the loss, chunk by chunk, and
+    only scaled in `backward`. torch 2.13 has `linear_cross_entropy`, which chunks as well; it is missing from
+    torch 2.11 and does not return the unsmoothed likelihood. The tests compare the two.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_states, weight, labels, label_smoothing):
+        vocab_size = weight.shape[0]
+        chunk = max(1, CHUNK_ELEMENTS // vocab_size)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
+        # The weight's gradient is a sum over chunks: kept in float32 where the weight itself is narrower.
+        grad_weight = torch.zeros_like(weight, dtype=_at_least_float32(weight)) if needs_weight else None
+        loss = hidden_states.new_zeros((), dtype=_at_least_float32(hidden_states))
+        likelihood = torch.zeros_like(loss)
+        for start in range(0, labels.shape[0], chunk):
+            inputs, targets = hidden_states[start : start + chunk], labels[start : start + chunk]
+            is_target = (targets != IGNORED)[:, None]  # (chunk, 1)
+            targets = targets.clamp(min=0)[:, None]  # (chunk, 1)
+            logits = nn.functional.linear(inputs, weight)  # (chunk, vocab_size), in autocast's dtype
+            scores = logits.to(_at_least_float32(logits))
+            normaliser = scores.logsumexp(dim=-1, keepdim=True)  # (chunk, 1)
+            token_nll = normaliser - scores.gather(-1, targets)  # (chunk, 1)
+            likelihood += (token_nll * is_target).sum()
+            if label_smoothing:
+                uniform_nll = normaliser - scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
+                token_nll = (1 - label_smoothing) * token_nll + label_smoothing * uniform_nll
+            loss += (token_nll * is_target).sum()
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size
+            grad_scores = scores.sub_(normaliser).exp_()
+            if label_smoothing:
+                grad_scores.sub_(label_smoothing / vocab_size)
+            grad_scores.scatter_add_(-1, targets, torch.full_like(token_nll, label_smoothing - 1.0))
+            grad_scores = grad_scores.mul_(is_target).to(logits.dtype)
+            if grad_hidden is not None:
+                grad_hidden[start : start + chunk] = grad_scores @ weight.to(logits.dtype)  # (chunk, d_model)
+            if grad_weight is not None:
+                grad_weight += grad_scores.T @ inputs.to(logits.dtype)  # (vocab_size, d_model)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(likelihood)
+        return loss, likelihood
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grad_outputs):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_loss = grad_outputs[0]
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def smoothed_cross_entropy(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy against (1 - epsilon) one_hot + epsilon / vocab_size, mean over target tokens (section 5.4).
+
+    This is torch's definition of label smoothing: epsilon is spread over all vocab_size types. tensor2tensor and
+    fairseq spread it over the other vocab_size - 1.
+
+    Args:
+        hidden_states: the decoder's output `(batch, target_length, d_model)`.
+        weight: the projection before the softmax `(vocab_size, d_model)`.
+        labels: targets `(batch, target_length)`; -100 is ignored.
+        label_smoothing: epsilon.
+        num_items_in_batch: target tokens of the whole update, when this batch is one of several whose gradients
+            are accumulated; the sum is divided by it. `None`: by this batch's own target tokens.
+
+    Returns:
+        The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats.
+    """
+    loss, likelihood = _ChunkedCrossEntropy.apply(
+        hidden_states.reshape(-1, hidden_states.shape[-1]),  # (batch * target_length, d_model)
+        weight,
+        labels.reshape(-1).to(hidden_states.device),  # (batch * target_length)
+        label_smoothing,
+    )  # pyright: ignore[reportGeneralTypeIssues] -- apply is untyped in torch
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != IGNORED).sum().to(loss.device)
+    elif isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch, likelihood / num_items_in_batch

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Transformer of "Attention Is All You Need" (Vaswani et al., 2017), section 3.1 and Figure 1."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqModelOutput,
+)
+from transformers.utils import can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import MultiHeadAttention
+from .configuration_vanilla_transformer import VanillaTransformerConfig
+from .dropout import Dropout
+from .embeddings import InputEmbedding, positions_of_real_tokens
+from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
+
+
+@dataclass
+class VanillaTransformerEncoderOutput(BaseModelOutput):
+    """`BaseModelOutput` with the mask of the source, which the decoder needs as well.
+
+    Args:
+        attention_mask: `(batch, source_length)`, 1 for real tokens; as given, or inferred from `pad_token_id`.
+            It rides here so that `generate()` and users who pass `encoder_outputs` cannot lose it.
+    """
+
+    attention_mask: torch.Tensor | None = None
+
+
+class FeedForward(nn.Module):
+    """Section 3.3: FFN(x) = max(0, x W_1 + b_1) W_2 + b_2."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.d_model, config.d_ff)
+        self.activation = ACT2FN[config.activation_function]
+        self.dropout = Dropout(config.activation_dropout)  # 0 in the paper
+        self.linear_2 = nn.Linear(config.d_ff, config.d_model)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, d_model)` → `(batch, length, d_model)`."""
+        return self.linear_2(self.dropout(self.activation(self.linear_1(hidden_states))))
+
+
+class AddAndLayerNorm(nn.LayerNorm):
+    """The boxes "Add & Norm" of Figure 1: LayerNorm(x + Dropout(Sublayer(x))) (sections 3.1 and 5.4).
+
+    With norm_position "pre", a departure from the paper: x + Dropout(Sublayer(LayerNorm(x))).
+    """
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config.d_model, eps=config.layer_norm_eps)
+        self.is_pre_norm = config.norm_position == "pre"
+        self.dropout = Dropout(config.dropout)
+
+    def sublayer_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the sub-layer reads: x itself (post-norm), or LayerNorm(x) (pre-norm)."""
+        return super().forward(hidden_states) if self.is_pre_norm else hidden_states
+
+    def forward(self, hidden_states: torch.Tensor, sublayer_output: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- a LayerNorm of a sum has two inputs
+        """Both `(batch, length, d_model)` → `(batch, length, d_model)`."""
+        hidden_states = hidden_states + self.dropout(sublayer_output)
+        return hidden_states if self.is_pre_norm else super().forward(hidden_states)
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Section 3.1, left half of Figure 1: self-attention, then the feed-forward network."""
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config)
+        self.self_attention_norm = AddAndLayerNorm(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = AddAndLayerNorm(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        """`(batch, source_length, d_model)` → `(batch, source_length, d_model)`."""
+        attended, _ = self.self_attention(
+            self.self_attention_norm.sublayer_input(hidden_states), attention_mask, **kwargs
+        )
+        hidden_states = self.self_attention_norm(hidden_states, attended)
+        transformed = self.feed_forward(self.feed_forward_norm.sublayer_input(hidden_states))
+        return self.feed_forward_norm(hidden_states, transformed)
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Section 3.1, right half of Figure 1: masked self-attention, attention over the source, feed-forward."""
+
+    def __init__(self, config: VanillaTransformerConfig, layer_idx: int):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(config, is_causal=True, layer_idx=layer_idx)
+        self.self_attention_norm = AddAndLayerNorm(config)
+        self.cross_attention = MultiHeadAttention(config, layer_idx=layer_idx)
+        self.cross_attention_norm = AddAndLayerNorm(config)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = AddAndLayerNorm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """`(batch, target_length, d_model)` → `(batch, target_length, d_model)`."""
+        attended, _ = self.self_attention(
+            self.self_attention_norm.sublayer_input(hidden_states), attention_mask, cache=cache, **kwargs
+        )
+        hidden_states = self.self_attention_norm(hidden_states, attended)
+        attended, _ = self.cross_attention(
+            self.cross_attention_norm.sublayer_input(hidden_states),
+            encoder_attention_mask,
+            encoder_hidden_states,
+            cache=cache,
+            **kwargs,
+        )
+        hidden_states = self.cross_attention_norm(hidden_states, attended)
+        transformed = self.feed_forward(self.feed_forward_norm.sublayer_input(hidden_states))
+        return self.feed_forward_norm(hidden_states, transformed)
+
+
+class VanillaTransformerPreTrainedModel(PreTrainedModel):
+    """What encoder, decoder and the whole model share: initialisation and what transformers must know of them."""
+
+    config_class = VanillaTransformerConfig
+    config: VanillaTransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The paper states no initialisation; as in tensor2tensor: embeddings N(0, 1 / d_model), matrices Glorot."""
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            # Times sqrt(d_model) at the input: unit variance. As the tied projection: logits of order one.
+            init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        input_ids = torch.tensor([[3, 4, 2], [4, 2, self.config.pad_token_id]], device=self.device)
+        return {"input_ids": input_ids, "decoder_input_ids": input_ids}
+
+
+def _check_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = "") -> None:
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
+
+
+class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
+    """Section 3.1: a stack of `num_layers` identical layers over the embedded source."""
+
+    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": MultiHeadAttention}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.input_embedding = InputEmbedding(config)
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_layers)])
+        # The paper has none after the last layer; pre-norm stacks need one.
+        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> VanillaTransformerEncoderOutput:
+        """Encode the source.
+
+        Args:
+            input_ids: `(batch, source_length)`.
+            attention_mask: `(batch, source_length)`, 1 for real tokens. `None`: inferred from `pad_token_id` when
+                `input_ids` are given, else every position is real.
+            inputs_embeds: `(batch, source_length, d_model)` instead of `input_ids`, before the scaling by
+                sqrt(d_model).
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; a source beyond learned positions.
+        """
+        _check_inputs(input_ids, inputs_embeds)
+        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
+            attention_mask = input_ids.ne(self.config.pad_token_id).long()  # (batch, source_length)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)  # (batch, source_length, d_model)
+        batch, source_length, _ = inputs_embeds.shape
+        if attention_mask is None:
+            attention_mask = torch.ones(batch, source_length, dtype=torch.long, device=inputs_embeds.device)
+
+        position_ids = positions_of_real_tokens(attention_mask)  # (batch, source_length)
+        hidden_states = self.input_embedding(inputs_embeds, position_ids, longest=source_length)
+        mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)  # (batch, source_length, d_model)
+        return VanillaTransformerEncoderOutput(self.norm(hidden_states), attention_mask=attention_mask)
+
+
+class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
+    """Section 3.1: a stack of `num_decoder_layers` identical layers over the embedded target and the source."""
+
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(DecoderLayer, num_hidden_layers_key="num_decoder_layers"),
+        "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
+        "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
+    }
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.input_embedding = InputEmbedding(config)
+        self.layers = nn.ModuleList([DecoderLayer(config, layer_idx=i) for i in range(config.num_decoder_layers)])
+        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Decode the target; position i sees the target up to i and the whole source.
+
+        Args:
+            input_ids: `(batch, target_length)`; with a `cache`, the tokens that are not in it yet.
+            attention_mask: `(batch, cached + target_length)`, 1 for real tokens; `None`: all are real.
+            encoder_hidden_states: `(batch, source_length, d_model)`.
+            encoder_attention_mask: `(batch, source_length)`; `None`: all are real.
+            cache: keys and values of earlier tokens (self-attention) and of the source.
+            inputs_embeds: `(batch, target_length, d_model)` instead of `input_ids`.
+            use_cache: make a cache when none is given, and return it.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; no `encoder_hidden_states`; a target
+                beyond learned positions.
+        """
+        _check_inputs(input_ids, inputs_embeds, prefix="decoder_")
+        if encoder_hidden_states is None:
+            raise ValueError("the decoder attends over the source: give encoder_hidden_states")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)  # (batch, target_length, d_model)
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        self_attention_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+        target_length = inputs_embeds.shape[1]
+        cached = self_attention_cache.get_seq_length() if self_attention_cache is not None else 0
+        if attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = positions_of_real_tokens(attention_mask)[:, -target_length:]  # (batch, target_length)
+        else:
+            position_ids = torch.arange(target_length, device=inputs_embeds.device)[None] + cached  # (1, target_length)
+        hidden_states = self.input_embedding(inputs_embeds, position_ids, longest=cached + target_length)
+
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache=self_attention_cache)
+        source_mask = create_bidirectional_mask(
+            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+        )
+        for layer in self.layers:
+            # Positional as far as gradient checkpointing needs tensors to be.
+            hidden_states = layer(
+                hidden_states, mask, encoder_hidden_states, source_mask, cache=cache, **kwargs
+            )  # (batch, target_length, d_model)
+        return BaseModelOutputWithPastAndCrossAttentions(self.norm(hidden_states), cache=cache)
+
+
+class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
+    """Figure 1 up to the decoder's output: encoder and decoder, whose embeddings are one matrix if tied."""
+
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.encoder = VanillaTransformerEncoder(config)
+        self.decoder = VanillaTransformerDecoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
+        self.encoder.embed_tokens = value
+        if self.config.tie_word_embeddings:
+            self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput:
+        """Encode and decode; arguments and shapes are those of the encoder and of the decoder.
+
+        Args:
+            encoder_outputs: the encoder's output, when the source is already encoded. Its own mask is used when
+                `attention_mask` is not given.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
+        if attention_mask is None and isinstance(encoder_outputs, VanillaTransformerEncoderOutput):
+            attention_mask = encoder_outputs.attention_mask
+        decoder_outputs = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            cache=cache,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            cache=decoder_outputs.cache,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedModel, GenerationMixin):
+    """Figure 1 as a whole: the model with the projection before the softmax, for translation."""
+
+    _tied_weights_keys = {
+        "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
+        "lm_head.weight": "model.encoder.embed_tokens.weight",
+    }
+
+    def __init__(self, config: VanillaTransformerConfig):
+        super().__init__(config)
+        self.model = VanillaTransformerModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> Seq2SeqLMLossOutput:
+        """Logits of the next target token, and the loss of section 5.4 when `labels` are given.
+
+        Args:
+            labels: `(batch, target_length)`, the target with its end-of-sentence token; -100 and padding are
+                ignored. They are not shifted: without `decoder_input_ids`, the decoder reads the labels shifted
+                right.
+            num_items_in_batch: target tokens of the whole update, for exact gradient accumulation.
+
+        Returns:
+            `logits` `(batch, target_length, vocab_size)`; with `labels`, `loss` (smoothed, mean over target
+            tokens) and `negative_log_likelihood` (unsmoothed). In training mode with `labels`, `logits` is `None`:
+            the loss is computed in chunks so that they never exist at once.
+        """
+        if labels is not None:
+            use_cache = False if use_cache is None else use_cache
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+        logits = loss = likelihood = None
+        if labels is None or not self.training:
+            logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
+        if labels is not None:
+            loss, likelihood = smoothed_cross_entropy(
+                outputs.last_hidden_state,
+                self.lm_head.weight,
+                labels.masked_fill(labels == self.config.pad_token_id, IGNORED),
+                self.config.label_smoothing,
+                num_items_in_batch,
+            )
+        return Seq2SeqLMLossOutput(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+            negative_log_likelihood=likelihood,
+        )
+
+    def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
+        """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
+
+        The 50 is `generation_config.max_tokens_beyond_source`, which `GenerationConfig` stores without knowing it.
+        The source's length is the batch's, padding included.
+        """
+        beyond = generation_config.to_dict().get("max_tokens_beyond_source")
+        if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
+            generation_config.max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
+        return super()._prepare_generated_length(
+            generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
+        )
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels shifted right: `decoder_start_token_id` first, -100 as padding; `(batch, target_length)`."""
+        shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
+        shifted[:, 1:] = labels[:, :-1]
+        return shifted.masked_fill(shifted == IGNORED, self.config.pad_token_id)
+
+
+__all__ = [
+    "VanillaTransformerForConditionalGeneration",
+    "VanillaTransformerModel",
+    "VanillaTransformerPreTrainedModel",
+]

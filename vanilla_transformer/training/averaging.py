@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 6.1 of the paper: a single model from the mean of the last checkpoints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from vanilla_transformer.evaluation.model_folder import load_model_folder
+
+
+def average_checkpoints(folders: Sequence[Path]) -> PreTrainedModel:
+    """The model whose weights are the mean of the folders' weights, computed in float32.
+
+    Raises:
+        ValueError: no folder; folders whose configurations or weights differ in shape.
+    """
+    if not folders:
+        raise ValueError("there is no checkpoint to average")
+    average = None
+    for folder in folders:
+        model = load_model_folder(folder, AutoModelForSeq2SeqLM).float()
+        if average is None:
+            average = AveragedModel(model)  # torch's equal average: the n-th model counts 1 / n
+        elif model.config.to_diff_dict() != average.module.config.to_diff_dict():
+            raise ValueError(f"{folder} holds another model than {folders[0]}: their config.json differ")
+        with torch.no_grad():
+            average.update_parameters(model)
+    assert average is not None
+    averaged = average.module
+    averaged.tie_weights()
+    return averaged

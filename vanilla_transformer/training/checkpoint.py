@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: each one an ordinary model folder, with what Accelerate needs to go on from there."""
+
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_model
+from transformers import PreTrainedTokenizerBase
+
+CHECKPOINT_NAME = re.compile(r"update-(\d{8})")
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved in every checkpoint.
+
+    Args:
+        updates: updates of the weights so far.
+        epoch: epochs finished.
+        batches: micro-batches of the current epoch that this process has consumed.
+        seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
+        target_tokens: target tokens trained on, over all processes.
+        best_bleu: best validation BLEU so far; -1 before the first.
+    """
+
+    updates: int = 0
+    epoch: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    target_tokens: int = 0
+    best_bleu: float = -1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name))
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run: `update-00001000/` and so on, of which the newest few are kept.
+
+    `accelerator.save_state` does the work; the hooks below replace its own file of weights by `save_pretrained`,
+    so that every checkpoint opens with `from_pretrained` and weights are stored once.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, keep: int, tokenizer: PreTrainedTokenizerBase):
+        self.accelerator = accelerator
+        self.folder = folder
+        self.keep = keep
+        self.tokenizer = tokenizer
+        accelerator.register_save_state_pre_hook(self._save_model)
+        accelerator.register_load_state_pre_hook(self._load_model)
+
+    def save(self, progress: Progress) -> Path:
+        """Written beside its place and renamed, so that a checkpoint is there whole or not at all."""
+        checkpoint = self.folder / f"update-{progress.updates:08d}"
+        if checkpoint.exists():
+            return checkpoint
+        unfinished = self.folder / f".unfinished-{checkpoint.name}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            unfinished.rename(checkpoint)
+            for old in list_checkpoints(self.folder)[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        return checkpoint
+
+    def load_latest(self) -> Path | None:
+        """Restore weights, optimizer, schedule, random states and progress; `None` if there is no checkpoint."""
+        checkpoints = list_checkpoints(self.folder)
+        if not checkpoints:
+            return None
+        self.accelerator.load_state(str(checkpoints[-1]))
+        return checkpoints[-1]
+
+    def _save_model(self, models: list, weights: list, output_dir: str) -> None:
+        if self.accelerator.is_main_process:
+            self.accelerator.unwrap_model(models[0]).save_pretrained(output_dir)
+            self.tokenizer.save_pretrained(output_dir)
+        weights.clear()  # Accelerate then writes none of its own
+
+    def _load_model(self, models: list, input_dir: str) -> None:
+        load_model(self.accelerator.unwrap_model(models.pop()), Path(input_dir) / "model.safetensors")

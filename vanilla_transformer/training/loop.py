@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 5 of the paper: the training loop, on Accelerate."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.finished_model import write_finished_model
+from vanilla_transformer.training.preparation import Run, prepare_run
+from vanilla_transformer.training.reporting import ProgressReport
+from vanilla_transformer.training.validation import validate
+
+EXIT_STATUS_OF_A_STOPPED_RUN = 3  # a signal asked for the end; the same command goes on
+
+
+def train(config: RunConfig) -> Path:
+    """Train as configured, resuming where an earlier run of the same configuration stopped.
+
+    Returns:
+        The finished model's folder, `output_dir/model`, in Hub format.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder, before any update.
+        SystemExit: SIGINT or SIGTERM came; a checkpoint was written.
+    """
+    run = prepare_run(config)
+    settings, progress = config.training, run.progress
+    run.model.train()
+    with stop_requests() as stop, ProgressReport(run) as report:
+        for micro_batches in updates(run):
+            start = time.perf_counter()
+            loss, likelihood, tokens = backward(run, micro_batches)
+            if config.optimizer.max_grad_norm is not None:
+                run.accelerator.clip_grad_norm_(run.model.parameters(), config.optimizer.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+            run.schedule.step()  # once per update, not per micro-batch
+            progress.updates += 1
+            progress.target_tokens += tokens
+            progress.seconds += time.perf_counter() - start
+            report.add(loss, likelihood, tokens)
+
+            ends = agreed(run, bool(stop) or is_complete(run))
+            if progress.updates % settings.validate_every == 0 and not ends and run.validation is not None:
+                report.show_validation(validate(run))
+            if progress.updates % settings.checkpoint_every == 0 or ends:
+                run.checkpoints.save(progress)
+            if ends:
+                break
+        if agreed(run, bool(stop)):
+            report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
+            raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
+        run.checkpoints.save(progress)
+        if run.validation is not None:
+            report.show_validation(validate(run))
+    run.accelerator.end_training()
+    return write_finished_model(run)
+
+
+def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """The micro-batches of each update, epoch after epoch, from where `run.progress` stands.
+
+    An update never spans two epochs: the last one of an epoch may have fewer micro-batches. Nothing is dropped.
+    """
+    progress, accumulation = run.progress, run.config.training.gradient_accumulation_steps
+    while not is_complete(run):
+        run.batches.batch_sampler.set_epoch(progress.epoch, start_batch=progress.batches)
+        batches = iter(run.batches)
+        while micro_batches := list(islice(batches, accumulation)):
+            progress.batches += len(micro_batches)
+            yield micro_batches
+        progress.epoch += 1
+        progress.batches = 0
+
+
+def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Gradients of the mean loss over the target tokens of the whole update: all micro-batches, all processes.
+
+    Returns:
+        This process's part of the smoothed loss and of the negative log-likelihood (their sums over the processes
+        are the update's means), and the update's number of target tokens.
+    """
+    accelerator = run.accelerator
+    tokens = torch.tensor(sum(int((batch["labels"] != -100).sum()) for batch in micro_batches))
+    tokens = accelerator.reduce(tokens.to(accelerator.device), reduction="sum")
+    loss = likelihood = torch.zeros((), device=accelerator.device)
+    for index, batch in enumerate(micro_batches):
+        is_last = index == len(micro_batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.model):
+            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            output = run.model(**batch, num_items_in_batch=tokens)
+            # DistributedDataParallel takes the mean of the processes' gradients; the loss needs their sum.
+            accelerator.backward(output.loss * accelerator.num_processes)
+        loss = loss + output.loss.detach()
+        likelihood = likelihood + output.negative_log_likelihood
+    return loss, likelihood, int(tokens)
+
+
+def is_complete(run: Run) -> bool:
+    """Whether one of max_updates, max_epochs and max_minutes is reached."""
+    settings, progress = run.config.training, run.progress
+    reached = [
+        settings.max_updates is not None and progress.updates >= settings.max_updates,
+        settings.max_epochs is not None and progress.epoch >= settings.max_epochs,
+        settings.max_minutes is not None and progress.seconds >= settings.max_minutes * 60,
+    ]
+    return any(reached)
+
+
+def agreed(run: Run, here: bool) -> bool:
+    """Whether any process says so: clocks and signals differ between processes, but all must act alike."""
+    if run.accelerator.num_processes == 1:
+        return here
+    votes = torch.tensor(int(here), device=run.accelerator.device)
+    return bool(run.accelerator.reduce(votes, reduction="sum") > 0)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the update under way ends before the checkpoint is written."""
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in signals]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
