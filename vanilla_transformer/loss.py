@@ -29,8 +29,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     Holding float32 logits of `(tokens, vocab_size)` for the paper's batch (25,000 x 37,000) would take 3.7 GB, and
     again for their gradient. Here the gradients of both inputs are computed beside the loss, chunk by chunk, and
-    only scaled in `backward`. torch 2.13 has `linear_cross_entropy`, which chunks as well; it is missing from
-    torch 2.11 and does not return the unsmoothed likelihood. The tests compare the two.
+    only scaled in `backward`. torch 2.13's `linear_cross_entropy` chunks too, but not with label smoothing, and
+    torch 2.11 has none. The tests compare the two.
     """
 
     @staticmethod

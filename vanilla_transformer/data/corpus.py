@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Corpora of parallel text, through `datasets`: text files, tables, json lines, parquet, the Hub."""
 
+import csv
 import gzip
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 from huggingface_hub.dataclasses import strict
 
-TABLES = {".csv": ",", ".tsv": "\t"}
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PreTrainedTokenizerBase
+
+BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it before the names of the columns
+LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+LOADERS |= {f"{suffix}.gz": loader for suffix, loader in LOADERS.items()} | {".parquet": "parquet"}
 
 
 @strict
@@ -19,14 +29,15 @@ class CorpusConfig:
 
     Args:
         source, target: aligned text files, plain or .gz; one line is one "\\n".
-        path: one .tsv, .csv, .jsonl, .json or .parquet file (the first four also as .gz).
+        path: one .tsv, .csv, .jsonl, .json or .parquet file (all but the last also as .gz). In a .tsv a quotation
+            mark is a character like others; in a .csv it quotes.
         dataset, subset, split: a data set on the Hub.
         source_column, target_column: names of the two sides in `path` or `dataset`; they are looked for in the
             field `translation` if there is one (there they are language codes, as a rule).
         streaming: read while training instead of preparing the whole corpus on disk first.
 
     Raises:
-        ValueError: not exactly one of the three ways.
+        ValueError: not exactly one of the three ways; a field that the chosen way has no use for.
     """
 
     source: str | None = None
@@ -43,11 +54,21 @@ class CorpusConfig:
         ways = [self.source is not None or self.target is not None, self.path is not None, self.dataset is not None]
         if sum(ways) != 1 or (self.source is None) != (self.target is None):
             raise ValueError("a corpus is given by both source and target, or by path, or by dataset, and by one way")
+        useless = {"subset": None, "split": "train"} if self.dataset is None else {}
+        if self.source is not None:
+            useless |= {"source_column": "source", "target_column": "target"}
+        for name, default in useless.items():
+            if getattr(self, name) != default:
+                where = "a dataset" if name in ("subset", "split") else "path or dataset"
+                raise ValueError(f"{name}={getattr(self, name)} is of use only with {where}; leave it out")
 
 
 @dataclass
 class DroppedPairs:
-    """What `prepare_pairs` kept and what it left out, in pairs; of a stream, known when it has been read."""
+    """What `prepare_pairs` kept and what it left out, in pairs.
+
+    Of a stream, the counts grow while it is read, and go on growing when it is read again.
+    """
 
     kept: int = 0
     empty: int = 0
@@ -60,6 +81,11 @@ class DroppedPairs:
             f"{self.too_long:,} with more than {self.max_length} tokens on a side dropped"
         )
 
+    def count(self, outcome: str) -> bool:
+        """Count one pair; whether it is kept."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        return outcome == "kept"
+
 
 def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a plain or .gz text file.
@@ -69,22 +95,22 @@ def read_lines(path: str | Path) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is not UTF-8; names the line and the byte. A damaged .gz file.
+        ValueError: a line that is not UTF-8; names the line and the byte in it. A damaged .gz file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"corpus file {path} does not exist")
+    path = _existing(path)
+    number = 0
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         try:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, for example with "
                 "iconv -f latin1 -t utf-8"
             ) from error
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file, after line {number}: {error}") from error
 
 
 def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, str]]:
@@ -97,9 +123,9 @@ def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, s
     suspicious = None
     for number, (one, other) in enumerate(zip_longest(read_lines(source), read_lines(target)), start=1):
         if one is None or other is None:
-            counts = {True: sum(1 for _ in read_lines(source)), False: sum(1 for _ in read_lines(target))}
+            source_count, target_count = (sum(1 for _ in read_lines(path)) for path in (source, target))
             raise ValueError(
-                f"{source} has {counts[True]} lines, {target} has {counts[False]}; line i of one must be the "
+                f"{source} has {source_count} lines, {target} has {target_count}; line i of one must be the "
                 f"translation of line i of the other; first suspicious line: {suspicious or number}"
             )
         if suspicious is None and bool(one.strip()) != bool(other.strip()):
@@ -107,94 +133,172 @@ def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, s
         yield {"source": one, "target": other}
 
 
-def load_corpus(config: CorpusConfig):
+def read_tsv(path: str | Path, source_column: str, target_column: str) -> Iterator[dict[str, str]]:
+    """Pairs of a table whose fields are separated by tabs and named in its first line; nothing is quoted.
+
+    The csv loader of `datasets` would take a sentence's quotation mark for the beginning of a field of many lines,
+    and a carriage return for the end of a line.
+
+    Raises:
+        ValueError: a column that is not there; a line with another number of fields than the first.
+    """
+    lines = read_lines(path)
+    columns = next(lines, "").removeprefix(BYTE_ORDER_MARK).split("\t")
+    _check_columns(path, columns, source_column, target_column)
+    source, target = columns.index(source_column), columns.index(target_column)
+    for number, line in enumerate(lines, start=2):
+        fields = line.split("\t")
+        if len(fields) != len(columns):
+            raise ValueError(f"{path}, line {number}: {len(fields)} fields, but line 1 names {len(columns)} columns")
+        yield {"source": fields[source], "target": fields[target]}
+
+
+def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     """The corpus as a `datasets.Dataset` (memory-mapped) or, if streaming, `IterableDataset`.
 
+    Text and tsv files are read through before anything else is done with them; if streaming, their errors come when
+    the bad line is reached, and files of different length are noticed at the end of the shorter one.
+
     Returns:
-        Columns `source` and `target`, both text.
+        Columns `source` and `target`, both text; a missing value is an empty text.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and what is wrong with it.
     """
-    from datasets import Dataset, IterableDataset, disable_progress_bars
+    from datasets import disable_progress_bars
 
     disable_progress_bars()
-    if config.source is None:
-        corpus = _load_with_datasets(config)
-    elif config.streaming:
-        corpus = IterableDataset.from_generator(
-            read_aligned, gen_kwargs={"source": config.source, "target": config.target}
-        )
-    else:
-        pairs = sum(1 for _ in read_aligned(config.source, config.target))  # all errors of the files, plainly
-        if pairs == 0:
-            raise ValueError(f"the corpus is empty: {config.source} and {config.target} have no lines")
-        corpus = Dataset.from_generator(
-            _read_aligned_version,
-            gen_kwargs={
-                "source": config.source,
-                "target": config.target,
-                # Part of the key of datasets' cache, which would otherwise outlive a change of the files.
-                "version": f"{_version(config.source)} {_version(config.target)}",  # a list would mean shards
-            },
-        )
-    if isinstance(corpus, Dataset) and len(corpus) == 0:
-        raise ValueError(f"the corpus is empty: {config.path or config.dataset} has no rows")
-    return corpus
+    if config.source is not None and config.target is not None:
+        files = {"source": _existing(config.source), "target": _existing(config.target)}
+        return _load_from_reader(read_aligned, files, {}, config.streaming)
+    if config.path is not None:
+        path = _existing(config.path)
+        columns = {"source_column": config.source_column, "target_column": config.target_column}
+        if path.name.endswith((".tsv", ".tsv.gz")):
+            return _load_from_reader(read_tsv, {"path": path}, columns, config.streaming)
+    return _load_with_datasets(config)
 
 
-def _read_aligned_version(source: str, target: str, version: str) -> Iterator[dict[str, str]]:
-    return read_aligned(source, target)
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"corpus file {path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"corpus file {path} is a folder, not a file")
+    return path
 
 
-def _version(path: str) -> str:
-    status = Path(path).stat()
-    return f"{status.st_size} bytes at {status.st_mtime_ns} ns"
+def _check_columns(where: object, columns: list[str], source_column: str, target_column: str) -> None:
+    for name in (source_column, target_column):
+        if name not in columns:
+            found = ", ".join(columns)
+            raise ValueError(f"{where} has no column {name!r}; it has {found}: set source_column and target_column")
 
 
-def _load_with_datasets(config: CorpusConfig):
-    from datasets import load_dataset
+def _load_from_reader(
+    reader: Callable[..., Iterator[dict[str, str]]], files: dict[str, Path], options: dict[str, str], streaming: bool
+) -> "Dataset | IterableDataset":
+    from datasets import Dataset, IterableDataset
+
+    arguments = {name: str(path.resolve()) for name, path in files.items()} | options
+    # The errors of the files come from here: `from_generator` would wrap them in one of its own.
+    pairs = reader(**files, **options)
+    if next(pairs, None) is None:
+        raise ValueError(f"the corpus is empty: {' and '.join(map(str, files.values()))} have no lines of text")
+    if streaming:
+        return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
+    for _ in pairs:
+        pass
+    statuses = [path.stat() for path in files.values()]
+    # A part of the key of datasets' cache, which would otherwise outlive a change of the files. Not a list: that
+    # would mean shards.
+    version = " ".join(f"{status.st_size} bytes at {status.st_mtime_ns} ns" for status in statuses)
+    return Dataset.from_generator(
+        _read_version, gen_kwargs={"reader": reader, "arguments": arguments, "version": version}, features=_features()
+    )
+
+
+def _read_version(reader: Callable[..., Iterator], arguments: dict[str, str], version: str) -> Iterator[dict]:
+    return reader(**arguments)
+
+
+def _features() -> Any:
+    from datasets import Features, Value
+
+    return Features({"source": Value("string"), "target": Value("string")})
+
+
+def _load_with_datasets(config: CorpusConfig) -> "Dataset | IterableDataset":
+    from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     where = config.path or config.dataset
+    assert where is not None
+    empty = f"the corpus is empty: {where} has no rows"
+    loader, options = _loader_of(config) if config.path is not None else ("", {})
     try:
         if config.path is not None:
-            loader, options = _loader_of(Path(config.path))
-            corpus = load_dataset(
-                loader, data_files=config.path, split="train", streaming=config.streaming, **options
-            )
+            corpus = load_dataset(loader, data_files=where, split="train", streaming=config.streaming, **options)
         else:
-            corpus = load_dataset(config.dataset, config.subset, split=config.split, streaming=config.streaming)
+            corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
+        first = next(iter(corpus), None)  # the columns of a stream are known from its rows alone
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):  # so `datasets` says that a file has no rows
+            raise ValueError(empty) from error
         raise ValueError(f"cannot read {where}: {' '.join(str(error.__cause__ or error).split())}") from error
-    columns = corpus.column_names
-    if columns == ["translation"]:
-        corpus = corpus.flatten()
-        columns = [name.removeprefix("translation.") for name in corpus.column_names]
-        corpus = corpus.rename_columns(dict(zip(corpus.column_names, columns, strict=True)))
+    if first is None:
+        raise ValueError(empty)
+    nested = isinstance(first.get("translation"), dict)
+    sides = first["translation"] if nested else first
+    _check_columns(where, list(sides), config.source_column, config.target_column)
     for name in (config.source_column, config.target_column):
-        if name not in columns:
-            raise ValueError(f"{where} has no column {name!r}; it has {', '.join(columns)}: set source_column and target_column")
-    corpus = corpus.select_columns([config.source_column, config.target_column])
-    return corpus.rename_columns({config.source_column: "source", config.target_column: "target"})
+        if not isinstance(sides[name], str | None):
+            raise ValueError(f"{where}, column {name!r}: {sides[name]!r} is not text")
+    return corpus.map(
+        _select_sides,
+        batched=True,
+        fn_kwargs={"nested": nested, "source_column": config.source_column, "target_column": config.target_column},
+        remove_columns=corpus.column_names if isinstance(corpus, Dataset) else list(first),
+        features=_features(),
+    )
 
 
-def _loader_of(path: Path) -> tuple[str, dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"corpus file {path} does not exist")
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix in TABLES:
-        return "csv", {"sep": TABLES[suffix], "keep_default_na": False, "dtype": "str"}
-    if suffix in (".json", ".jsonl"):
-        return "json", {}
-    if path.suffix == ".parquet":
-        return "parquet", {}
-    raise ValueError(f"corpus file {path}: the name must end in .tsv, .csv, .json, .jsonl (also .gz) or .parquet")
+def _select_sides(batch: dict[str, list], nested: bool, source_column: str, target_column: str) -> dict[str, list[str]]:
+    if nested:
+        batch = {name: [row[name] for row in batch["translation"]] for name in (source_column, target_column)}
+    return {"source": [s or "" for s in batch[source_column]], "target": [t or "" for t in batch[target_column]]}
 
 
-def prepare_pairs(corpus, tokenizer, max_length: int):
+def _loader_of(config: CorpusConfig) -> tuple[str, dict[str, Any]]:
+    """The loader of `datasets` for the file's name, and its options."""
+    from datasets import Features, Value
+
+    path = Path(config.path or "")
+    loader = next((loader for suffix, loader in LOADERS.items() if path.name.endswith(suffix)), None)
+    if loader is None:
+        raise ValueError(f"corpus file {path}: the name must end in .tsv, .csv, .json, .jsonl (also .gz) or .parquet")
+    if loader != "csv":
+        return loader, {}
+    columns = [name.removeprefix(BYTE_ORDER_MARK) for name in next(csv.reader(read_lines(path)), [])]
+    names = (config.source_column, config.target_column)
+    _check_columns(path, columns, *names)
+    # Everything is text: "NA" is a word, and 007 is not 7.
+    return loader, {"features": Features({name: Value("string") for name in names}), "na_filter": False}
+
+
+@overload
+def prepare_pairs(
+    corpus: "Dataset", tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> "tuple[Dataset, DroppedPairs]": ...
+@overload
+def prepare_pairs(
+    corpus: "IterableDataset", tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> "tuple[IterableDataset, DroppedPairs]": ...
+def prepare_pairs(
+    corpus: "Dataset | IterableDataset", tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> "tuple[Dataset | IterableDataset, DroppedPairs]":
     """Tokenise both sides and drop pairs that cannot be trained on.
 
     Args:
@@ -203,7 +307,7 @@ def prepare_pairs(corpus, tokenizer, max_length: int):
 
     Returns:
         The pairs with columns `input_ids`, `labels`, `source_length`, `target_length`, and the counts of what was
-        dropped.
+        dropped (of a stream: they grow while it is read).
 
     Raises:
         ValueError: nothing is left.
@@ -211,29 +315,33 @@ def prepare_pairs(corpus, tokenizer, max_length: int):
     from datasets import Dataset
 
     dropped = DroppedPairs(max_length=max_length)
+    arguments = {"tokenizer": tokenizer, "max_length": max_length}
+    pairs = corpus.map(_tokenize, batched=True, fn_kwargs=arguments, remove_columns=["source", "target"])
+    if not isinstance(pairs, Dataset):
+        return pairs.filter(dropped.count, input_columns="outcome").remove_columns("outcome"), dropped
+    outcomes = np.asarray(pairs["outcome"][:])
+    for outcome in ("kept", "empty", "too_long"):
+        setattr(dropped, outcome, int((outcomes == outcome).sum()))
+    if dropped.kept == 0:
+        raise ValueError(f"no pair is left to train on: {dropped}")
+    return pairs.select((outcomes == "kept").nonzero()[0]).remove_columns("outcome"), dropped
 
-    def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        encoded = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False)
-        sides = (encoded["input_ids"], encoded["labels"])
-        empty = [not (s.strip() and t.strip()) for s, t in zip(batch["source"], batch["target"], strict=True)]
-        lengths = [[len(ids) for ids in side] for side in sides]
-        kind = [1 if no_text else 2 if max(pair) > max_length else 0 for no_text, *pair in zip(empty, *lengths, strict=True)]
-        return {"input_ids": sides[0], "labels": sides[1], "source_length": lengths[0], "target_length": lengths[1], "kind": kind}
 
-    pairs = corpus.map(tokenize, batched=True, remove_columns=["source", "target"])
-    if isinstance(pairs, Dataset):
-        kinds = pairs.with_format("numpy")["kind"][:]
-        dropped.kept, dropped.empty, dropped.too_long = (int((kinds == kind).sum()) for kind in range(3))
-        if dropped.kept == 0:
-            raise ValueError(f"no pair is left to train on: {dropped}")
-        if dropped.kept < len(pairs):
-            pairs = pairs.select((kinds == 0).nonzero()[0])
-        return pairs.remove_columns("kind"), dropped
-
-    def keep(kind: int) -> bool:
-        dropped.kept, dropped.empty, dropped.too_long = (
-            count + (kind == i) for i, count in enumerate((dropped.kept, dropped.empty, dropped.too_long))
-        )
-        return kind == 0
-
-    return pairs.filter(keep, input_columns="kind").remove_columns("kind"), dropped
+def _tokenize(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, list]:
+    encoded = tokenizer(
+        batch["source"], text_target=batch["target"], truncation=False, return_attention_mask=False, verbose=False
+    )
+    input_ids, labels = encoded["input_ids"], encoded["labels"]
+    outcomes = []
+    for source, target, source_ids, target_ids in zip(batch["source"], batch["target"], input_ids, labels, strict=True):
+        if not source.strip() or not target.strip():
+            outcomes.append("empty")
+        else:
+            outcomes.append("too_long" if max(len(source_ids), len(target_ids)) > max_length else "kept")
+    return {
+        "input_ids": input_ids,
+        "labels": labels,
+        "source_length": [len(ids) for ids in input_ids],
+        "target_length": [len(ids) for ids in labels],
+        "outcome": outcomes,
+    }

@@ -2,16 +2,22 @@
 """Section 5.1 of the paper: one vocabulary of sub-words that source and target share."""
 
 import logging
-from collections import Counter
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 BYTES = 256
+# BPE is learnt from at most this much of a line: its trainer takes minutes for one unbroken megabyte.
+LEARNT_CHARACTERS = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +39,16 @@ class TokenizerConfig:
     path: str | None = None
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig):
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "PreTrainedTokenizerFast":
     """Train a tokenizer on both sides of a corpus.
 
     Returns:
-        A `PreTrainedTokenizerFast`; `AutoTokenizer.from_pretrained` opens what its `save_pretrained` writes, without
-        this package. Ids: `<pad>` 0, `<s>` 1, `</s>` 2, and for symbols `<unk>` 3. Source and target end with `</s>`.
+        A tokenizer that `AutoTokenizer.from_pretrained` opens from what its `save_pretrained` writes, without this
+        package. Ids: `<pad>` 0, `<s>` 1, `</s>` 2, and for symbols `<unk>` 3. Source and target end with `</s>`.
+        BPE returns any text unchanged; symbols come back separated by single spaces.
 
     Raises:
-        ValueError: a vocabulary too small for the bytes, or for the symbols.
+        ValueError: a vocabulary too small for the bytes, or for the symbols; a symbol that is a special token.
     """
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
@@ -57,13 +64,14 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig):
         bos_token=START,
         eos_token=END,
         unk_token=UNKNOWN if config.kind == "symbols" else None,
+        padding_side="right",
         split_special_tokens=True,  # "</s>" in a user's text is text
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
-def _train_bpe(texts: Iterable[str], config: TokenizerConfig):
+def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     special = [PAD, START, END]
@@ -81,7 +89,7 @@ def _train_bpe(texts: Iterable[str], config: TokenizerConfig):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator((text[:LEARNT_CHARACTERS] for text in texts), trainer)
     if backend.get_vocab_size() < config.vocab_size:
         logger.warning(
             "the corpus gives a vocabulary of %d, fewer than tokenizer.vocab_size=%d",
@@ -91,26 +99,27 @@ def _train_bpe(texts: Iterable[str], config: TokenizerConfig):
     return backend
 
 
-def _collect_symbols(texts: Iterable[str], config: TokenizerConfig):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def _collect_symbols(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     special = [PAD, START, END, UNKNOWN]
-    counts = Counter(symbol for text in texts for symbol in text.split())
-    for token in special:
-        counts.pop(token, None)
-    symbols = special + sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
-    if len(symbols) > config.vocab_size:
-        raise ValueError(
-            f"the corpus has {len(counts)} symbols, which with {len(special)} special tokens exceed "
-            f"tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
-        )
-    backend = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token=UNKNOWN))
+    backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens(special)
+    # The trainer would leave out the rarest without a word, so it takes all; it sorts by frequency, then alphabet.
+    trainer = trainers.WordLevelTrainer(vocab_size=sys.maxsize, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    for index, token in enumerate(special):
+        if backend.get_vocab(with_added_tokens=False)[token] != index:  # a symbol of that name has overwritten it
+            raise ValueError(f"the corpus has the symbol {token!r}, which is a special token; rename it in the corpus")
+    if backend.get_vocab_size() > config.vocab_size:
+        raise ValueError(
+            f"the corpus has {backend.get_vocab_size() - len(special)} symbols, which with {len(special)} special "
+            f"tokens exceed tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
+        )
     return backend
 
 
-def load_tokenizer(path: str | Path):
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a model folder or Hub id.
 
     Raises:

@@ -8,12 +8,12 @@ from itertools import islice
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WINDOW = 2048  # lines of a stream that are sorted by length together
+LINES_NAMED = 10  # in an error message
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One translation; `score` is transformers' (log-probability / length^p), `None` for greedy decoding."""
+    """One translation; `score` is transformers' (log-probability / length^p), `None` without beam search."""
 
     text: str
     score: float | None = None
@@ -33,9 +33,9 @@ def translate_lines(
     """Translate every line; an empty one gives an empty translation.
 
     Args:
-        max_batch_tokens: padded source tokens times beams in a batch.
+        max_batch_tokens: padded source tokens times beams in a batch; a longer line is a batch of its own.
         num_return_sequences: translations for each line, best first.
-        on_progress: called with (lines done, lines in all).
+        on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
         generate_kwargs: as for `model.generate`; the rest comes from the model's generation config.
 
@@ -43,13 +43,18 @@ def translate_lines(
         For each line, in order, its `num_return_sequences` translations.
 
     Raises:
-        RuntimeError: decoding failed; names the lines.
+        ValueError: a number below 1; or `generate` refused a batch (a line too long, options that do not go together).
+        RuntimeError: decoding failed in another way. Both name the lines of the batch.
     """
+    for name, value in [("max_batch_tokens", max_batch_tokens), ("num_return_sequences", num_return_sequences)]:
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    beams = _num_beams(model, generate_kwargs)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers = [i for i, line in enumerate(lines) if line.strip()]
     encoded = tokenizer([lines[i] for i in numbers])["input_ids"] if numbers else []
     order = sorted(range(len(numbers)), key=lambda i: -len(encoded[i]))  # the longest first: memory fails at once
-    beams = generate_kwargs.get("num_beams") or model.generation_config.num_beams or 1
+    options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}
     done = len(lines) - len(numbers)
     was_training = model.training
     model.eval()
@@ -57,12 +62,12 @@ def translate_lines(
         while order:
             size = max(1, max_batch_tokens // (len(encoded[order[0]]) * beams))
             batch, order = order[:size], order[size:]
-            ids = [encoded[i] for i in batch]
             try:
-                translations = _translate_batch(model, tokenizer, ids, num_return_sequences, generate_kwargs)
+                translations = _translate_batch(model, tokenizer, [encoded[i] for i in batch], options)
             except Exception as error:
-                where = ", ".join(str(numbers[i] + first_line) for i in sorted(batch)[:10])
-                raise RuntimeError(f"decoding failed in the batch with line(s) {where}: {error}") from error
+                kind = ValueError if isinstance(error, ValueError) else RuntimeError
+                where = _name_lines(sorted(numbers[i] + first_line for i in batch))
+                raise kind(f"decoding failed in the batch with {where}: {' '.join(str(error).split())}") from error
             for i, best in zip(batch, translations, strict=True):
                 results[numbers[i]] = best
             done += len(batch)
@@ -73,35 +78,53 @@ def translate_lines(
     return results
 
 
+def _num_beams(model: PreTrainedModel, generate_kwargs: dict) -> int:
+    """As `generate` resolves it: the keyword, else the generation config given, else the model's own."""
+    configs = [generate_kwargs.get("generation_config"), model.generation_config]
+    widths = [generate_kwargs.get("num_beams"), *(config.num_beams for config in configs if config is not None)]
+    return next((width for width in widths if width is not None), 1)
+
+
+def _name_lines(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - LINES_NAMED} more" if len(numbers) > LINES_NAMED else ""
+    return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:LINES_NAMED]))}{more}"
+
+
 @torch.inference_mode()
 def _translate_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[list[int]],
-    num_return_sequences: int,
-    generate_kwargs: dict,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], options: dict
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
-    output = model.generate(
-        **inputs,
-        num_return_sequences=num_return_sequences,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **generate_kwargs,
-    )
+    # Without beams nobody needs the scores, and generate would keep (batch, vocab_size) of them for every step.
+    output = model.generate(**inputs, **options, return_dict_in_generate=True)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
-    scores = output.get("sequences_scores")
-    scores = [None] * len(texts) if scores is None else scores.tolist()
+    scores = output.sequences_scores.tolist() if options["output_scores"] else [None] * len(texts)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
-    return [flat[i : i + num_return_sequences] for i in range(0, len(flat), num_return_sequences)]
+    each = options["num_return_sequences"]
+    return [flat[i : i + each] for i in range(0, len(flat), each)]
 
 
 def translate_stream(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: Iterable[str], **options
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Iterable[str],
+    *,
+    window: int = 2048,
+    **options,
 ) -> Iterator[list[Translation]]:
-    """`translate_lines` for any iterable, a window of lines at a time; yields in the order of the input."""
+    """`translate_lines` for any iterable, without holding it all; yields in the order of the input.
+
+    Args:
+        window: lines that are read, and sorted by length, together.
+        options: as for `translate_lines`.
+
+    Raises:
+        ValueError: `window` below 1; and what `translate_lines` raises, line numbers counting from the stream's start.
+    """
+    if window < 1:
+        raise ValueError(f"window={window} must be at least 1 line")
     lines = iter(lines)
     first_line = 1
-    while window := list(islice(lines, WINDOW)):
-        yield from translate_lines(model, tokenizer, window, first_line=first_line, **options)
-        first_line += len(window)
+    while read := list(islice(lines, window)):
+        yield from translate_lines(model, tokenizer, read, first_line=first_line, **options)
+        first_line += len(read)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+VENV = .venv
+WORDS =
+
+# A stamp is written when its extra is wholly installed, and is out of date when the requirements change.
+QUICKSTART = $(VENV)/.installed-quickstart
+DEV = $(VENV)/.installed-dev
+PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+help:
+	@echo "make quickstart [WORDS=\"words to pronounce\"]   train and try a spelling-to-phonemes model: about 6 minutes"
+	@echo "make test        all tests but the slow ones"
+	@echo "make test-slow   the slow ones: real training, several processes"
+	@echo "make check       ruff and pyright"
+	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV))"
+
+quickstart: $(QUICKSTART)
+	@$(VENV)/bin/vanilla-transformer quickstart $(WORDS)
+
+test: $(DEV)
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
+
+test-slow: $(DEV)
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache
+	find vanilla_transformer scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# torch first and alone: it is most of the download, and of the builds on offer the pinned one is taken.
+$(VENV)/.installed-torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Creating $(VENV) and installing torch (the largest download) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@touch $@
+
+$(QUICKSTART): $(VENV)/.installed-torch pyproject.toml constraints.txt
+	@echo "Installing vanilla-transformer and what training needs ..."
+	@$(PIP) -e ".[quickstart]"
+	@touch $@
+
+$(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
+	@echo "Installing vanilla-transformer and the development tools ..."
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(QUICKSTART)
+
+.PHONY: help quickstart test test-slow check clean

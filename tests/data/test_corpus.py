@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corpora: alignment that nothing shifts, errors in one line, nothing dropped in silence."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from datasets import Dataset, IterableDataset
+
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs, read_aligned, read_lines
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
+
+STREAMING = pytest.mark.parametrize("streaming", [False, True])
+# Each line would be cut, or joined with the next, by some reader of lines or of tables.
+AWKWARD = ["a\u2028b", "c\rd", 'he said "e', "f\x85g\x0ch\x1ci", "NA", "007", '"j" k', "  l  ", "émoji 🙂"]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def two_files(folder: Path, source: str, target: str, suffix: str = "") -> CorpusConfig:
+    one, other = write(folder / f"s.txt{suffix}", source), write(folder / f"t.txt{suffix}", target)
+    return CorpusConfig(source=str(one), target=str(other))
+
+
+def rows(config: CorpusConfig) -> list[tuple[str, str]]:
+    return [(row["source"], row["target"]) for row in load_corpus(config)]
+
+
+def one_line_of(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+class TestCorpusConfig:
+    @pytest.mark.parametrize(
+        "fields",
+        [{}, {"source": "a"}, {"target": "a"}, {"source": "a", "path": "b"}, {"path": "b", "dataset": "c"}],
+    )
+    def test_exactly_one_way(self, fields: dict[str, str]):
+        with pytest.raises(ValueError, match="source and target, or by path, or by dataset"):
+            CorpusConfig(**fields)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"path": "a.csv", "subset": "x"},
+            {"path": "a.csv", "split": "test"},
+            {"source": "a", "target": "b", "source_column": "en"},
+        ],
+    )
+    def test_refuses_what_it_cannot_honour(self, fields: dict[str, str]):
+        name, value = list(fields.items())[-1]
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            CorpusConfig(**fields)
+
+
+class TestTextFiles:
+    @STREAMING
+    @pytest.mark.parametrize("suffix", ["", ".gz"])
+    def test_only_a_newline_ends_a_line(self, tmp_path: Path, streaming: bool, suffix: str):
+        config = two_files(tmp_path, "\n".join(AWKWARD) + "\n", "\n".join(reversed(AWKWARD)) + "\n", suffix)
+        config.streaming = streaming
+        assert rows(config) == list(zip(AWKWARD, reversed(AWKWARD), strict=True))
+
+    def test_windows_line_ends_are_removed(self, tmp_path: Path):
+        assert list(read_lines(write(tmp_path / "a", "one\r\n\r\ntwo\r\n"))) == ["one", "", "two"]
+
+    def test_the_last_newline_may_be_missing(self, tmp_path: Path):
+        assert rows(two_files(tmp_path, "a\nb", "c\nd\n")) == [("a", "c"), ("b", "d")]
+
+    @STREAMING
+    def test_kinds_of_datasets(self, tmp_path: Path, streaming: bool):
+        config = two_files(tmp_path, "a\n", "b\n")
+        config.streaming = streaming
+        corpus = load_corpus(config)
+        assert isinstance(corpus, IterableDataset if streaming else Dataset)
+        assert corpus.column_names == ["source", "target"]
+
+    def test_a_changed_file_is_read_again(self, tmp_path: Path):
+        config = two_files(tmp_path, "a\n", "b\n")
+        assert rows(config) == [("a", "b")]
+        status = os.stat(tmp_path / "s.txt")
+        write(tmp_path / "s.txt", "c\n")  # as long as before
+        os.utime(tmp_path / "s.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        assert rows(config) == [("c", "b")]
+
+    def test_other_lengths_name_both_counts_and_the_first_surplus_line(self, tmp_path: Path):
+        with pytest.raises(ValueError, match=r"has 3 lines, .* has 2; .* suspicious line: 3$") as error:
+            load_corpus(two_files(tmp_path, "a\nb\nc\n", "a\nb\n"))
+        one_line_of(error)
+
+    def test_other_lengths_name_the_line_where_one_side_alone_is_empty(self, tmp_path: Path):
+        with pytest.raises(ValueError, match=r"has 3 lines, .* has 4; .* suspicious line: 2$"):
+            load_corpus(two_files(tmp_path, "a\nb\nc\n", "a\n\nb\nc\n"))
+
+    def test_a_stream_tells_of_other_lengths_at_the_end_of_the_shorter_file(self, tmp_path: Path):
+        config = two_files(tmp_path, "a\nb\nc\n", "a\nb\n")
+        config.streaming = True
+        stream = iter(load_corpus(config))
+        assert [next(stream)["source"], next(stream)["source"]] == ["a", "b"]
+        with pytest.raises(ValueError, match="has 3 lines"):
+            next(stream)
+
+    def test_pairs_come_before_the_end_is_known(self, tmp_path: Path):
+        pairs = read_aligned(write(tmp_path / "s", "a\n\n"), write(tmp_path / "t", "b\n"))
+        assert next(pairs) == {"source": "a", "target": "b"}
+
+    @STREAMING
+    @pytest.mark.parametrize("suffix", ["", ".gz"])
+    def test_invalid_utf8_names_file_line_and_byte(self, tmp_path: Path, streaming: bool, suffix: str):
+        config = two_files(tmp_path, "a\nb\n", "c\nd\n", suffix)
+        config.streaming = streaming
+        damaged = b"a\ncaf\xe9\n"  # latin-1, byte 4 of line 2
+        Path(config.source).write_bytes(gzip.compress(damaged) if suffix else damaged)
+        with pytest.raises(ValueError, match=r"s\.txt\S*, line 2: byte 4 is not UTF-8; .*iconv") as error:
+            list(load_corpus(config))
+        one_line_of(error)
+
+    @STREAMING
+    def test_a_missing_file(self, tmp_path: Path, streaming: bool):
+        config = CorpusConfig(source=str(tmp_path / "no"), target=str(tmp_path / "no"), streaming=streaming)
+        with pytest.raises(FileNotFoundError, match="no does not exist") as error:
+            load_corpus(config)
+        one_line_of(error)
+
+    def test_a_folder_is_no_file(self, tmp_path: Path):
+        with pytest.raises(ValueError, match="is a folder"):
+            load_corpus(CorpusConfig(source=str(tmp_path), target=str(tmp_path)))
+
+    @STREAMING
+    def test_an_empty_corpus(self, tmp_path: Path, streaming: bool):
+        config = two_files(tmp_path, "", "")
+        config.streaming = streaming
+        with pytest.raises(ValueError, match="corpus is empty"):
+            load_corpus(config)
+
+    def test_a_truncated_gzip_file(self, tmp_path: Path):
+        whole = gzip.compress("".join(f"{i}\n" for i in range(1000)).encode())
+        (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"a\.gz is not a whole gzip file"):
+            list(read_lines(tmp_path / "a.gz"))
+
+    def test_a_file_that_is_not_gzip_at_all(self, tmp_path: Path):
+        (tmp_path / "a.gz").write_bytes(b"plain\n")
+        with pytest.raises(ValueError, match=r"a\.gz is not a whole gzip file"):
+            list(read_lines(tmp_path / "a.gz"))
+
+
+class TestOneFile:
+    """Each format must bring back the same awkward texts."""
+
+    @STREAMING
+    @pytest.mark.parametrize("name", ["c.tsv", "c.tsv.gz"])
+    def test_tsv(self, tmp_path: Path, streaming: bool, name: str):
+        text = "id\ttarget\tsource\n" + "".join(f"{i}\t{line}!\t{line}\n" for i, line in enumerate(AWKWARD))
+        config = CorpusConfig(path=str(write(tmp_path / name, text)), streaming=streaming)
+        assert rows(config) == [(line, f"{line}!") for line in AWKWARD]
+
+    @STREAMING
+    @pytest.mark.parametrize("name", ["c.csv", "c.csv.gz"])
+    def test_csv(self, tmp_path: Path, streaming: bool, name: str):
+        quoted = ['"' + line.replace('"', '""') + '"' for line in AWKWARD]  # RFC 4180
+        text = "id,source,target\n" + "".join(f"{i},{line},x\n" for i, line in enumerate(quoted))
+        config = CorpusConfig(path=str(write(tmp_path / name, text)), streaming=streaming)
+        assert rows(config) == [(line, "x") for line in AWKWARD]
+
+    def test_numbers_in_a_csv_stay_as_they_are_written(self, tmp_path: Path):
+        path = write(tmp_path / "c.csv", "source,target\n007,1.50\n12,NA\n")
+        assert rows(CorpusConfig(path=str(path))) == [("007", "1.50"), ("12", "NA")]
+
+    @STREAMING
+    @pytest.mark.parametrize("name", ["c.jsonl", "c.json", "c.jsonl.gz"])
+    def test_json_lines_with_a_translation_field_among_others(self, tmp_path: Path, streaming: bool, name: str):
+        values = [{"id": i, "translation": {"de": f"{s}!", "en": s}} for i, s in enumerate(AWKWARD)]
+        path = write(tmp_path / name, "".join(json.dumps(value) + "\n" for value in values))
+        config = CorpusConfig(path=str(path), source_column="en", target_column="de", streaming=streaming)
+        assert rows(config) == [(s, f"{s}!") for s in AWKWARD]
+
+    @STREAMING
+    def test_parquet(self, tmp_path: Path, streaming: bool):
+        table = pa.table({"fr": AWKWARD, "en": AWKWARD[::-1], "n": range(len(AWKWARD))})
+        pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+        config = CorpusConfig(
+            path=str(tmp_path / "c.parquet"), source_column="en", target_column="fr", streaming=streaming
+        )
+        assert rows(config) == list(zip(AWKWARD[::-1], AWKWARD, strict=True))
+
+    @STREAMING
+    def test_a_data_set_with_splits(self, tmp_path: Path, streaming: bool):
+        """A local folder stands for a Hub id: `load_dataset` resolves both alike."""
+        for split in ("train", "test"):
+            write(tmp_path / f"{split}.jsonl", json.dumps({"source": split, "target": "x"}) + "\n")
+        config = CorpusConfig(dataset=str(tmp_path), split="test", streaming=streaming)
+        assert rows(config) == [("test", "x")]
+
+    @STREAMING
+    def test_a_missing_value_is_an_empty_text(self, tmp_path: Path, streaming: bool):
+        path = write(tmp_path / "c.jsonl", '{"source": "a", "target": "b"}\n{"source": null, "target": "d"}\n')
+        assert rows(CorpusConfig(path=str(path), streaming=streaming)) == [("a", "b"), ("", "d")]
+
+    @STREAMING
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("c.tsv", "en\tde\na\tb\n"),
+            ("c.csv", "en,de\na,b\n"),
+            ("c.jsonl", '{"en": "a", "de": "b"}\n'),
+            ("c.jsonl", '{"translation": {"en": "a", "de": "b"}}\n'),
+        ],
+    )
+    def test_an_absent_column_is_an_error_that_lists_those_found(
+        self, tmp_path: Path, streaming: bool, name: str, text: str
+    ):
+        config = CorpusConfig(path=str(write(tmp_path / name, text)), streaming=streaming)
+        with pytest.raises(ValueError, match=r"no column 'source'; it has en, de: set source_column") as error:
+            load_corpus(config)
+        one_line_of(error)
+
+    @pytest.mark.parametrize("name", ["c.tsv", "c.csv"])
+    def test_a_byte_order_mark_is_no_part_of_a_column_name(self, tmp_path: Path, name: str):
+        separator = "\t" if name.endswith("tsv") else ","
+        path = write(tmp_path / name, f"\ufeffsource{separator}target\na{separator}b\n")
+        assert rows(CorpusConfig(path=str(path))) == [("a", "b")]
+
+    def test_a_tsv_line_with_other_fields_is_named(self, tmp_path: Path):
+        path = write(tmp_path / "c.tsv", "source\ttarget\na\tb\nc\n")
+        with pytest.raises(ValueError, match=r"c\.tsv, line 3: 1 fields, but line 1 names 2 columns"):
+            load_corpus(CorpusConfig(path=str(path)))
+
+    @STREAMING
+    def test_values_that_are_not_text(self, tmp_path: Path, streaming: bool):
+        path = write(tmp_path / "c.jsonl", '{"source": 5, "target": "b"}\n')
+        with pytest.raises(ValueError, match="column 'source': 5 is not text"):
+            load_corpus(CorpusConfig(path=str(path), streaming=streaming))
+
+    @STREAMING
+    @pytest.mark.parametrize(
+        ("name", "text"), [("c.tsv", "source\ttarget\n"), ("c.csv", "source,target\n"), ("c.jsonl", "")]
+    )
+    def test_a_table_without_rows(self, tmp_path: Path, streaming: bool, name: str, text: str):
+        path = write(tmp_path / name, text)
+        with pytest.raises(ValueError, match=f"corpus is empty: .*{name}"):
+            load_corpus(CorpusConfig(path=str(path), streaming=streaming))
+
+    @STREAMING
+    def test_a_parquet_file_without_rows(self, tmp_path: Path, streaming: bool):
+        table = pa.table({"source": pa.array([], pa.string()), "target": pa.array([], pa.string())})
+        pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+        with pytest.raises(ValueError, match=r"corpus is empty: .*c\.parquet"):
+            load_corpus(CorpusConfig(path=str(tmp_path / "c.parquet"), streaming=streaming))
+
+    def test_an_unknown_split_lists_those_there_are(self, tmp_path: Path):
+        write(tmp_path / "train.jsonl", '{"source": "a", "target": "b"}\n')
+        with pytest.raises(ValueError, match="cannot read .*dev.*train") as error:
+            load_corpus(CorpusConfig(dataset=str(tmp_path), split="dev"))
+        one_line_of(error)
+
+    def test_damaged_json_names_the_file(self, tmp_path: Path):
+        path = write(tmp_path / "c.jsonl", '{"source": "a", "target": \n')
+        with pytest.raises(ValueError, match=r"c\.jsonl") as error:
+            load_corpus(CorpusConfig(path=str(path)))
+        one_line_of(error)
+
+    def test_an_unknown_ending(self, tmp_path: Path):
+        with pytest.raises(ValueError, match=r"c\.xml: the name must end in"):
+            load_corpus(CorpusConfig(path=str(write(tmp_path / "c.xml", "x"))))
+
+    def test_a_missing_path(self, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            load_corpus(CorpusConfig(path=str(tmp_path / "c.csv")))
+
+
+class TestPreparePairs:
+    """One symbol is one token, and each side ends with one more."""
+
+    TEXTS = [("a b", "x"), ("", "x"), ("a", " \t "), ("a a a a", "x"), ("a", "x x x x"), ("a b b", "x x x")]
+    KEPT = [("a b", "x"), ("a b b", "x x x")]
+
+    def prepare(self, texts: list[tuple[str, str]], streaming: bool = False, max_length: int = 4):
+        tokenizer = train_tokenizer(["a b x"], TokenizerConfig(kind="symbols"))
+        corpus = Dataset.from_dict({"source": [s for s, _ in texts], "target": [t for _, t in texts]})
+        return tokenizer, *prepare_pairs(corpus.to_iterable_dataset() if streaming else corpus, tokenizer, max_length)
+
+    @STREAMING
+    def test_keeps_what_fits_and_counts_the_rest(self, streaming: bool):
+        tokenizer, pairs, dropped = self.prepare(self.TEXTS, streaming)
+        kept = list(pairs)
+        for (source, target), row in zip(self.KEPT, kept, strict=True):
+            for text, ids, length in (
+                (source, row["input_ids"], row["source_length"]),
+                (target, row["labels"], row["target_length"]),
+            ):
+                assert tokenizer.convert_ids_to_tokens(ids) == [*text.split(), "</s>"]
+                assert length == len(text.split()) + 1
+        assert (dropped.kept, dropped.empty, dropped.too_long) == (2, 2, 2)
+
+    def test_columns(self):
+        _, pairs, _ = self.prepare(self.TEXTS)
+        assert set(pairs.column_names) == {"input_ids", "labels", "source_length", "target_length"}
+
+    def test_the_counts_of_a_stream_come_while_it_is_read(self):
+        _, pairs, dropped = self.prepare(self.TEXTS, streaming=True)
+        assert dropped.kept + dropped.empty + dropped.too_long == 0
+        list(pairs)
+        assert dropped.kept + dropped.empty + dropped.too_long == len(self.TEXTS)
+
+    def test_the_log_line_has_every_count(self):
+        _, _, dropped = self.prepare([*self.TEXTS, ("", "")])
+        assert str(dropped) == (
+            "2 pairs kept, 3 with an empty side dropped, 2 with more than 4 tokens on a side dropped"
+        )
+
+    def test_nothing_left_is_an_error(self):
+        with pytest.raises(ValueError, match="no pair is left to train on: 0 pairs kept, 1 with an empty side"):
+            self.prepare([("", "x")])
+
+    def test_a_line_of_a_megabyte_is_dropped(self):
+        tokenizer = train_tokenizer(["the cat"] * 9, TokenizerConfig(vocab_size=260))
+        corpus = Dataset.from_dict({"source": ["the cat", "the cat " * 131_072], "target": ["x", "y"]})
+        pairs, dropped = prepare_pairs(corpus, tokenizer, 100)
+        assert (len(pairs), dropped.too_long) == (1, 1)

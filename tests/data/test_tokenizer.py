@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any text comes back unchanged, with and without this package; ids and sizes are as promised."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import DataCollatorForSeq2Seq
+
+from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+
+CORPUS = ["the cat sat on the mat", "die katze sass auf der matte", "the end </s> of <pad> it <s>"] * 20
+TEXTS = [
+    "the cat",
+    " leading, trailing and  double   spaces  ",
+    "literal </s> and <pad>, <s> and <unk>",
+    "</s>",
+    "<pad></s><s>",
+    "emoji 🙂👩‍👩‍👧‍👦🇫🇷",
+    "مرحبا بالعالم",
+    "combining e\u0301 o\u0308\u0323, composed é",
+    "line\u2028and\u2029paragraph, return\r, tab\t, newline\n, nul\0",
+    "it 's , a test . do n't ?",  # clean_up_tokenization_spaces would join these
+    "\u00a0\ufeff\u200b",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 漢字 한글",
+    "",
+]
+
+
+def bpe(vocab_size: int = 300, texts: list[str] = CORPUS):
+    return train_tokenizer(texts, TokenizerConfig(vocab_size=vocab_size))
+
+
+def symbols(texts: list[str], **fields):
+    return train_tokenizer(texts, TokenizerConfig(kind="symbols", **fields))
+
+
+class TestBpe:
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_any_text_comes_back(self, text: str):
+        tokenizer = bpe()
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+    def test_every_character_comes_back(self):
+        """Each code point but the surrogates, which are no characters; in blocks, to be quick."""
+        tokenizer = bpe()
+        for start in range(0, 0x110000, 0x8000):
+            text = "".join(chr(i) for i in range(start, start + 0x8000) if not 0xD800 <= i < 0xE000)
+            assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+    def test_comes_back_without_this_package(self, tmp_path: Path):
+        bpe().save_pretrained(tmp_path / "tokenizer")
+        (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+        script = (
+            "import json, sys\n"
+            "from transformers import AutoTokenizer\n"
+            "tokenizer = AutoTokenizer.from_pretrained('tokenizer')\n"
+            "texts = json.load(open('texts.json'))\n"
+            "pairs = tokenizer(texts, text_target=texts)\n"
+            "back = [tokenizer.decode(ids, skip_special_tokens=True) for ids in pairs.input_ids + pairs.labels]\n"
+            "assert 'vanilla_transformer' not in sys.modules\n"
+            "print(json.dumps([back, pairs.input_ids, tokenizer.model_input_names, tokenizer.padding_side]))\n"
+        )
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        run = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        back, input_ids, names, padding_side = json.loads(run.stdout)
+        assert back == TEXTS * 2
+        assert input_ids == bpe()(TEXTS).input_ids
+        assert (names, padding_side) == (["input_ids", "attention_mask"], "right")
+
+    def test_both_sides_end_with_the_end_of_sentence_and_nothing_else_is_added(self):
+        pair = bpe()("the cat", text_target="die katze")
+        for ids in (pair.input_ids, pair.labels):
+            assert ids[-1] == 2
+            assert not set(ids[:-1]) & {0, 1, 2}
+
+    def test_text_never_gives_special_tokens(self):
+        assert bpe()("</s><s><pad> </s>").input_ids.count(2) == 1
+
+    def test_ids_of_the_special_tokens(self):
+        tokenizer = bpe()
+        assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<pad>", "<s>", "</s>"]
+        assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+        assert tokenizer.unk_token is None
+
+    def test_the_vocabulary_has_the_size_asked_for(self):
+        assert len(bpe(vocab_size=277)) == 277
+
+    def test_a_corpus_too_small_for_the_vocabulary_is_told(self, caplog: pytest.LogCaptureFixture):
+        with caplog.at_level(logging.WARNING):
+            tokenizer = bpe(vocab_size=5000)
+        assert 259 < len(tokenizer) < 5000
+        assert f"vocabulary of {len(tokenizer)}, fewer than tokenizer.vocab_size=5000" in caplog.text
+
+    def test_a_vocabulary_too_small_for_the_bytes(self):
+        with pytest.raises(ValueError, match="vocab_size=258 must be at least 259"):
+            bpe(vocab_size=258)
+
+    def test_training_is_deterministic(self):
+        assert bpe().backend_tokenizer.to_str() == bpe().backend_tokenizer.to_str()
+
+    def test_has_no_limit_of_length(self, tmp_path: Path):
+        tokenizer = bpe()
+        tokenizer.save_pretrained(tmp_path)
+        for each in (tokenizer, load_tokenizer(tmp_path)):
+            assert each.model_max_length > 10**18
+
+    def test_learns_in_seconds_from_an_unbroken_megabyte(self):
+        """Uncapped, the trainer takes minutes for this line, and the suite would show it."""
+        assert len(bpe(vocab_size=1000, texts=["ab" * 500_000, *CORPUS])) <= 1000
+
+    def test_gives_what_the_collator_needs(self):
+        tokenizer = bpe()
+        pairs = tokenizer(["a", "b c d"], text_target=["x y z", "w"])
+        rows = [{"input_ids": s, "labels": t} for s, t in zip(pairs.input_ids, pairs.labels, strict=True)]
+        batch = DataCollatorForSeq2Seq(tokenizer)(rows)
+        assert batch["input_ids"].shape == (2, max(map(len, pairs.input_ids)))
+        assert batch["attention_mask"].sum(dim=1).tolist() == [len(ids) for ids in pairs.input_ids]
+        assert (batch["labels"] != -100).sum(dim=1).tolist() == [len(ids) for ids in pairs.labels]
+
+
+class TestSymbols:
+    TEXTS = ["b a c", "b  a\tb", "z"]
+
+    def test_order_is_by_frequency_then_alphabet(self):
+        tokenizer = symbols(self.TEXTS)
+        counts = Counter(" ".join(self.TEXTS).split())
+        expected = ["<pad>", "<s>", "</s>", "<unk>", *sorted(counts, key=lambda symbol: (-counts[symbol], symbol))]
+        assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == expected
+
+    @pytest.mark.parametrize("saved", [False, True])
+    def test_comes_back_with_single_spaces(self, tmp_path: Path, saved: bool):
+        tokenizer = symbols(self.TEXTS)
+        if saved:
+            tokenizer.save_pretrained(tmp_path)
+            tokenizer = load_tokenizer(tmp_path)
+        ids = tokenizer("  b   a\tz ").input_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "b a z"
+        assert ids[-1] == tokenizer.eos_token_id
+
+    def test_the_unknown(self):
+        tokenizer = symbols(self.TEXTS)
+        assert tokenizer("b Q").input_ids[1] == tokenizer.unk_token_id == 3
+
+    def test_training_agrees_with_encoding_on_what_white_space_is(self):
+        """Python splits at U+001C, Unicode does not call it white space."""
+        text = "a\x1cb c\u2028d"
+        tokenizer = symbols([text])
+        assert tokenizer.unk_token_id not in tokenizer(text).input_ids
+
+    def test_too_many_symbols_name_their_number(self):
+        with pytest.raises(ValueError, match="corpus has 4 symbols.*vocab_size=7"):
+            symbols(self.TEXTS, vocab_size=7)
+
+    def test_as_many_symbols_as_fit(self):
+        assert len(symbols(self.TEXTS, vocab_size=8)) == 8
+
+    @pytest.mark.parametrize("token", ["<pad>", "<s>", "</s>", "<unk>"])
+    def test_a_symbol_that_is_a_special_token(self, token: str):
+        with pytest.raises(ValueError, match=f"has the symbol '{token}', which is a special token"):
+            symbols([f"a {token} b"])
+
+
+class TestLoadTokenizer:
+    def test_a_missing_folder(self, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match="no-such-folder") as error:
+            load_tokenizer(tmp_path / "no-such-folder")
+        assert "\n" not in str(error.value)
+
+    def test_a_folder_without_a_tokenizer(self, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
+            load_tokenizer(tmp_path)
+
+    def test_damaged_files(self, tmp_path: Path):
+        bpe().save_pretrained(tmp_path)
+        whole = (tmp_path / "tokenizer.json").read_text()
+        (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="is damaged") as error:
+            load_tokenizer(tmp_path)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+import random
+from itertools import count
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
+
+from vanilla_transformer.evaluation.translate import Translation, translate_lines, translate_stream
+
+PAD, END, UNKNOWN = 0, 1, 2
+WORDS = [f"w{i}" for i in range(20)]
+LONGEST = 6  # of a translation, in tokens
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture
+def model() -> MarianMTModel:
+    config = MarianConfig(
+        vocab_size=3 + len(WORDS),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        init_std=1.0,  # so that the translation of each line differs
+        pad_token_id=PAD,
+        eos_token_id=END,
+        decoder_start_token_id=PAD,
+        forced_eos_token_id=None,
+    )
+    model = MarianMTModel(config)
+    model.generation_config = GenerationConfig(
+        max_new_tokens=LONGEST,
+        num_beams=1,
+        pad_token_id=PAD,
+        eos_token_id=END,
+        decoder_start_token_id=PAD,
+        suppress_tokens=[PAD, UNKNOWN],  # a text then has all tokens but the end
+    )
+    return model
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return [" ".join(random.choices(WORDS, k=length)) for length in random.sample(range(1, 30), k=17)]
+
+
+@pytest.fixture
+def calls(model, monkeypatch) -> list[dict]:
+    """What `generate` is called with, in order."""
+    calls, generate = [], model.generate
+
+    def record(**kwargs):
+        calls.append(kwargs | {"training": model.training})
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", record)
+    return calls
+
+
+def texts(translations: list[list[Translation]]) -> list[str]:
+    return [best[0].text for best in translations]
+
+
+def one_by_one(model, tokenizer, lines: list[str], **options) -> list[str]:
+    model.eval()
+    outputs = [model.generate(**tokenizer(line, return_tensors="pt"), **options) for line in lines]
+    return [tokenizer.decode(output[0], skip_special_tokens=True) for output in outputs]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_every_line_gets_its_own_translation_in_order(model, tokenizer, lines, num_beams: int):
+    options = {"num_beams": num_beams, "no_repeat_ngram_size": 1}  # random weights like to repeat themselves
+    expected = one_by_one(model, tokenizer, lines, **options)
+    assert len(set(expected)) > len(lines) / 2  # or a wrong order would not show
+    assert texts(translate_lines(model, tokenizer, lines, max_batch_tokens=100, **options)) == expected
+
+
+def test_a_blank_line_is_empty_and_the_others_stay_in_place(model, tokenizer):
+    lines = ["", "w1 w2", "  \t", "w3", "\u2028"]
+    first, second = one_by_one(model, tokenizer, ["w1 w2", "w3"])
+    assert texts(translate_lines(model, tokenizer, lines, max_batch_tokens=100)) == ["", first, "", second, ""]
+
+
+@pytest.mark.parametrize("lines", [[], ["", " "]])
+def test_the_model_is_not_asked_for_blank_lines(model, tokenizer, calls, lines: list[str]):
+    best = translate_lines(model, tokenizer, lines, max_batch_tokens=100, num_beams=2, num_return_sequences=2)
+    assert best == [[Translation(""), Translation("")] for _ in lines]
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("beams", "options"),
+    [(1, {}), (3, {"num_beams": 3}), (2, {"generation_config": GenerationConfig(num_beams=2, max_new_tokens=2)})],
+    ids=["the model's", "keyword", "generation_config"],
+)
+def test_padded_tokens_times_beams_stay_within_the_budget(model, tokenizer, lines, calls, beams: int, options: dict):
+    if "generation_config" in options:
+        options["generation_config"].update(pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD)
+    translate_lines(model, tokenizer, lines, max_batch_tokens=100, **options)
+    sizes = [call["input_ids"].numel() * beams for call in calls]
+    widths = [call["input_ids"].shape[1] for call in calls]
+    assert max(sizes) <= 100
+    for call, next_width in zip(calls, widths[1:], strict=False):  # no batch could have taken the next line too
+        rows, width = call["input_ids"].shape
+        assert (rows + 1) * width * beams > 100
+        assert width >= next_width
+
+
+def test_the_longest_line_comes_first(model, tokenizer, lines, calls):
+    translate_lines(model, tokenizer, lines, max_batch_tokens=50)
+    lengths = [length for call in calls for length in call["attention_mask"].sum(1).tolist()]
+    assert lengths == sorted((len(line.split()) + 1 for line in lines), reverse=True)
+
+
+def test_a_line_beyond_the_budget_is_a_batch_of_its_own(model, tokenizer, lines, calls):
+    translate_lines(model, tokenizer, lines, max_batch_tokens=1)
+    assert [len(call["input_ids"]) for call in calls] == [1] * len(lines)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0])
+def test_a_score_is_the_log_probability_over_length_to_the_penalty(model, tokenizer, length_penalty: float):
+    source = "w4 w9 w2"
+    [best] = translate_lines(
+        model,
+        tokenizer,
+        [source],
+        max_batch_tokens=1000,
+        num_return_sequences=3,
+        num_beams=4,
+        length_penalty=length_penalty,
+        renormalize_logits=True,
+    )
+    expected = [score(model, tokenizer, source, each.text, length_penalty) for each in best]
+    assert [each.score for each in best] == pytest.approx(expected, rel=1e-4)
+    assert expected == sorted(expected, reverse=True)
+
+
+def score(model, tokenizer, source: str, translation: str, length_penalty: float) -> float:
+    target = tokenizer(translation)["input_ids"][:LONGEST]  # the longest translations have no end
+    logits = model.eval()(
+        **tokenizer(source, return_tensors="pt"), decoder_input_ids=torch.tensor([[PAD, *target[:-1]]])
+    ).logits[0]  # (target_length, vocab_size)
+    logits[:, [PAD, UNKNOWN]] = -torch.inf
+    log_probabilities = logits.log_softmax(-1)[torch.arange(len(target)), target]
+    return log_probabilities.sum().item() / len(target) ** length_penalty
+
+
+def test_greedy_decoding_has_no_scores_and_keeps_none(model, tokenizer, calls):
+    [[translation]] = translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100)
+    assert translation.score is None
+    assert not calls[0]["output_scores"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_decodes_in_evaluation_mode_and_returns_to_its_own(model, tokenizer, calls, training: bool):
+    model.train(training)
+    translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100)
+    assert [call["training"] for call in calls] == [False]
+    assert model.training is training
+
+
+def test_an_error_restores_the_mode_too(model, tokenizer, monkeypatch):
+    model.train()
+    monkeypatch.setattr(model, "generate", failing(KeyError("lost")))
+    with pytest.raises(RuntimeError):
+        translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100)
+    assert model.training
+
+
+def failing(error: Exception):
+    def generate(**kwargs):
+        raise error
+
+    return generate
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(ValueError("too\nlong"), ValueError), (torch.OutOfMemoryError("too\nlong"), RuntimeError)]
+)
+def test_an_error_names_the_lines_of_the_batch_in_one_line(model, tokenizer, monkeypatch, error, kind: type):
+    monkeypatch.setattr(model, "generate", failing(error))
+    with pytest.raises(kind) as caught:
+        translate_lines(model, tokenizer, ["", "w1", "w2 w3", "", "w4"], max_batch_tokens=100)
+    assert str(caught.value) == "decoding failed in the batch with lines 2, 3, 5: too long"
+    assert caught.value.__cause__ is error
+
+
+def test_an_error_does_not_list_hundreds_of_lines(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(model, "generate", failing(ValueError("no")))
+    with pytest.raises(ValueError, match=r"lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 190 more: no$"):
+        translate_lines(model, tokenizer, ["w1"] * 200, max_batch_tokens=1000)
+
+
+@pytest.mark.parametrize("name", ["max_batch_tokens", "num_return_sequences"])
+def test_numbers_below_one_are_refused(model, tokenizer, name: str):
+    with pytest.raises(ValueError, match=rf"{name}=0 must be at least 1"):
+        translate_lines(model, tokenizer, ["w1"], **{"max_batch_tokens": 100, name: 0})
+
+
+def test_more_translations_than_beams_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100, num_beams=2, num_return_sequences=3)
+
+
+def test_progress_counts_lines_up_to_all(model, tokenizer, lines):
+    seen = []
+    translate_lines(
+        model, tokenizer, [*lines, ""], max_batch_tokens=50, on_progress=lambda *progress: seen.append(progress)
+    )
+    done = [lines_done for lines_done, _ in seen]
+    assert done == sorted(set(done))
+    assert seen[-1] == (len(lines) + 1, len(lines) + 1)
+    assert {total for _, total in seen} == {len(lines) + 1}
+
+
+@pytest.mark.parametrize("window", [1, 5, 18, 100])
+def test_a_stream_gives_what_a_list_gives(model, tokenizer, lines, window: int):
+    lines.insert(5, "")
+    streamed = translate_stream(model, tokenizer, iter(lines), window=window, max_batch_tokens=100)
+    assert texts(list(streamed)) == texts(translate_lines(model, tokenizer, lines, max_batch_tokens=100))
+
+
+def test_a_stream_is_read_a_window_at_a_time(model, tokenizer):
+    endless = (read.append(i) or "w1" for i in count())
+    read: list[int] = []
+    translations = translate_stream(model, tokenizer, endless, window=4, max_batch_tokens=100)
+    read_at_each = [len(read) for _ in zip(range(5), translations, strict=False)]
+    assert read_at_each == [4, 4, 4, 4, 8]
+
+
+def test_errors_in_a_stream_count_lines_from_its_start(model, tokenizer):
+    lines = ["w1"] * 5 + ["w1 " * 100]  # beyond Marian's table of positions
+    with pytest.raises((ValueError, RuntimeError), match=r"batch with line 6:"):
+        list(translate_stream(model, tokenizer, lines, window=2, max_batch_tokens=100))
+
+
+def test_a_window_without_lines_is_refused(model, tokenizer):
+    with pytest.raises(ValueError, match=r"window=0 must be at least 1 line"):
+        next(translate_stream(model, tokenizer, ["w1"], window=0, max_batch_tokens=100))

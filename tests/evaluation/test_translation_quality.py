@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import pytest
+import sacrebleu
+
+from vanilla_transformer.evaluation.translation_quality import TranslationQuality, score_translations
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def corpus(sentences: int) -> tuple[list[str], list[str]]:
+    """Predictions that are right in most words, and references."""
+    words = ["Ein", "Hund", "läuft", "über", "die", "grüne", "Wiese", ",", "während", "Kinder", "spielen"]
+    references = [" ".join(random.choices(words, k=random.randint(4, 12))) + "." for _ in range(sentences)]
+    predictions = [
+        " ".join(word if random.random() < 0.8 else random.choice(words) for word in reference.split())
+        for reference in references
+    ]
+    return predictions, references
+
+
+def test_the_scores_are_sacrebleus():
+    predictions, references = corpus(40)
+    result = score_translations(predictions, references)
+    bleu = sacrebleu.corpus_bleu(predictions, [references])
+    assert 10 < bleu.score < 90
+    assert result["bleu"] == bleu.score
+    assert result["chrf"] == sacrebleu.corpus_chrf(predictions, [references]).score
+    assert result["length_ratio"] == pytest.approx(bleu.sys_len / bleu.ref_len)
+    assert result["sentences"] == 40
+
+
+def test_case_counts_unless_it_is_said_not_to():
+    predictions, references = corpus(40)
+    shouted = [prediction.upper() for prediction in predictions]
+    lowercase = score_translations(shouted, references, lowercase=True)
+    assert score_translations(shouted, references)["bleu"] < lowercase["bleu"]
+    assert lowercase["bleu"] == sacrebleu.corpus_bleu(shouted, [references], lowercase=True).score
+
+
+@pytest.mark.parametrize(("lowercase", "case"), [(False, "mixed"), (True, "lc")])
+def test_the_signatures_tell_how_the_scores_came_about(lowercase: bool, case: str):
+    result = score_translations(*corpus(5), lowercase=lowercase)
+    bleu = dict(part.split(":") for part in result["bleu_signature"].split("|"))
+    chrf = dict(part.split(":") for part in result["chrf_signature"].split("|"))
+    assert bleu == {
+        "nrefs": "1",
+        "case": case,
+        "eff": "no",
+        "tok": "13a",
+        "smooth": "exp",
+        "version": sacrebleu.__version__,
+    }
+    assert (chrf["case"], chrf["version"]) == (case, sacrebleu.__version__)
+
+
+def test_several_references_each():
+    predictions, references = corpus(20)
+    others = corpus(20)[1]
+    pairs = list(zip(references, others, strict=True))
+    result = score_translations(predictions, pairs)
+    assert result["bleu"] == sacrebleu.corpus_bleu(predictions, [references, others]).score
+    assert "nrefs:2|" in result["bleu_signature"]
+
+
+def test_sentences_may_differ_in_their_number_of_references():
+    predictions, references = corpus(4)
+    mixed = [references[0], [references[1], "eine andere"], [references[2]], references[3]]
+    streams = [references, [None, "eine andere", None, None]]
+    result = score_translations(predictions, mixed)
+    assert result["bleu"] == sacrebleu.corpus_bleu(predictions, streams).score  # pyright: ignore[reportArgumentType]
+    assert "nrefs:var|" in result["bleu_signature"]
+
+
+def test_an_empty_translation_is_scored():
+    predictions, references = corpus(10)
+    predictions[3] = ""
+    assert score_translations(predictions, references)["bleu"] == sacrebleu.corpus_bleu(predictions, [references]).score
+
+
+def test_another_tokenisation():
+    predictions, references = corpus(10)
+    result = TranslationQuality().compute(predictions=predictions, references=references, tokenize="char")
+    assert result is not None
+    assert result["bleu"] == sacrebleu.corpus_bleu(predictions, [references], tokenize="char").score
+
+
+def test_it_is_a_metric_of_evaluate_to_which_sentences_are_added():
+    predictions, references = corpus(10)
+    metric = TranslationQuality()
+    assert isinstance(metric, evaluate.Metric)
+    metric.add(prediction=predictions[0], reference=references[0])
+    metric.add_batch(predictions=predictions[1:], references=references[1:])
+    assert metric.compute() == score_translations(predictions, references)
+
+
+@pytest.mark.parametrize(("predictions", "references"), [(3, 2), (1, 2), (0, 0)])
+def test_counts_that_do_not_fit_are_refused_in_one_line(predictions: int, references: int):
+    with pytest.raises(ValueError, match=rf"^{predictions} translations .* {references} references.*$") as caught:
+        score_translations(["a"] * predictions, ["a"] * references)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_metric_itself_refuses_counts_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"^3 translations .* 2 references.*$"):
+        TranslationQuality().compute(predictions=["a"] * 3, references=["a"] * 2)
+
+
+def test_a_sentence_without_references_is_refused():
+    with pytest.raises(ValueError, match="empty list of references"):
+        score_translations(["a"], [[]])
+
+
+def test_it_leaves_evaluates_own_cache_alone(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "cache")
+    score_translations(*corpus(2))
+    TranslationQuality().compute(predictions=["a"], references=["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_uses_a_cache_that_is_given(tmp_path: Path):
+    metric = TranslationQuality(cache_dir=str(tmp_path))
+    metric.add(prediction="a", reference="a")
+    assert list(tmp_path.rglob("*.arrow")) != []
+
+
+def test_several_processes_need_a_cache_to_meet_in():
+    with pytest.raises(ValueError, match="num_process=2 needs cache_dir"):
+        TranslationQuality(num_process=2, process_id=0)
+
+
+PROCESS = """
+import json, sys
+from vanilla_transformer.evaluation.translation_quality import TranslationQuality
+
+corpora, cache, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
+results = []
+for number, (predictions, references) in enumerate(json.load(open(corpora, encoding="utf-8"))):
+    metric = TranslationQuality(cache_dir=cache, num_process=2, process_id=process, experiment_id=f"corpus-{number}")
+    results.append(metric.compute(predictions=predictions[process::2], references=references[process::2]))
+print(json.dumps(results))
+"""
+
+
+def test_two_processes_score_as_one(tmp_path: Path):
+    corpora = [corpus(21), corpus(1)]  # of one sentence, the second process has none
+    (tmp_path / "corpora.json").write_text(json.dumps(corpora), encoding="utf-8")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, tmp_path / "corpora.json", tmp_path / "cache", str(process)],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    first, second = [json.loads(process.communicate(timeout=200)[0]) for process in processes]
+    assert second == [None, None]
+    for result, (predictions, references) in zip(first, corpora, strict=True):
+        assert result["sentences"] == len(predictions)
+        assert result["bleu"] == pytest.approx(sacrebleu.corpus_bleu(predictions, [references]).score, rel=1e-12)
+        assert result["chrf"] == pytest.approx(sacrebleu.corpus_chrf(predictions, [references]).score, rel=1e-12)

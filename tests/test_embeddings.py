@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sections 3.4 and 3.5: positions against the paper's formula, one number at a time."""
+
+import math
+
+import pytest
+import torch
+
+from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerModel
+from vanilla_transformer.embeddings import InputEmbedding, LearnedPositions, positions_of_real_tokens, sinusoid
+
+
+def formula(position: int, dimension: int, d_model: int) -> float:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d)), in Python's floats."""
+    angle = position / 10000 ** (2 * (dimension // 2) / d_model)
+    return math.sin(angle) if dimension % 2 == 0 else math.cos(angle)
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 511, 5000, 100_000])
+def test_sinusoid_is_the_papers_formula(position):
+    encoding = sinusoid(torch.tensor([position]), d_model=12)[0]
+    expected = [formula(position, dimension, 12) for dimension in range(12)]
+    assert encoding.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_concatenated_layout_holds_the_same_numbers_in_another_order():
+    interleaved = sinusoid(torch.arange(9), d_model=8, layout="interleaved")
+    concatenated = sinusoid(torch.arange(9), d_model=8, layout="concatenated")
+    assert torch.equal(concatenated, torch.cat([interleaved[:, 0::2], interleaved[:, 1::2]], dim=-1))
+
+
+def test_positions_count_real_tokens_on_either_side():
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
+    positions = positions_of_real_tokens(mask)
+    assert positions[0, :3].tolist() == [0, 1, 2]
+    assert positions[1, 1:].tolist() == [0, 1, 2]
+
+
+def test_embedding_is_scaled_by_the_root_of_d_model():
+    config = VanillaTransformerConfig(vocab_size=9, d_model=16, num_heads=2)
+    embedded = torch.randn(2, 3, 16)
+    output = InputEmbedding(config).eval()(embedded, torch.arange(3)[None], longest=3)
+    assert torch.allclose(output, embedded * 4 + sinusoid(torch.arange(3), 16), atol=1e-6)
+
+
+def test_a_source_far_beyond_anything_seen_encodes():
+    config = VanillaTransformerConfig(
+        vocab_size=9, d_model=8, d_ff=8, num_layers=1, num_heads=2, max_position_embeddings=4
+    )
+    model = VanillaTransformerModel(config).eval()
+    with torch.no_grad():
+        output = model.encoder(torch.randint(3, 9, (1, 3000)))
+    assert output.last_hidden_state.isfinite().all()
+
+
+def test_learned_positions_past_their_table_name_both_lengths():
+    positions = LearnedPositions(10, 4)
+    with pytest.raises(ValueError, match="11 tokens.*max_position_embeddings=10"):
+        positions(torch.arange(11)[None], longest=11)
+
+
+def test_learned_positions_name_both_lengths_while_decoding():
+    config = VanillaTransformerConfig(
+        vocab_size=9,
+        d_model=8,
+        d_ff=8,
+        num_layers=1,
+        num_heads=2,
+        position_embedding="learned",
+        max_position_embeddings=6,
+    )
+    model = VanillaTransformerModel(config).eval()
+    cache = model(torch.tensor([[4, 5]]), decoder_input_ids=torch.full((1, 6), 4), use_cache=True).cache
+    with pytest.raises(ValueError, match="7 tokens.*max_position_embeddings=6"):
+        model(torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[4]]), cache=cache)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two rules of CONTRIBUTING.md: what may be published stays flat, and imports point downwards."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_imports
+
+REPOSITORY = Path(__file__).parents[1]
+NAME = "vanilla_transformer"
+PACKAGE = REPOSITORY / NAME
+
+# A file at the root of the package may be uploaded with a model. A new one belongs here only if a model imports it;
+# whatever else it is belongs in a folder.
+MAY_BE_PUBLISHED = {
+    "attention.py",
+    "configuration_vanilla_transformer.py",
+    "embeddings.py",
+    "loss.py",
+    "modeling_vanilla_transformer.py",
+}
+NEVER_PUBLISHED = {"__init__.py"}
+MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+
+# Each may import itself and what stands before it; `data` only itself.
+FOLDERS = ["data", "evaluation", "training", "hub", "cli"]
+
+SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
+
+
+def imports_in(source: str) -> list[tuple[int, str, list[str]]]:
+    """(dots, module, names) of every import of a source, those within functions included."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.extend((0, alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or "", [alias.name for alias in node.names]))
+    return found
+
+
+def violations_at_the_root(file: str, source: str) -> list[str]:
+    """Imports of a file at the root of the package that rule 1 forbids."""
+    found = []
+    for dots, module, names in imports_in(source):
+        statement = f"{'.' * dots}{module} ({', '.join(names)})"
+        if dots == 0:
+            if module.split(".")[0] not in MAY_BE_IMPORTED_BY_PUBLISHED_FILES:
+                found.append(f"{file} imports {statement}: only torch, transformers, huggingface_hub and the stdlib")
+        elif dots > 1 or not module or "." in module or not (PACKAGE / f"{module}.py").is_file():
+            found.append(f"{file} imports {statement}: only `from .name import x` of a file beside it")
+        elif module.startswith("modeling_") and file not in NEVER_PUBLISHED:
+            found.append(f"{file} imports {statement}: the parts of a model do not import it")
+    return found
+
+
+def violations_in_folders(folder: str, file: str, source: str) -> list[str]:
+    """Imports of a file in a folder of the package, or in scripts, that rule 2 forbids."""
+    found = []
+    for dots, module, names in imports_in(source):
+        if dots:
+            found.append(f"{file} imports {'.' * dots}{module}: folders import the package by its full name")
+            continue
+        first, *rest = module.split(".")
+        if first == "scripts":
+            found.append(f"{file} imports {module}: nothing imports scripts")
+        if first != NAME:
+            continue
+        # `import vanilla_transformer` and `from vanilla_transformer import x` may name a folder or a model
+        targets = [target for target in rest[:1] or names or [""] if target != folder]
+        if not all(may_import(folder, target) for target in targets):
+            found.append(f"{file} imports {module} ({', '.join(names)}): not below {folder}")
+    return found
+
+
+def may_import(folder: str, target: str) -> bool:
+    if target not in FOLDERS:  # a model or one of its parts
+        return folder != "data"
+    return folder == "scripts" or FOLDERS.index(target) < FOLDERS.index(folder)
+
+
+def violations(path: Path) -> list[str]:
+    file, source = str(path.relative_to(REPOSITORY)), path.read_text(encoding="utf-8")
+    if path.parent == PACKAGE:
+        return violations_at_the_root(path.name, source)
+    folder = "scripts" if path.parent.name == "scripts" else path.relative_to(PACKAGE).parts[0]
+    return violations_in_folders(folder, file, source)
+
+
+def test_only_known_files_are_at_the_root():
+    files = {path.name for path in PACKAGE.glob("*.py")}
+    assert files == MAY_BE_PUBLISHED | NEVER_PUBLISHED, "see the comment at MAY_BE_PUBLISHED"
+
+
+def test_only_known_folders_are_in_the_package():
+    folders = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")}
+    assert folders <= set(FOLDERS), "a new folder needs its place in FOLDERS"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_follow_the_rules(path: Path):
+    assert violations(path) == []
+
+
+@pytest.mark.parametrize("file", sorted(MAY_BE_PUBLISHED))
+def test_transformers_finds_only_files_that_may_be_published(file: str):
+    # Its regular expression reads docstrings and comments too; what it finds and does not exist, it fails on.
+    found = get_relative_imports(PACKAGE / file)
+    assert {f"{name}.py" for name in found} <= MAY_BE_PUBLISHED
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from . import attention",
+        "from .. import attention",
+        "from .data.corpus import load_corpus",
+        "from .data import corpus",
+        "from .nowhere import x",
+        "import vanilla_transformer",
+        "from vanilla_transformer.attention import MultiHeadAttention",
+        "def f():\n    import yaml",
+        "from .modeling_vanilla_transformer import VanillaTransformerModel",
+    ],
+)
+def test_the_root_rule_rejects(source: str):
+    assert violations_at_the_root("attention.py", source)
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("data", "import vanilla_transformer"),
+        ("data", "from vanilla_transformer import VanillaTransformerConfig"),
+        ("data", "from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig"),
+        ("data", "from vanilla_transformer.evaluation.translate import translate_lines"),
+        ("evaluation", "from vanilla_transformer import training"),
+        ("evaluation", "def f():\n    import vanilla_transformer.training.loop"),
+        ("training", "from ..data.corpus import load_corpus"),
+        ("training", "from .loop import train"),
+        ("hub", "from vanilla_transformer.cli import main"),
+        ("cli", "import scripts.train"),
+    ],
+)
+def test_the_folder_rule_rejects(folder: str, source: str):
+    assert violations_in_folders(folder, f"{folder}/example.py", source)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 5.4: our chunked loss against torch's cross-entropy, in value and in gradient."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from vanilla_transformer import loss as loss_module
+from vanilla_transformer.loss import smoothed_cross_entropy
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 11, (3, 7))
+    labels[1, 4:] = -100
+    return hidden, weight, labels
+
+
+def reference(hidden, weight, labels, smoothing, reduction="mean"):
+    logits = functional.linear(hidden, weight).view(-1, weight.shape[0])
+    return functional.cross_entropy(logits, labels.view(-1), label_smoothing=smoothing, reduction=reduction)
+
+
+@pytest.mark.parametrize("chunk_elements", [11, 40, 2**22])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_gradients_equal_torchs(case, smoothing, chunk_elements, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk_elements)
+    hidden, weight, labels = case
+    loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing)
+    expected = reference(hidden, weight, labels, smoothing)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
+    gradients = torch.autograd.grad(3 * loss, [hidden, weight])
+    for gradient, other in zip(gradients, torch.autograd.grad(3 * expected, [hidden, weight]), strict=True):
+        assert torch.allclose(gradient, other, atol=1e-12)
+
+
+def test_equals_torchs_own_chunked_loss(case):
+    """Without smoothing, the only case that torch's chunked path takes."""
+    hidden, weight, labels = case
+    options = torch.nn.LinearCrossEntropyOptions()
+    expected = functional.linear_cross_entropy(hidden.view(-1, 8), weight, labels.view(-1), options=options)
+    assert smoothed_cross_entropy(hidden, weight, labels)[0].item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+def test_likelihood_is_unsmoothed_and_without_gradient(case):
+    hidden, weight, labels = case
+    _, likelihood = smoothed_cross_entropy(hidden, weight, labels, 0.3)
+    assert likelihood.item() == pytest.approx(reference(hidden, weight, labels, 0.0).item(), abs=1e-12)
+    assert not likelihood.requires_grad
+
+
+def test_smoothing_spreads_epsilon_over_the_whole_vocabulary():
+    """The definition itself: cross-entropy against (1 - eps) one_hot + eps / V, written out."""
+    torch.manual_seed(1)
+    hidden, weight, labels = torch.randn(1, 2, 4), torch.randn(5, 4), torch.tensor([[3, 0]])
+    log_probabilities = (hidden @ weight.T).log_softmax(-1)
+    target = 0.8 * functional.one_hot(labels, 5) + 0.2 / 5
+    expected = -(target * log_probabilities).sum(-1).mean()
+    assert smoothed_cross_entropy(hidden, weight, labels, 0.2)[0].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_parts_over_a_common_count_add_up_to_the_whole(case):
+    hidden, weight, labels = case
+    tokens = (labels != -100).sum()
+    whole, _ = smoothed_cross_entropy(hidden, weight, labels, 0.1)
+    parts = [smoothed_cross_entropy(hidden[i : i + 1], weight, labels[i : i + 1], 0.1, tokens)[0] for i in range(3)]
+    assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-12)
+
+
+def test_memory_stays_far_below_the_whole_logits():
+    """What autograd keeps is the two gradients, not 2,048 x 1,024 logits."""
+    hidden = torch.randn(1, 2048, 4, requires_grad=True)
+    weight = torch.randn(1024, 4, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        smoothed_cross_entropy(hidden, weight, torch.zeros(1, 2048, dtype=torch.long), 0.1)
+    assert sum(kept) <= 2 * (hidden.numel() + weight.numel())
+
+
+def test_bfloat16_autocast_gives_gradients_near_float32s(case):
+    hidden, weight, labels = (case[0].detach().float(), case[1].detach().float(), case[2])
+    hidden.requires_grad_(), weight.requires_grad_()
+    expected = torch.autograd.grad(smoothed_cross_entropy(hidden, weight, labels, 0.1)[0], [hidden, weight])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = smoothed_cross_entropy(hidden, weight, labels, 0.1)
+    assert loss.dtype == torch.float32
+    for gradient, other in zip(torch.autograd.grad(loss, [hidden, weight]), expected, strict=True):
+        assert gradient.dtype == torch.float32
+        assert torch.allclose(gradient, other, atol=0.02 * other.abs().max().item())
