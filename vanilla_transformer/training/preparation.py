@@ -154,7 +154,7 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
 
     A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely.
     """
-    device = Accelerator().device
+    device = PartialState().device
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype, device=device)
