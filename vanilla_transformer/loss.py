@@ -9,7 +9,9 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 IGNORED = -100  # the label of positions without a target, as everywhere in transformers
-CHUNK_ELEMENTS = 2**22  # logits held at a time: 16 MiB in float32, about a CPU's last-level cache
+# Logits held at a time: 8 MiB in float32, which a CPU's caches keep; but each chunk adds to the whole gradient of the
+# weight, so it has at least some tokens.
+CHUNK_ELEMENTS, LEAST_TOKENS = 2**21, 256
 
 
 @dataclass
@@ -35,39 +37,45 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, weight, labels, label_smoothing):
-        vocab_size = weight.shape[0]
-        chunk = max(1, CHUNK_ELEMENTS // vocab_size)
+        vocab_size, device = weight.shape[0], hidden_states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        exact = torch.promote_types(dtype, torch.float32)  # of sums and softmax
+        hidden, matrix = hidden_states.to(dtype), weight.to(dtype)  # cast once, not in every chunk
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
-        # The weight's gradient is a sum over chunks: kept in float32 where the weight itself is narrower.
-        grad_weight = torch.zeros_like(weight, dtype=_at_least_float32(weight)) if needs_weight else None
-        loss = hidden_states.new_zeros((), dtype=_at_least_float32(hidden_states))
-        likelihood = torch.zeros_like(loss)
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
+        loss = likelihood = torch.zeros((), dtype=exact, device=hidden.device)
+        chunk = max(LEAST_TOKENS, CHUNK_ELEMENTS // vocab_size)
         for start in range(0, labels.shape[0], chunk):
-            inputs, targets = hidden_states[start : start + chunk], labels[start : start + chunk]
-            is_target = (targets != IGNORED)[:, None]  # (chunk, 1)
-            targets = targets.clamp(min=0)[:, None]  # (chunk, 1)
-            logits = nn.functional.linear(inputs, weight)  # (chunk, vocab_size), in autocast's dtype
-            scores = logits.to(_at_least_float32(logits))
-            normaliser = scores.logsumexp(dim=-1, keepdim=True)  # (chunk, 1)
-            token_nll = normaliser - scores.gather(-1, targets)  # (chunk, 1)
-            likelihood += (token_nll * is_target).sum()
-            if label_smoothing:
-                uniform_nll = normaliser - scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
-                token_nll = (1 - label_smoothing) * token_nll + label_smoothing * uniform_nll
-            loss += (token_nll * is_target).sum()
+            inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
+            is_target = targets != IGNORED  # (chunk, 1)
+            targets = targets.clamp(min=0)  # (chunk, 1)
+            scores = nn.functional.linear(inputs, matrix).to(exact)  # (chunk, vocab_size)
+            scores = scores.sub_(scores.amax(dim=-1, keepdim=True))
+            target_score, mean_score = scores.gather(-1, targets), scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
+            exponentials = scores.exp_()
+            total = exponentials.sum(dim=-1, keepdim=True)  # (chunk, 1)
+            target_nll, uniform_nll = total.log() - target_score, total.log() - mean_score
+            smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
+            loss = loss + (smoothed * is_target).sum()
+            likelihood = likelihood + (target_nll * is_target).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
-            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size
-            grad_scores = scores.sub_(normaliser).exp_()
-            if label_smoothing:
-                grad_scores.sub_(label_smoothing / vocab_size)
-            grad_scores.scatter_add_(-1, targets, torch.full_like(token_nll, label_smoothing - 1.0))
-            grad_scores = grad_scores.mul_(is_target).to(logits.dtype)
+            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last part is the same
+            # for all types: it is taken off below without another pass over the chunk.
+            grad_scores = exponentials.mul_(is_target / total)
+            grad_scores.scatter_add_(-1, targets, is_target * (label_smoothing - torch.ones_like(total)))
+            grad_scores = grad_scores.to(dtype)
             if grad_hidden is not None:
-                grad_hidden[start : start + chunk] = grad_scores @ weight.to(logits.dtype)  # (chunk, d_model)
+                grad_hidden[start : start + chunk] = grad_scores @ matrix  # (chunk, d_model)
             if grad_weight is not None:
-                grad_weight += grad_scores.T @ inputs.to(logits.dtype)  # (vocab_size, d_model)
+                grad_weight += grad_scores.T @ inputs  # (vocab_size, d_model)
+        if label_smoothing:
+            all_targets = (labels != IGNORED)[:, None]  # (tokens, 1)
+            if grad_hidden is not None:
+                grad_hidden -= label_smoothing * all_targets * matrix.to(exact).mean(dim=0)
+            if grad_weight is not None:
+                grad_weight -= label_smoothing / vocab_size * (hidden * all_targets).to(exact).sum(dim=0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(likelihood)
@@ -83,10 +91,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None, None
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def smoothed_cross_entropy(
