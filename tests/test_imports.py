@@ -17,6 +17,7 @@ PACKAGE = REPOSITORY / NAME
 MAY_BE_PUBLISHED = {
     "attention.py",
     "configuration_vanilla_transformer.py",
+    "dropout.py",
     "embeddings.py",
     "loss.py",
     "modeling_vanilla_transformer.py",

@@ -67,15 +67,17 @@ class _RegisterAfterImport(MetaPathFinder, Loader):
     """
 
     def __init__(self):
-        self._loaders: dict[str, Loader | None] = {name: None for row in _REGISTRATIONS for name in row[:2]}
+        self._names = {name for row in _REGISTRATIONS for name in row[:2]}
+        self._loaders: dict[str, Loader] = {}
         self._under_way: set[str] = set()
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in self._loaders or fullname in self._under_way:
+        if fullname not in self._names or fullname in self._under_way:
             return None
         self._under_way.add(fullname)  # find_spec below must not come back here
         spec = find_spec(fullname)
         assert spec is not None, fullname
+        assert spec.loader is not None, fullname
         self._loaders[fullname], spec.loader = spec.loader, self
         return spec
 

@@ -2,6 +2,7 @@
 """Section 3.2 of the paper: scaled dot-product attention and multi-head attention."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,8 @@ def scaled_dot_product_attention(
         dropout: rate on the weights.
 
     Returns:
-        The output `(batch, query_length, num_heads, d_v)` and the weights `(batch, num_heads, query_length, key_length)`.
+        The output `(batch, query_length, num_heads, d_v)`, and the weights
+        `(batch, num_heads, query_length, key_length)`.
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, num_heads, query_length, key_length)
     if attention_mask is not None:
@@ -107,14 +109,16 @@ class MultiHeadAttention(nn.Module):
         is_cross_attention = encoder_hidden_states is not None
         if isinstance(cache, EncoderDecoderCache):
             own_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache
-            if is_cross_attention and cache.is_updated.get(self.layer_idx):
-                return own_cache.layers[self.layer_idx].keys, own_cache.layers[self.layer_idx].values
+            if is_cross_attention and self.layer_idx is not None and cache.is_updated.get(self.layer_idx):
+                layer: Any = own_cache.layers[self.layer_idx]  # transformers' type admits layers without keys
+                return layer.keys, layer.values
         else:
             own_cache = cache
         source = encoder_hidden_states if is_cross_attention else hidden_states
         key = self._split_heads(self.k_proj(source), self.d_k)  # (batch, num_heads, key_length, d_k)
         value = self._split_heads(self.v_proj(source), self.d_v)  # (batch, num_heads, key_length, d_v)
         if own_cache is not None:
+            assert self.layer_idx is not None  # only the decoder's attentions have a cache, and they have a number
             key, value = own_cache.update(key, value, self.layer_idx)
             if is_cross_attention and isinstance(cache, EncoderDecoderCache):
                 cache.is_updated[self.layer_idx] = True

@@ -84,7 +84,7 @@ class InputEmbedding(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
-        """`inputs_embeds` `(batch, length, d_model)`, `position_ids` `(batch or 1, length)` → `(batch, length, d_model)`."""
+        """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
         positions = self.positions(position_ids, longest).to(inputs_embeds.dtype)
         return self.dropout(inputs_embeds * self.scale + positions)
 

@@ -16,9 +16,8 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     Seq2SeqModelOutput,
 )
-from transformers.utils import can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import MultiHeadAttention
@@ -170,10 +169,14 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
         return {"input_ids": input_ids, "decoder_input_ids": input_ids}
 
 
-def _check_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = "") -> None:
+def _embedded(
+    embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
+) -> torch.Tensor:
+    """`(batch, length)` or `(batch, length, d_model)` → `(batch, length, d_model)`, before the scaling."""
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
+    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
 
 class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
@@ -195,7 +198,7 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
@@ -212,18 +215,16 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; a source beyond learned positions.
         """
-        _check_inputs(input_ids, inputs_embeds)
+        embedded = _embedded(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, d_model)
         if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
             attention_mask = input_ids.ne(self.config.pad_token_id).long()  # (batch, source_length)
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)  # (batch, source_length, d_model)
-        batch, source_length, _ = inputs_embeds.shape
+        batch, source_length, _ = embedded.shape
         if attention_mask is None:
-            attention_mask = torch.ones(batch, source_length, dtype=torch.long, device=inputs_embeds.device)
+            attention_mask = torch.ones(batch, source_length, dtype=torch.long, device=embedded.device)
 
         position_ids = positions_of_real_tokens(attention_mask)  # (batch, source_length)
-        hidden_states = self.input_embedding(inputs_embeds, position_ids, longest=source_length)
-        mask = create_bidirectional_mask(self.config, inputs_embeds, attention_mask)
+        hidden_states = self.input_embedding(embedded, position_ids, longest=source_length)
+        mask = create_bidirectional_mask(self.config, embedded, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)  # (batch, source_length, d_model)
         return VanillaTransformerEncoderOutput(self.norm(hidden_states), attention_mask=attention_mask)
@@ -242,6 +243,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.input_embedding = InputEmbedding(config)
+        assert config.num_decoder_layers is not None  # the config has filled it in
         self.layers = nn.ModuleList([DecoderLayer(config, layer_idx=i) for i in range(config.num_decoder_layers)])
         self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else nn.Identity()
         self.gradient_checkpointing = False
@@ -252,7 +254,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
@@ -276,26 +278,25 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
             ValueError: both or neither of `input_ids` and `inputs_embeds`; no `encoder_hidden_states`; a target
                 beyond learned positions.
         """
-        _check_inputs(input_ids, inputs_embeds, prefix="decoder_")
+        # (batch, target_length, d_model)
+        embedded = _embedded(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
         if encoder_hidden_states is None:
             raise ValueError("the decoder attends over the source: give encoder_hidden_states")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)  # (batch, target_length, d_model)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         self_attention_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
-        target_length = inputs_embeds.shape[1]
+        target_length = embedded.shape[1]
         cached = self_attention_cache.get_seq_length() if self_attention_cache is not None else 0
         if attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_of_real_tokens(attention_mask)[:, -target_length:]  # (batch, target_length)
         else:
-            position_ids = torch.arange(target_length, device=inputs_embeds.device)[None] + cached  # (1, target_length)
-        hidden_states = self.input_embedding(inputs_embeds, position_ids, longest=cached + target_length)
+            position_ids = torch.arange(target_length, device=embedded.device)[None] + cached  # (1, target_length)
+        hidden_states = self.input_embedding(embedded, position_ids, longest=cached + target_length)
 
-        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache=self_attention_cache)
+        mask = create_causal_mask(self.config, embedded, attention_mask, cache=self_attention_cache)
         source_mask = create_bidirectional_mask(
-            self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+            self.config, embedded, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
         )
         for layer in self.layers:
             # Positional as far as gradient checkpointing needs tensors to be.
@@ -319,7 +320,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
         """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
         self.encoder.embed_tokens = value
         if self.config.tie_word_embeddings:
@@ -329,9 +330,9 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         cache: Cache | None = None,
@@ -347,15 +348,17 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
                 `attention_mask` is not given.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
-        elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
-        if attention_mask is None and isinstance(encoder_outputs, VanillaTransformerEncoderOutput):
-            attention_mask = encoder_outputs.attention_mask
+            encoded: BaseModelOutput = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
+        elif isinstance(encoder_outputs, BaseModelOutput):
+            encoded = encoder_outputs
+        else:
+            encoded = BaseModelOutput(*encoder_outputs[:3])  # pyright: ignore[reportArgumentType] -- transformers' tuple, whose second and third are tuples themselves
+        if attention_mask is None and isinstance(encoded, VanillaTransformerEncoderOutput):
+            attention_mask = encoded.attention_mask
         decoder_outputs = self.decoder(
             decoder_input_ids,
             decoder_attention_mask,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=attention_mask,
             cache=cache,
             inputs_embeds=decoder_inputs_embeds,
@@ -368,9 +371,9 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
             decoder_hidden_states=decoder_outputs.hidden_states,
             decoder_attentions=decoder_outputs.attentions,
             cross_attentions=decoder_outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
         )
 
 
@@ -391,22 +394,22 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
         self.model.set_input_embeddings(value)
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
@@ -442,13 +445,14 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         )
 
         logits = loss = likelihood = None
+        pad = self.config.pad_token_id
         if labels is None or not self.training:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
             loss, likelihood = smoothed_cross_entropy(
                 outputs.last_hidden_state,
                 self.lm_head.weight,
-                labels.masked_fill(labels == self.config.pad_token_id, IGNORED),
+                labels if pad is None else labels.masked_fill(labels == pad, IGNORED),
                 self.config.label_smoothing,
                 num_items_in_batch,
             )
@@ -474,7 +478,7 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         beyond = generation_config.to_dict().get("max_tokens_beyond_source")
         if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
             generation_config.max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
-        return super()._prepare_generated_length(
+        return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
             generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
         )
 
@@ -482,7 +486,9 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         """The labels shifted right: `decoder_start_token_id` first, -100 as padding; `(batch, target_length)`."""
         shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
         shifted[:, 1:] = labels[:, :-1]
-        return shifted.masked_fill(shifted == IGNORED, self.config.pad_token_id)
+        pad = self.config.pad_token_id
+        # Without a token for padding any other does: nothing is learnt here, and nothing earlier sees it.
+        return shifted.masked_fill(shifted == IGNORED, self.config.decoder_start_token_id if pad is None else pad)
 
 
 __all__ = [

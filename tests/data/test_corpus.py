@@ -304,7 +304,7 @@ class TestPreparePairs:
 
     def test_columns(self):
         _, pairs, _ = self.prepare(self.TEXTS)
-        assert set(pairs.column_names) == {"input_ids", "labels", "source_length", "target_length"}
+        assert set(pairs.column_names) == {"source", "target", "input_ids", "labels", "source_length", "target_length"}
 
     def test_the_counts_of_a_stream_come_while_it_is_read(self):
         _, pairs, dropped = self.prepare(self.TEXTS, streaming=True)

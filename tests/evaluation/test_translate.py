@@ -241,8 +241,8 @@ def test_a_stream_gives_what_a_list_gives(model, tokenizer, lines, window: int):
 
 
 def test_a_stream_is_read_a_window_at_a_time(model, tokenizer):
-    endless = (read.append(i) or "w1" for i in count())
     read: list[int] = []
+    endless = (read.append(i) or "w1" for i in count())
     translations = translate_stream(model, tokenizer, endless, window=4, max_batch_tokens=100)
     read_at_each = [len(read) for _ in zip(range(5), translations, strict=False)]
     assert read_at_each == [4, 4, 4, 4, 8]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Average the weights of checkpoints into one model folder (section 6.1 of the paper).
 
-    vanilla-transformer average runs/multi30k --last 5 --output runs/multi30k/averaged
-    vanilla-transformer average checkpoint-a checkpoint-b --output averaged
+vanilla-transformer average runs/multi30k --last 5 --output runs/multi30k/averaged
+vanilla-transformer average checkpoint-a checkpoint-b --output averaged
 """
 
 import argparse

@@ -3,6 +3,8 @@
 
     vanilla-transformer evaluate runs/multi30k/model --source test.en --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference test.de
+
+Several processes share the work: accelerate launch -m vanilla_transformer.cli evaluate MODEL --source …
 """
 
 import argparse
@@ -10,7 +12,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from vanilla_transformer.cli.translate import positive
+    from vanilla_transformer.cli.translate import add_decoding_arguments
 
     parser.add_argument("model", nargs="?", help="model folder or Hub id")
     parser.add_argument("--source", help="text file to translate")
@@ -18,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", required=True, help="reference translations")
     parser.add_argument("--output", help="write the translations to this file")
     parser.add_argument("--lowercase", action="store_true", help="also score without case")
-    parser.add_argument("--beams", type=positive, metavar="N", help="beam width (default: the model's own)")
-    parser.add_argument("--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once")
+    add_decoding_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -30,22 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
+    from accelerate import PartialState
+
+    from vanilla_transformer.cli.translate import one_line
     from vanilla_transformer.data.corpus import read_lines
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
     references = list(read_lines(arguments.reference))
-    if arguments.hypothesis is not None:
-        hypotheses = list(read_lines(arguments.hypothesis))
-    else:
-        sources = list(read_lines(arguments.source))
-        if len(sources) != len(references):
-            raise ValueError(
-                f"{arguments.source} has {len(sources)} lines, {arguments.reference} has {len(references)}; "
-                "line i of one must be the translation of line i of the other"
-            )
-        hypotheses = _translate(arguments, sources)
+    file = arguments.source if arguments.hypothesis is None else arguments.hypothesis
+    assert file is not None
+    lines = list(read_lines(file))
+    _check_counts(file, lines, arguments.reference, references)
+    hypotheses = lines if arguments.hypothesis is not None else _translate(arguments, lines)
+    if not PartialState().is_main_process:
+        return 0
     if arguments.output is not None:
-        Path(arguments.output).write_text("".join(line.replace("\n", " ") + "\n" for line in hypotheses), encoding="utf-8")
+        Path(arguments.output).write_text("".join(f"{one_line(line)}\n" for line in hypotheses), "utf-8", newline="\n")
     scores = {"cased": score_translations(hypotheses, references)}
     if arguments.lowercase:
         scores["lowercased"] = score_translations(hypotheses, references, lowercase=True)
@@ -58,22 +59,39 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_counts(file: str, lines: list[str], reference: str, references: list[str]) -> None:
+    if len(lines) != len(references):
+        raise ValueError(
+            f"{file} has {len(lines)} lines, {reference} has {len(references)}; line i of one must be the translation "
+            "of line i of the other"
+        )
+    if not lines:
+        raise ValueError(f"{file} and {reference} are empty: there is nothing to score")
+
+
 def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
+    from accelerate import PartialState
     from tqdm import tqdm
 
     from vanilla_transformer.data.tokenizer import load_tokenizer
     from vanilla_transformer.evaluation.model_folder import load_model_folder
-    from vanilla_transformer.evaluation.translate import translate_lines
+    from vanilla_transformer.evaluation.translate import translate_on_all_processes
 
-    model, tokenizer = load_model_folder(arguments.model), load_tokenizer(arguments.model)
-    generate_kwargs = {"num_beams": arguments.beams} if arguments.beams else {}
-    with tqdm(total=len(sources), unit=" lines", file=sys.stderr) as bar:
-        translations = translate_lines(
+    state = PartialState()
+    model, tokenizer = load_model_folder(arguments.model, state.device), load_tokenizer(arguments.model)
+    with tqdm(unit=" lines", file=sys.stderr, disable=not state.is_main_process) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total  # of this process's share
+            bar.update(done - bar.n)
+
+        translations = translate_on_all_processes(
             model,
             tokenizer,
             sources,
             max_batch_tokens=arguments.batch_tokens,
-            on_progress=lambda done, total: bar.update(done - bar.n),
-            **generate_kwargs,
+            max_length=arguments.max_tokens,
+            on_progress=show,
+            **({"num_beams": arguments.beams} if arguments.beams else {}),
         )
     return [best[0].text for best in translations]

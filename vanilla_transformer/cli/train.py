@@ -8,6 +8,10 @@ On several processes: accelerate launch scripts/train.py configs/multi30k.yaml
 """
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vanilla_transformer.training.configuration import RunConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,17 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.training.configuration import load_run_config
 
-    config = load_run_config(arguments.config, arguments.overrides)  # before torch is imported: errors come at once
+    train_and_describe(load_run_config(arguments.config, arguments.overrides))
+    return 0
 
+
+def train_and_describe(config: "RunConfig") -> None:
+    """Train, and write the model card beside the finished model."""
     import logging
 
-    from vanilla_transformer.training.loop import train
-
     from transformers.utils.logging import disable_progress_bar
+
+    from vanilla_transformer.hub.run_facts import write_card_of_run
+    from vanilla_transformer.training.finished_model import MODEL
+    from vanilla_transformer.training.loop import train
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    folder = train(config)
-    print(f"finished model: {folder}")
-    return 0
+    finished = train(config)
+    if finished.accelerator.is_main_process:
+        write_card_of_run(finished.output_dir)
+        print(f"finished model: {finished.output_dir / MODEL}")

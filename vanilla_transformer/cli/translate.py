@@ -14,10 +14,20 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder or Hub id")
-    parser.add_argument("--beams", type=positive, metavar="N", help="beam width (default: the model's own)")
+    add_decoding_arguments(parser)
     parser.add_argument("--n-best", type=positive, metavar="N", help="print the N best translations with scores")
-    parser.add_argument("--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that translates understands."""
+    parser.add_argument("--beams", type=positive, metavar="N", help="beam width (default: the model's own)")
+    parser.add_argument(
+        "--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=positive, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
+    )
 
 
 def positive(text: str) -> int:
@@ -31,43 +41,49 @@ def positive(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     import io
 
+    from tqdm import tqdm
+
+    from vanilla_transformer.data.corpus import decode_lines
     from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import load_model_folder
+    from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
     from vanilla_transformer.evaluation.translate import translate_stream
 
-    model = load_model_folder(arguments.model)
-    tokenizer = load_tokenizer(arguments.model)
-    n_best = arguments.n_best or 1
-    generate_kwargs = {"num_beams": arguments.beams} if arguments.beams else {}
-    beams = arguments.beams or model.generation_config.num_beams or 1
-    if n_best > beams:
-        raise ValueError(f"--n-best {n_best} needs at least as many beams: add --beams {n_best}")
+    model, tokenizer = load_model_folder(arguments.model, default_device()), load_tokenizer(arguments.model)
+    _check_n_best(arguments.n_best, arguments.beams or model.generation_config.num_beams or 1)
     # One line is one "\n": U+2028 or a carriage return inside a sentence must not make two lines of it.
-    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="\n")
     output = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)
-    translations = translate_stream(
-        model,
-        tokenizer,
-        (line.rstrip("\n") for line in lines),
-        max_batch_tokens=arguments.batch_tokens,
-        num_return_sequences=n_best,
-        **generate_kwargs,
-    )
     done = 0
-    for done, best in enumerate(translations, start=1):
-        if arguments.n_best:
-            output.writelines(f"{done}\t{one.score:.4f}\t{_one_line(one.text)}\n" for one in best)
-        else:
-            output.write(_one_line(best[0].text) + "\n")
-        if not arguments.quiet and done % 100 == 0:
-            print(f"\r{done} lines", end="", file=sys.stderr, flush=True)
-    output.flush()
-    if not arguments.quiet:
-        print(f"\r{done} lines", file=sys.stderr)
+    with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
+        translations = translate_stream(
+            model,
+            tokenizer,
+            decode_lines(sys.stdin.buffer, "standard input"),
+            **({"window": 1} if sys.stdin.isatty() else {}),  # who types wants each answer before the next line
+            max_batch_tokens=arguments.batch_tokens,
+            max_length=arguments.max_tokens,
+            num_return_sequences=arguments.n_best or 1,
+            on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
+            **({"num_beams": arguments.beams} if arguments.beams else {}),
+        )
+        for best in translations:
+            done += 1
+            if arguments.n_best:
+                output.writelines(f"{done}\t{one.score:.4f}\t{one_line(one.text)}\n" for one in best)
+            else:
+                output.write(one_line(best[0].text) + "\n")
     output.detach()
     return 0
 
 
-def _one_line(text: str) -> str:
+def _check_n_best(n_best: int | None, beams: int) -> None:
+    if n_best is None:
+        return
+    if n_best > beams:
+        raise ValueError(f"--n-best {n_best} needs at least as many beams: add --beams {max(2, n_best)}")
+    if beams == 1:
+        raise ValueError("--n-best prints scores, which only a beam search gives: add --beams 2 or more")
+
+
+def one_line(text: str) -> str:
     """A model may produce a line feed; the output keeps one line for each input line."""
     return text.replace("\n", " ")

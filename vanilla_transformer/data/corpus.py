@@ -4,7 +4,7 @@
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -98,19 +98,31 @@ def read_lines(path: str | Path) -> Iterator[str]:
         ValueError: a line that is not UTF-8; names the line and the byte in it. A damaged .gz file.
     """
     path = _existing(path)
-    number = 0
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            for line in file:
-                number += 1
-                yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, for example with "
-                "iconv -f latin1 -t utf-8"
-            ) from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file, after line {number}: {error}") from error
+        yield from decode_lines(file, str(path))
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines of bytes, such as an open binary file or standard input, as `read_lines` gives them.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: as `read_lines`.
+    """
+    number = 0
+    try:
+        for line in lines:
+            number += 1
+            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, for example with "
+            "iconv -f latin1 -t utf-8"
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{name} is not a whole gzip file, after line {number}: {error}") from error
 
 
 def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, str]]:
@@ -238,6 +250,9 @@ def _load_with_datasets(config: CorpusConfig) -> "Dataset | IterableDataset":
     loader, options = _loader_of(config) if config.path is not None else ("", {})
     try:
         if config.path is not None:
+            # `datasets` fails on these in ways of its own, which do not say so.
+            if _has_no_rows(Path(config.path), loader):
+                raise ValueError(empty)
             corpus = load_dataset(loader, data_files=where, split="train", streaming=config.streaming, **options)
         else:
             corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
@@ -245,7 +260,9 @@ def _load_with_datasets(config: CorpusConfig) -> "Dataset | IterableDataset":
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
     except (DatasetGenerationError, ValueError) as error:
-        if "corresponds to no data" in str(error):  # so `datasets` says that a file has no rows
+        if str(error) == empty:
+            raise
+        if "corresponds to no data" in str(error):  # so `datasets` says that a table has no rows
             raise ValueError(empty) from error
         raise ValueError(f"cannot read {where}: {' '.join(str(error.__cause__ or error).split())}") from error
     if first is None:
@@ -263,6 +280,12 @@ def _load_with_datasets(config: CorpusConfig) -> "Dataset | IterableDataset":
         remove_columns=corpus.column_names if isinstance(corpus, Dataset) else list(first),
         features=_features(),
     )
+
+
+def _has_no_rows(path: Path, loader: str) -> bool:
+    from pyarrow import parquet  # comes with `datasets`
+
+    return parquet.read_metadata(path).num_rows == 0 if loader == "parquet" else next(read_lines(path), None) is None
 
 
 def _select_sides(batch: dict[str, list], nested: bool, source_column: str, target_column: str) -> dict[str, list[str]]:
@@ -306,8 +329,8 @@ def prepare_pairs(
         max_length: most tokens on a side, the end of the sentence included.
 
     Returns:
-        The pairs with columns `input_ids`, `labels`, `source_length`, `target_length`, and the counts of what was
-        dropped (of a stream: they grow while it is read).
+        The pairs with their text and columns `input_ids`, `labels`, `source_length`, `target_length`, and the counts
+        of what was dropped (of a stream: they grow while it is read).
 
     Raises:
         ValueError: nothing is left.
@@ -316,7 +339,7 @@ def prepare_pairs(
 
     dropped = DroppedPairs(max_length=max_length)
     arguments = {"tokenizer": tokenizer, "max_length": max_length}
-    pairs = corpus.map(_tokenize, batched=True, fn_kwargs=arguments, remove_columns=["source", "target"])
+    pairs = corpus.map(_tokenize, batched=True, fn_kwargs=arguments)
     if not isinstance(pairs, Dataset):
         return pairs.filter(dropped.count, input_columns="outcome").remove_columns("outcome"), dropped
     outcomes = np.asarray(pairs["outcome"][:])

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -11,8 +12,11 @@ import vanilla_transformer  # noqa: F401 -- registers the models with the auto c
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def load_model_folder(path: str | Path, auto_class: type = AutoModelForSeq2SeqLM) -> PreTrainedModel:
-    """`auto_class.from_pretrained(path)` for a local folder or a Hub id, in evaluation mode.
+def load_model_folder(path: str | Path, device: torch.device | None = None) -> PreTrainedModel:
+    """`AutoModelForSeq2SeqLM.from_pretrained(path)` for a local folder or a Hub id, in evaluation mode.
+
+    Args:
+        device: where the model is put; `None`: it stays on the CPU.
 
     Raises:
         FileNotFoundError: a local folder without config.json or weights.
@@ -22,7 +26,7 @@ def load_model_folder(path: str | Path, auto_class: type = AutoModelForSeq2SeqLM
     if folder.exists() or folder.is_absolute() or str(path).startswith("."):
         _check_folder(folder)
     try:
-        model, report = auto_class.from_pretrained(path, output_loading_info=True)
+        model, report = AutoModelForSeq2SeqLM.from_pretrained(path, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights in {path} are damaged (truncated download or copy?): {error}") from error
     except RuntimeError as error:  # shapes that differ from the configuration's
@@ -32,7 +36,12 @@ def load_model_folder(path: str | Path, auto_class: type = AutoModelForSeq2SeqLM
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"{path} lacks {len(missing)} of the model's weights, the first is {missing[0]}")
-    return model.eval()
+    return model.to(device).eval()
+
+
+def default_device() -> torch.device:
+    """The accelerator that torch finds (cuda, mps, …), or the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _check_folder(folder: Path) -> None:

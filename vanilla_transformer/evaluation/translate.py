@@ -25,8 +25,9 @@ def translate_lines(
     lines: Sequence[str],
     *,
     max_batch_tokens: int,
+    max_length: int | None = None,
     num_return_sequences: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
     first_line: int = 1,
     **generate_kwargs,
 ) -> list[list[Translation]]:
@@ -34,6 +35,8 @@ def translate_lines(
 
     Args:
         max_batch_tokens: padded source tokens times beams in a batch; a longer line is a batch of its own.
+        max_length: tokens of the longest line that is taken on; `None`: there is no limit. Memory grows with the
+            square of a line's length, and time faster than that, so one line can stop a whole file.
         num_return_sequences: translations for each line, best first.
         on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
@@ -43,16 +46,28 @@ def translate_lines(
         For each line, in order, its `num_return_sequences` translations.
 
     Raises:
-        ValueError: a number below 1; or `generate` refused a batch (a line too long, options that do not go together).
+        ValueError: a number below 1; a line longer than `max_length`, before any is translated; or `generate` refused
+            a batch (a line too long, options that do not go together).
         RuntimeError: decoding failed in another way. Both name the lines of the batch.
     """
-    for name, value in [("max_batch_tokens", max_batch_tokens), ("num_return_sequences", num_return_sequences)]:
-        if value < 1:
+    numbers_given = {
+        "max_batch_tokens": max_batch_tokens,
+        "max_length": max_length,
+        "num_return_sequences": num_return_sequences,
+    }
+    for name, value in numbers_given.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     beams = _num_beams(model, generate_kwargs)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers = [i for i, line in enumerate(lines) if line.strip()]
     encoded = tokenizer([lines[i] for i in numbers])["input_ids"] if numbers else []
+    for i, ids in zip(numbers, encoded, strict=True):
+        if max_length is not None and len(ids) > max_length:
+            raise ValueError(
+                f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
+                "sentences, or raise the limit"
+            )
     order = sorted(range(len(numbers)), key=lambda i: -len(encoded[i]))  # the longest first: memory fails at once
     options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}
     done = len(lines) - len(numbers)
@@ -128,3 +143,19 @@ def translate_stream(
     while read := list(islice(lines, window)):
         yield from translate_lines(model, tokenizer, read, first_line=first_line, **options)
         first_line += len(read)
+
+
+def translate_on_all_processes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], **options
+) -> list[list[Translation]]:
+    """`translate_lines` with the lines shared by the processes that `accelerate launch` started.
+
+    Every process must call it with the same lines, and gets the translations of all, in order. With one process it is
+    `translate_lines`.
+    """
+    from accelerate import PartialState  # not at the top: translating by itself does without Accelerate
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    start, end = (len(lines) * (state.process_index + i) // state.num_processes for i in (0, 1))
+    return gather_object(translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **options))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import AveragedModel
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 
@@ -19,16 +19,18 @@ def average_checkpoints(folders: Sequence[Path]) -> PreTrainedModel:
     """
     if not folders:
         raise ValueError("there is no checkpoint to average")
-    average = None
+    average: AveragedModel | None = None
+    config: PreTrainedConfig | None = None
     for folder in folders:
-        model = load_model_folder(folder, AutoModelForSeq2SeqLM).float()
-        if average is None:
-            average = AveragedModel(model)  # torch's equal average: the n-th model counts 1 / n
-        elif model.config.to_diff_dict() != average.module.config.to_diff_dict():
+        model = load_model_folder(folder).float()
+        if average is None or config is None:
+            average, config = AveragedModel(model), model.config  # the n-th model counts 1 / n
+        elif model.config.to_diff_dict() != config.to_diff_dict():
             raise ValueError(f"{folder} holds another model than {folders[0]}: their config.json differ")
         with torch.no_grad():
             average.update_parameters(model)
     assert average is not None
     averaged = average.module
+    assert isinstance(averaged, PreTrainedModel)
     averaged.tie_weights()
     return averaged

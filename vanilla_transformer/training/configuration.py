@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run as one YAML file: sections, checked before any work starts."""
 
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,7 +16,8 @@ from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 
 # What the tokenizer or the run decides; everything else of the model's config may stand in the section `model`.
-MODEL_FIELDS_SET_BY_THE_RUN = ("vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
+MODEL_FIELDS_SET_BY_THE_RUN |= {"eos_token_id", "decoder_start_token_id"}
 
 
 @strict
@@ -25,9 +27,10 @@ class DataConfig:
 
     Args:
         train, validation, test: corpora; `train` is required to train, `test` is scored at the end.
-        source_language, target_language: codes such as "en", for the model card and chrF-style metadata.
+        source_language, target_language: codes such as "en", for the model card.
         name, license: of the data, for the model card.
-        max_length: longest side of a pair, in tokens; longer pairs are dropped and counted.
+        max_length: longest side of a pair, in tokens with the end of the sentence; longer pairs are dropped and
+            counted.
     """
 
     train: CorpusConfig | None = None
@@ -46,6 +49,7 @@ class OptimizerConfig:
     """Adam and the paper's schedule (section 5.3).
 
     Args:
+        beta1, beta2, eps: of Adam.
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5).
         warmup_steps: updates over which the rate rises.
         max_grad_norm: clip the global norm of the gradient; `None`: do not (the paper does not).
@@ -62,7 +66,7 @@ class OptimizerConfig:
 @strict
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """The loop.
+    """The loop (section 5).
 
     Args:
         output_dir: folder of the run; the same command resumes from its last checkpoint.
@@ -70,9 +74,10 @@ class TrainingConfig:
         max_updates, max_epochs, max_minutes: training ends at the first that is reached; one is required. Minutes
             count training itself (not validation, nor the preparation of data), summed over resumed parts.
         max_source_tokens, max_target_tokens: padded size of a batch per side, process and micro-batch.
-        gradient_accumulation_steps: micro-batches in an update.
+        gradient_accumulation_steps: micro-batches in an update; the last update of an epoch may have fewer.
         mixed_precision: "auto" takes bf16 where a matrix product is faster in bf16 than in float32, measured.
         attention: the attention backend of training.
+        gradient_checkpointing: keep less for the backward pass, and compute it again.
         seed: of initialisation, dropout and the order of the data.
         log_every, validate_every, checkpoint_every: in updates.
         validation_beams: beam width of the validation's translations.
@@ -110,6 +115,7 @@ class GenerationSectionConfig:
     """Decoding of the finished model (section 6.1), written to its generation_config.json.
 
     Args:
+        num_beams: beam width.
         length_penalty: exponent p in transformers' score / length^p.
         max_tokens_beyond_source: the longest output is the source's length plus this.
         batch_tokens: padded source tokens times beams in a batch of decoding.
@@ -155,6 +161,8 @@ def load_run_config(path: str | Path, overrides: list[str] | None = None) -> Run
     config = _build(RunConfig, values, where="")
     _check_model_section(config.model)
     _check_numbers(config)
+    _check_streams(config)
+    _check_lengths(config)
     return config
 
 
@@ -175,6 +183,8 @@ def _read_with_bases(path: Path) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise ValueError(f"configuration {path}: extends={base!r} must be the name of a file")
     return _merged(_read_with_bases(path.parent / base), values)
 
 
@@ -212,7 +222,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
     try:
         return cls(**built)
     except StrictDataclassFieldValidationError as error:
-        name = error.field
+        name = _field_of(error)
         raise ValueError(
             f"{_dotted(where, name)}={built[name]!r}: expected {_type_name(types[name])}, "
             f"got {type(built[name]).__name__}"
@@ -233,6 +243,13 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _field_of(error: StrictDataclassFieldValidationError) -> str:
+    """huggingface_hub names the field in the message alone."""
+    found = re.match("Validation error for field '(.+)'", str(error))
+    assert found is not None, error
+    return found[1]
+
+
 def _check_model_section(model: dict[str, Any]) -> None:
     types = VanillaTransformerConfig.__annotations__  # the paper's fields, without those of PreTrainedConfig
     allowed = [name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN]
@@ -243,7 +260,7 @@ def _check_model_section(model: dict[str, Any]) -> None:
     try:
         VanillaTransformerConfig(**model)
     except StrictDataclassFieldValidationError as error:
-        name = error.field
+        name = _field_of(error)
         raise ValueError(f"model.{name}={model[name]!r}: expected {_type_name(types[name])}") from error
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
@@ -284,6 +301,27 @@ def _check_numbers(config: RunConfig) -> None:
         raise ValueError(
             f"training.average_checkpoints={training.average_checkpoints} must lie between 0 and "
             f"training.keep_checkpoints={training.keep_checkpoints}"
+        )
+
+
+def _check_streams(config: RunConfig) -> None:
+    for name in ("validation", "test"):
+        corpus = getattr(config.data, name)
+        if corpus is not None and corpus.streaming:
+            raise ValueError(
+                f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
+            )
+
+
+def _check_lengths(config: RunConfig) -> None:
+    """Learned positions must reach as far as the run's sentences and their translations may."""
+    model = VanillaTransformerConfig(**config.model)
+    longest = config.data.max_length + config.generation.max_tokens_beyond_source
+    if model.position_embedding == "learned" and model.max_position_embeddings < longest:
+        raise ValueError(
+            f"model.max_position_embeddings={model.max_position_embeddings} is less than {longest}, which "
+            f"data.max_length={config.data.max_length} and generation.max_tokens_beyond_source="
+            f"{config.generation.max_tokens_beyond_source} allow"
         )
 
 

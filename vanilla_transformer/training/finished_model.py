@@ -4,50 +4,70 @@
 import json
 import os
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from datasets import Dataset
 
 from vanilla_transformer.data.corpus import load_corpus
-from vanilla_transformer.evaluation.translate import translate_lines
+from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training.averaging import average_checkpoints
-from vanilla_transformer.training.checkpoint import list_checkpoints
+from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
 from vanilla_transformer.training.preparation import Run
+from vanilla_transformer.training.validation import Validation
+
+MODEL, RESULTS = "model", "results.json"  # in the run's output_dir
 
 
-def write_finished_model(run: Run) -> Path:
+def write_finished_model(run: Run, validation: Validation | None) -> None:
     """Write `output_dir/model` and `output_dir/results.json`; the model is scored on `data.test` if there is one.
 
-    Returns:
-        The folder: config.json, model.safetensors, generation_config.json and the tokenizer's files.
+    The folder holds config.json, model.safetensors, generation_config.json and the tokenizer's files.
+
+    Args:
+        validation: the last one, of the last weights; for results.json.
     """
-    folder = run.output_dir / "model"
+    folder = run.output_dir / MODEL
     if run.accelerator.is_main_process:
         checkpoints = list_checkpoints(run.output_dir / "checkpoints")
         model = average_checkpoints(checkpoints[-(run.config.training.average_checkpoints or 1) :])
-        model.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
-        scores = []
-        if run.config.data.test is not None:
-            test = load_corpus(run.config.data.test)[:]
-            best = translate_lines(
-                model.to(run.accelerator.device),
-                run.tokenizer,
-                test["source"],
-                max_batch_tokens=run.config.generation.batch_tokens,
-            )
-            scores.append({"data": "test", **score_translations([b[0].text for b in best], test["target"])})
-        facts = _facts(run, model.num_parameters(), scores)
-        (run.output_dir / "results.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        with replaced_whole(folder) as unfinished:
+            model.save_pretrained(unfinished)
+            run.tokenizer.save_pretrained(unfinished)
     run.accelerator.wait_for_everyone()
-    return folder
+    results = _facts(run, validation)
+    if run.config.data.test is not None:
+        results["scores"] = _score_on_test(run, folder)
+    if run.accelerator.is_main_process:
+        (run.output_dir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def _facts(run: Run, parameters: int, scores: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a model card needs to know of the run."""
+def _score_on_test(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Every process translates its share of the test corpus."""
+    assert run.config.data.test is not None
+    test = load_corpus(run.config.data.test)
+    assert isinstance(test, Dataset)  # the configuration admits no stream here
+    sources, references = test[:]["source"], test[:]["target"]
+    translations = translate_on_all_processes(
+        load_model_folder(folder, run.accelerator.device),
+        run.tokenizer,
+        sources,
+        max_batch_tokens=run.config.generation.batch_tokens,
+    )
+    score = score_translations([best[0].text for best in translations], references)
+    return [
+        {"data": "test", "metric": metric, "value": score[key], "signature": score[f"{key}_signature"]}
+        for metric, key in (("BLEU", "bleu"), ("chrF", "chrf"))
+    ]
+
+
+def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
+    """What a report or a model card needs to know of the run."""
     accelerator, progress = run.accelerator, run.progress
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
@@ -55,16 +75,16 @@ def _facts(run: Run, parameters: int, scores: list[dict[str, Any]]) -> dict[str,
         device = f"{platform.machine()} {accelerator.device.type}, {os.cpu_count()} cores"
     return {
         "config": run.config.to_dict(),
-        "parameters": parameters,
-        "pairs": len(run.train.pairs),
+        "parameters": run.bare_model().num_parameters(),
+        "pairs": len(run.train) if isinstance(run.train, Dataset) else None,
         "updates": progress.updates,
-        "epochs": round(progress.epoch + progress.batches / len(run.batches.batch_sampler), 2),
+        "epochs": round(run.epochs(), 2),
         "target_tokens": progress.target_tokens,
         "training_seconds": round(progress.seconds, 1),
-        "best_validation_bleu": progress.best_bleu,
         "hardware": f"{accelerator.num_processes} x {device}",
         "mixed_precision": accelerator.mixed_precision,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "scores": scores,
+        "validation": asdict(validation) if validation is not None else None,
+        "scores": [],
     }

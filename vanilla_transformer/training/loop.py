@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from pathlib import Path
 
 import torch
 
+from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.finished_model import write_finished_model
 from vanilla_transformer.training.preparation import Run, prepare_run
@@ -19,11 +19,10 @@ from vanilla_transformer.training.validation import validate
 EXIT_STATUS_OF_A_STOPPED_RUN = 3  # a signal asked for the end; the same command goes on
 
 
-def train(config: RunConfig) -> Path:
+def train(config: RunConfig) -> Run:
     """Train as configured, resuming where an earlier run of the same configuration stopped.
 
-    Returns:
-        The finished model's folder, `output_dir/model`, in Hub format.
+    Writes `output_dir/model`, the finished model in Hub format, and `output_dir/results.json`.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder, before any update.
@@ -33,8 +32,8 @@ def train(config: RunConfig) -> Path:
     settings, progress = config.training, run.progress
     run.model.train()
     with stop_requests() as stop, ProgressReport(run) as report:
+        start = time.perf_counter()
         for micro_batches in updates(run):
-            start = time.perf_counter()
             loss, likelihood, tokens = backward(run, micro_batches)
             if config.optimizer.max_grad_norm is not None:
                 run.accelerator.clip_grad_norm_(run.model.parameters(), config.optimizer.max_grad_norm)
@@ -53,14 +52,17 @@ def train(config: RunConfig) -> Path:
                 run.checkpoints.save(progress)
             if ends:
                 break
+            start = time.perf_counter()
         if agreed(run, bool(stop)):
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
         run.checkpoints.save(progress)
-        if run.validation is not None:
-            report.show_validation(validate(run))
+        validation = validate(run) if run.validation is not None else None
+        if validation is not None:
+            report.show_validation(validation)
+    write_finished_model(run, validation)
     run.accelerator.end_training()
-    return write_finished_model(run)
+    return run
 
 
 def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
@@ -70,7 +72,7 @@ def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
     """
     progress, accumulation = run.progress, run.config.training.gradient_accumulation_steps
     while not is_complete(run):
-        run.batches.batch_sampler.set_epoch(progress.epoch, start_batch=progress.batches)
+        run.order.set_epoch(progress.epoch, start_batch=progress.batches)
         batches = iter(run.batches)
         while micro_batches := list(islice(batches, accumulation)):
             progress.batches += len(micro_batches)
@@ -87,8 +89,8 @@ def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[to
         are the update's means), and the update's number of target tokens.
     """
     accelerator = run.accelerator
-    tokens = torch.tensor(sum(int((batch["labels"] != -100).sum()) for batch in micro_batches))
-    tokens = accelerator.reduce(tokens.to(accelerator.device), reduction="sum")
+    mine = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches))
+    tokens = run.sum_over_processes(mine)
     loss = likelihood = torch.zeros((), device=accelerator.device)
     for index, batch in enumerate(micro_batches):
         is_last = index == len(micro_batches) - 1
@@ -117,8 +119,7 @@ def agreed(run: Run, here: bool) -> bool:
     """Whether any process says so: clocks and signals differ between processes, but all must act alike."""
     if run.accelerator.num_processes == 1:
         return here
-    votes = torch.tensor(int(here), device=run.accelerator.device)
-    return bool(run.accelerator.reduce(votes, reduction="sum") > 0)
+    return bool(run.sum_over_processes(torch.tensor(int(here))) > 0)
 
 
 @contextmanager

@@ -6,21 +6,22 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, GenerationConfig, PreTrainedTokenizerFast
+from transformers import DataCollatorForSeq2Seq, GenerationConfig, PreTrainedTokenizerBase
 
-from vanilla_transformer.data.batches import TokenBatchSampler
-from vanilla_transformer.data.corpus import load_corpus, prepare_pairs
+from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.checkpoint import Checkpoints, Progress
+from vanilla_transformer.training.checkpoint import Checkpoints, Progress, replaced_whole
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
 from vanilla_transformer.training.schedule import paper_schedule
 
@@ -28,30 +29,28 @@ logger = logging.getLogger(__name__)
 
 # What may change between the parts of a resumed run; everything else would make it another run.
 MAY_CHANGE = {
+    "data": {"test", "name", "license", "source_language", "target_language"},
     "training": {"resume", "max_updates", "max_epochs", "max_minutes", "log_every", "trackers", "keep_checkpoints"}
     | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
     "generation": {"num_beams", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
-
-
-@dataclass
-class Corpus:
-    """A corpus as text and as tokens."""
-
-    text: Dataset
-    pairs: Dataset
+MODEL_INPUTS = ("input_ids", "labels")
 
 
 @dataclass
 class Run:
-    """Everything that a run holds; `validation` and `validation_batches` are `None` without such a corpus."""
+    """Everything that a run holds; `validation` and `validation_batches` are `None` without such a corpus.
+
+    `batches` gives the micro-batches of the epoch that `order` was set to.
+    """
 
     config: RunConfig
     accelerator: Accelerator
     output_dir: Path
-    tokenizer: PreTrainedTokenizerFast
-    train: Corpus
-    validation: Corpus | None
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset | IterableDataset
+    validation: Dataset | None
+    order: TokenBatchSampler | StreamingTokenBatches
     batches: DataLoader
     validation_batches: DataLoader | None
     model: torch.nn.Module
@@ -60,6 +59,22 @@ class Run:
     progress: Progress
     checkpoints: Checkpoints
 
+    def bare_model(self) -> VanillaTransformerForConditionalGeneration:
+        """The model itself, without what Accelerate has wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def epochs(self) -> float:
+        """Epochs so far; of a stream, whose length nobody knows, the finished ones."""
+        if isinstance(self.order, StreamingTokenBatches):
+            return float(self.progress.epoch)
+        return self.progress.epoch + self.progress.batches / len(self.order)
+
+    def sum_over_processes(self, here: torch.Tensor) -> torch.Tensor:
+        """The sum of every process's tensor, on this process's device."""
+        total = self.accelerator.reduce(here.to(self.accelerator.device), reduction="sum")
+        assert isinstance(total, torch.Tensor)
+        return total
+
 
 def prepare_run(config: RunConfig) -> Run:
     """Everything before the first update, and the state of an earlier part of the same run.
@@ -67,18 +82,19 @@ def prepare_run(config: RunConfig) -> Run:
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder.
     """
-    data, settings, optimizer_config = config.data, config.training, config.optimizer
+    data, optimizer_config = config.data, config.optimizer
     if data.train is None:
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
-    output_dir = claim_output_dir(config)
+    state = PartialState()
+    with state.main_process_first():
+        output_dir = claim_output_dir(config)
     accelerator = start_accelerator(config)
     with accelerator.main_process_first():
         text = load_corpus(data.train)
         tokenizer = prepare_tokenizer(config, text, output_dir)
-        train = prepare_corpus("train", text, tokenizer, data.max_length)
-        validation = data.validation and prepare_corpus(
-            "validation", load_corpus(data.validation), tokenizer, data.max_length
-        )
+        train = _pairs("train", data.train, tokenizer, data.max_length, text)
+        validation = data.validation and _pairs("validation", data.validation, tokenizer, data.max_length)
+        assert validation is None or isinstance(validation, Dataset)  # the configuration admits no stream here
     model = prepare_model(config, tokenizer)
     optimizer = torch.optim.Adam(
         model.parameters(),
@@ -93,6 +109,11 @@ def prepare_run(config: RunConfig) -> Run:
     model, optimizer = accelerator.prepare(model, optimizer)
     progress = Progress()
     accelerator.register_for_checkpointing(schedule, progress)
+    order, batches = make_batches(train, config, tokenizer, accelerator, shuffle=True)
+    validation_batches = None
+    if validation is not None:
+        _, validation_batches = make_batches(validation, config, tokenizer, accelerator, shuffle=False)
+    keep = config.training.keep_checkpoints
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -100,15 +121,16 @@ def prepare_run(config: RunConfig) -> Run:
         tokenizer=tokenizer,
         train=train,
         validation=validation,
-        batches=make_batches(train.pairs, config, tokenizer, accelerator, shuffle=True),
-        validation_batches=validation and make_batches(validation.pairs, config, tokenizer, accelerator, shuffle=False),
+        order=order,
+        batches=batches,
+        validation_batches=validation_batches,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
         progress=progress,
-        checkpoints=Checkpoints(accelerator, output_dir / "checkpoints", settings.keep_checkpoints, tokenizer),
+        checkpoints=Checkpoints(accelerator, output_dir / "checkpoints", keep, tokenizer),
     )
-    resumed_from = run.checkpoints.load_latest() if settings.resume else None
+    resumed_from = run.checkpoints.load_latest() if config.training.resume else None
     if accelerator.is_main_process:
         describe(run, resumed_from)
     accelerator.init_trackers("vanilla_transformer")
@@ -117,16 +139,16 @@ def prepare_run(config: RunConfig) -> Run:
 
 def describe(run: Run, resumed_from: Path | None) -> None:
     """One line each on model, device, data and the point of departure."""
-    model = run.accelerator.unwrap_model(run.model)
-    sampler, accelerator = run.batches.batch_sampler, run.accelerator
+    model, accelerator, order = run.bare_model(), run.accelerator, run.order
     logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
     logger.info(
         f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
     )
-    logger.info(
-        f"batches: {len(sampler):,} an epoch for each process, {sampler.padding_share():.1%} of their positions padding"
-    )
+    if isinstance(order, TokenBatchSampler):
+        logger.info(
+            f"batches: {len(order):,} an epoch for each process, {order.padding_share():.1%} of their positions padding"
+        )
     if resumed_from is not None:
         logger.info(
             f"resuming from {resumed_from}: {run.progress.updates} updates, {run.progress.seconds / 60:.1f} minutes"
@@ -141,7 +163,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
         precision = "bf16" if bfloat16_is_faster() else "no"
     accelerator = Accelerator(
         mixed_precision=precision,
-        log_with=config.training.trackers or None,
+        log_with=[*config.training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
         step_scheduler_with_optimizer=False,
     )
@@ -154,7 +176,7 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
 
     A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely.
     """
-    device = PartialState().device
+    device = PartialState().device  # an Accelerator would fix its precision here
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype, device=device)
@@ -180,21 +202,24 @@ def claim_output_dir(config: RunConfig) -> Path:
         resolved = output_dir / "config.yaml"
         values = config.to_dict()
         if resolved.exists() and (output_dir / "checkpoints").exists():
-            difference = _first_difference(yaml.safe_load(resolved.read_text()), values)
+            difference = _first_difference(yaml.safe_load(resolved.read_text("utf-8")), values)
             if difference:
                 raise ValueError(
                     f"{output_dir} holds a run with another {difference}; "
                     "choose another training.output_dir, or remove that folder to start anew"
                 )
-        unfinished = output_dir / ".config.yaml"
-        unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        unfinished.rename(resolved)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise PermissionError(f"training.output_dir={output_dir} cannot be written: {error.strerror}") from error
+        if PartialState().is_main_process:
+            unfinished = output_dir / ".config.yaml"
+            unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            unfinished.replace(resolved)
+    except OSError as error:
+        raise PermissionError(
+            f"training.output_dir={output_dir} cannot be written ({error.strerror}); choose another folder"
+        ) from error
     return output_dir
 
 
-def _first_difference(before: dict, now: dict) -> str | None:
+def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     for section, values in now.items():
         old = before.get(section) or {}
         for key in sorted(set(old) | set(values)):
@@ -203,7 +228,7 @@ def _first_difference(before: dict, now: dict) -> str | None:
     return None
 
 
-def prepare_tokenizer(config: RunConfig, text: Dataset, output_dir: Path) -> PreTrainedTokenizerFast:
+def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
     """The run's tokenizer: the one in its folder, else the configured one, else trained on both sides of `text`."""
     folder = output_dir / "tokenizer"
     if folder.is_dir():
@@ -212,29 +237,33 @@ def prepare_tokenizer(config: RunConfig, text: Dataset, output_dir: Path) -> Pre
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
         tokenizer = train_tokenizer(_both_sides(text), config.tokenizer)
-    unfinished = output_dir / ".tokenizer"
-    tokenizer.save_pretrained(unfinished)
-    unfinished.rename(folder)
+    with replaced_whole(folder) as unfinished:
+        tokenizer.save_pretrained(unfinished)
     return tokenizer
 
 
-def _both_sides(text: Dataset) -> Iterable[str]:
+def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
     for batch in text.iter(batch_size=1000):
+        assert isinstance(batch, dict)
         yield from batch["source"]
         yield from batch["target"]
 
 
-def prepare_corpus(name: str, text: Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Corpus:
-    """Tokenise; what was dropped is logged."""
-    pairs, dropped = prepare_pairs(text, tokenizer, max_length)
+def _pairs(
+    name: str,
+    corpus: CorpusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    text: Dataset | IterableDataset | None = None,
+) -> Dataset | IterableDataset:
+    """The corpus, loaded unless `text` is given, with its tokens; what was dropped is logged."""
+    pairs, dropped = prepare_pairs(load_corpus(corpus) if text is None else text, tokenizer, max_length)
     if PartialState().is_main_process:
-        logger.info(f"data.{name}: {dropped}")
-    return Corpus(text, pairs)
+        logger.info(f"data.{name}: {'a stream' if corpus.streaming else dropped}")
+    return pairs
 
 
-def prepare_model(
-    config: RunConfig, tokenizer: PreTrainedTokenizerFast
-) -> VanillaTransformerForConditionalGeneration:
+def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> VanillaTransformerForConditionalGeneration:
     """A new model for the tokenizer's vocabulary, with the run's way of decoding as its generation config."""
     model_config = model_config_of(
         config,
@@ -263,21 +292,31 @@ def prepare_model(
 
 
 def make_batches(
-    pairs: Dataset, config: RunConfig, tokenizer: PreTrainedTokenizerFast, accelerator: Accelerator, shuffle: bool
-) -> DataLoader:
-    """Batches by token budget, each process its own; `loader.batch_sampler` is our `TokenBatchSampler`."""
-    sampler = TokenBatchSampler(
+    pairs: Dataset | IterableDataset,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    shuffle: bool,
+) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
+    """Batches by token budget, each process its own: their order, and their tensors."""
+    settings, collate = config.training, DataCollatorForSeq2Seq(tokenizer)
+    budgets = {"max_source_tokens": settings.max_source_tokens, "max_target_tokens": settings.max_target_tokens}
+    if isinstance(pairs, IterableDataset):
+        processes = accelerator.num_processes
+        order = StreamingTokenBatches(pairs, **budgets, seed=settings.seed, num_processes=processes)
+        return order, DataLoader(
+            order,
+            batch_size=None,  # what comes are batches already
+            collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
+        )
+    order = TokenBatchSampler(
         pairs["source_length"],
         pairs["target_length"],
-        max_source_tokens=config.training.max_source_tokens,
-        max_target_tokens=config.training.max_target_tokens,
-        seed=config.training.seed,
+        **budgets,
+        seed=settings.seed,
         shuffle=shuffle,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
     )
-    return DataLoader(
-        pairs.select_columns(["input_ids", "labels"]),
-        batch_sampler=sampler,
-        collate_fn=DataCollatorForSeq2Seq(tokenizer),
-    )
+    rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # a Dataset is what torch's class of that name describes
+    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate)

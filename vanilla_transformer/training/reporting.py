@@ -7,8 +7,9 @@ from types import TracebackType
 import torch
 from accelerate.utils import tqdm
 
+from vanilla_transformer.data.batches import TokenBatchSampler
 from vanilla_transformer.training.preparation import Run
-from vanilla_transformer.training.validation import Validation
+from vanilla_transformer.training.validation import Validation, perplexity
 
 
 class ProgressReport:
@@ -20,10 +21,8 @@ class ProgressReport:
         self._start_window()
 
     def __enter__(self) -> "ProgressReport":
-        progress = self.run.progress
-        self.bar = tqdm(
-            total=self.settings.max_updates, initial=progress.updates, unit=" updates", mininterval=1, smoothing=0.05
-        )
+        done = self.run.progress.updates
+        self.bar = tqdm(total=self._updates_in_all(), initial=done, unit=" updates", mininterval=1, smoothing=0.05)
         return self
 
     def __exit__(
@@ -31,14 +30,24 @@ class ProgressReport:
     ) -> None:
         self.bar.close()
 
+    def _updates_in_all(self) -> int | None:
+        """Where the run ends by updates or by epochs; `None` if nobody can know."""
+        limits = []
+        if self.settings.max_updates is not None:
+            limits.append(self.settings.max_updates)
+        if self.settings.max_epochs is not None and isinstance(self.run.order, TokenBatchSampler):
+            an_epoch = math.ceil(len(self.run.order) / self.settings.gradient_accumulation_steps)
+            limits.append(self.settings.max_epochs * an_epoch)
+        return min(limits, default=None)
+
     def _start_window(self) -> None:
-        self.losses, self.likelihoods, self.count, self.tokens = 0.0, 0.0, 0, 0
+        self.losses, self.likelihoods, self.count, self.tokens = torch.zeros(()), torch.zeros(()), 0, 0
         self.seconds_before = self.run.progress.seconds
 
     def add(self, loss: torch.Tensor, likelihood: torch.Tensor, tokens: int) -> None:
         """Count one update: this process's parts of its loss and likelihood, and its target tokens."""
-        self.losses = self.losses + loss
-        self.likelihoods = self.likelihoods + likelihood
+        self.losses = self.losses.to(loss.device) + loss
+        self.likelihoods = self.likelihoods.to(loss.device) + likelihood
         self.count += 1
         self.tokens += tokens
         self.bar.update()
@@ -47,49 +56,45 @@ class ProgressReport:
 
     def _log(self) -> None:
         run = self.run
-        sums = torch.stack([torch.as_tensor(self.losses), torch.as_tensor(self.likelihoods)])
-        loss, likelihood = (run.accelerator.reduce(sums, reduction="sum") / self.count).tolist()
-        seconds = run.progress.seconds - self.seconds_before
+        sums = run.sum_over_processes(torch.stack([self.losses, self.likelihoods]))
+        loss, likelihood = (sums / self.count).tolist()
         figures = {
             "loss": loss,
-            "perplexity": math.exp(min(likelihood, 700)),
+            "perplexity": perplexity(likelihood),
             "learning_rate": run.schedule.get_last_lr()[0],
-            "target_tokens_per_second": self.tokens / seconds,
-            "epoch": run.progress.epoch + run.progress.batches / len(run.batches.batch_sampler),
+            "target_tokens_per_second": self.tokens / (run.progress.seconds - self.seconds_before),
+            "epoch": run.epochs(),
         }
         run.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=run.progress.updates)
         self.bar.set_postfix_str(
             f"loss {loss:.3f}, ppl {figures['perplexity']:.2f}, lr {figures['learning_rate']:.2e}, "
-            f"{figures['target_tokens_per_second']:,.0f} target tokens/s, epoch {figures['epoch']:.1f}{self._time_left()}"
+            f"{figures['target_tokens_per_second']:,.0f} target tokens/s, epoch {figures['epoch']:.1f}"
+            f"{self._time_left()}"
         )
         self._start_window()
 
     def _time_left(self) -> str:
-        """For runs that end by the clock; the bar itself knows the rest of those that end by updates."""
+        """For runs that end by the clock; the bar itself knows the rest of the others."""
         if self.settings.max_minutes is None:
             return ""
         left = max(0, round(self.settings.max_minutes * 60 - self.run.progress.seconds))
         return f", {left // 60}:{left % 60:02d} left"
 
     def show_validation(self, result: Validation) -> None:
+        """Its figures and a few translations above the bar, the figures to the trackers too."""
         run = self.run
-        run.accelerator.log(
-            {
-                "validation/loss": result.loss,
-                "validation/perplexity": result.perplexity,
-                "validation/bleu": result.bleu,
-            },
-            step=run.progress.updates,
-        )
+        figures = {"loss": result.loss, "perplexity": result.perplexity, "bleu": result.bleu}
+        run.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=run.progress.updates)
         best = " (best so far)" if result.is_best else ""
-        self.write(
+        lines = [
             f"update {run.progress.updates}, {run.progress.seconds / 60:.1f} minutes of training: validation loss "
             f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{best}"
-        )
+        ]
         for source, translation, reference in result.examples:
-            self.write(f"    {source}\n      → {translation}\n      = {reference}")
+            lines += [f"    {source}", f"      → {translation}", f"      = {reference}"]
+        self.write("\n".join(lines))
 
-    def write(self, line: str) -> None:
-        """One line above the bar, from the main process only."""
+    def write(self, text: str) -> None:
+        """Lines above the bar, from the main process only."""
         if self.run.accelerator.is_main_process:
-            self.bar.write(line)
+            self.bar.write(text)
