@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin of `vanilla-transformer train` for `accelerate launch`.
+"""The twin of `vanilla-transformer train` for several processes.
 
 accelerate launch scripts/train.py configs/multi30k.yaml
-accelerate launch --num_processes 2 --cpu scripts/train.py configs/multi30k.yaml training.max_minutes=10
+torchrun --nproc_per_node 2 scripts/train.py configs/multi30k.yaml training.max_minutes=10    # on CPUs too
 """
 
 import sys

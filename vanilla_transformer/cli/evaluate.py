@@ -4,7 +4,7 @@
     vanilla-transformer evaluate runs/multi30k/model --source test.en --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference test.de
 
-Several processes share the work: accelerate launch -m vanilla_transformer.cli evaluate MODEL --source …
+Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transformer.cli evaluate MODEL --source …
 """
 
 import argparse
@@ -31,10 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from accelerate import PartialState
-
     from vanilla_transformer.cli.translate import one_line
     from vanilla_transformer.data.corpus import read_lines
+    from vanilla_transformer.evaluation.processes import process_state
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
     references = list(read_lines(arguments.reference))
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     lines = list(read_lines(file))
     _check_counts(file, lines, arguments.reference, references)
     hypotheses = lines if arguments.hypothesis is not None else _translate(arguments, lines)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return 0
     if arguments.output is not None:
         Path(arguments.output).write_text("".join(f"{one_line(line)}\n" for line in hypotheses), "utf-8", newline="\n")
@@ -70,15 +69,14 @@ def _check_counts(file: str, lines: list[str], reference: str, references: list[
 
 
 def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
-    from accelerate import PartialState
     from tqdm import tqdm
 
-    from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import load_model_folder
+    from vanilla_transformer.cli.translate import open_model
+    from vanilla_transformer.evaluation.processes import process_state
     from vanilla_transformer.evaluation.translate import translate_on_all_processes
 
-    state = PartialState()
-    model, tokenizer = load_model_folder(arguments.model, state.device), load_tokenizer(arguments.model)
+    state = process_state()
+    model, tokenizer = open_model(arguments.model, state.device)
     with tqdm(unit=" lines", file=sys.stderr, disable=not state.is_main_process) as bar:
 
         def show(done: int, total: int) -> None:

@@ -74,12 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _pronounce(model_folder: Path, words: list[str], batch_tokens: int) -> list[str]:
     from tqdm import tqdm
 
+    from vanilla_transformer.cli.translate import open_model
     from vanilla_transformer.data.cmudict import spell
-    from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
     from vanilla_transformer.evaluation.translate import translate_lines
 
-    model, tokenizer = load_model_folder(model_folder, default_device()), load_tokenizer(model_folder)
+    model, tokenizer = open_model(str(model_folder))
     with tqdm(total=len(words), unit=" words", desc="pronouncing held-out words", file=sys.stderr) as bar:
         best = translate_lines(
             model,

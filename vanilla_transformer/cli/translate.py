@@ -10,6 +10,11 @@ One line in, one line out, in order; an empty line stays empty. With --n-best N,
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,17 +43,26 @@ def positive(text: str) -> int:
     return value
 
 
+def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model folder's model and tokenizer, on the best device there is unless one is given."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from vanilla_transformer.data.tokenizer import load_tokenizer
+    from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
+
+    disable_progress_bar()  # of reading the weights; a command has its own
+    return load_model_folder(path, device or default_device()), load_tokenizer(path)
+
+
 def run(arguments: argparse.Namespace) -> int:
     import io
 
     from tqdm import tqdm
 
     from vanilla_transformer.data.corpus import decode_lines
-    from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
     from vanilla_transformer.evaluation.translate import translate_stream
 
-    model, tokenizer = load_model_folder(arguments.model, default_device()), load_tokenizer(arguments.model)
+    model, tokenizer = open_model(arguments.model)
     _check_n_best(arguments.n_best, arguments.beams or model.generation_config.num_beams or 1)
     # One line is one "\n": U+2028 or a carriage return inside a sentence must not make two lines of it.
     output = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)

@@ -153,9 +153,10 @@ def translate_on_all_processes(
     Every process must call it with the same lines, and gets the translations of all, in order. With one process it is
     `translate_lines`.
     """
-    from accelerate import PartialState  # not at the top: translating by itself does without Accelerate
-    from accelerate.utils import gather_object
+    from accelerate.utils import gather_object  # not at the top: translating by itself does without Accelerate
 
-    state = PartialState()
+    from vanilla_transformer.evaluation.processes import process_state
+
+    state = process_state()
     start, end = (len(lines) * (state.process_index + i) // state.num_processes for i in (0, 1))
     return gather_object(translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **options))

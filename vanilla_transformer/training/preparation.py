@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from datasets import Dataset, IterableDataset
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +20,7 @@ from transformers import DataCollatorForSeq2Seq, GenerationConfig, PreTrainedTok
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
+from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.training.checkpoint import Checkpoints, Progress, replaced_whole
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
@@ -85,8 +86,7 @@ def prepare_run(config: RunConfig) -> Run:
     data, optimizer_config = config.data, config.optimizer
     if data.train is None:
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
-    state = PartialState()
-    with state.main_process_first():
+    with process_state().main_process_first():
         output_dir = claim_output_dir(config)
     accelerator = start_accelerator(config)
     with accelerator.main_process_first():
@@ -162,6 +162,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
     if precision == "auto":
         precision = "bf16" if bfloat16_is_faster() else "no"
     accelerator = Accelerator(
+        cpu=process_state().device.type == "cpu",
         mixed_precision=precision,
         log_with=[*config.training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
@@ -176,7 +177,7 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
 
     A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely.
     """
-    device = PartialState().device  # an Accelerator would fix its precision here
+    device = process_state().device  # an Accelerator would fix its precision here
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype, device=device)
@@ -208,7 +209,7 @@ def claim_output_dir(config: RunConfig) -> Path:
                     f"{output_dir} holds a run with another {difference}; "
                     "choose another training.output_dir, or remove that folder to start anew"
                 )
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             unfinished = output_dir / ".config.yaml"
             unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
             unfinished.replace(resolved)
@@ -258,7 +259,7 @@ def _pairs(
 ) -> Dataset | IterableDataset:
     """The corpus, loaded unless `text` is given, with its tokens; what was dropped is logged."""
     pairs, dropped = prepare_pairs(load_corpus(corpus) if text is None else text, tokenizer, max_length)
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         logger.info(f"data.{name}: {'a stream' if corpus.streaming else dropped}")
     return pairs
 

@@ -91,10 +91,15 @@ class ProgressReport:
             f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{best}"
         ]
         for source, translation, reference in result.examples:
-            lines += [f"    {source}", f"      → {translation}", f"      = {reference}"]
+            lines += [f"    {_cut(source)}", f"      → {_cut(translation)}", f"      = {_cut(reference)}"]
         self.write("\n".join(lines))
 
     def write(self, text: str) -> None:
         """Lines above the bar, from the main process only."""
         if self.run.accelerator.is_main_process:
             self.bar.write(text)
+
+
+def _cut(text: str, longest: int = 100) -> str:
+    """A model that has learnt little repeats itself without end."""
+    return text if len(text) <= longest else f"{text[:longest]} …"
