@@ -301,6 +301,9 @@ def make_batches(
 ) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
     """Batches by token budget, each process its own: their order, and their tensors."""
     settings, collate = config.training, DataCollatorForSeq2Seq(tokenizer)
+    # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
+    # in the middle of an epoch, would draw one more than the uninterrupted one.
+    generator = torch.Generator()
     budgets = {"max_source_tokens": settings.max_source_tokens, "max_target_tokens": settings.max_target_tokens}
     if isinstance(pairs, IterableDataset):
         processes = accelerator.num_processes
@@ -308,6 +311,7 @@ def make_batches(
         return order, DataLoader(
             order,
             batch_size=None,  # what comes are batches already
+            generator=generator,
             collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
         )
     order = TokenBatchSampler(
@@ -320,4 +324,4 @@ def make_batches(
         process_index=accelerator.process_index,
     )
     rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # a Dataset is what torch's class of that name describes
-    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate)
+    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate, generator=generator)

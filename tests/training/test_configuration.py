@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from vanilla_transformer.training.configuration import load_run_config
+
+LEAST = "training: {output_dir: run, max_updates: 5}\n"
+
+
+def load(folder: Path, text: str = LEAST, *overrides: str):
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_run_config(path, list(overrides))
+
+
+def message_of(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the tests below look at the message
+        load(folder, text, *overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_the_papers(tmp_path: Path):
+    config = load(tmp_path)
+    optimizer = config.optimizer
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.warmup_steps) == (0.9, 0.98, 1e-9, 4000)
+    assert (config.training.max_source_tokens, config.training.max_target_tokens) == (25000, 25000)
+    assert (config.generation.num_beams, config.generation.max_tokens_beyond_source) == (4, 50)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path):
+    config = load(tmp_path, LEAST + "optimizer: {eps: 1e-9}\nmodel: {layer_norm_eps: 1e-5}\n")
+    assert config.optimizer.eps == 1e-9
+    assert config.model["layer_norm_eps"] == 1e-5
+
+
+def test_overrides_are_read_as_yaml(tmp_path: Path):
+    config = load(
+        tmp_path, LEAST, "training.max_minutes=2.5", "data.train.source=a", "data.train.target=b", "training.resume=no"
+    )
+    assert config.training.max_minutes == 2.5
+    assert config.training.resume is False
+    assert config.data.train is not None
+    assert config.data.train.source == "a"
+
+
+def test_a_file_extends_another_key_by_key(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text(LEAST + "optimizer: {warmup_steps: 7, beta1: 0.5}\n")
+    config = load(tmp_path, "extends: base.yaml\noptimizer: {warmup_steps: 9}\n")
+    assert (config.optimizer.warmup_steps, config.optimizer.beta1) == (9, 0.5)
+
+
+def test_a_resolved_config_reads_back_as_itself(tmp_path: Path):
+    import yaml
+
+    config = load(tmp_path, LEAST + "model: {d_model: 64}\ndata: {train: {path: x.tsv}}\n")
+    assert load(tmp_path, yaml.safe_dump(config.to_dict())).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trainings: {}\n" + LEAST, ["unknown key trainings", "training"]),
+        (LEAST + "optimizer: {lr: 1}\n", ["unknown key optimizer.lr", "warmup_steps"]),
+        (LEAST + "model: {hidden: 1}\n", ["unknown key model.hidden", "d_model"]),
+        (LEAST + "model: {vocab_size: 5}\n", ["unknown key model.vocab_size"]),
+        (LEAST + "data: {train: {files: a}}\n", ["unknown key data.train.files", "source"]),
+        ("model: {d_model: 8}\n", ["training is missing"]),
+        ("training: {max_updates: 5}\n", ["training.output_dir is missing"]),
+        ("- a\n- b\n", ["must hold sections"]),
+        ("a: [\n", ["not valid YAML"]),
+        ("extends: 5\n" + LEAST, ["extends=5"]),
+        ("training: 5\n", ["training", "expected a section"]),
+    ],
+)
+def test_what_is_not_a_configuration(tmp_path: Path, text: str, said: list[str]):
+    message = message_of(tmp_path, text)
+    for words in said:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.max_updates=many", "training.max_updates='many': expected int or null, got str"),
+        ("training.max_updates=2.5", "training.max_updates=2.5: expected int or null"),
+        ("training.resume=1", "training.resume=1: expected bool"),
+        ("training.mixed_precision=int8", "training.mixed_precision='int8': expected 'no' or 'bf16'"),
+        ("optimizer.eps=tiny", "optimizer.eps='tiny': expected float"),
+        ("model.d_model=wide", "model.d_model='wide': expected int"),
+        ("model.norm_position=middle", "model.norm_position='middle': expected 'post' or 'pre'"),
+    ],
+)
+def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, override: str, said: str):
+    assert said in message_of(tmp_path, LEAST, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.num_heads=7", "model.num_heads=7 does not divide d_model=512"),
+        ("model.d_ff=-5", "model.d_ff=-5"),
+        ("model.d_model=0", "model.d_model=0"),
+        ("model.d_ff=99999999999", "model.d_ff=99999999999"),
+        ("model.dropout=1.5", "model.dropout=1.5 must be at least 0 and less than 1"),
+        ("training.max_updates=0", "training.max_updates=0 must be at least 1"),
+        ("training.max_minutes=-1", "training.max_minutes=-1.0 must be greater than 0"),
+        ("training.max_updates=null", "training has no end"),
+        ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
+        ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
+        ("optimizer.beta2=1", "optimizer.beta2=1.0"),
+        ("optimizer.learning_rate_scale=nan", "optimizer.learning_rate_scale=nan"),
+        ("optimizer.max_grad_norm=0", "optimizer.max_grad_norm=0.0 must be greater than 0"),
+    ],
+)
+def test_impossible_values(tmp_path: Path, override: str, said: str):
+    assert said in message_of(tmp_path, LEAST, override)
+
+
+def test_learned_positions_must_reach_as_far_as_the_data(tmp_path: Path):
+    message = message_of(
+        tmp_path, LEAST, "model.position_embedding=learned", "model.max_position_embeddings=200", "data.max_length=180"
+    )
+    assert "model.max_position_embeddings=200 is less than 230" in message
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_only_the_training_corpus_streams(tmp_path: Path, name: str):
+    overrides = [f"data.{name}.path=x.tsv", f"data.{name}.streaming=true"]
+    assert f"data.{name}.streaming=true" in message_of(tmp_path, LEAST, *overrides)
+
+
+@pytest.mark.parametrize("override", ["training.max_updates", "=5"])
+def test_an_override_has_a_key_and_a_value(tmp_path: Path, override: str):
+    assert "section.key=value" in message_of(tmp_path, LEAST, override)
+
+
+def test_an_override_of_a_value_by_a_section(tmp_path: Path):
+    assert "output_dir is a value, not a section" in message_of(tmp_path, LEAST, "training.output_dir.x=5")
+
+
+def test_a_missing_file(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"configuration .*nowhere\.yaml does not exist"):
+        load_run_config(tmp_path / "nowhere.yaml")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop as a whole, on runs of a second."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from vanilla_transformer.training import loop
+from vanilla_transformer.training.checkpoint import list_checkpoints
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in run.bare_model().state_dict().items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance) -> None:
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], **tolerance or {"rtol": 0, "atol": 0})
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run):
+    """To the bit, dropout included, across the end of an epoch."""
+    whole = tiny_run.train("training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")
+    assert whole.progress.epoch >= 1
+    for updates in (3, 9, 13):  # the same command with another end
+        resumed = tiny_run.train(f"training.max_updates={updates}")
+    assert resumed.progress.updates == 13
+    assert resumed.progress.target_tokens == whole.progress.target_tokens
+    assert_equal(weights(resumed), weights(whole))
+
+
+def test_a_stop_request_ends_with_a_checkpoint(tiny_run, monkeypatch):
+    step = loop.backward
+
+    def interrupted(run, micro_batches):
+        if run.progress.updates == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, micro_batches)
+
+    monkeypatch.setattr(loop, "backward", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        tiny_run.train("training.checkpoint_every=1000")
+    assert caught.value.code == loop.EXIT_STATUS_OF_A_STOPPED_RUN
+    checkpoints = list_checkpoints(tiny_run.output_dir / "checkpoints")
+    assert [path.name for path in checkpoints] == ["update-00000005"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_epoch_has_every_pair_once(tiny_run, monkeypatch):
+    seen = []
+    step = loop.backward
+    monkeypatch.setattr(loop, "backward", lambda run, parts: seen.extend(parts) or step(run, parts))
+    run = tiny_run.train("training.max_updates=null", "training.max_epochs=2")
+    sentences = sorted(tuple(i for i in row.tolist() if i) for batch in seen for row in batch["input_ids"])
+    assert sentences == sorted(tuple(row["input_ids"]) for row in run.train for _ in range(2))
+    assert (run.progress.epoch, run.progress.batches) == (2, 0)
+
+
+def test_accumulated_micro_batches_are_one_update(tiny_run):
+    """Half the budget and twice the micro-batches: the epoch's pairs in one update either way, so the same weights."""
+    options = ["model.dropout=0.0", "training.max_epochs=3"]
+    whole = tiny_run.train(
+        *options,
+        "training.max_source_tokens=10000",
+        "training.max_target_tokens=10000",
+        f"training.output_dir={tiny_run.folder / 'whole'}",
+    )
+    parts = tiny_run.train(*options, "training.gradient_accumulation_steps=100")
+    assert whole.progress.updates == parts.progress.updates == 3
+    assert len(parts.order) > 5
+    assert_equal(weights(parts), weights(whole), rtol=1e-3, atol=1e-5)  # Adam's eps is 1e-9: it magnifies rounding
+
+
+def test_the_schedule_steps_once_an_update(tiny_run):
+    run = tiny_run.train("training.gradient_accumulation_steps=3", "training.max_updates=6", "optimizer.warmup_steps=4")
+    assert run.progress.updates == 6
+    assert run.schedule.get_last_lr()[0] == pytest.approx(16**-0.5 * 7**-0.5)  # the rate of the seventh to come
+
+
+def test_minutes_end_a_run(tiny_run):
+    run = tiny_run.train("training.max_updates=100000", "training.max_minutes=0.001")
+    assert 0 < run.progress.updates < 100_000
+    assert run.progress.seconds >= 0.06
+
+
+def test_clipping_bounds_the_first_step(tiny_run, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def record(self, *arguments):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])).item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    tiny_run.train("training.max_updates=3", "optimizer.max_grad_norm=0.01")
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_stream_trains(tiny_run):
+    run = tiny_run.train("data.train.streaming=true", "training.max_updates=null", "training.max_epochs=2")
+    assert run.progress.epoch == 2
+    assert run.progress.updates > 2
+    assert run.epochs() == 2.0
+
+
+def test_a_stream_resumes(tiny_run):
+    options = ["data.train.streaming=true"]
+    whole = tiny_run.train(*options, "training.max_updates=9", f"training.output_dir={tiny_run.folder / 'whole'}")
+    for updates in (5, 9):
+        resumed = tiny_run.train(*options, f"training.max_updates={updates}")
+    assert_equal(weights(resumed), weights(whole))
+
+
+def test_resuming_can_be_declined(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    again = tiny_run.train("training.max_updates=3", "training.resume=false")
+    assert again.progress.updates == 3
+
+
+def test_another_configuration_does_not_go_on(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    with pytest.raises(
+        ValueError, match=r"another model\.d_ff \(32 there, 64 now\); choose another training\.output_dir"
+    ):
+        tiny_run.train("model.d_ff=64")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation against torch's cross-entropy and sacreBLEU, sentence by sentence."""
+
+import math
+
+import pytest
+import sacrebleu
+import torch
+
+from vanilla_transformer.training.validation import perplexity, validate
+
+
+@pytest.fixture
+def run(tiny_run):
+    return tiny_run.train(*tiny_run.validation(), "training.validate_every=1000")
+
+
+@torch.no_grad()
+def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
+    model = run.bare_model().eval()
+    total, tokens = 0.0, 0
+    for row in run.validation:
+        labels = torch.tensor([row["labels"]])
+        logits = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).logits[0].double()
+        total += torch.nn.functional.cross_entropy(logits, labels[0], reduction="sum").item()
+        tokens += labels.numel()
+    assert validate(run).perplexity == pytest.approx(math.exp(total / tokens), rel=1e-5)
+
+
+def test_bleu_is_sacrebleus_of_greedy_translations(run):
+    model = run.bare_model().eval()
+    texts = []
+    for row in run.validation:
+        ids = model.generate(torch.tensor([row["input_ids"]]), num_beams=1)
+        texts.append(run.tokenizer.decode(ids[0], skip_special_tokens=True))
+    expected = sacrebleu.corpus_bleu(texts, [run.validation["target"][:]]).score
+    assert validate(run).bleu == pytest.approx(expected)
+
+
+def test_the_model_goes_on_training_afterwards(run):
+    run.bare_model().train()
+    validate(run)
+    assert run.bare_model().training
+
+
+def test_the_best_model_is_kept(tiny_run):
+    run = tiny_run.train(*tiny_run.validation(), "training.validate_every=3")
+    assert run.progress.best_bleu >= 0
+    assert {path.name for path in (tiny_run.output_dir / "best").iterdir()} >= {"model.safetensors", "tokenizer.json"}
+
+
+def test_a_hopeless_model_has_infinite_perplexity():
+    assert perplexity(1e6) == math.inf
