@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV = .venv
 WORDS =
+SET =
 
 # A stamp is written when its extra is wholly installed, and is out of date when the requirements change.
 QUICKSTART = $(VENV)/.installed-quickstart
@@ -14,10 +15,10 @@ help:
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make check       ruff and pyright"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
-	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV))"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart)"
 
 quickstart: $(QUICKSTART)
-	@$(VENV)/bin/vanilla-transformer quickstart $(WORDS)
+	@$(VENV)/bin/vanilla-transformer quickstart $(WORDS) $(foreach change,$(SET),--set $(change))
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile

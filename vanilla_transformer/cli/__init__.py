@@ -7,6 +7,7 @@ Modules here import torch, transformers and the rest of the package inside `run`
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from vanilla_transformer.cli import average, evaluate, quickstart, train, translate
 
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vanilla-transformer",
         description='The Transformer of "Attention Is All You Need": from parallel text to translations.',
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),  # names and what they do side by side
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():

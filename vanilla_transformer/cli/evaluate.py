@@ -65,7 +65,7 @@ def _check_counts(file: str, lines: list[str], reference: str, references: list[
             "of line i of the other"
         )
     if not lines:
-        raise ValueError(f"{file} and {reference} are empty: there is nothing to score")
+        raise ValueError(f"{file} and {reference} are empty: nothing to score")
 
 
 def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:

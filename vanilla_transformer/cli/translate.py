@@ -55,8 +55,6 @@ def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTra
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import io
-
     from tqdm import tqdm
 
     from vanilla_transformer.data.corpus import decode_lines
@@ -64,8 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     model, tokenizer = open_model(arguments.model)
     _check_n_best(arguments.n_best, arguments.beams or model.generation_config.num_beams or 1)
-    # One line is one "\n": U+2028 or a carriage return inside a sentence must not make two lines of it.
-    output = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)
     done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         translations = translate_stream(
@@ -82,11 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
         for best in translations:
             done += 1
             if arguments.n_best:
-                output.writelines(f"{done}\t{one.score:.4f}\t{one_line(one.text)}\n" for one in best)
+                _write("".join(f"{done}\t{one.score:.4f}\t{one_line(one.text)}\n" for one in best))
             else:
-                output.write(one_line(best[0].text) + "\n")
-    output.detach()
+                _write(f"{one_line(best[0].text)}\n")
     return 0
+
+
+def _write(text: str) -> None:
+    """To standard output, at once: as UTF-8 and with "\\n" alone ending a line, whatever the locale."""
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
 
 
 def _check_n_best(n_best: int | None, beams: int) -> None:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import pytest
+import sacrebleu
+
+from vanilla_transformer.cli import main
+
+REFERENCES = ["a b c d e", "The cat sat on the mat .", "c d"]
+
+
+def write(path: Path, lines: list[str]) -> str:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def test_given_translations_are_scored_as_by_sacrebleu(tmp_path, capsys):
+    hypotheses = ["a b c d f", "the cat sat on a mat .", "c d"]
+    files = [write(tmp_path / "hyp", hypotheses), write(tmp_path / "ref", REFERENCES)]
+    assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1], "--lowercase", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    for case, lowercase in (("cased", False), ("lowercased", True)):
+        expected = sacrebleu.corpus_bleu(hypotheses, [REFERENCES], lowercase=lowercase)
+        assert scores[case]["bleu"] == pytest.approx(expected.score)
+    assert scores["cased"]["bleu_signature"] == "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+
+
+def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, capsys):
+    source, reference = write(tmp_path / "s", ["a b c", "", "h"]), write(tmp_path / "t", ["c b a", "", "h"])
+    output = tmp_path / "out"
+    arguments = ["evaluate", str(model_folder), "--source", source, "--reference", reference]
+    assert main([*arguments, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    translations = output.read_text(encoding="utf-8").split("\n")
+    assert len(translations) == 4
+    assert translations[1] == ""
+    assert main(["evaluate", "--hypothesis", str(output), "--reference", reference]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--source", "s"],
+        ["model"],
+        [],
+        ["model", "--source", "s", "--hypothesis", "h"],
+    ],
+)
+def test_what_is_to_be_scored_must_be_clear(arguments: list[str], capsys):
+    assert main(["evaluate", *arguments, "--reference", "r"]) == 1
+    assert "give either MODEL and --source, or --hypothesis" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("lines", "said"), [(["a"], "hyp has 1 lines, "), ([], "are empty: nothing to score")])
+def test_files_must_fit(tmp_path, capsys, lines: list[str], said: str):
+    references = REFERENCES if lines else []
+    files = [write(tmp_path / "hyp", lines), write(tmp_path / "ref", references)]
+    assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1]]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_file(tmp_path, capsys):
+    hypothesis = write(tmp_path / "hyp", ["a"])
+    assert main(["evaluate", "--hypothesis", hypothesis, "--reference", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a whole: help, usage, errors in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vanilla_transformer.cli import SUBCOMMANDS, main
+
+
+def status_of(*arguments: str) -> int:
+    """The exit status, whether returned or raised."""
+    try:
+        return main(list(arguments))
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in SUBCOMMANDS)], ids=" ".join)
+def test_help_needs_none_of_the_large_libraries(arguments: list[str]):
+    """They take seconds to import; without them the answer comes at once."""
+    code = (
+        "import sys; from vanilla_transformer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([n for n in ('torch', 'transformers', 'datasets', 'accelerate', 'numpy') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[0].startswith("usage: vanilla-transformer")
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_each_command_says_what_it_does(name: str, capsys):
+    assert status_of("--help") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [name])
+    assert len(line.split()) > 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["paint"],
+        ["translate"],
+        ["translate", "model", "--beans", "4"],
+        ["translate", "model", "--beams", "0"],
+        ["translate", "model", "--beams", "four"],
+        ["evaluate", "model"],
+    ],
+)
+def test_wrong_usage_is_status_2_and_says_how(arguments: list[str], capsys):
+    assert status_of(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("usage: vanilla-transformer")
+    assert "error:" in message.splitlines()[-1]
+
+
+def test_an_error_is_one_line_and_status_1(capsys, tmp_path):
+    assert status_of("train", str(tmp_path / "nowhere.yaml")) == 1
+    message = capsys.readouterr().err
+    assert message == f"vanilla-transformer train: error: configuration {tmp_path}/nowhere.yaml does not exist\n"
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["train", str(tmp_path / "nowhere.yaml"), "--debug"])

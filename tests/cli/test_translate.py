@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from vanilla_transformer.cli import main
+from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.evaluation.translate import translate_lines
+
+LINES = ["a b c", "", "h", "   ", "c\u2028d", "e\rf", "a b c d e f", ""]
+
+
+def translate(folder: Path, *options: str) -> int:
+    return main(["translate", str(folder), *options])
+
+
+@pytest.fixture
+def copied(model_folder: Path, tmp_path: Path) -> Path:
+    """A model folder to damage."""
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+def test_a_line_for_each_line_in_order(model_folder, give_input, capsysbinary):
+    give_input("".join(f"{line}\n" for line in LINES).encode())
+    assert translate(model_folder) == 0
+    translated = capsysbinary.readouterr().out.decode().split("\n")
+    model, tokenizer = load_model_folder(model_folder), load_tokenizer(model_folder)
+    alone = [translate_lines(model, tokenizer, [line], max_batch_tokens=100)[0][0].text for line in LINES]
+    assert translated == [*alone, ""]
+    assert [i for i, line in enumerate(translated) if not line] == [1, 3, 7, 8]
+
+
+def test_nothing_in_nothing_out(model_folder, give_input, capsysbinary):
+    give_input(b"")
+    assert translate(model_folder) == 0
+    assert capsysbinary.readouterr().out == b""
+
+
+def test_a_last_line_without_an_end_counts(model_folder, give_input, capsysbinary):
+    give_input(b"a b\nc d")
+    assert translate(model_folder) == 0
+    assert capsysbinary.readouterr().out.count(b"\n") == 2
+
+
+def test_progress_stays_off_the_output(model_folder, give_input, capsysbinary):
+    give_input(b"a b\n")
+    translate(model_folder)
+    loud = capsysbinary.readouterr()
+    assert b"lines" in loud.err
+    give_input(b"a b\n")
+    translate(model_folder, "--quiet")
+    quiet = capsysbinary.readouterr()
+    assert (quiet.out, quiet.err) == (loud.out, b"")
+
+
+def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, capsysbinary):
+    give_input(b"a b c\nh g\n")
+    assert translate(model_folder, "--n-best", "3", "--beams", "4") == 0
+    rows = [line.split("\t") for line in capsysbinary.readouterr().out.decode().splitlines()]
+    assert [row[0] for row in rows] == ["1", "1", "1", "2", "2", "2"]
+    for start in (0, 3):
+        scores = [float(row[1]) for row in rows[start : start + 3]]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--n-best", "5"], "--n-best 5 needs at least as many beams: add --beams 5"),
+        (["--n-best", "1", "--beams", "1"], "only a beam search gives: add --beams 2 or more"),
+    ],
+)
+def test_n_best_needs_beams(model_folder, give_input, capsys, options: list[str], said: str):
+    give_input(b"a\n")
+    assert translate(model_folder, *options) == 1
+    assert said in capsys.readouterr().err
+
+
+def error_line(capsys) -> str:
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("vanilla-transformer translate: error: ")
+    return message
+
+
+def test_invalid_utf_8_names_the_line(model_folder, give_input, capsys):
+    give_input(b"a b\n\xff\n")
+    assert translate(model_folder, "--quiet") == 1
+    assert "standard input, line 2: byte 1 is not UTF-8" in error_line(capsys)
+
+
+def test_a_line_without_end_is_refused_by_number(model_folder, give_input, capsys):
+    give_input(b"a b\n" + b"a " * 500_000 + b"\n")
+    assert translate(model_folder, "--quiet") == 1
+    assert "line 2 has 500,001 tokens, more than the limit of 1,024" in error_line(capsys)
+
+
+def test_the_limit_of_a_line_can_be_raised(model_folder, give_input, capsysbinary):
+    give_input(b"a " * 30 + b"\n")
+    assert translate(model_folder, "--quiet", "--max-tokens", "30", "--beams", "1") == 1
+    give_input(b"a " * 30 + b"\n")
+    assert translate(model_folder, "--quiet", "--max-tokens", "31", "--beams", "1") == 0
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def empty(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def other_shapes(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"d_ff": 32', '"d_ff": 48'))
+
+
+def one_missing(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.encoder.layers.0.feed_forward.linear_1.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"model": ')
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_weights, "has no weights: expected model.safetensors"),
+        (truncated, "are damaged (truncated download or copy?)"),
+        (empty, "are damaged (truncated download or copy?)"),
+        (other_shapes, "do not fit its config.json"),
+        (one_missing, "lacks 1 of the model's weights, the first is model.encoder.layers.0.feed_forward.linear_1"),
+        (no_config, "has no config.json"),
+        (no_tokenizer, "has no tokenizer: tokenizer.json is missing"),
+        (broken_tokenizer, "is damaged"),
+        (broken_config, "config.json"),
+        (shutil.rmtree, "does not exist"),
+    ],
+)
+def test_a_broken_model_folder(copied, give_input, capsys, damage, said: str):
+    damage(copied)
+    give_input(b"a\n")
+    assert translate(copied) == 1
+    message = error_line(capsys)
+    assert str(copied) in message
+    assert said in message

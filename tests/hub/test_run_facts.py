@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from vanilla_transformer.hub.model_card import Score
+from vanilla_transformer.hub.run_facts import facts_of_run
+
+
+@pytest.fixture
+def results(tiny_run) -> dict:
+    languages = ["data.source_language=de", "data.target_language=fr", "data.license=cc0-1.0"]
+    tiny_run.train(*tiny_run.validation(), *languages)
+    return json.loads((tiny_run.output_dir / "results.json").read_text())
+
+
+def test_facts_are_the_runs(results):
+    facts = facts_of_run(results, "someone/tiny")
+    assert (facts.model_name, facts.languages, facts.data_license) == ("someone/tiny", ["de", "fr"], "cc0-1.0")
+    assert (facts.parameters, facts.updates, facts.pairs) == (results["parameters"], 8, 120)
+    assert facts.recipe["optimizer"]["warmup_steps"] == 20
+    assert facts.recipe["model"]["d_model"] == 16
+
+
+def test_the_recipe_leaves_out_places_on_this_machine(results, tiny_run):
+    assert str(tiny_run.folder) not in json.dumps(facts_of_run(results, "tiny").recipe)
+
+
+def test_scores_of_the_test_corpus_stand_for_the_validations_bleu(results):
+    names = [score.metric for score in facts_of_run(results, "tiny").scores]
+    assert names == ["perplexity per token", "BLEU"]
+    results["scores"] = [{"data": "test", "metric": "BLEU", "value": 30.0, "signature": "s"}]
+    scores = facts_of_run(results, "tiny", [Score("more", "word error rate", 0.5)]).scores
+    assert [(score.dataset, score.metric) for score in scores] == [
+        ("more", "word error rate"),
+        ("reversals: test", "BLEU"),
+        ("reversals: validation, before averaging", "perplexity per token"),
+    ]
+
+
+def test_one_language_alone_is_no_direction(results):
+    results["config"]["data"]["target_language"] = None
+    assert facts_of_run(results, "tiny").languages == []

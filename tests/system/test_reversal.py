@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way with the installed command: text files, training, translations, a score; it must really have learnt."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import write_reversals
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str, **options) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "vanilla_transformer.cli", *arguments]
+    return subprocess.run(line, check=True, capture_output=True, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run that has learnt to reverse up to six letters: about a minute."""
+    folder = tmp_path_factory.mktemp("system")
+    values = {
+        "data": {name: write_reversals(folder, name, n) for name, n in (("train", 6000), ("validation", 100))},
+        "tokenizer": {"kind": "symbols"},
+        "model": {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0},
+        "training": {
+            "output_dir": str(folder / "run"),
+            "max_updates": 1500,
+            "max_source_tokens": 600,
+            "max_target_tokens": 600,
+            "validate_every": 500,
+            "checkpoint_every": 100,
+            "attention": "eager",
+        },
+        "optimizer": {"warmup_steps": 300},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    command("train", str(folder / "run.yaml"))
+    return folder
+
+
+def test_it_has_learnt_the_task(run: Path):
+    test = write_reversals(run, "test", 200)
+    source, target = (Path(test[side]).read_bytes() for side in ("source", "target"))
+    translated = command("translate", str(run / "run" / "model"), input=source).stdout
+    pairs = list(zip(translated.splitlines(), target.splitlines(), strict=True))
+    assert sum(one == other for one, other in pairs) / len(pairs) > 0.97
+
+
+def test_its_perplexity_is_near_one_and_its_bleu_near_a_hundred(run: Path):
+    validation = json.loads((run / "run" / "results.json").read_text())["validation"]
+    assert validation["perplexity"] < 1.1
+    assert validation["bleu"] > 95
+
+
+def test_the_same_command_again_changes_nothing(run: Path):
+    weights = run / "run" / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    command("train", str(run / "run.yaml"))
+    assert weights.read_bytes() == before
+
+
+def test_the_model_opens_without_the_network_and_with_the_package_alone(run: Path):
+    code = (
+        "import sys, vanilla_transformer\n"
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n"
+        "t, m = (c.from_pretrained(sys.argv[1]) for c in (AutoTokenizer, AutoModelForSeq2SeqLM))\n"
+        "print(t.decode(m.generate(**t('a b c d', return_tensors='pt'))[0], skip_special_tokens=True))"
+    )
+    arguments = [sys.executable, "-c", code, str(run / "run" / "model")]
+    result = subprocess.run(arguments, check=True, capture_output=True, text=True, env=os.environ)
+    assert result.stdout.strip() == "d c b a"

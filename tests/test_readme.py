@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands run as they are written: the long ones shortened by their own settings (`SET`, overrides)."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SHORT_TRAINING = ["training.max_updates=2", "training.mixed_precision='no'", "training.trackers=[]"]
+SHORT_TRAINING += ["model.d_model=16", "model.d_ff=16", "tokenizer.vocab_size=300"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def run(arguments: list[str] | str, **options) -> str:
+    """Standard output; the test fails if the command does."""
+    shell = isinstance(arguments, str)
+    result = subprocess.run(
+        arguments, shell=shell, capture_output=True, text=True, env=ENVIRONMENT, check=False, **options
+    )
+    assert result.returncode == 0, f"{arguments}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+def test_every_command_is_tested_here():
+    known = [*("make quickstart", "make test"), *(line for line in commands() if line.startswith(".venv/bin/"))]
+    others = [line for line in commands() if line not in known]
+    assert [line.split()[0] for line in others] == ["accelerate", "torchrun"]
+    assert [line.split()[1] for line in known[2:]] == ["train", "translate", "evaluate"]
+
+
+def test_quickstart(tmp_path: Path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.spelling").write_text("c a t\nt a c k\na c t\n")
+        (tmp_path / f"{name}.phonemes").write_text("K AE T\nT AE K\nAE K T\n")
+    (tmp_path / "test.json").write_text(json.dumps({"tact": ["T AE K T"]}))  # where it is, the others are whole
+    changes = [f"data.{name}.{side}={tmp_path}/{name}.{suffix}" for name in ("train", "validation")
+               for side, suffix in (("source", "spelling"), ("target", "phonemes"))]  # fmt: skip
+    changes += [f"training.output_dir={tmp_path}/run", "training.max_updates=3", "training.trackers=[]"]
+    venv = sys.prefix
+    output = run(
+        [
+            *("make", "quickstart", f"VENV={venv}", "WORDS=cat", f"SET={' '.join(changes)}"),
+            *("-o", f"{venv}/.installed-quickstart"),  # what this test runs in is installed already
+        ],
+        cwd=REPOSITORY,
+    )
+    assert "1 words never seen in training:" in output
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check"])
+def test_make_has_the_target(target: str):
+    assert run(["make", "-n", target], cwd=REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A user's folder after the README's commands on text of their own."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "configs").symlink_to(REPOSITORY / "configs")
+    (path / "scripts").symlink_to(REPOSITORY / "scripts")
+    (path / "my.en").write_text("A man sleeps.\nTwo dogs play.\n" * 20)
+    (path / "my.de").write_text("Ein Mann schläft.\nZwei Hunde spielen.\n" * 20)
+    program = shlex.join([sys.executable, "-m", "vanilla_transformer.cli"])
+    for line in commands():
+        if line.startswith(".venv/bin/vanilla-transformer "):
+            more = shlex.join(SHORT_TRAINING) if " train " in line else ""
+            run(f"{line.replace('.venv/bin/vanilla-transformer', program, 1)} {more}", cwd=path)
+    return path
+
+
+def test_own_text_is_translated_line_by_line(folder: Path):
+    assert (folder / "translated.de").read_text().count("\n") == 40
+
+
+def test_the_python_lines_run_on_the_trained_model(folder: Path):
+    (code,) = blocks("python")
+    assert run([sys.executable, "-c", code], cwd=folder).startswith("[")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_launchers(folder: Path, launcher: str):
+    (line,) = (line for line in commands() if line.startswith(f"{launcher} "))
+    line = line.replace(launcher, f"{sys.prefix}/bin/{launcher}", 1)
+    run(f"{line} {shlex.join(SHORT_TRAINING)} training.output_dir=runs/{launcher}", cwd=folder)
+    assert (folder / "runs" / launcher / "model" / "README.md").is_file()
+
+
+def test_every_file_that_it_names_exists():
+    for name in re.findall(r"`((?:configs|scripts|vanilla_transformer)/[\w/.*]+)`", README):
+        assert list(REPOSITORY.glob(name)), name
+
+
+def test_a_newcomer_decides_within_a_screen():
+    assert README.index("\n---\n") < 3000
