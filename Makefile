@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 PYTHON ?= python3
 VENV = .venv
-WORDS =
+export WORDS =
 SET =
 
 # A stamp is written when its extra is wholly installed, and is out of date when the requirements change.
@@ -18,7 +18,7 @@ help:
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart)"
 
 quickstart: $(QUICKSTART)
-	@$(VENV)/bin/vanilla-transformer quickstart $(WORDS) $(foreach change,$(SET),--set $(change))
+	@$(VENV)/bin/vanilla-transformer quickstart $$WORDS $(foreach change,$(SET),--set $(change))
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile

@@ -116,6 +116,8 @@ def smoothed_cross_entropy(
     Returns:
         The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats.
     """
+    if not torch.is_grad_enabled():  # which autograd does not tell a Function: it would compute both gradients
+        hidden_states, weight = hidden_states.detach(), weight.detach()
     loss, likelihood = _ChunkedCrossEntropy.apply(
         hidden_states.reshape(-1, hidden_states.shape[-1]),  # (batch * target_length, d_model)
         weight,

@@ -28,16 +28,17 @@ def test_model_folders_by_name(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "status", "said"),
     [
-        (["{run}", "--last", "9"], "has 2 checkpoints, --last asks for 9"),
-        (["{run}", "{run}", "--last", "1"], "--last takes one run's folder, 2 were given"),
-        (["{run}/nowhere"], "does not exist"),
+        (["{run}", "--last", "9"], 1, "has 2 checkpoints, --last asks for 9"),
+        (["{run}", "{run}", "--last", "1"], 2, "--last takes one run's folder, 2 were given"),
+        (["{run}/nowhere"], 1, "does not exist"),
     ],
 )
-def test_what_cannot_be_averaged(model_folder, tmp_path, capsys, arguments: list[str], said: str):
+def test_what_cannot_be_averaged(model_folder, tmp_path, capsys, arguments: list[str], status: int, said: str):
     arguments = [argument.format(run=model_folder.parent) for argument in arguments]
-    assert main(["average", *arguments, "--output", str(tmp_path / "out")]) == 1
+    assert main(["average", *arguments, "--output", str(tmp_path / "out")]) == status
+    assert not (tmp_path / "out").exists()
     assert said in capsys.readouterr().err
 
 

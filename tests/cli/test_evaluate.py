@@ -46,10 +46,12 @@ def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, ca
         ["model"],
         [],
         ["model", "--source", "s", "--hypothesis", "h"],
+        ["model", "--hypothesis", "h"],
+        ["--source", "s", "--hypothesis", "h"],
     ],
 )
 def test_what_is_to_be_scored_must_be_clear(arguments: list[str], capsys):
-    assert main(["evaluate", *arguments, "--reference", "r"]) == 1
+    assert main(["evaluate", *arguments, "--reference", "r"]) == 2
     assert "give either MODEL and --source, or --hypothesis" in capsys.readouterr().err
 
 

@@ -34,8 +34,9 @@ def test_help_needs_none_of_the_large_libraries(arguments: list[str]):
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_each_command_says_what_it_does(name: str, capsys):
     assert status_of("--help") == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [name])
-    assert len(line.split()) > 4
+    shown = " ".join(capsys.readouterr().out.split())
+    first_line = (SUBCOMMANDS[name].__doc__ or "").splitlines()[0]
+    assert f" {name} {first_line[:40]}" in shown
 
 
 @pytest.mark.parametrize(

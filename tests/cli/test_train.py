@@ -37,7 +37,7 @@ def test_progress_shows_what_a_person_watches(tiny_run, capsys):
 def test_scalars_reach_tensorboard(tiny_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    main(["train", str(tiny_run.config), *tiny_run.validation(), "training.trackers=[tensorboard]"])
+    assert main(["train", str(tiny_run.config), *tiny_run.validation(), "training.trackers=[tensorboard]"]) == 0
     events = EventAccumulator(str(tiny_run.output_dir / "logs" / "vanilla_transformer")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8]
     tags = set(events.Tags()["scalars"])

@@ -28,8 +28,8 @@ def test_a_line_for_each_line_in_order(model_folder, give_input, capsysbinary):
     assert translate(model_folder) == 0
     translated = capsysbinary.readouterr().out.decode().split("\n")
     model, tokenizer = load_model_folder(model_folder), load_tokenizer(model_folder)
-    alone = [translate_lines(model, tokenizer, [line], max_batch_tokens=100)[0][0].text for line in LINES]
-    assert translated == [*alone, ""]
+    expected = translate_lines(model, tokenizer, LINES, max_batch_tokens=8192)
+    assert translated == [*(best[0].text for best in expected), ""]
     assert [i for i, line in enumerate(translated) if not line] == [1, 3, 7, 8]
 
 
@@ -57,11 +57,12 @@ def test_progress_stays_off_the_output(model_folder, give_input, capsysbinary):
 
 
 def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, capsysbinary):
-    give_input(b"a b c\nh g\n")
+    give_input(b"a b c\n\nh g\n")
     assert translate(model_folder, "--n-best", "3", "--beams", "4") == 0
     rows = [line.split("\t") for line in capsysbinary.readouterr().out.decode().splitlines()]
-    assert [row[0] for row in rows] == ["1", "1", "1", "2", "2", "2"]
-    for start in (0, 3):
+    assert [row[0] for row in rows] == ["1", "1", "1", "2", "2", "2", "3", "3", "3"]
+    assert rows[3:6] == [["2", "0.0000", ""]] * 3
+    for start in (0, 6):
         scores = [float(row[1]) for row in rows[start : start + 3]]
         assert scores == sorted(scores, reverse=True)
 
@@ -75,7 +76,7 @@ def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, ca
 )
 def test_n_best_needs_beams(model_folder, give_input, capsys, options: list[str], said: str):
     give_input(b"a\n")
-    assert translate(model_folder, *options) == 1
+    assert translate(model_folder, *options) == 2
     assert said in capsys.readouterr().err
 
 
@@ -140,6 +141,11 @@ def broken_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": ')
 
 
+def wrong_config(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"d_model": 16', '"d_model": "wide"'))
+
+
 def broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
@@ -156,6 +162,7 @@ def broken_config(folder: Path) -> None:
         (no_tokenizer, "has no tokenizer: tokenizer.json is missing"),
         (broken_tokenizer, "is damaged"),
         (broken_config, "config.json"),
+        (wrong_config, "config.json"),
         (shutil.rmtree, "does not exist"),
     ],
 )

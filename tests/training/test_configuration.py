@@ -105,7 +105,8 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("model.d_ff=99999999999", "model.d_ff=99999999999"),
         ("model.dropout=1.5", "model.dropout=1.5 must be at least 0 and less than 1"),
         ("training.max_updates=0", "training.max_updates=0 must be at least 1"),
-        ("training.max_minutes=-1", "training.max_minutes=-1.0 must be greater than 0"),
+        ("training.max_minutes=-1", "training.max_minutes=-1.0 must be greater than 0, and finite"),
+        ("training.max_minutes=.inf", "training.max_minutes=inf must be greater than 0, and finite"),
         ("training.max_updates=null", "training has no end"),
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
         ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
@@ -129,6 +130,16 @@ def test_learned_positions_must_reach_as_far_as_the_data(tmp_path: Path):
 def test_only_the_training_corpus_streams(tmp_path: Path, name: str):
     overrides = [f"data.{name}.path=x.tsv", f"data.{name}.streaming=true"]
     assert f"data.{name}.streaming=true" in message_of(tmp_path, LEAST, *overrides)
+
+
+@pytest.mark.parametrize("override", ["data.name=a: b: c", "training.trackers=[", "data.train.source=@x"])
+def test_an_override_that_is_no_yaml(tmp_path: Path, override: str):
+    assert "is not a YAML value; quote it" in message_of(tmp_path, LEAST, override)
+
+
+def test_a_streams_pairs_must_fit_a_batch(tmp_path: Path):
+    overrides = ["data.train.path=x.tsv", "data.train.streaming=true", "data.max_length=30001"]
+    assert "data.max_length=30001 is more than a batch holds" in message_of(tmp_path, LEAST, *overrides)
 
 
 @pytest.mark.parametrize("override", ["training.max_updates", "=5"])

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -54,8 +55,19 @@ def test_results_have_what_a_report_needs(tiny_run):
 def test_a_test_corpus_is_scored_with_the_finished_model(tiny_run):
     tiny_run.train(*(override.replace("validation", "test", 1) for override in tiny_run.validation()))
     scores = json.loads((tiny_run.output_dir / RESULTS).read_text())["scores"]
-    assert [score["metric"] for score in scores] == ["BLEU", "chrF"]
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_run.output_dir / MODEL)
+    lines = {side: (tiny_run.folder / f"validation.{side}").read_text().splitlines() for side in ("source", "target")}
+    outputs = [model.generate(**tokenizer(line, return_tensors="pt"))[0] for line in lines["source"]]
+    texts = [tokenizer.decode(output, skip_special_tokens=True) for output in outputs]
+    expected = [sacrebleu.corpus_bleu(texts, [lines["target"]]), sacrebleu.corpus_chrf(texts, [lines["target"]])]
+    assert [score["value"] for score in scores] == pytest.approx([score.score for score in expected])
     assert all("version:" in score["signature"] for score in scores)
+
+
+def test_greedy_decoding_can_be_configured(tiny_run):
+    tiny_run.train("generation.num_beams=1")
+    assert GenerationConfig.from_pretrained(tiny_run.output_dir / MODEL).num_beams == 1
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])

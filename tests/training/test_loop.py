@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.checkpoint import list_checkpoints
@@ -29,6 +30,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run):
     assert resumed.progress.updates == 13
     assert resumed.progress.target_tokens == whole.progress.target_tokens
     assert_equal(weights(resumed), weights(whole))
+    finished = [load_file(folder / "model" / "model.safetensors") for folder in (resumed.output_dir, whole.output_dir)]
+    assert_equal(*finished)  # the mean of the same checkpoints
 
 
 def test_a_stop_request_ends_with_a_checkpoint(tiny_run, monkeypatch):
@@ -100,24 +103,69 @@ def test_clipping_bounds_the_first_step(tiny_run, monkeypatch):
 
 
 def test_a_stream_trains(tiny_run):
-    run = tiny_run.train("data.train.streaming=true", "training.max_updates=null", "training.max_epochs=2")
+    run = tiny_run.train(
+        "data.train.streaming=true", "data.max_length=20", "training.max_updates=null", "training.max_epochs=2"
+    )
     assert run.progress.epoch == 2
     assert run.progress.updates > 2
     assert run.epochs() == 2.0
 
 
 def test_a_stream_resumes(tiny_run):
-    options = ["data.train.streaming=true"]
+    options = ["data.train.streaming=true", "data.max_length=20"]
     whole = tiny_run.train(*options, "training.max_updates=9", f"training.output_dir={tiny_run.folder / 'whole'}")
     for updates in (5, 9):
         resumed = tiny_run.train(*options, f"training.max_updates={updates}")
     assert_equal(weights(resumed), weights(whole))
 
 
-def test_resuming_can_be_declined(tiny_run):
+def test_a_run_is_not_mixed_with_an_older_one(tiny_run):
     tiny_run.train("training.max_updates=4")
-    again = tiny_run.train("training.max_updates=3", "training.resume=false")
-    assert again.progress.updates == 3
+    with pytest.raises(ValueError, match=r"holds the checkpoints of a run.*choose another training\.output_dir"):
+        tiny_run.train("training.max_updates=3", "training.resume=false")
+
+
+def test_the_number_of_processes_stays(tiny_run):
+    run = tiny_run.train("training.max_updates=3")
+    run.progress.processes = 2
+    run.checkpoints.save(run.progress)
+    with pytest.raises(ValueError, match="was trained by 2 processes, and now there are 1"):
+        tiny_run.train()
+
+
+def test_the_corpus_stays(tiny_run):
+    tiny_run.train("training.max_updates=3")
+    for side in ("source", "target"):
+        path = tiny_run.folder / f"train.{side}"
+        path.write_text(path.read_text() + "a\n")
+    with pytest.raises(ValueError, match=r"was trained on 120 pairs, and now data\.train has 121"):
+        tiny_run.train()
+
+
+def test_a_folder_may_be_moved(tiny_run):
+    tiny_run.train("training.max_updates=3")
+    moved = tiny_run.output_dir.rename(tiny_run.folder / "moved")
+    assert tiny_run.train("training.max_updates=5", f"training.output_dir={moved}").progress.updates == 5
+
+
+def test_a_damaged_checkpoint_is_named(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    latest = list_checkpoints(tiny_run.output_dir / "checkpoints")[-1]
+    for name in ("model.safetensors", "optimizer.bin"):
+        data = (latest / name).read_bytes()
+        (latest / name).write_bytes(data[: len(data) // 2])
+        with pytest.raises(ValueError, match=f"checkpoint {latest} is damaged.*remove that folder to go on"):
+            tiny_run.train("training.max_updates=5")
+        (latest / name).write_bytes(data)
+
+
+def test_a_streams_dropped_pairs_are_counted(tiny_run, caplog):
+    caplog.set_level("INFO", logger="vanilla_transformer")
+    options = ["data.train.streaming=true", "training.max_updates=null", "training.max_epochs=1", "data.max_length=6"]
+    run = tiny_run.train(*options)
+    assert run.dropped.too_long > 0
+    assert run.dropped.kept + run.dropped.too_long == 120
+    assert f"{run.dropped.too_long} with more than 6 tokens on a side dropped" in caplog.text
 
 
 def test_another_configuration_does_not_go_on(tiny_run):

@@ -6,8 +6,10 @@ import math
 import pytest
 import sacrebleu
 import torch
+from accelerate.state import AcceleratorState
 
-from vanilla_transformer.training.validation import perplexity, validate
+from vanilla_transformer.training.preparation import prepare_run
+from vanilla_transformer.training.validation import _likelihood, perplexity, validate
 
 
 @pytest.fixture
@@ -47,6 +49,21 @@ def test_the_best_model_is_kept(tiny_run):
     run = tiny_run.train(*tiny_run.validation(), "training.validate_every=3")
     assert run.progress.best_bleu >= 0
     assert {path.name for path in (tiny_run.output_dir / "best").iterdir()} >= {"model.safetensors", "tokenizer.json"}
+
+
+def test_a_longer_run_remembers_the_best_of_the_last_validation(tiny_run):
+    options = [*tiny_run.validation(), "training.validate_every=1000"]
+    first = tiny_run.train(*options, "training.max_updates=6").progress.best_bleu
+    assert first >= 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert prepare_run(tiny_run.load(*options)).progress.best_bleu == first
+
+
+def test_logits_of_a_batch_never_exist_at_once(run, monkeypatch):
+    monkeypatch.setattr(
+        run.bare_model().lm_head, "forward", lambda *_: pytest.fail("the whole projection was computed")
+    )
+    _likelihood(run)
 
 
 def test_a_hopeless_model_has_infinite_perplexity():

@@ -5,11 +5,13 @@ Modules here import torch, transformers and the rest of the package inside `run`
 """
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from vanilla_transformer.cli import average, evaluate, quickstart, train, translate
+from vanilla_transformer.cli.usage import UsageError
 
 SUBCOMMANDS = {
     "train": train,
@@ -24,18 +26,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        The exit status: 0, or 1 after an error that the user can mend (one line on stderr). Wrong usage ends in
-        argparse's own status 2.
+        The exit status: 0, or 1 after an error that the user can mend (one line on stderr), or 2 after wrong usage.
     """
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not end hours of training
+            stream.reconfigure(errors="replace")
     try:
         return arguments.run(arguments) or 0
+    except BrokenPipeError:  # whoever read the output has had enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports SIGPIPE
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if arguments.debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"vanilla-transformer {arguments.command}: error: {message}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"vanilla-transformer {arguments.command}: interrupted", file=sys.stderr)
         return 130
@@ -45,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vanilla-transformer",
         description='The Transformer of "Attention Is All You Need": from parallel text to translations.',
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=16),  # names and what they do side by side
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():

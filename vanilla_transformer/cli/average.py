@@ -7,6 +7,8 @@ vanilla-transformer average checkpoint-a checkpoint-b --output averaged
 
 import argparse
 
+from vanilla_transformer.cli.usage import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vanilla_transformer.cli.translate import positive
@@ -21,12 +23,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vanilla_transformer.data.tokenizer import load_tokenizer
     from vanilla_transformer.training.averaging import average_checkpoints
-    from vanilla_transformer.training.checkpoint import list_checkpoints
+    from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
 
     folders = [Path(folder) for folder in arguments.folders]
     if arguments.last is not None:
         if len(folders) != 1:
-            raise ValueError(f"--last takes one run's folder, {len(folders)} were given")
+            raise UsageError(f"--last takes one run's folder, {len(folders)} were given")
         found = list_checkpoints(folders[0] / "checkpoints")
         if len(found) < arguments.last:
             raise ValueError(f"{folders[0]} has {len(found)} checkpoints, --last asks for {arguments.last}")
@@ -34,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"--output {output} exists and is not empty; choose another folder")
-    model = average_checkpoints(folders)
-    model.save_pretrained(output)
-    load_tokenizer(folders[-1]).save_pretrained(output)
+    model, tokenizer = average_checkpoints(folders), load_tokenizer(folders[-1])
+    with replaced_whole(output) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
     print(f"mean of {len(folders)} checkpoints ({folders[0].name} … {folders[-1].name}): {output}")
     return 0

@@ -10,6 +10,8 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
+from vanilla_transformer.cli.usage import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vanilla_transformer.cli.translate import add_decoding_arguments
@@ -25,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if (arguments.hypothesis is None) == (arguments.model is None or arguments.source is None):
-        raise ValueError("give either MODEL and --source, or --hypothesis")
+    given = {name for name in ("model", "source", "hypothesis") if getattr(arguments, name) is not None}
+    if given not in ({"model", "source"}, {"hypothesis"}):
+        raise UsageError("give either MODEL and --source, or --hypothesis")
 
     import json
     from pathlib import Path

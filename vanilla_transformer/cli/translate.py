@@ -12,6 +12,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from vanilla_transformer.cli.usage import UsageError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         for best in translations:
             done += 1
             if arguments.n_best:
-                _write("".join(f"{done}\t{one.score:.4f}\t{one_line(one.text)}\n" for one in best))
+                # An empty line is not decoded: it has one translation, with certainty.
+                _write("".join(f"{done}\t{one.score or 0.0:.4f}\t{one_line(one.text)}\n" for one in best))
             else:
                 _write(f"{one_line(best[0].text)}\n")
     return 0
@@ -94,9 +97,9 @@ def _check_n_best(n_best: int | None, beams: int) -> None:
     if n_best is None:
         return
     if n_best > beams:
-        raise ValueError(f"--n-best {n_best} needs at least as many beams: add --beams {max(2, n_best)}")
+        raise UsageError(f"--n-best {n_best} needs at least as many beams: add --beams {max(2, n_best)}")
     if beams == 1:
-        raise ValueError("--n-best prints scores, which only a beam search gives: add --beams 2 or more")
+        raise UsageError("--n-best prints scores, which only a beam search gives: add --beams 2 or more")
 
 
 def one_line(text: str) -> str:

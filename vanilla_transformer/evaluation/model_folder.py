@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -29,6 +30,8 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
         model, report = AutoModelForSeq2SeqLM.from_pretrained(path, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights in {path} are damaged (truncated download or copy?): {error}") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"config.json in {path} is no configuration of a model: {_one_line(error)}") from error
     except RuntimeError as error:  # shapes that differ from the configuration's
         raise ValueError(f"the weights in {path} do not fit its config.json: {_one_line(error)}") from error
     except OSError as error:

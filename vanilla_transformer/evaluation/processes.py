@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes among which work is shared, as Accelerate sees them."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+
+# The others wait while the main process reads, tokenises or averages; the default is 10 minutes on GPUs.
+LONGEST_WAIT = timedelta(hours=12)
 
 
 def process_state() -> PartialState:
@@ -12,4 +17,5 @@ def process_state() -> PartialState:
     The first call in a process decides where it computes, so every call comes through here. `PartialState()` itself
     would not let several processes meet on a machine without an accelerator.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)

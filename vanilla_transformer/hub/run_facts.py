@@ -11,7 +11,6 @@ from vanilla_transformer.training.finished_model import MODEL, RESULTS
 
 # Of the configuration, what another person would need for the same run; the rest are places on this machine.
 RECIPE = {
-    "tokenizer": ("kind", "vocab_size"),
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
         *("gradient_accumulation_steps", "seed", "checkpoint_every", "average_checkpoints"),
@@ -50,7 +49,11 @@ def facts_of_run(results: Mapping[str, Any], name: str, more_scores: Sequence[Sc
     return ModelCardFacts(
         model_name=name,
         parameters=results["parameters"],
-        recipe={"model": config["model"], **recipe, "mixed_precision": results["mixed_precision"]},
+        recipe={
+            "model": config["model"] | {"vocab_size": results["vocab_size"]},
+            **recipe,
+            "mixed_precision": results["mixed_precision"],
+        },
         languages=languages if all(languages) else [],
         data_description=data["name"],
         data_license=data["license"],

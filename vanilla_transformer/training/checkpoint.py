@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 from transformers import PreTrainedTokenizerBase
 
+from vanilla_transformer.training.configuration import TrainingConfig
+
+CHECKPOINTS = "checkpoints"  # in the run's output_dir
 CHECKPOINT_NAME = re.compile(r"update-(\d{8})")
 
 
@@ -27,6 +32,8 @@ class Progress:
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
+        processes: among which the batches are shared.
+        pairs: to train on; `None` for a stream.
     """
 
     updates: int = 0
@@ -35,6 +42,8 @@ class Progress:
     seconds: float = 0.0
     target_tokens: int = 0
     best_bleu: float = -1.0
+    processes: int = 1
+    pairs: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,17 +71,26 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name))
 
 
+def _updates(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("update-"))
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: `update-00001000/` and so on, of which the newest few are kept.
+
+    One that a stop request wrote between two regular ones goes with the next of them: a run that was stopped and
+    resumed ends with the same checkpoints, and the same average, as an uninterrupted one.
 
     `accelerator.save_state` does the work; the hooks below replace its own file of weights by `save_pretrained`,
     so that every checkpoint opens with `from_pretrained` and weights are stored once.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, keep: int, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self, accelerator: Accelerator, folder: Path, settings: TrainingConfig, tokenizer: PreTrainedTokenizerBase
+    ):
         self.accelerator = accelerator
         self.folder = folder
-        self.keep = keep
+        self.settings = settings
         self.tokenizer = tokenizer
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
@@ -80,8 +98,6 @@ class Checkpoints:
     def save(self, progress: Progress) -> Path:
         """Written beside its place and renamed, so that a checkpoint is there whole or not at all."""
         checkpoint = self.folder / f"update-{progress.updates:08d}"
-        if checkpoint.exists():
-            return checkpoint
         unfinished = self.folder / f".unfinished-{checkpoint.name}"
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -89,19 +105,39 @@ class Checkpoints:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # the same updates, before the last validation
             unfinished.rename(checkpoint)
-            for old in list_checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old)
+            kept = self.newest(self.settings.keep_checkpoints)
+            for path in list_checkpoints(self.folder):
+                if path not in kept:
+                    shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
         return checkpoint
 
+    def newest(self, count: int) -> list[Path]:
+        """The newest `count` checkpoints, oldest first: the regular ones and the very last."""
+        found = list_checkpoints(self.folder)
+        every = self.settings.checkpoint_every
+        return [path for path in found if path == found[-1] or _updates(path) % every == 0][-count:]
+
     def load_latest(self) -> Path | None:
-        """Restore weights, optimizer, schedule, random states and progress; `None` if there is no checkpoint."""
+        """Restore weights, optimizer, schedule, random states and progress; `None` if there is no checkpoint.
+
+        Raises:
+            ValueError: its files are damaged.
+        """
         checkpoints = list_checkpoints(self.folder)
         if not checkpoints:
             return None
-        self.accelerator.load_state(str(checkpoints[-1]))
-        return checkpoints[-1]
+        latest = checkpoints[-1]
+        try:
+            self.accelerator.load_state(str(latest))
+        except (SafetensorError, EOFError, UnpicklingError, RuntimeError, OSError) as error:
+            raise ValueError(
+                f"checkpoint {latest} is damaged ({' '.join(str(error).split())[:200]}); remove that folder to go on "
+                "from the one before"
+            ) from error
+        return latest
 
     def _save_model(self, models: list, weights: list, output_dir: str) -> None:
         if self.accelerator.is_main_process:

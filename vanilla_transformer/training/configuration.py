@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run as one YAML file: sections, checked before any work starts."""
 
+import math
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class TrainingConfig:
 
     Args:
         output_dir: folder of the run; the same command resumes from its last checkpoint.
-        resume: continue from the last checkpoint in output_dir, if there is one.
+        resume: continue from the last checkpoint in output_dir, if there is one; `False`: refuse a folder with any.
         max_updates, max_epochs, max_minutes: training ends at the first that is reached; one is required. Minutes
             count training itself (not validation, nor the preparation of data), summed over resumed parts.
         max_source_tokens, max_target_tokens: padded size of a batch per side, process and micro-batch.
@@ -157,7 +158,13 @@ def load_run_config(path: str | Path, overrides: list[str] | None = None) -> Run
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ValueError(f"override {override!r}: write section.key=value, for example training.max_updates=100")
-        _set(values, key.split("."), yaml.safe_load(text), override)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"override {override!r}: {text!r} is not a YAML value; quote it inside, as '\"{text}\"'"
+            ) from error
+        _set(values, key.split("."), value, override)
     config = _build(RunConfig, values, where="")
     _check_model_section(config.model)
     _check_numbers(config)
@@ -290,8 +297,8 @@ def _check_numbers(config: RunConfig) -> None:
     if optimizer.max_grad_norm is not None:
         positive["optimizer.max_grad_norm"] = optimizer.max_grad_norm
     for where, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{where}={value} must be greater than 0")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{where}={value} must be greater than 0, and finite")
     for where, value in {"optimizer.beta1": optimizer.beta1, "optimizer.beta2": optimizer.beta2}.items():
         if not 0 <= value < 1:
             raise ValueError(f"{where}={value} must be at least 0 and less than 1")
@@ -311,6 +318,13 @@ def _check_streams(config: RunConfig) -> None:
             raise ValueError(
                 f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
             )
+    budget = min(config.training.max_source_tokens, config.training.max_target_tokens)
+    if config.data.train is not None and config.data.train.streaming and config.data.max_length > budget:
+        raise ValueError(
+            f"data.max_length={config.data.max_length} is more than a batch holds (training.max_source_tokens="
+            f"{config.training.max_source_tokens}, max_target_tokens={config.training.max_target_tokens}); of a "
+            "stream, a pair between them would be found in the middle of an epoch"
+        )
 
 
 def _check_lengths(config: RunConfig) -> None:

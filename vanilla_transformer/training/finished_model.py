@@ -12,12 +12,11 @@ import torch
 import transformers
 from datasets import Dataset
 
-from vanilla_transformer.data.corpus import load_corpus
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training.averaging import average_checkpoints
-from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
+from vanilla_transformer.training.checkpoint import replaced_whole
 from vanilla_transformer.training.preparation import Run
 from vanilla_transformer.training.validation import Validation
 
@@ -34,24 +33,26 @@ def write_finished_model(run: Run, validation: Validation | None) -> None:
     """
     folder = run.output_dir / MODEL
     if run.accelerator.is_main_process:
-        checkpoints = list_checkpoints(run.output_dir / "checkpoints")
-        model = average_checkpoints(checkpoints[-(run.config.training.average_checkpoints or 1) :])
+        model = average_checkpoints(run.checkpoints.newest(run.config.training.average_checkpoints or 1))
         with replaced_whole(folder) as unfinished:
             model.save_pretrained(unfinished)
             run.tokenizer.save_pretrained(unfinished)
     run.accelerator.wait_for_everyone()
     results = _facts(run, validation)
-    if run.config.data.test is not None:
-        results["scores"] = _score_on_test(run, folder)
+    _write_results(run, results)
+    if run.test is not None:
+        _write_results(run, results | {"scores": _score_on_test(run, run.test, folder)})
+
+
+def _write_results(run: Run, results: dict[str, Any]) -> None:
     if run.accelerator.is_main_process:
-        (run.output_dir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        unfinished = run.output_dir / f".{RESULTS}"
+        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(run.output_dir / RESULTS)
 
 
-def _score_on_test(run: Run, folder: Path) -> list[dict[str, Any]]:
+def _score_on_test(run: Run, test: Dataset, folder: Path) -> list[dict[str, Any]]:
     """Every process translates its share of the test corpus."""
-    assert run.config.data.test is not None
-    test = load_corpus(run.config.data.test)
-    assert isinstance(test, Dataset)  # the configuration admits no stream here
     sources, references = test[:]["source"], test[:]["target"]
     translations = translate_on_all_processes(
         load_model_folder(folder, run.accelerator.device),
@@ -75,6 +76,7 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         device = f"{platform.machine()} {accelerator.device.type}, {os.cpu_count()} cores"
     return {
         "config": run.config.to_dict(),
+        "vocab_size": run.bare_model().config.vocab_size,
         "parameters": run.bare_model().num_parameters(),
         "pairs": len(run.train) if isinstance(run.train, Dataset) else None,
         "updates": progress.updates,

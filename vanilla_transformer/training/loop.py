@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 5 of the paper: the training loop, on Accelerate."""
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from itertools import islice
 
 import torch
 
+from vanilla_transformer.data.batches import StreamingTokenBatches
 from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.finished_model import write_finished_model
 from vanilla_transformer.training.preparation import Run, prepare_run
 from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.validation import validate
+
+logger = logging.getLogger(__name__)
 
 EXIT_STATUS_OF_A_STOPPED_RUN = 3  # a signal asked for the end; the same command goes on
 
@@ -45,21 +49,22 @@ def train(config: RunConfig) -> Run:
             progress.seconds += time.perf_counter() - start
             report.add(loss, likelihood, tokens)
 
-            ends = agreed(run, bool(stop) or is_complete(run))
-            if progress.updates % settings.validate_every == 0 and not ends and run.validation is not None:
-                report.show_validation(validate(run))
-            if progress.updates % settings.checkpoint_every == 0 or ends:
-                run.checkpoints.save(progress)
-            if ends:
+            if agreed(run, bool(stop) or is_complete(run)):
                 break
+            if progress.updates % settings.validate_every == 0 and run.validation is not None:
+                report.show_validation(validate(run))
+            if progress.updates % settings.checkpoint_every == 0:
+                run.checkpoints.save(progress)
             start = time.perf_counter()
-        if agreed(run, bool(stop)):
+        run.checkpoints.save(progress)
+        if agreed(run, bool(stop)) and not agreed(run, is_complete(run)):
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
-        run.checkpoints.save(progress)
         validation = validate(run) if run.validation is not None else None
         if validation is not None:
             report.show_validation(validation)
+            if validation.is_best:
+                run.checkpoints.save(progress)  # again: a longer run must not take a worse model for the best
     write_finished_model(run, validation)
     run.accelerator.end_training()
     return run
@@ -79,6 +84,8 @@ def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
             yield micro_batches
         progress.epoch += 1
         progress.batches = 0
+        if isinstance(run.order, StreamingTokenBatches):
+            logger.info(f"data.train, epoch {progress.epoch}: {run.dropped}, in all that was read so far")
 
 
 def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -11,18 +11,25 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from datasets import Dataset, IterableDataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, GenerationConfig, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.checkpoint import Checkpoints, Progress, replaced_whole
+from vanilla_transformer.training.checkpoint import (
+    CHECKPOINTS,
+    Checkpoints,
+    Progress,
+    list_checkpoints,
+    replaced_whole,
+)
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
 from vanilla_transformer.training.schedule import paper_schedule
 
@@ -31,7 +38,16 @@ logger = logging.getLogger(__name__)
 # What may change between the parts of a resumed run; everything else would make it another run.
 MAY_CHANGE = {
     "data": {"test", "name", "license", "source_language", "target_language"},
-    "training": {"resume", "max_updates", "max_epochs", "max_minutes", "log_every", "trackers", "keep_checkpoints"}
+    "training": {
+        "output_dir",
+        "resume",
+        "max_updates",
+        "max_epochs",
+        "max_minutes",
+        "log_every",
+        "trackers",
+        "keep_checkpoints",
+    }
     | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
     "generation": {"num_beams", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
@@ -40,9 +56,9 @@ MODEL_INPUTS = ("input_ids", "labels")
 
 @dataclass
 class Run:
-    """Everything that a run holds; `validation` and `validation_batches` are `None` without such a corpus.
+    """Everything that a run holds; `validation`, `validation_batches` and `test` are `None` without such a corpus.
 
-    `batches` gives the micro-batches of the epoch that `order` was set to.
+    `dropped` counts what was left out of `train`. `batches` are the micro-batches of the epoch that `order` is set to.
     """
 
     config: RunConfig
@@ -50,7 +66,9 @@ class Run:
     output_dir: Path
     tokenizer: PreTrainedTokenizerBase
     train: Dataset | IterableDataset
+    dropped: DroppedPairs
     validation: Dataset | None
+    test: Dataset | None
     order: TokenBatchSampler | StreamingTokenBatches
     batches: DataLoader
     validation_batches: DataLoader | None
@@ -92,9 +110,13 @@ def prepare_run(config: RunConfig) -> Run:
     with accelerator.main_process_first():
         text = load_corpus(data.train)
         tokenizer = prepare_tokenizer(config, text, output_dir)
-        train = _pairs("train", data.train, tokenizer, data.max_length, text)
-        validation = data.validation and _pairs("validation", data.validation, tokenizer, data.max_length)
-        assert validation is None or isinstance(validation, Dataset)  # the configuration admits no stream here
+        train, dropped = prepare_pairs(text, tokenizer, data.max_length)
+        _log_dropped("train", dropped if isinstance(train, Dataset) else "a stream, counted while it is read")
+        validation = None
+        if data.validation is not None:
+            validation, dropped_there = prepare_pairs(_whole(data.validation), tokenizer, data.max_length)
+            _log_dropped("validation", dropped_there)
+        test = _whole(data.test) if data.test is not None else None  # its errors come now, not after the training
     model = prepare_model(config, tokenizer)
     optimizer = torch.optim.Adam(
         model.parameters(),
@@ -107,20 +129,22 @@ def prepare_run(config: RunConfig) -> Run:
         optimizer, model.config.d_model, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress()
+    pairs = len(train) if isinstance(train, Dataset) else None
+    progress = Progress(processes=accelerator.num_processes, pairs=pairs)
     accelerator.register_for_checkpointing(schedule, progress)
     order, batches = make_batches(train, config, tokenizer, accelerator, shuffle=True)
     validation_batches = None
     if validation is not None:
         _, validation_batches = make_batches(validation, config, tokenizer, accelerator, shuffle=False)
-    keep = config.training.keep_checkpoints
     run = Run(
         config=config,
         accelerator=accelerator,
         output_dir=output_dir,
         tokenizer=tokenizer,
         train=train,
+        dropped=dropped,
         validation=validation,
+        test=test,
         order=order,
         batches=batches,
         validation_batches=validation_batches,
@@ -128,9 +152,11 @@ def prepare_run(config: RunConfig) -> Run:
         optimizer=optimizer,
         schedule=schedule,
         progress=progress,
-        checkpoints=Checkpoints(accelerator, output_dir / "checkpoints", keep, tokenizer),
+        checkpoints=Checkpoints(accelerator, output_dir / CHECKPOINTS, config.training, tokenizer),
     )
-    resumed_from = run.checkpoints.load_latest() if config.training.resume else None
+    resumed_from = run.checkpoints.load_latest()
+    if resumed_from is not None:
+        _check_resumed(run, processes=accelerator.num_processes, pairs=pairs)
     if accelerator.is_main_process:
         describe(run, resumed_from)
     accelerator.init_trackers("vanilla_transformer")
@@ -160,9 +186,16 @@ def start_accelerator(config: RunConfig) -> Accelerator:
     output_dir = Path(config.training.output_dir)
     precision = config.training.mixed_precision
     if precision == "auto":
-        precision = "bf16" if bfloat16_is_faster() else "no"
+        answers = ["bf16" if bfloat16_is_faster() else "no"]
+        precision = broadcast_object_list(answers)[0]  # one answer for all processes
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for name in config.training.trackers:  # Accelerate would go on without one that is not installed
+        if name not in available:
+            raise ValueError(
+                f"training.trackers: {name!r} is unknown or not installed; there are {', '.join(available)}"
+            )
     accelerator = Accelerator(
-        cpu=process_state().device.type == "cpu",
+        cpu=process_state().device == torch.device("cpu"),
         mixed_precision=precision,
         log_with=[*config.training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
@@ -178,6 +211,9 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
     A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely.
     """
     device = process_state().device  # an Accelerator would fix its precision here
+    assert device is not None
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype, device=device)
@@ -202,8 +238,13 @@ def claim_output_dir(config: RunConfig) -> Path:
         output_dir.mkdir(parents=True, exist_ok=True)
         resolved = output_dir / "config.yaml"
         values = config.to_dict()
-        if resolved.exists() and (output_dir / "checkpoints").exists():
-            difference = _first_difference(yaml.safe_load(resolved.read_text("utf-8")), values)
+        if list_checkpoints(output_dir / CHECKPOINTS):
+            if not config.training.resume:
+                raise ValueError(
+                    f"{output_dir} holds the checkpoints of a run, which training.resume=false would not go on from; "
+                    "choose another training.output_dir, or remove that folder"
+                )
+            difference = _first_difference(_read_resolved(resolved), values)
             if difference:
                 raise ValueError(
                     f"{output_dir} holds a run with another {difference}; "
@@ -220,6 +261,13 @@ def claim_output_dir(config: RunConfig) -> Path:
     return output_dir
 
 
+def _read_resolved(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}, which tells what its run is, is damaged: {' '.join(str(error).split())}") from error
+
+
 def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     for section, values in now.items():
         old = before.get(section) or {}
@@ -232,15 +280,27 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
 def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
     """The run's tokenizer: the one in its folder, else the configured one, else trained on both sides of `text`."""
     folder = output_dir / "tokenizer"
-    if folder.is_dir():
+    # One of an attempt that came to no checkpoint may be of other data. The main process comes first and writes it.
+    if list_checkpoints(output_dir / CHECKPOINTS) or not process_state().is_main_process:
         return load_tokenizer(folder)
     if config.tokenizer.path is not None:
         tokenizer = load_tokenizer(config.tokenizer.path)
+        _check_tokenizer(config.tokenizer.path, tokenizer)
     else:
         tokenizer = train_tokenizer(_both_sides(text), config.tokenizer)
     with replaced_whole(folder) as unfinished:
         tokenizer.save_pretrained(unfinished)
     return tokenizer
+
+
+def _check_tokenizer(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    for name in ("pad_token", "bos_token", "eos_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(f"tokenizer.path={path}: it has no {name}, which the model needs")
+    if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
+        raise ValueError(
+            f"tokenizer.path={path}: it does not end a text with {tokenizer.eos_token}, where decoding ends"
+        )
 
 
 def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
@@ -250,18 +310,30 @@ def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
         yield from batch["target"]
 
 
-def _pairs(
-    name: str,
-    corpus: CorpusConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    text: Dataset | IterableDataset | None = None,
-) -> Dataset | IterableDataset:
-    """The corpus, loaded unless `text` is given, with its tokens; what was dropped is logged."""
-    pairs, dropped = prepare_pairs(load_corpus(corpus) if text is None else text, tokenizer, max_length)
+def _whole(corpus: CorpusConfig) -> Dataset:
+    text = load_corpus(corpus)
+    assert isinstance(text, Dataset)  # the configuration admits no stream but for training
+    return text
+
+
+def _log_dropped(name: str, dropped: DroppedPairs | str) -> None:
     if process_state().is_main_process:
-        logger.info(f"data.{name}: {'a stream' if corpus.streaming else dropped}")
-    return pairs
+        logger.info(f"data.{name}: {dropped}")
+
+
+def _check_resumed(run: Run, processes: int, pairs: int | None) -> None:
+    """What a process has seen of an epoch is a number of its batches, which must mean the same as before."""
+    progress = run.progress
+    if progress.processes != processes:
+        raise ValueError(
+            f"{run.output_dir} was trained by {progress.processes} processes, and now there are {processes}; use as "
+            "many again, or choose another training.output_dir"
+        )
+    if progress.pairs != pairs:
+        raise ValueError(
+            f"{run.output_dir} was trained on {progress.pairs} pairs, and now data.train has {pairs}; give it the same "
+            "corpus again, or choose another training.output_dir"
+        )
 
 
 def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> VanillaTransformerForConditionalGeneration:
@@ -279,11 +351,11 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Vani
     if config.training.gradient_checkpointing:
         model.activation_checkpointing_enable()
     generation = config.generation
+    of_beams = {"length_penalty": generation.length_penalty, "early_stopping": True}  # refused beside greedy decoding
     model.generation_config = GenerationConfig(
         num_beams=generation.num_beams,
-        length_penalty=generation.length_penalty,
+        **(of_beams if generation.num_beams > 1 else {}),
         max_tokens_beyond_source=generation.max_tokens_beyond_source,
-        early_stopping=True,
         pad_token_id=model_config.pad_token_id,
         bos_token_id=model_config.bos_token_id,
         eos_token_id=model_config.eos_token_id,

@@ -8,7 +8,7 @@ import torch
 
 from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
-from vanilla_transformer.loss import IGNORED
+from vanilla_transformer.loss import IGNORED, smoothed_cross_entropy
 from vanilla_transformer.training.checkpoint import replaced_whole
 from vanilla_transformer.training.preparation import Run
 
@@ -82,10 +82,14 @@ def _likelihood(run: Run) -> tuple[float, float]:
     sums = torch.zeros(3)  # loss, negative log-likelihood, target tokens
     for batch in run.validation_batches:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = batch.pop("labels")
         with run.accelerator.autocast():
-            output = model(**batch, num_items_in_batch=1)
-        tokens = (batch["labels"] != IGNORED).sum()
-        sums += torch.stack([output.loss, output.negative_log_likelihood, tokens]).cpu()
+            # Not through the whole model, which would return, outside of training, the logits of all tokens too.
+            decoded = model.model(**batch, decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels))
+            loss, likelihood = smoothed_cross_entropy(
+                decoded.last_hidden_state, model.lm_head.weight, labels, model.config.label_smoothing, 1
+            )
+        sums += torch.stack([loss, likelihood, (labels != IGNORED).sum()]).cpu()
     model.train()
     loss, likelihood, tokens = run.sum_over_processes(sums).tolist()
     return loss / tokens, likelihood / tokens
