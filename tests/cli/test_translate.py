@@ -30,7 +30,7 @@ def test_a_line_for_each_line_in_order(model_folder, give_input, capsysbinary):
     model, tokenizer = load_model_folder(model_folder), load_tokenizer(model_folder)
     expected = translate_lines(model, tokenizer, LINES, max_batch_tokens=8192)
     assert translated == [*(best[0].text for best in expected), ""]
-    assert [i for i, line in enumerate(translated) if not line] == [1, 3, 7, 8]
+    assert not any(translated[i] for i in (1, 3, 7))
 
 
 def test_nothing_in_nothing_out(model_folder, give_input, capsysbinary):

@@ -27,10 +27,10 @@ def run(tmp_path_factory) -> Path:
     values = {
         "data": {name: write_reversals(folder, name, n) for name, n in (("train", 6000), ("validation", 100))},
         "tokenizer": {"kind": "symbols"},
-        "model": {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0},
+        "model": {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0, "label_smoothing": 0},
         "training": {
             "output_dir": str(folder / "run"),
-            "max_updates": 1500,
+            "max_updates": 2000,
             "max_source_tokens": 600,
             "max_target_tokens": 600,
             "validate_every": 500,
