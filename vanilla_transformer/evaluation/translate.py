@@ -66,7 +66,7 @@ def translate_lines(
         if max_length is not None and len(ids) > max_length:
             raise ValueError(
                 f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
-                "sentences, or raise the limit"
+                "sentences, or raise max_length (--max-tokens)"
             )
     order = sorted(range(len(numbers)), key=lambda i: -len(encoded[i]))  # the longest first: memory fails at once
     options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}

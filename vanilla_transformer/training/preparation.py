@@ -346,7 +346,13 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Vani
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.bos_token_id,
     )
-    model = VanillaTransformerForConditionalGeneration(model_config)
+    try:
+        model = VanillaTransformerForConditionalGeneration(model_config)
+    except RuntimeError as error:  # of torch's allocator
+        raise ValueError(
+            f"there is no memory for the model with d_model={model_config.d_model}, d_ff={model_config.d_ff}, "
+            f"num_layers={model_config.num_layers}; lower them in the section model ({' '.join(str(error).split())})"
+        ) from error
     model.set_attn_implementation(config.training.attention)
     if config.training.gradient_checkpointing:
         model.activation_checkpointing_enable()
