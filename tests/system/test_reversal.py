@@ -37,7 +37,7 @@ def run(tmp_path_factory) -> Path:
             "checkpoint_every": 100,
             "attention": "eager",
         },
-        "optimizer": {"warmup_steps": 300},
+        "optimizer": {"warmup_steps": 300, "learning_rate_scale": 0.25},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     command("train", str(folder / "run.yaml"))
