@@ -57,7 +57,7 @@ def test_an_epoch_has_every_pair_once(tiny_run, monkeypatch):
     monkeypatch.setattr(loop, "backward", lambda run, parts: seen.extend(parts) or step(run, parts))
     run = tiny_run.train("training.max_updates=null", "training.max_epochs=2")
     sentences = sorted(tuple(i for i in row.tolist() if i) for batch in seen for row in batch["input_ids"])
-    assert sentences == sorted(tuple(row["input_ids"]) for row in run.train for _ in range(2))
+    assert sentences == sorted(tuple(row["input_ids"]) for row in run.corpora.train for _ in range(2))
     assert (run.progress.epoch, run.progress.batches) == (2, 0)
 
 
@@ -163,9 +163,9 @@ def test_a_streams_dropped_pairs_are_counted(tiny_run, caplog):
     caplog.set_level("INFO", logger="vanilla_transformer")
     options = ["data.train.streaming=true", "training.max_updates=null", "training.max_epochs=1", "data.max_length=6"]
     run = tiny_run.train(*options)
-    assert run.dropped.too_long > 0
-    assert run.dropped.kept + run.dropped.too_long == 120
-    assert f"{run.dropped.too_long} with more than 6 tokens on a side dropped" in caplog.text
+    assert run.corpora.dropped.too_long > 0
+    assert run.corpora.dropped.kept + run.corpora.dropped.too_long == 120
+    assert f"{run.corpora.dropped.too_long} with more than 6 tokens on a side dropped" in caplog.text
 
 
 def test_another_configuration_does_not_go_on(tiny_run):

@@ -21,7 +21,7 @@ def run(tiny_run):
 def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
     model = run.bare_model().eval()
     total, tokens = 0.0, 0
-    for row in run.validation:
+    for row in run.corpora.validation:
         labels = torch.tensor([row["labels"]])
         logits = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).logits[0].double()
         total += torch.nn.functional.cross_entropy(logits, labels[0], reduction="sum").item()
@@ -32,10 +32,10 @@ def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
 def test_bleu_is_sacrebleus_of_greedy_translations(run):
     model = run.bare_model().eval()
     texts = []
-    for row in run.validation:
+    for row in run.corpora.validation:
         ids = model.generate(torch.tensor([row["input_ids"]]), num_beams=1)
         texts.append(run.tokenizer.decode(ids[0], skip_special_tokens=True))
-    expected = sacrebleu.corpus_bleu(texts, [run.validation["target"][:]]).score
+    expected = sacrebleu.corpus_bleu(texts, [run.corpora.validation["target"][:]]).score
     assert validate(run).bleu == pytest.approx(expected)
 
 

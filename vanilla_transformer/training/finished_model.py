@@ -40,8 +40,8 @@ def write_finished_model(run: Run, validation: Validation | None) -> None:
     run.accelerator.wait_for_everyone()
     results = _facts(run, validation)
     _write_results(run, results)
-    if run.test is not None:
-        _write_results(run, results | {"scores": _score_on_test(run, run.test, folder)})
+    if run.corpora.test is not None:
+        _write_results(run, results | {"scores": _score_on_test(run, run.corpora.test, folder)})
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         "config": run.config.to_dict(),
         "vocab_size": run.bare_model().config.vocab_size,
         "parameters": run.bare_model().num_parameters(),
-        "pairs": len(run.train) if isinstance(run.train, Dataset) else None,
+        "pairs": run.corpora.pairs(),
         "updates": progress.updates,
         "epochs": round(run.epochs(), 2),
         "target_tokens": progress.target_tokens,

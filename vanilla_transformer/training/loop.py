@@ -51,7 +51,7 @@ def train(config: RunConfig) -> Run:
 
             if agreed(run, bool(stop) or is_complete(run)):
                 break
-            if progress.updates % settings.validate_every == 0 and run.validation is not None:
+            if progress.updates % settings.validate_every == 0 and run.corpora.validation is not None:
                 report.show_validation(validate(run))
             if progress.updates % settings.checkpoint_every == 0:
                 run.checkpoints.save(progress)
@@ -60,7 +60,7 @@ def train(config: RunConfig) -> Run:
         if agreed(run, bool(stop)) and not agreed(run, is_complete(run)):
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
-        validation = validate(run) if run.validation is not None else None
+        validation = validate(run) if run.corpora.validation is not None else None
         if validation is not None:
             report.show_validation(validation)
             if validation.is_best:
@@ -85,7 +85,7 @@ def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
         progress.epoch += 1
         progress.batches = 0
         if isinstance(run.order, StreamingTokenBatches):
-            logger.info(f"data.train, epoch {progress.epoch}: {run.dropped}, in all that was read so far")
+            logger.info(f"data.train, epoch {progress.epoch}: {run.corpora.dropped}, in all that was read so far")
 
 
 def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, int]:

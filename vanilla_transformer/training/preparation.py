@@ -1,74 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before the first update: device, tokenizer, pairs, batches, model."""
+"""What stands before the first update: device, corpora, model, and the state of an earlier part of the run."""
 
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from datasets import Dataset, IterableDataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, load_corpus, prepare_pairs
-from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.checkpoint import (
-    CHECKPOINTS,
-    Checkpoints,
-    Progress,
-    list_checkpoints,
-    replaced_whole,
-)
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints, Progress
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
+from vanilla_transformer.training.corpora import Corpora, make_batches, prepare_corpora
+from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.schedule import paper_schedule
 
 logger = logging.getLogger(__name__)
 
-# What may change between the parts of a resumed run; everything else would make it another run.
-MAY_CHANGE = {
-    "data": {"test", "name", "license", "source_language", "target_language"},
-    "training": {
-        "output_dir",
-        "resume",
-        "max_updates",
-        "max_epochs",
-        "max_minutes",
-        "log_every",
-        "trackers",
-        "keep_checkpoints",
-    }
-    | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
-    "generation": {"num_beams", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
-}
-MODEL_INPUTS = ("input_ids", "labels")
-
 
 @dataclass
 class Run:
-    """Everything that a run holds; `validation`, `validation_batches` and `test` are `None` without such a corpus.
+    """Everything that a run holds.
 
-    `dropped` counts what was left out of `train`. `batches` are the micro-batches of the epoch that `order` is set to.
+    `batches` are the micro-batches of the epoch that `order` is set to; `validation_batches` is `None` without such a
+    corpus.
     """
 
     config: RunConfig
     accelerator: Accelerator
     output_dir: Path
     tokenizer: PreTrainedTokenizerBase
-    train: Dataset | IterableDataset
-    dropped: DroppedPairs
-    validation: Dataset | None
-    test: Dataset | None
+    corpora: Corpora
     order: TokenBatchSampler | StreamingTokenBatches
     batches: DataLoader
     validation_batches: DataLoader | None
@@ -101,22 +71,14 @@ def prepare_run(config: RunConfig) -> Run:
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder.
     """
-    data, optimizer_config = config.data, config.optimizer
-    if data.train is None:
+    optimizer_config = config.optimizer
+    if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     with process_state().main_process_first():
         output_dir = claim_output_dir(config)
     accelerator = start_accelerator(config)
     with accelerator.main_process_first():
-        text = load_corpus(data.train)
-        tokenizer = prepare_tokenizer(config, text, output_dir)
-        train, dropped = prepare_pairs(text, tokenizer, data.max_length)
-        _log_dropped("train", dropped if isinstance(train, Dataset) else "a stream, counted while it is read")
-        validation = None
-        if data.validation is not None:
-            validation, dropped_there = prepare_pairs(_whole(data.validation), tokenizer, data.max_length)
-            _log_dropped("validation", dropped_there)
-        test = _whole(data.test) if data.test is not None else None  # its errors come now, not after the training
+        tokenizer, corpora = prepare_corpora(config, output_dir)
     model = prepare_model(config, tokenizer)
     optimizer = torch.optim.Adam(
         model.parameters(),
@@ -129,22 +91,18 @@ def prepare_run(config: RunConfig) -> Run:
         optimizer, model.config.d_model, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    pairs = len(train) if isinstance(train, Dataset) else None
-    progress = Progress(processes=accelerator.num_processes, pairs=pairs)
+    progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs())
     accelerator.register_for_checkpointing(schedule, progress)
-    order, batches = make_batches(train, config, tokenizer, accelerator, shuffle=True)
+    order, batches = make_batches(corpora.train, config, tokenizer, accelerator, shuffle=True)
     validation_batches = None
-    if validation is not None:
-        _, validation_batches = make_batches(validation, config, tokenizer, accelerator, shuffle=False)
+    if corpora.validation is not None:
+        _, validation_batches = make_batches(corpora.validation, config, tokenizer, accelerator, shuffle=False)
     run = Run(
         config=config,
         accelerator=accelerator,
         output_dir=output_dir,
         tokenizer=tokenizer,
-        train=train,
-        dropped=dropped,
-        validation=validation,
-        test=test,
+        corpora=corpora,
         order=order,
         batches=batches,
         validation_batches=validation_batches,
@@ -156,7 +114,7 @@ def prepare_run(config: RunConfig) -> Run:
     )
     resumed_from = run.checkpoints.load_latest()
     if resumed_from is not None:
-        _check_resumed(run, processes=accelerator.num_processes, pairs=pairs)
+        _check_resumed(run)
     if accelerator.is_main_process:
         describe(run, resumed_from)
     accelerator.init_trackers("vanilla_transformer")
@@ -226,104 +184,9 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
     return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
-def claim_output_dir(config: RunConfig) -> Path:
-    """Make the run's folder and write the resolved configuration into it.
-
-    Raises:
-        ValueError: the folder holds a run with another configuration; the message names the first difference.
-        PermissionError: the folder cannot be written.
-    """
-    output_dir = Path(config.training.output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        resolved = output_dir / "config.yaml"
-        values = config.to_dict()
-        if list_checkpoints(output_dir / CHECKPOINTS):
-            if not config.training.resume:
-                raise ValueError(
-                    f"{output_dir} holds the checkpoints of a run, which training.resume=false would not go on from; "
-                    "choose another training.output_dir, or remove that folder"
-                )
-            difference = _first_difference(_read_resolved(resolved), values)
-            if difference:
-                raise ValueError(
-                    f"{output_dir} holds a run with another {difference}; "
-                    "choose another training.output_dir, or remove that folder to start anew"
-                )
-        if process_state().is_main_process:
-            unfinished = output_dir / ".config.yaml"
-            unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            unfinished.replace(resolved)
-    except OSError as error:
-        raise PermissionError(
-            f"training.output_dir={output_dir} cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    return output_dir
-
-
-def _read_resolved(path: Path) -> dict[str, Any]:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, which tells what its run is, is damaged: {' '.join(str(error).split())}") from error
-
-
-def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    for section, values in now.items():
-        old = before.get(section) or {}
-        for key in sorted(set(old) | set(values)):
-            if key not in MAY_CHANGE.get(section, ()) and old.get(key) != values.get(key):
-                return f"{section}.{key} ({old.get(key)!r} there, {values.get(key)!r} now)"
-    return None
-
-
-def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
-    """The run's tokenizer: the one in its folder, else the configured one, else trained on both sides of `text`."""
-    folder = output_dir / "tokenizer"
-    # One of an attempt that came to no checkpoint may be of other data. The main process comes first and writes it.
-    if list_checkpoints(output_dir / CHECKPOINTS) or not process_state().is_main_process:
-        return load_tokenizer(folder)
-    if config.tokenizer.path is not None:
-        tokenizer = load_tokenizer(config.tokenizer.path)
-        _check_tokenizer(config.tokenizer.path, tokenizer)
-    else:
-        tokenizer = train_tokenizer(_both_sides(text), config.tokenizer)
-    with replaced_whole(folder) as unfinished:
-        tokenizer.save_pretrained(unfinished)
-    return tokenizer
-
-
-def _check_tokenizer(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    for name in ("pad_token", "bos_token", "eos_token"):
-        if getattr(tokenizer, name) is None:
-            raise ValueError(f"tokenizer.path={path}: it has no {name}, which the model needs")
-    if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
-        raise ValueError(
-            f"tokenizer.path={path}: it does not end a text with {tokenizer.eos_token}, where decoding ends"
-        )
-
-
-def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
-    for batch in text.iter(batch_size=1000):
-        assert isinstance(batch, dict)
-        yield from batch["source"]
-        yield from batch["target"]
-
-
-def _whole(corpus: CorpusConfig) -> Dataset:
-    text = load_corpus(corpus)
-    assert isinstance(text, Dataset)  # the configuration admits no stream but for training
-    return text
-
-
-def _log_dropped(name: str, dropped: DroppedPairs | str) -> None:
-    if process_state().is_main_process:
-        logger.info(f"data.{name}: {dropped}")
-
-
-def _check_resumed(run: Run, processes: int, pairs: int | None) -> None:
+def _check_resumed(run: Run) -> None:
     """What a process has seen of an epoch is a number of its batches, which must mean the same as before."""
-    progress = run.progress
+    progress, processes, pairs = run.progress, run.accelerator.num_processes, run.corpora.pairs()
     if progress.processes != processes:
         raise ValueError(
             f"{run.output_dir} was trained by {progress.processes} processes, and now there are {processes}; use as "
@@ -368,38 +231,3 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Vani
         decoder_start_token_id=model_config.decoder_start_token_id,
     )
     return model
-
-
-def make_batches(
-    pairs: Dataset | IterableDataset,
-    config: RunConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-    shuffle: bool,
-) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
-    """Batches by token budget, each process its own: their order, and their tensors."""
-    settings, collate = config.training, DataCollatorForSeq2Seq(tokenizer)
-    # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
-    # in the middle of an epoch, would draw one more than the uninterrupted one.
-    generator = torch.Generator()
-    budgets = {"max_source_tokens": settings.max_source_tokens, "max_target_tokens": settings.max_target_tokens}
-    if isinstance(pairs, IterableDataset):
-        processes = accelerator.num_processes
-        order = StreamingTokenBatches(pairs, **budgets, seed=settings.seed, num_processes=processes)
-        return order, DataLoader(
-            order,
-            batch_size=None,  # what comes are batches already
-            generator=generator,
-            collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
-        )
-    order = TokenBatchSampler(
-        pairs["source_length"],
-        pairs["target_length"],
-        **budgets,
-        seed=settings.seed,
-        shuffle=shuffle,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-    )
-    rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # a Dataset is what torch's class of that name describes
-    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate, generator=generator)

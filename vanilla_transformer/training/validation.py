@@ -43,9 +43,9 @@ def perplexity(negative_log_likelihood: float) -> float:
 
 def validate(run: Run) -> Validation:
     """Score the model on the validation corpus; every process gets the result of all."""
-    assert run.validation is not None
+    assert run.corpora.validation is not None
     loss, likelihood = _likelihood(run)
-    sentences = run.validation[: run.config.training.validation_sentences]
+    sentences = run.corpora.validation[: run.config.training.validation_sentences]
     sources, references = sentences["source"], sentences["target"]
     translations = translate_on_all_processes(
         run.bare_model(),

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's text as tokens: the tokenizer, the corpora, and the batches made of them."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+
+from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
+from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, load_corpus, prepare_pairs
+from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
+from vanilla_transformer.evaluation.processes import process_state
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints, replaced_whole
+from vanilla_transformer.training.configuration import RunConfig
+
+logger = logging.getLogger(__name__)
+
+MODEL_INPUTS = ("input_ids", "labels")
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """The run's corpora; `validation` and `test` are `None` if there are none.
+
+    `train` and `validation` have text and tokens, `test` text alone. `dropped` counts what was left out of `train`.
+    """
+
+    train: Dataset | IterableDataset
+    dropped: DroppedPairs
+    validation: Dataset | None
+    test: Dataset | None
+
+    def pairs(self) -> int | None:
+        """To train on; `None` for a stream, whose length nobody knows."""
+        return len(self.train) if isinstance(self.train, Dataset) else None
+
+
+def prepare_corpora(config: RunConfig, output_dir: Path) -> tuple[PreTrainedTokenizerBase, Corpora]:
+    """Tokenizer and corpora; what was dropped is logged.
+
+    Raises:
+        ValueError, FileNotFoundError: a corpus that cannot be read, or of which nothing is left.
+    """
+    data = config.data
+    assert data.train is not None  # looked at before the run's folder was made
+    text = load_corpus(data.train)
+    test = _whole(data.test) if data.test is not None else None  # its errors come now, not after the training
+    tokenizer = prepare_tokenizer(config, text, output_dir)
+    train, dropped = prepare_pairs(text, tokenizer, data.max_length)
+    _log_dropped("train", dropped if isinstance(train, Dataset) else "a stream, counted while it is read")
+    validation = None
+    if data.validation is not None:
+        validation, dropped_there = prepare_pairs(_whole(data.validation), tokenizer, data.max_length)
+        _log_dropped("validation", dropped_there)
+    return tokenizer, Corpora(train, dropped, validation, test)
+
+
+def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
+    """The run's tokenizer: the one in its folder, else the configured one, else trained on both sides of `text`."""
+    folder = output_dir / "tokenizer"
+    # One of an attempt that came to no checkpoint may be of other data. The main process comes first and writes it.
+    if list_checkpoints(output_dir / CHECKPOINTS) or not process_state().is_main_process:
+        return load_tokenizer(folder)
+    if config.tokenizer.path is not None:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+        _check_tokenizer(config.tokenizer.path, tokenizer)
+    else:
+        tokenizer = train_tokenizer(_both_sides(text), config.tokenizer)
+    with replaced_whole(folder) as unfinished:
+        tokenizer.save_pretrained(unfinished)
+    return tokenizer
+
+
+def _check_tokenizer(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    for name in ("pad_token", "bos_token", "eos_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(f"tokenizer.path={path}: it has no {name}, which the model needs")
+    if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
+        raise ValueError(
+            f"tokenizer.path={path}: it does not end a text with {tokenizer.eos_token}, where decoding ends"
+        )
+
+
+def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
+    for batch in text.iter(batch_size=1000):
+        assert isinstance(batch, dict)
+        yield from batch["source"]
+        yield from batch["target"]
+
+
+def _whole(corpus: CorpusConfig) -> Dataset:
+    text = load_corpus(corpus)
+    assert isinstance(text, Dataset)  # the configuration admits no stream but for training
+    return text
+
+
+def _log_dropped(name: str, dropped: DroppedPairs | str) -> None:
+    if process_state().is_main_process:
+        logger.info(f"data.{name}: {dropped}")
+
+
+def make_batches(
+    pairs: Dataset | IterableDataset,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    shuffle: bool,
+) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
+    """Batches by token budget, each process its own: their order, and their tensors."""
+    settings, collate = config.training, DataCollatorForSeq2Seq(tokenizer)
+    # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
+    # in the middle of an epoch, would draw one more than the uninterrupted one.
+    generator = torch.Generator()
+    budgets = {"max_source_tokens": settings.max_source_tokens, "max_target_tokens": settings.max_target_tokens}
+    if isinstance(pairs, IterableDataset):
+        processes = accelerator.num_processes
+        order = StreamingTokenBatches(pairs, **budgets, seed=settings.seed, num_processes=processes)
+        return order, DataLoader(
+            order,
+            batch_size=None,  # what comes are batches already
+            generator=generator,
+            collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
+        )
+    order = TokenBatchSampler(
+        pairs["source_length"],
+        pairs["target_length"],
+        **budgets,
+        seed=settings.seed,
+        shuffle=shuffle,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
+    rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # a Dataset is what torch's class of that name describes
+    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate, generator=generator)
