@@ -119,35 +119,6 @@ def test_a_stream_resumes(tiny_run):
     assert_equal(weights(resumed), weights(whole))
 
 
-def test_a_run_is_not_mixed_with_an_older_one(tiny_run):
-    tiny_run.train("training.max_updates=4")
-    with pytest.raises(ValueError, match=r"holds the checkpoints of a run.*choose another training\.output_dir"):
-        tiny_run.train("training.max_updates=3", "training.resume=false")
-
-
-def test_the_number_of_processes_stays(tiny_run):
-    run = tiny_run.train("training.max_updates=3")
-    run.progress.processes = 2
-    run.checkpoints.save(run.progress)
-    with pytest.raises(ValueError, match="was trained by 2 processes, and now there are 1"):
-        tiny_run.train()
-
-
-def test_the_corpus_stays(tiny_run):
-    tiny_run.train("training.max_updates=3")
-    for side in ("source", "target"):
-        path = tiny_run.folder / f"train.{side}"
-        path.write_text(path.read_text() + "a\n")
-    with pytest.raises(ValueError, match=r"was trained on 120 pairs, and now data\.train has 121"):
-        tiny_run.train()
-
-
-def test_a_folder_may_be_moved(tiny_run):
-    tiny_run.train("training.max_updates=3")
-    moved = tiny_run.output_dir.rename(tiny_run.folder / "moved")
-    assert tiny_run.train("training.max_updates=5", f"training.output_dir={moved}").progress.updates == 5
-
-
 def test_a_damaged_checkpoint_is_named(tiny_run):
     tiny_run.train("training.max_updates=4")
     latest = list_checkpoints(tiny_run.output_dir / "checkpoints")[-1]
@@ -157,20 +128,3 @@ def test_a_damaged_checkpoint_is_named(tiny_run):
         with pytest.raises(ValueError, match=f"checkpoint {latest} is damaged.*remove that folder to go on"):
             tiny_run.train("training.max_updates=5")
         (latest / name).write_bytes(data)
-
-
-def test_a_streams_dropped_pairs_are_counted(tiny_run, caplog):
-    caplog.set_level("INFO", logger="vanilla_transformer")
-    options = ["data.train.streaming=true", "training.max_updates=null", "training.max_epochs=1", "data.max_length=6"]
-    run = tiny_run.train(*options)
-    assert run.corpora.dropped.too_long > 0
-    assert run.corpora.dropped.kept + run.corpora.dropped.too_long == 120
-    assert f"{run.corpora.dropped.too_long} with more than 6 tokens on a side dropped" in caplog.text
-
-
-def test_another_configuration_does_not_go_on(tiny_run):
-    tiny_run.train("training.max_updates=4")
-    with pytest.raises(
-        ValueError, match=r"another model\.d_ff \(32 there, 64 now\); choose another training\.output_dir"
-    ):
-        tiny_run.train("model.d_ff=64")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from vanilla_transformer.training.checkpoint import list_checkpoints
+
+
+def test_the_tokenizer_of_the_run_is_used_again(tiny_run):
+    tiny_run.train("training.max_updates=2")
+    file = tiny_run.output_dir / "tokenizer" / "tokenizer.json"
+    before = file.stat().st_mtime_ns
+    tiny_run.train("training.max_updates=3")
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_tokenizer_can_be_brought_along(tiny_run, model_folder):
+    run = tiny_run.train(f"tokenizer.path={model_folder}")
+    assert run.tokenizer.get_vocab()["<pad>"] == 0
+
+
+def test_a_tokenizer_of_a_failed_attempt_is_not_used_again(tiny_run):
+    good = {side: (tiny_run.folder / f"train.{side}").read_text() for side in ("source", "target")}
+    for side in good:
+        (tiny_run.folder / f"train.{side}").write_text("x " * 300 + "\n")
+    with pytest.raises(ValueError, match="no pair is left"):
+        tiny_run.train()
+    for side, text in good.items():
+        (tiny_run.folder / f"train.{side}").write_text(text)
+    assert "x" not in tiny_run.train().tokenizer.get_vocab()
+
+
+def test_a_tokenizer_that_does_not_end_its_texts(tiny_run, tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1, "<pad>": 2, "<s>": 3, "</s>": 4}, unk_token="<unk>"))
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "endless")
+    with pytest.raises(ValueError, match=r"tokenizer\.path=.*endless: it does not end a text with </s>"):
+        tiny_run.train(f"tokenizer.path={tmp_path / 'endless'}")
+    del names["bos_token"]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "startless")
+    with pytest.raises(ValueError, match="it has no bos_token"):
+        tiny_run.train(f"tokenizer.path={tmp_path / 'startless'}")
+
+
+def test_a_test_corpus_that_is_not_there_stops_the_run_before_it_starts(tiny_run):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.en does not exist"):
+        tiny_run.train("data.test.source=nowhere.en", "data.test.target=nowhere.de")
+    assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []
+
+
+def test_a_pair_beyond_the_budget_is_an_error_before_the_first_update(tiny_run):
+    with pytest.raises(ValueError, match=r"more than max_source_tokens=3; raise it, or lower data\.max_length"):
+        tiny_run.train("training.max_source_tokens=3")
+    assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []
+
+
+def test_a_streams_dropped_pairs_are_counted(tiny_run, caplog):
+    caplog.set_level("INFO", logger="vanilla_transformer")
+    options = ["data.train.streaming=true", "training.max_updates=null", "training.max_epochs=1", "data.max_length=6"]
+    run = tiny_run.train(*options)
+    assert run.corpora.dropped.too_long > 0
+    assert run.corpora.dropped.kept + run.corpora.dropped.too_long == 120
+    assert f"{run.corpora.dropped.too_long} with more than 6 tokens on a side dropped" in caplog.text

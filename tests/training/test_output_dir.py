@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+
+def test_a_folder_that_cannot_be_written(tiny_run):
+    (tiny_run.folder / "file").write_text("in the way")
+    with pytest.raises(PermissionError, match=r"training\.output_dir=.*file/run cannot be written"):
+        tiny_run.train(f"training.output_dir={tiny_run.folder / 'file' / 'run'}")
+
+
+def test_a_run_is_not_mixed_with_an_older_one(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    with pytest.raises(ValueError, match=r"holds the checkpoints of a run.*choose another training\.output_dir"):
+        tiny_run.train("training.max_updates=3", "training.resume=false")
+
+
+def test_a_folder_may_be_moved(tiny_run):
+    tiny_run.train("training.max_updates=3")
+    moved = tiny_run.output_dir.rename(tiny_run.folder / "moved")
+    assert tiny_run.train("training.max_updates=5", f"training.output_dir={moved}").progress.updates == 5
+
+
+def test_another_configuration_does_not_go_on(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    with pytest.raises(
+        ValueError, match=r"another model\.d_ff \(32 there, 64 now\); choose another training\.output_dir"
+    ):
+        tiny_run.train("model.d_ff=64")
