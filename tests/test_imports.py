@@ -16,17 +16,21 @@ PACKAGE = REPOSITORY / NAME
 # whatever else it is belongs in a folder.
 MAY_BE_PUBLISHED = {
     "attention.py",
+    "conditional_generation.py",
+    "configuration_rnn_seq2seq.py",
     "configuration_vanilla_transformer.py",
     "dropout.py",
     "embeddings.py",
     "loss.py",
+    "modeling_rnn_seq2seq.py",
     "modeling_vanilla_transformer.py",
+    "recurrence.py",
 }
 NEVER_PUBLISHED = {"__init__.py"}
 MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 
 # Each may import itself and what stands before it; `data` only itself.
-FOLDERS = ["data", "evaluation", "training", "hub", "cli"]
+FOLDERS = ["data", "visualization", "evaluation", "training", "comparison", "hub", "cli"]
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
 

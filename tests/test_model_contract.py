@@ -5,15 +5,17 @@
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 import vanilla_transformer as package
+from vanilla_transformer.recurrence import RecurrentCache
 
 PAD, START, END = 0, 1, 2
 
@@ -26,6 +28,9 @@ class Family:
     seq2seq_class: type
     tiny: dict[str, Any]
     backends: tuple[str, ...]
+    new_cache: Callable[[], Cache]
+    # Of a source of (3, 8) and a target of (3, 6): what the outputs of these names are shaped like, layer by layer.
+    shapes: dict[str, list[tuple[int, ...]] | None]
 
     def config(self, **changes) -> PreTrainedConfig:
         return self.config_class(**(self.tiny | changes))
@@ -39,6 +44,37 @@ class Family:
         return model
 
 
+def recurrent(name: str, architecture: dict[str, Any], encoder_width: int) -> Family:
+    """An RNN; its embeddings are wider than its state, so that confusing them shows."""
+    decoder_layers = architecture.get("num_decoder_layers", 3)
+    return Family(
+        name=f"rnn_seq2seq-{name}",
+        config_class=package.RNNSeq2SeqConfig,
+        base_class=package.RNNSeq2SeqModel,
+        seq2seq_class=package.RNNSeq2SeqForConditionalGeneration,
+        tiny={
+            "vocab_size": 31,
+            "embedding_size": 12,
+            "hidden_size": 10,
+            "num_layers": 2,
+            "num_decoder_layers": decoder_layers,
+            "tie_word_embeddings": True,
+            "dropout": 0.1,
+            "label_smoothing": 0.1,
+        }
+        | architecture,
+        backends=("eager",),
+        new_cache=RecurrentCache,
+        shapes={
+            "encoder_attentions": None,
+            "decoder_attentions": None,
+            "cross_attentions": None if architecture["attention"] == "none" else [(3, 1, 6, 8)],
+            "encoder_hidden_states": [(3, 8, 12)] + [(3, 8, encoder_width)] * 2,
+            "decoder_hidden_states": [(3, 6, 12)] + [(3, 6, 10)] * decoder_layers,
+        },
+    )
+
+
 FAMILIES = [
     Family(
         name="vanilla_transformer",
@@ -47,6 +83,37 @@ FAMILIES = [
         seq2seq_class=package.VanillaTransformerForConditionalGeneration,
         tiny={"vocab_size": 31, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2},
         backends=("eager", "sdpa", "flex_attention"),
+        new_cache=lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        shapes={
+            "encoder_attentions": [(3, 2, 8, 8)] * 2,
+            "decoder_attentions": [(3, 2, 6, 6)] * 3,
+            "cross_attentions": [(3, 2, 6, 8)] * 3,
+            "encoder_hidden_states": [(3, 8, 16)] * 3,
+            "decoder_hidden_states": [(3, 6, 16)] * 4,
+        },
+    ),
+    recurrent(
+        "bahdanau",
+        {"cell": "gru", "bidirectional": True, "attention": "additive", "input_feeding": "context"},
+        encoder_width=20,
+    ),
+    recurrent(
+        "luong",
+        {"cell": "lstm", "bidirectional": False, "attention": "multiplicative", "input_feeding": "attentional"}
+        | {"num_decoder_layers": 2, "reverse_source": True},
+        encoder_width=10,
+    ),
+    recurrent(
+        "at_once",
+        {"cell": "lstm", "bidirectional": True, "attention": "multiplicative", "input_feeding": "none"}
+        | {"residual": True},
+        encoder_width=20,
+    ),
+    recurrent(
+        "sutskever",
+        {"cell": "tanh", "bidirectional": False, "attention": "none", "input_feeding": "none", "reverse_source": True}
+        | {"num_decoder_layers": 2},
+        encoder_width=10,
     ),
 ]
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -246,18 +313,15 @@ def test_attentions_and_hidden_states_have_their_shapes(family, batch):
     model = family.model()
     model.set_attn_implementation("eager")
     output = model(**batch, output_attentions=True, output_hidden_states=True)
-    assert [a.shape for a in output.encoder_attentions] == [(3, 2, 8, 8)] * 2
-    assert [a.shape for a in output.decoder_attentions] == [(3, 2, 6, 6)] * 3
-    assert [a.shape for a in output.cross_attentions] == [(3, 2, 6, 8)] * 3
-    assert [h.shape for h in output.encoder_hidden_states] == [(3, 8, 16)] * 3
-    assert [h.shape for h in output.decoder_hidden_states] == [(3, 6, 16)] * 4
+    found = {name: output.get(name) for name in family.shapes}
+    assert {name: layers and [layer.shape for layer in layers] for name, layers in found.items()} == family.shapes
 
 
 def test_attention_weights_sum_to_one_and_skip_padding(family, batch):
     model = family.model()
     model.set_attn_implementation("eager")
-    for weights in model(**batch, output_attentions=True).cross_attentions:
-        assert torch.allclose(weights.sum(-1), torch.ones(3, 2, 6), atol=1e-6)
+    for weights in model(**batch, output_attentions=True).cross_attentions or ():
+        assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:3]), atol=1e-6)
         assert weights[0, :, :, 5:].abs().max() == 0
 
 
@@ -271,7 +335,7 @@ def test_return_dict_false_gives_the_same_tuple(family, batch):
 def test_old_name_of_the_cache_is_accepted(family, batch):
     model = family.model()
     target = batch.pop("labels").clamp(min=3)
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache = family.new_cache()
     with pytest.warns(FutureWarning, match="past_key_values"):
         output = model(**batch, decoder_input_ids=target, past_key_values=cache)
     assert output.cache is cache
@@ -336,7 +400,7 @@ def test_checkpointed_activations_give_the_same_gradients(family, batch):
 def test_a_few_updates_learn_a_batch_by_heart(family, batch):
     model = family.model(dropout=0.0, label_smoothing=0.0).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(120):
         loss = model(**batch).loss
         loss.backward()
         optimizer.step()

@@ -13,7 +13,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
     from .configuration_vanilla_transformer import VanillaTransformerConfig
+    from .modeling_rnn_seq2seq import (
+        RNNSeq2SeqForConditionalGeneration,
+        RNNSeq2SeqModel,
+        RNNSeq2SeqPreTrainedModel,
+    )
     from .modeling_vanilla_transformer import (
         VanillaTransformerForConditionalGeneration,
         VanillaTransformerModel,
@@ -23,6 +29,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "RNNSeq2SeqConfig",
+    "RNNSeq2SeqForConditionalGeneration",
+    "RNNSeq2SeqModel",
+    "RNNSeq2SeqPreTrainedModel",
     "VanillaTransformerConfig",
     "VanillaTransformerForConditionalGeneration",
     "VanillaTransformerModel",
@@ -30,6 +40,10 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "RNNSeq2SeqConfig": "configuration_rnn_seq2seq",
+    "RNNSeq2SeqForConditionalGeneration": "modeling_rnn_seq2seq",
+    "RNNSeq2SeqModel": "modeling_rnn_seq2seq",
+    "RNNSeq2SeqPreTrainedModel": "modeling_rnn_seq2seq",
     "VanillaTransformerConfig": "configuration_vanilla_transformer",
     "VanillaTransformerForConditionalGeneration": "modeling_vanilla_transformer",
     "VanillaTransformerModel": "modeling_vanilla_transformer",
@@ -44,40 +58,53 @@ def __getattr__(name: str):
 
 
 def _register_config(auto, ours) -> None:
-    auto.AutoConfig.register("vanilla_transformer", ours.VanillaTransformerConfig, exist_ok=True)
+    (name,) = ours.__all__
+    config = getattr(ours, name)
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 def _register_models(auto, ours) -> None:
-    config = ours.VanillaTransformerConfig
-    auto.AutoModel.register(config, ours.VanillaTransformerModel, exist_ok=True)
-    auto.AutoModelForSeq2SeqLM.register(config, ours.VanillaTransformerForConditionalGeneration, exist_ok=True)
+    conditional_generation, base, _ = (getattr(ours, name) for name in ours.__all__)
+    auto.AutoModel.register(base.config_class, base, exist_ok=True)
+    auto.AutoModelForSeq2SeqLM.register(base.config_class, conditional_generation, exist_ok=True)
 
 
+_CONFIGS, _MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+_THEIRS = {_CONFIGS, _MODELS, "transformers.modeling_layers"}  # the last imports the others, and our models import it
 # transformers' module, our module, what to do once both are imported
 _REGISTRATIONS = [
-    ("transformers.models.auto.configuration_auto", f"{__name__}.configuration_vanilla_transformer", _register_config),
-    ("transformers.models.auto.modeling_auto", f"{__name__}.modeling_vanilla_transformer", _register_models),
+    row
+    for model in ("vanilla_transformer", "rnn_seq2seq")
+    for row in (
+        (_CONFIGS, f"{__name__}.configuration_{model}", _register_config),
+        (_MODELS, f"{__name__}.modeling_{model}", _register_models),
+    )
 ]
 
 
 class _RegisterAfterImport(MetaPathFinder, Loader):
     """Leaves the import of the modules above to the usual loaders, and registers our classes after it.
 
-    Either module may be imported first, and ours imports parts of transformers that import the auto modules.
+    Any of them may be imported first: our models import parts of transformers that import the auto modules, which
+    are then finished in the midst of both. So nothing is registered before all of them are.
     """
 
     def __init__(self):
-        self._names = {name for row in _REGISTRATIONS for name in row[:2]}
         self._loaders: dict[str, Loader] = {}
-        self._under_way: set[str] = set()
+        self._searched: set[str] = set()
+        self._under_way: set[str] = set()  # found, and being executed
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in self._names or fullname in self._under_way:
+        is_ours = fullname.rpartition(".")[0] == __name__
+        if fullname in self._searched or not (is_ours or fullname in _THEIRS):
             return None
-        self._under_way.add(fullname)  # find_spec below must not come back here
-        spec = find_spec(fullname)
-        assert spec is not None, fullname
-        assert spec.loader is not None, fullname
+        self._searched.add(fullname)  # find_spec below must not come back here
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._searched.remove(fullname)
+        if spec is None or spec.loader is None:
+            return None
         self._loaders[fullname], spec.loader = spec.loader, self
         return spec
 
@@ -85,13 +112,18 @@ class _RegisterAfterImport(MetaPathFinder, Loader):
         return self._loaders[spec.name].create_module(spec)
 
     def exec_module(self, module):
-        self._loaders[module.__name__].exec_module(module)
-        self._under_way.remove(module.__name__)
+        self._under_way.add(module.__name__)
+        try:
+            self._loaders[module.__name__].exec_module(module)
+        finally:
+            self._under_way.remove(module.__name__)
         self.register()
 
     def register(self) -> None:
+        if self._under_way:
+            return
         for auto, ours, register in _REGISTRATIONS:
-            if auto in sys.modules and not self._under_way & {auto, ours}:
+            if auto in sys.modules:
                 register(sys.modules[auto], import_module(ours))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 3.2 of the paper: scaled dot-product attention and multi-head attention."""
+"""Section 3.2 of the paper: scaled dot-product and multi-head attention; and what the RNNs before it had."""
 
 from collections.abc import Callable
 from typing import Any
@@ -129,3 +129,62 @@ class MultiHeadAttention(nn.Module):
         """`(batch, length, num_heads * width)` → `(batch, num_heads, length, width)`."""
         batch, length, _ = projected.shape
         return projected.view(batch, length, -1, width).transpose(1, 2)
+
+
+class AdditiveAttention(nn.Module):
+    """Bahdanau et al. (2015), appendix A.1.2: score(s, h_j) = v^T tanh(W s + U h_j)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.encoder_width, config.hidden_size, bias=False)
+        self.v = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        """U h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
+        return self.k_proj(encoder_hidden_states)
+
+    def forward(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`query` `(batch, target_length, hidden_size)`; the rest as in `attend_with_scores`."""
+        energies = torch.tanh(self.q_proj(query)[:, :, None] + keys[:, None])  # (batch, target_l., source_l., hidden)
+        return attend_with_scores(self.v(energies).squeeze(-1), values, mask)
+
+
+class MultiplicativeAttention(nn.Module):
+    """Luong et al. (2015), section 3.1, "general": score(s, h_j) = s^T W h_j."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.k_proj = nn.Linear(config.encoder_width, config.hidden_size, bias=False)
+
+    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        """W h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
+        return self.k_proj(encoder_hidden_states)
+
+    def forward(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`query` `(batch, target_length, hidden_size)`; the rest as in `attend_with_scores`."""
+        return attend_with_scores(query @ keys.transpose(1, 2), values, mask)
+
+
+def attend_with_scores(
+    scores: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax over the source, and the context: the mean of the source under these weights.
+
+    Args:
+        scores: `(batch, target_length, source_length)`.
+        values: the encoder's output h_j, `(batch, source_length, encoder_width)`.
+        mask: `(batch, source_length)`, true for real tokens.
+
+    Returns:
+        The context `(batch, target_length, encoder_width)`, and the weights
+        `(batch, target_length, source_length)`.
+    """
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1)  # (batch, target_length, source_length)
+    return weights.to(values.dtype) @ values, weights

@@ -9,6 +9,16 @@ from torch import nn
 from .dropout import Dropout
 
 
+def embedded_tokens(
+    embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
+) -> torch.Tensor:
+    """`(batch, length)` or `(batch, length, d_model)` → `(batch, length, d_model)`, before the scaling."""
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
+    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+
 def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleaved") -> torch.Tensor:
     """Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i / d_model)), PE(pos, 2i + 1) = cos(the same angle).
 

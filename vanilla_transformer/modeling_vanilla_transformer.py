@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -21,10 +21,10 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import MultiHeadAttention
+from .conditional_generation import ConditionalGeneration
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
-from .embeddings import InputEmbedding, positions_of_real_tokens
-from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
+from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
 
 
 @dataclass
@@ -169,16 +169,6 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
         return {"input_ids": input_ids, "decoder_input_ids": input_ids}
 
 
-def _embedded(
-    embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
-) -> torch.Tensor:
-    """`(batch, length)` or `(batch, length, d_model)` → `(batch, length, d_model)`, before the scaling."""
-    if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
-    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-
-
 class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
     """Section 3.1: a stack of `num_layers` identical layers over the embedded source."""
 
@@ -215,7 +205,7 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; a source beyond learned positions.
         """
-        embedded = _embedded(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, d_model)
+        embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, d_model)
         if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
             attention_mask = input_ids.ne(self.config.pad_token_id).long()  # (batch, source_length)
         batch, source_length, _ = embedded.shape
@@ -279,7 +269,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
                 beyond learned positions.
         """
         # (batch, target_length, d_model)
-        embedded = _embedded(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
+        embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
         if encoder_hidden_states is None:
             raise ValueError("the decoder attends over the source: give encoder_hidden_states")
         if use_cache and cache is None:
@@ -377,7 +367,7 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         )
 
 
-class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedModel, GenerationMixin):
+class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaTransformerPreTrainedModel):
     """Figure 1 as a whole: the model with the projection before the softmax, for translation."""
 
     _tied_weights_keys = {
@@ -390,105 +380,6 @@ class VanillaTransformerForConditionalGeneration(VanillaTransformerPreTrainedMod
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
-        self.model.set_input_embeddings(value)
-
-    @can_return_tuple
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
-    ) -> Seq2SeqLMLossOutput:
-        """Logits of the next target token, and the loss of section 5.4 when `labels` are given.
-
-        Args:
-            labels: `(batch, target_length)`, the target with its end-of-sentence token; -100 and padding are
-                ignored. They are not shifted: without `decoder_input_ids`, the decoder reads the labels shifted
-                right.
-            num_items_in_batch: target tokens of the whole update, for exact gradient accumulation.
-
-        Returns:
-            `logits` `(batch, target_length, vocab_size)`; with `labels`, `loss` (smoothed, mean over target
-            tokens) and `negative_log_likelihood` (unsmoothed). In training mode with `labels`, `logits` is `None`:
-            the loss is computed in chunks so that they never exist at once.
-        """
-        if labels is not None:
-            use_cache = False if use_cache is None else use_cache
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoder_outputs=encoder_outputs,
-            cache=cache,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-
-        logits = loss = likelihood = None
-        pad = self.config.pad_token_id
-        if labels is None or not self.training:
-            logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
-        if labels is not None:
-            loss, likelihood = smoothed_cross_entropy(
-                outputs.last_hidden_state,
-                self.lm_head.weight,
-                labels if pad is None else labels.masked_fill(labels == pad, IGNORED),
-                self.config.label_smoothing,
-                num_items_in_batch,
-            )
-        return Seq2SeqLMLossOutput(
-            loss=loss,
-            logits=logits,
-            cache=outputs.cache,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-            encoder_attentions=outputs.encoder_attentions,
-            negative_log_likelihood=likelihood,
-        )
-
-    def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
-        """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
-
-        The 50 is `generation_config.max_tokens_beyond_source`, which `GenerationConfig` stores without knowing it.
-        The source's length is the batch's, padding included.
-        """
-        beyond = generation_config.to_dict().get("max_tokens_beyond_source")
-        if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
-            generation_config.max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
-        return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
-            generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
-        )
-
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The labels shifted right: `decoder_start_token_id` first, -100 as padding; `(batch, target_length)`."""
-        shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
-        shifted[:, 1:] = labels[:, :-1]
-        pad = self.config.pad_token_id
-        # Without a token for padding any other does: nothing is learnt here, and nothing earlier sees it.
-        return shifted.masked_fill(shifted == IGNORED, self.config.decoder_start_token_id if pad is None else pad)
 
 
 __all__ = [

@@ -2,23 +2,24 @@
 """A training run as one YAML file: sections, checked before any work starts."""
 
 import math
-import re
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import PreTrainedConfig
 
+from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
+from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name
 
 # What the tokenizer or the run decides; everything else of the model's config may stand in the section `model`.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
 MODEL_FIELDS_SET_BY_THE_RUN |= {"eos_token_id", "decoder_start_token_id"}
+MODEL_CONFIGS = {config.model_type: config for config in (VanillaTransformerConfig, RNNSeq2SeqConfig)}
 
 
 @strict
@@ -51,7 +52,8 @@ class OptimizerConfig:
 
     Args:
         beta1, beta2, eps: of Adam.
-        learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5).
+        learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
+            its hidden_size.
         warmup_steps: updates over which the rate rises.
         max_grad_norm: clip the global norm of the gradient; `None`: do not (the paper does not).
     """
@@ -147,128 +149,57 @@ class RunConfig:
 def load_run_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a YAML file, apply `section.key=value` overrides, and check everything.
 
-    A file may begin with `extends: other.yaml` (relative to itself); sections are merged key by key.
+    A file may begin with `extends: other.yaml` (relative to itself); sections are merged key by key, except that a
+    section `model` with a `model_type` replaces the other's.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not YAML, an unknown key, a wrong type, a value out of range; one line that names the place.
     """
-    values = _read_with_bases(Path(path))
-    for override in overrides or []:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"override {override!r}: write section.key=value, for example training.max_updates=100")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f"override {override!r}: {text!r} is not a YAML value; quote it inside, as '\"{text}\"'"
-            ) from error
-        _set(values, key.split("."), value, override)
-    config = _build(RunConfig, values, where="")
-    _check_model_section(config.model)
+    return run_config_of(read_yaml(Path(path), overrides))
+
+
+def run_config_of(values: dict[str, Any]) -> RunConfig:
+    """Check everything that can be checked before any work starts.
+
+    Raises:
+        ValueError: as `load_run_config`.
+    """
+    config = build_section(RunConfig, values, where="")
+    check_model_section(config.model)
     _check_numbers(config)
     _check_streams(config)
     _check_lengths(config)
     return config
 
 
-def model_config_of(config: RunConfig, **from_the_tokenizer: Any) -> VanillaTransformerConfig:
+def model_config_of(model: dict[str, Any], **from_the_tokenizer: Any) -> PreTrainedConfig:
     """The model's configuration: the section `model`, and what the tokenizer decides."""
-    return VanillaTransformerConfig(**config.model, **from_the_tokenizer)
+    values = {name: value for name, value in model.items() if name != "model_type"}
+    return _model_config_class(model)(**values, **from_the_tokenizer)
 
 
-def _read_with_bases(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"configuration {path} does not exist")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"configuration {path} must hold sections (data, model, training, …), not a {type(values)}")
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ValueError(f"configuration {path}: extends={base!r} must be the name of a file")
-    return _merged(_read_with_bases(path.parent / base), values)
+def _model_config_class(model: dict[str, Any]) -> type[PreTrainedConfig]:
+    name = model.get("model_type", VanillaTransformerConfig.model_type)
+    if name not in MODEL_CONFIGS:
+        raise ValueError(f"model.model_type={name!r} must be one of {', '.join(MODEL_CONFIGS)}")
+    return MODEL_CONFIGS[name]
 
 
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            raise ValueError(f"override {override!r}: {key} is a value, not a section")
-    values[keys[-1]] = value
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    """A strict dataclass from nested dictionaries; errors name the dotted place."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where or 'configuration'}: expected a section with keys, got {values!r}")
-    known = {f.name: f for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {_dotted(where, key)}; known keys are {', '.join(known)}")
-    types = get_type_hints(cls)
-    built = {key: _convert(types[key], value, _dotted(where, key)) for key, value in values.items()}
-    for name, f in known.items():
-        if name not in built and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{_dotted(where, name)} is missing")
-    try:
-        return cls(**built)
-    except StrictDataclassFieldValidationError as error:
-        name = _field_of(error)
-        raise ValueError(
-            f"{_dotted(where, name)}={built[name]!r}: expected {_type_name(types[name])}, "
-            f"got {type(built[name]).__name__}"
-        ) from error
-
-
-def _convert(annotation: Any, value: Any, where: str) -> Any:
-    """Sections to dataclasses; whole numbers and YAML's "1e-9", which it reads as a string, to float."""
-    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    section = next((choice for choice in choices if is_dataclass(choice)), None)
-    if section is not None and not (value is None and NoneType in choices):
-        return _build(section, value, where)  # pyright: ignore[reportArgumentType] -- is_dataclass above
-    if float in choices and isinstance(value, (str, int)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            return value  # the strict dataclass names it
-    return value
-
-
-def _field_of(error: StrictDataclassFieldValidationError) -> str:
-    """huggingface_hub names the field in the message alone."""
-    found = re.match("Validation error for field '(.+)'", str(error))
-    assert found is not None, error
-    return found[1]
-
-
-def _check_model_section(model: dict[str, Any]) -> None:
-    types = VanillaTransformerConfig.__annotations__  # the paper's fields, without those of PreTrainedConfig
-    allowed = [name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN]
+def check_model_section(model: dict[str, Any]) -> None:
+    """Raise ValueError for a section `model` that no model can be made of; numbers become what their fields want."""
+    types = _model_config_class(model).__annotations__  # the paper's fields, without those of PreTrainedConfig
+    allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
     for key, value in list(model.items()):
         if key not in allowed:
             raise ValueError(f"unknown key model.{key}; known keys are {', '.join(allowed)}")
-        model[key] = _convert(types[key], value, f"model.{key}")
+        if key != "model_type":
+            model[key] = convert(types[key], value, f"model.{key}")
     try:
-        VanillaTransformerConfig(**model)
+        model_config_of(model)
     except StrictDataclassFieldValidationError as error:
-        name = _field_of(error)
-        raise ValueError(f"model.{name}={model[name]!r}: expected {_type_name(types[name])}") from error
+        name = field_of(error)
+        raise ValueError(f"model.{name}={model[name]!r}: expected {type_name(types[name])}") from error
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
 
@@ -329,26 +260,13 @@ def _check_streams(config: RunConfig) -> None:
 
 def _check_lengths(config: RunConfig) -> None:
     """Learned positions must reach as far as the run's sentences and their translations may."""
-    model = VanillaTransformerConfig(**config.model)
+    model = model_config_of(config.model)
     longest = config.data.max_length + config.generation.max_tokens_beyond_source
+    if not isinstance(model, VanillaTransformerConfig):
+        return
     if model.position_embedding == "learned" and model.max_position_embeddings < longest:
         raise ValueError(
             f"model.max_position_embeddings={model.max_position_embeddings} is less than {longest}, which "
             f"data.max_length={config.data.max_length} and generation.max_tokens_beyond_source="
             f"{config.generation.max_tokens_beyond_source} allow"
         )
-
-
-def _dotted(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _type_name(annotation: Any) -> str:
-    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    names = []
-    for choice in choices:
-        if get_origin(choice) is Literal:
-            names.extend(repr(value) for value in get_args(choice))
-        else:
-            names.append("null" if choice is NoneType else getattr(choice, "__name__", str(choice)))
-    return " or ".join(names)

@@ -12,11 +12,11 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
 
+from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.evaluation.processes import process_state
-from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints, Progress
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
 from vanilla_transformer.training.corpora import Corpora, make_batches, prepare_corpora
@@ -48,7 +48,7 @@ class Run:
     progress: Progress
     checkpoints: Checkpoints
 
-    def bare_model(self) -> VanillaTransformerForConditionalGeneration:
+    def bare_model(self) -> ConditionalGeneration:
         """The model itself, without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -88,7 +88,7 @@ def prepare_run(config: RunConfig) -> Run:
         fused=True,
     )
     schedule = paper_schedule(
-        optimizer, model.config.d_model, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
+        optimizer, model.config.hidden_size, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
     )
     model, optimizer = accelerator.prepare(model, optimizer)
     progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs())
@@ -199,10 +199,10 @@ def _check_resumed(run: Run) -> None:
         )
 
 
-def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> VanillaTransformerForConditionalGeneration:
+def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ConditionalGeneration:
     """A new model for the tokenizer's vocabulary, with the run's way of decoding as its generation config."""
     model_config = model_config_of(
-        config,
+        config.model,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -210,11 +210,11 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Vani
         decoder_start_token_id=tokenizer.bos_token_id,
     )
     try:
-        model = VanillaTransformerForConditionalGeneration(model_config)
+        model = AutoModelForSeq2SeqLM.from_config(model_config)
     except RuntimeError as error:  # of torch's allocator
         raise ValueError(
-            f"there is no memory for the model with d_model={model_config.d_model}, d_ff={model_config.d_ff}, "
-            f"num_layers={model_config.num_layers}; lower them in the section model ({' '.join(str(error).split())})"
+            f"there is no memory for the model {config.model}; lower its sizes in the section model "
+            f"({' '.join(str(error).split())})"
         ) from error
     model.set_attn_implementation(config.training.attention)
     if config.training.gradient_checkpointing:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Invented results with every part: five models, three seeds, five repeats."""
+
+import random
+from typing import Any
+
+MODELS = ["Transformer", "LSTM with attention", "GRU with attention", "LSTM without attention", "Elman with attention"]
+LENGTHS = [16, 32, 64, 128, 256, 512]
+DISTANCES = [4, 8, 16, 32, 64, 128, 256]
+TRAINED_AT = 32
+
+
+def example_results() -> dict[str, Any]:
+    dice = random.Random(1)
+    return {
+        "machine": {
+            "device": "x86_64 cpu, 2 cores",
+            "threads": 2,
+            "torch": "2.13.0",
+            "transformers": "5.24.0",
+            "date": "2026-11-25",
+        },
+        "speed": _speed(dice),
+        "long_range": _long_range(dice),
+        "quality": [
+            _quality(dice, "Multi30k English-German", "BLEU", "points", [32.1, 30.2, 29.8, 17.0, 24.4]),
+            _quality(dice, "spelling to pronunciation", "word error rate", "%", [34.0, 33.6, 35.5, 48.0, 41.0]),
+        ],
+    }
+
+
+def _parameters() -> dict[str, int]:
+    return {model: 1_200_000 + 50_000 * place for place, model in enumerate(MODELS)}
+
+
+def _speed(dice: random.Random) -> dict[str, Any]:
+    def speeds(place: int, length: int) -> list[float]:
+        speed = 19000 / (1 + length / 900) if place == 0 else (70000 - 9000 * place) * length**-0.3
+        return [speed * dice.uniform(0.95, 1.05) for _ in range(5)]
+
+    rows = [
+        {"model": model, "length": length, "batch_size": 4096 // length, "tokens_per_second": speeds(place, length)}
+        for place, model in enumerate(MODELS)
+        for length in LENGTHS
+    ]
+    return {"device": "cpu", "precision": "float32", "parameters": _parameters(), "rows": rows}
+
+
+def _long_range(dice: random.Random) -> dict[str, Any]:
+    keeps = [0.995, 0.97, 0.96, 0.9, 0.6]  # of the gradient's norm, for each step back
+    chance = {"copy": 0.125, "recall": 0.125, "parity": 0.5}
+    gradients = [
+        {"model": model, "seed": seed, "when": when, "norms": [dice.uniform(0.7, 1.3) * keep**d for d in range(129)]}
+        for model, keep in zip(MODELS, keeps, strict=True)
+        for seed in range(3)
+        for when in ("initialisation", "after training")
+    ]
+    gradients[-1]["norms"][-20:] = [0.0] * 20
+
+    def accuracy(task: str, place: int, distance: int) -> float:
+        holds_to = 8 * 2 ** (4 - place) if (task == "parity") != (place == 0) else 12
+        guess = chance[task]
+        return min(1.0, max(0.0, guess + (0.99 - guess) / (1 + (distance / holds_to) ** 4) + dice.uniform(-0.02, 0.02)))
+
+    tasks = [
+        {
+            "task": task,
+            "model": model,
+            "seed": seed,
+            "trained_at": TRAINED_AT,
+            "updates": 2000,
+            "seconds": 100.0 + 30 * place,
+            "accuracy": {str(distance): accuracy(task, place, distance) for distance in DISTANCES},
+        }
+        for task in ("copy", "recall", "parity")
+        for place, model in enumerate(MODELS)
+        for seed in range(3)
+    ]
+    return {"device": "cpu", "parameters": _parameters(), "chance": chance, "gradients": gradients, "tasks": tasks}
+
+
+def _quality(dice: random.Random, task: str, metric: str, unit: str, scores: list[float]) -> dict[str, Any]:
+    def budget(name: str, amount: str) -> dict[str, Any]:
+        return {
+            "budget": name,
+            "amount": amount,
+            "models": {
+                model: {
+                    "score": score,
+                    "interval": [score - 1.1, score + 1.2],
+                    "parameters": 1_500_000,
+                    "updates": 600 + 10 * place,
+                    "epochs": 3.2,
+                    "training_seconds": 120.0,
+                    "target_tokens_per_second": 5000.0 - 300 * place,
+                }
+                for place, (model, score) in enumerate(zip(MODELS, scores, strict=True))
+            },
+            "paired": [
+                {"model": model, "baseline": "Transformer", "difference": score - scores[0], "p_value": p}
+                for model, score, p in zip(MODELS[1:], scores[1:], [0.012, 0.004, 0.0005, 0.001], strict=True)
+            ],
+            "by_length": [
+                {
+                    "bucket": bucket,
+                    "sentences": 1000 // (place + 1),
+                    "scores": {m: s - 2 * place + dice.uniform(-1, 1) for m, s in zip(MODELS, scores, strict=True)},
+                }
+                for place, bucket in enumerate(["1-5", "6-10", "11-15", "16-20", "21-40"])
+            ],
+            "examples": [
+                {
+                    "source": "a | man <b>sleeps</b> on *grass*",
+                    "reference": "ein mann schläft auf gras",
+                    "outputs": {model: f"ein mann | schläft `{place}`" for place, model in enumerate(MODELS)},
+                }
+            ],
+        }
+
+    return {
+        "task": task,
+        "metric": metric,
+        "higher_is_better": metric == "BLEU",
+        "unit": unit,
+        "signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0" if metric == "BLEU" else None,
+        "sentences": 1000,
+        "vocab_size": 8000,
+        "budgets": [budget("equal updates", "600 updates"), budget("equal time", "2.0 minutes")],
+    }

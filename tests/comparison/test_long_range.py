@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs that are done once, and gradients against Jacobians computed otherwise."""
+
+import json
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from vanilla_transformer.comparison.long_range import (
+    LongRangeConfig,
+    accuracy,
+    build_model,
+    gradient_norms,
+    jobs_of,
+    measure_long_range,
+    run_job,
+    train_on_task,
+)
+
+CPU = torch.device("cpu")
+TINY = {"model_type": "vanilla_transformer", "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+TINY |= {"dropout": 0.0, "label_smoothing": 0.0}
+
+
+def settings(**changes) -> LongRangeConfig:
+    values = {
+        "models": {"small / one": {"model": dict(TINY), "learning_rate": 0.01}},
+        "tasks": {"copy": {"trained_at": 2, "tested_at": [1, 3], "updates": 2}},
+        "seeds": [1, 2],
+        "batch_size": 4,
+        "warmup_updates": 2,
+        "check_every": 10,
+        "test_sequences": 8,
+        "gradient_length": 3,
+    }
+    return LongRangeConfig(**(values | changes))
+
+
+def finish(some: LongRangeConfig, folder: Path) -> list[Path]:
+    """All jobs, in this process."""
+    for job in jobs_of(some, CPU):
+        run_job(job, folder)
+    return [folder / job.file_name for job in jobs_of(some, CPU)]
+
+
+def never(finished: int, jobs: int, what: str) -> None:
+    raise AssertionError(f"{what} was done again")
+
+
+class LinearRecurrence(nn.Module):
+    """h_t = A h_(t-1) + B x_t, whose Jacobian d steps back is A^d B, with the encoder's interface."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(50, width)
+        self.a, self.b = 0.5 * torch.randn(width, width) / width**0.5, torch.randn(width, width)
+        self.device = CPU
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def get_encoder(self):
+        return self.encode
+
+    def encode(self, inputs_embeds):
+        states = [torch.zeros_like(inputs_embeds[:, 0])]
+        for inputs in inputs_embeds.unbind(dim=1):
+            states.append(states[-1] @ self.a.T + inputs @ self.b.T)
+        return SimpleNamespace(last_hidden_state=torch.stack(states[1:], dim=1))
+
+
+def test_gradients_of_a_linear_recurrence_are_powers_of_its_matrix():
+    model = LinearRecurrence(12)
+    norms = gradient_norms(model, 5, torch.Generator().manual_seed(1))  # pyright: ignore[reportArgumentType] -- a stand-in
+    expected = [(torch.linalg.matrix_power(model.a, d) @ model.b).norm().item() for d in range(5)]
+    assert norms == pytest.approx(expected, rel=0.15)  # 256 probes: a standard error of a few percent
+
+
+def test_gradients_of_a_model_are_those_of_its_jacobian():
+    model = build_model(settings().models["small / one"], 1, CPU).eval()
+
+    def last_output(embedded: torch.Tensor) -> torch.Tensor:
+        return model.get_encoder()(inputs_embeds=embedded[None]).last_hidden_state[0, -1]
+
+    expected = torch.zeros(2)
+    for sequence in product(range(3, 11), repeat=2):  # all that can be drawn
+        embedded = model.get_input_embeddings()(torch.tensor(sequence)).detach()  # (length, width)
+        jacobian = torch.autograd.functional.jacobian(last_output, embedded)  # (width, length, width)
+        expected += jacobian.square().sum(dim=(0, 2)) / 64
+    norms = torch.tensor([gradient_norms(model, 2, torch.Generator().manual_seed(seed)) for seed in range(10)])
+    assert norms.square().mean(dim=0).tolist() == pytest.approx(expected.flip(0).tolist(), rel=0.1)
+
+
+def test_accuracy_is_the_share_of_right_symbols():
+    labels = torch.tensor([[3, 4], [5, 6]])
+    guesses = torch.tensor([[3, 4], [5, 7]])
+
+    class Guesser(nn.Module):
+        device = CPU
+
+        def forward(self, input_ids, labels):
+            return SimpleNamespace(logits=nn.functional.one_hot(guesses, 10).float())
+
+    assert accuracy(Guesser(), labels, labels) == 0.75  # pyright: ignore[reportArgumentType] -- a stand-in
+
+
+def test_training_learns_and_ends_when_solved():
+    task = {"trained_at": 1, "tested_at": [1], "updates": 1000}
+    (job,) = jobs_of(settings(tasks={"copy": task}, seeds=[1], batch_size=32, check_every=20), CPU)
+    result, _ = train_on_task(job)
+    assert result["accuracy"] == {"1": 1.0}
+    assert result["updates"] < 1000
+
+
+def test_all_models_see_the_same_sequences_of_a_seed(monkeypatch: pytest.MonkeyPatch):
+    from vanilla_transformer.comparison import long_range
+
+    seen = []
+    original = long_range.training_batch
+
+    def training_batch(*arguments):
+        seen.append(original(*arguments)[0].tolist())
+        return original(*arguments)
+
+    monkeypatch.setattr(long_range, "training_batch", training_batch)
+    wider = {"model": TINY | {"d_model": 32}, "learning_rate": 0.01}
+    some = settings(models=settings().models | {"wider": wider}, seeds=[1])
+    for job in jobs_of(some, CPU):
+        train_on_task(job)
+    assert len(seen) == 4
+    assert seen[:2] == seen[2:]
+
+
+def test_finished_jobs_are_merged_and_not_done_again(tmp_path: Path):
+    some = settings()
+    finish(some, tmp_path)
+    results = measure_long_range(some, tmp_path, CPU, never)
+    assert results["device"] == "cpu"
+    parameters = sum(p.numel() for p in build_model(some.models["small / one"], 1, CPU).parameters())
+    assert results["parameters"] == {"small / one": parameters}
+    assert [(row["model"], row["seed"], row["when"], len(row["norms"])) for row in results["gradients"]] == [
+        ("small / one", seed, when, 3) for seed in (1, 2) for when in ("initialisation", "after training")
+    ]
+    assert [(row["task"], row["seed"], row["updates"], list(row["accuracy"])) for row in results["tasks"]] == [
+        ("copy", seed, 2, ["1", "3"]) for seed in (1, 2)
+    ]
+    json.dumps(results, allow_nan=False)
+
+
+def test_only_missing_jobs_are_done(tmp_path: Path):
+    some = settings()
+    kept, lost = finish(some, tmp_path)
+    before, wanted = kept.stat().st_mtime_ns, json.loads(lost.read_text())
+    lost.unlink()
+    progress = []
+    measure_long_range(some, tmp_path, CPU, lambda *report: progress.append(report))
+    assert progress == [(2, 2, "copy, small / one, seed 2")]
+    assert kept.stat().st_mtime_ns == before
+    again = json.loads(lost.read_text())  # in another process: the seed decides, and nothing else
+    assert again["gradients"][0]["norms"] == pytest.approx(wanted["gradients"][0]["norms"], rel=1e-4)
+    assert again["result"]["accuracy"] == pytest.approx(wanted["result"]["accuracy"], abs=0.13)  # one symbol in 8
+    assert sorted(tmp_path.iterdir()) == sorted([kept, lost])
+
+
+@pytest.mark.parametrize("content", ["", '{"job": ', "[]", '{"job": {}}'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str):
+    some = settings(seeds=[1])
+    (path,) = finish(some, tmp_path)
+    path.write_text(content)
+    with pytest.raises(ValueError, match="seed 1.json is damaged: remove it"):
+        measure_long_range(some, tmp_path, CPU, never)
+
+
+def test_results_of_other_settings_are_not_mixed_in(tmp_path: Path):
+    finish(settings(seeds=[1]), tmp_path)
+    with pytest.raises(ValueError, match="was made with other settings"):
+        measure_long_range(settings(seeds=[1], batch_size=5), tmp_path, CPU, never)
+
+
+def test_gradients_are_measured_with_copy_alone(tmp_path: Path):
+    some = settings(tasks={"parity": {"trained_at": 2, "tested_at": [1], "updates": 1}}, seeds=[1])
+    finish(some, tmp_path)
+    assert measure_long_range(some, tmp_path, CPU, never)["gradients"] == []
+
+
+def a_task(**changes):
+    return {"tasks": {"copy": {"trained_at": 2, "tested_at": [1], "updates": 2} | changes}}
+
+
+def a_model(learning_rate: object = 0.01, **changes):
+    return {"models": {"one": {"model": TINY | changes, "learning_rate": learning_rate}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (a_task(trained_at=0), "long_range.tasks.copy.trained_at=0 must be at least 1"),
+        (a_task(updates=True), "long_range.tasks.copy.updates=True must be at least 1"),
+        (a_task(tested_at=[]), r"long_range.tasks.copy.tested_at=\[\] must be a list"),
+        (a_task(tested_at=[3, "4"]), "long_range.tasks.copy.tested_at='4' must be at least 1"),
+        (a_task(lenght=3), "long_range.tasks.copy=.* must be a section with the keys trained_at, tested_at, updates"),
+        ({"tasks": {"sort": {}}}, "long_range.tasks.sort is not a task; use copy, recall, parity"),
+        ({"tasks": {}}, "long_range.tasks is empty"),
+        ({"seeds": [1, 1]}, r"long_range.seeds=\[1, 1\] must be different"),
+        ({"seeds": ["1"]}, "seeds"),
+        ({"batch_size": 0}, "long_range.batch_size=0 must be at least 1"),
+        (a_model(learning_rate=-1), "long_range.models.one.learning_rate=-1 must be a number greater than 0"),
+        (a_model(d_modle=3), "long_range.models.one.model: unknown key d_modle; known keys are model_type, d_model"),
+        (a_model(vocab_size=3), "long_range.models.one.model: unknown key vocab_size"),
+        (a_model(num_heads=3), "long_range.models.one.model: num_heads=3 does not divide"),
+        (a_model(num_heads="3"), "long_range.models.one.model: .*num_heads"),
+        (a_model(model_type="perceptron"), "long_range.models.one.model: .*perceptron"),
+        ({"models": {"one": {"model": {}, "learning_rate": 0.1}}}, "must be a section with the key model_type"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict, message: str):
+    from huggingface_hub.errors import (
+        StrictDataclassError,  # of a wrong type; the reader of the file makes a line of it
+    )
+
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        settings(**changes)

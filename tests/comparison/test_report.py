@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report is complete, says what was left out, and shows text of models without obeying it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.comparison.example_results import MODELS, example_results
+from vanilla_transformer.comparison.markdown import cut, escape, table
+from vanilla_transformer.comparison.report import model_names, write_report
+from vanilla_transformer.comparison.verdicts import verdicts
+
+PARTS = {"speed": 1, "long_range": 2, "quality": 1}  # and their number of plots
+
+
+@pytest.fixture(scope="module")
+def whole_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the example as it is; not to be written to."""
+    return write_report(example_results(), tmp_path_factory.mktemp("report"))
+
+
+def only(part: str) -> dict[str, Any]:
+    """The example with one part: a plot takes a while."""
+    return {key: value if key in ("machine", part) else None for key, value in example_results().items()}
+
+
+def unescape(text: str) -> str:
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+
+
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
+def tables_of(report: str) -> list[list[str]]:
+    return [block.splitlines() for block in report.split("\n\n") if block.startswith("|")]
+
+
+def section(report: str, title: str) -> str:
+    """From a heading to the next of its level."""
+    return report.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_report_shows_every_plot_that_exists_and_every_model(whole_report: Path):
+    report = whole_report.read_text(encoding="utf-8")
+    assert whole_report.name == "report.md"
+    pictures = re.findall(r"!\[.+\]\((.+)\)", report)
+    assert sorted(pictures) == sorted(file.name for file in whole_report.parent.glob("*.png"))
+    assert len(pictures) == sum(PARTS.values())
+    for title in ("Models", "Speed of training", "Long range", "Quality"):
+        assert all(model in section(report, title) for model in MODELS), title
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_was_left_out_is_not_measured(tmp_path: Path, part: str):
+    report = write_report(only(part), tmp_path).read_text(encoding="utf-8")
+    sections = {"speed": "Speed of training", "long_range": "Long range", "quality": "Quality"}
+    assert {name for name, title in sections.items() if "Not measured." not in section(report, title)} == {part}
+    assert report.count(": not measured.**") == 2
+    assert len(list(tmp_path.glob("*.png"))) == PARTS[part]
+
+
+def test_with_nothing_measured_there_is_still_a_report(tmp_path: Path):
+    write_report(example_results() | dict.fromkeys(PARTS), tmp_path)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert report.count(": not measured.**") == 3
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_parts_of_long_range_may_be_empty(tmp_path: Path):
+    results = only("long_range")
+    results["long_range"]["gradients"] = []
+    write_report(results, tmp_path)
+    assert "Not measured." in section((tmp_path / "report.md").read_text(encoding="utf-8"), "Long range")
+    assert not (tmp_path / "gradients.png").exists()
+    assert (tmp_path / "long_range.png").exists()
+
+
+def test_the_verdicts_come_before_everything_else(whole_report: Path):
+    report = whole_report.read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", report, flags=re.MULTILINE)
+    assert headings[0] == "Verdicts"
+    shown = unescape(section(report, "Verdicts"))
+    for verdict in verdicts(example_results()):
+        assert f"- **{verdict.answer}**" in shown
+        assert all(sentence in shown for sentence in verdict.evidence)
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_header(whole_report: Path):
+    report = whole_report.read_text(encoding="utf-8")
+    tables = tables_of(report)
+    assert len(tables) > 10
+    for rows in tables:
+        assert {len(cells_of(row)) for row in rows} == {len(cells_of(rows[0]))}, rows[0]
+
+
+def test_the_speed_table_has_the_median_and_the_extremes(tmp_path: Path):
+    results = only("speed")
+    results["speed"]["rows"] = [
+        {"model": model, "length": 64, "batch_size": 4, "tokens_per_second": repeats}
+        for model, repeats in (("Transformer", [1000.0, 4000.0, 2000.0]), ("GRU", [500.0, 500.0, 500.0]))
+    ]
+    report = write_report(results, tmp_path).read_text(encoding="utf-8")
+    row = cells_of(tables_of(section(report, "Speed of training"))[0][2])
+    assert row[:4] == ["64", "4", "2,000 (1,000 to 4,000)", "500 (500 to 500)"]
+
+
+def test_the_papers_table_1_stands_beside_the_speeds(whole_report: Path):
+    report = section(whole_report.read_text(encoding="utf-8"), "Speed of training")
+    assert "| self-attention | O(n² · d) | O(1) | O(1) |" in report
+    assert "| recurrent | O(n · d²) | O(n) | O(n) |" in report
+
+
+def test_models_may_differ_from_part_to_part(tmp_path: Path):
+    results = only("speed") | {"quality": example_results()["quality"]}
+    results["speed"]["parameters"]["GRU only here"] = 777
+    results["speed"]["rows"].append(results["speed"]["rows"][-1] | {"model": "GRU only here"})
+    report = write_report(results, tmp_path).read_text(encoding="utf-8")
+    assert "| GRU only here | 777 | – | – |" in section(report, "Models")
+    assert "GRU only here" not in section(report, "Quality")
+
+
+def test_the_transformer_comes_first_wherever_it_was_measured():
+    results = example_results()
+    results["speed"]["rows"].reverse()
+    assert model_names(results) == ["Transformer", *MODELS[:0:-1]]
+
+
+def test_text_of_models_is_shown_and_not_obeyed(tmp_path: Path):
+    results = only("quality")
+    wild = "a | b <img src=x> [link](http://x) **bold** `code` &lt; _x_ $m$ ~~s~~ \\"
+    for result in results["quality"][0]["budgets"]:
+        result["examples"][0]["outputs"]["Transformer"] = f"{wild}\n# heading"
+    report = write_report(results, tmp_path).read_text(encoding="utf-8")
+    (shown,) = {line for line in report.splitlines() if "img src" in line}
+    assert [unescape(cell) for cell in cells_of(shown)] == ["Transformer", f"{wild} # heading"]
+    assert not re.search(r"(?<!\\)[<\[*`$~]", shown)
+
+
+def test_an_output_without_end_is_cut():
+    assert cut("la " * 1000, longest=10) == "la la la l …"
+    assert cut("la la", longest=10) == "la la"
+
+
+def test_names_stay_legible():
+    assert escape("vanilla_transformer 3.5 (a-b)") == "vanilla_transformer 3.5 (a-b)"
+
+
+def test_a_table_is_a_header_a_rule_and_rows():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_report(example_results(), tmp_path / "nowhere")

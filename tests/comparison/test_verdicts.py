@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdicts follow the numbers: they turn when the numbers turn, and claim nothing where ranges overlap."""
+
+from typing import Any
+
+import pytest
+
+from tests.comparison.example_results import example_results
+from vanilla_transformer.comparison.verdicts import (
+    TRANSFORMER,
+    long_range_findings,
+    long_range_verdict,
+    quality_findings,
+    quality_verdict,
+    speed_findings,
+    speed_verdict,
+    verdict_lines,
+)
+
+
+def speed_rows(length: int = 64, /, **speeds: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"model": model, "length": length, "batch_size": 8, "tokens_per_second": repeats}
+        for model, repeats in speeds.items()
+    ]
+
+
+def runs(task: str = "copy", /, **accuracies: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """Trained at 8; a dict of accuracies by distance for each seed."""
+    return [
+        {"task": task, "model": model, "seed": seed, "trained_at": 8, "accuracy": accuracy}
+        for model, seeds in accuracies.items()
+        for seed, accuracy in enumerate(seeds)
+    ]
+
+
+def at_8(*seeds: float) -> list[dict[str, float]]:
+    return [{"8": accuracy} for accuracy in seeds]
+
+
+def quality(
+    scores: dict[str, float], p_value: float, higher_is_better: bool = True, task: str = "translation"
+) -> dict[str, Any]:
+    models = {model: {"score": score, "interval": [score - 1, score + 1]} for model, score in scores.items()}
+    paired = [
+        {"model": m, "baseline": TRANSFORMER, "difference": score - scores[TRANSFORMER], "p_value": p_value}
+        for m, score in scores.items()
+        if m != TRANSFORMER
+    ]
+    return {
+        "task": task,
+        "metric": "BLEU" if higher_is_better else "word error rate",
+        "higher_is_better": higher_is_better,
+        "unit": "points" if higher_is_better else "%",
+        "budgets": [{"budget": "equal time", "models": models, "paired": paired}],
+    }
+
+
+def swapped(values: dict[str, Any]) -> dict[str, Any]:
+    """The Transformer's numbers given to its only rival, and the reverse."""
+    first, second = values
+    return {first: values[second], second: values[first]}
+
+
+def test_speed_turns_when_the_numbers_are_swapped():
+    speeds = {TRANSFORMER: [200.0, 220.0, 210.0], "GRU": [100.0, 100.0, 100.0]}
+    (finding,) = speed_findings(speed_rows(**speeds))
+    assert (finding.outcome, finding.rival) == ("ahead", "GRU")
+    assert "2.10 (2.00 to 2.20)" in finding.evidence
+    (finding,) = speed_findings(speed_rows(**swapped(speeds)))
+    assert finding.outcome == "behind"
+    assert f"{100 / 210:.2f} ({100 / 220:.2f} to {100 / 200:.2f})" in finding.evidence
+
+
+def test_speed_pairs_repeats_by_their_index():
+    # The machine slowed down by half: the ranges overlap, but in each pair the Transformer was faster.
+    (finding,) = speed_findings(speed_rows(**{TRANSFORMER: [220.0, 110.0], "GRU": [200.0, 100.0]}))
+    assert finding.outcome == "ahead"
+    (finding,) = speed_findings(speed_rows(**{TRANSFORMER: [220.0, 110.0], "GRU": [100.0, 200.0]}))
+    assert finding.outcome == "even"
+
+
+def test_speed_meets_the_fastest_rival_of_each_length():
+    rows = speed_rows(16, Transformer=[1.0], GRU=[3.0], LSTM=[2.0]) + speed_rows(
+        8, Transformer=[9.0], GRU=[2.0], LSTM=[4.0]
+    )
+    short, long = speed_findings(rows)
+    assert (short.where, short.rival, short.outcome) == ("length 8", "LSTM", "ahead")
+    assert (long.where, long.rival, long.outcome) == ("length 16", "GRU", "behind")
+
+
+def test_speed_with_other_numbers_of_repeats_is_refused():
+    with pytest.raises(ValueError, match="zip"):
+        speed_findings(speed_rows(Transformer=[1.0, 2.0], GRU=[1.0]))
+
+
+def test_speed_says_at_which_length_a_side_is_missing():
+    rows = speed_rows(64, Transformer=[2.0], GRU=[1.0]) + speed_rows(4096, GRU=[1.0])
+    verdict = speed_verdict({"device": "cpu", "precision": "float32", "rows": rows})
+    assert "left out: length 4,096" in verdict.line
+    assert "ahead in 1 of 1 comparison." in verdict.answer
+
+
+def test_the_answer_counts_what_was_won():
+    def answer(*transformer: float) -> str:
+        rows = [row for n, speed in enumerate(transformer, 1) for row in speed_rows(n, Transformer=[speed], GRU=[10.0])]
+        return speed_verdict({"device": "cuda", "precision": "bfloat16", "rows": rows}).answer
+
+    assert answer(20, 30) == "Faster in training: yes on cuda: ahead in 2 of 2 comparisons."
+    assert (
+        answer(20, 5, 10)
+        == "Faster in training: in part on cuda: ahead in 1, behind in 1 and even in 1 of 3 comparisons."
+    )
+    assert answer(5, 6) == "Faster in training: not on cuda: behind in 2 of 2 comparisons."
+
+
+def test_long_range_turns_when_the_numbers_are_swapped():
+    accuracies = {TRANSFORMER: at_8(0.9, 0.95), "LSTM": at_8(0.6, 0.7)}
+    (finding,) = long_range_findings(runs(**accuracies), {})
+    assert finding.outcome == "ahead"
+    assert "92.5% (90.0 to 95.0) against 65.0% (60.0 to 70.0) of LSTM" in finding.evidence
+    (finding,) = long_range_findings(runs(**swapped(accuracies)), {})
+    assert finding.outcome == "behind"
+
+
+@pytest.mark.parametrize("rival", [(0.7, 0.9), (0.95, 0.97), (0.5, 1.0)])
+def test_long_range_is_even_where_ranges_touch_or_overlap(rival: tuple[float, float]):
+    (finding,) = long_range_findings(runs(Transformer=at_8(0.9, 0.95), LSTM=at_8(*rival)), {})
+    assert finding.outcome == "even"
+
+
+def test_beyond_training_each_seed_counts_by_its_mean_over_the_longer_distances():
+    accuracies = {
+        TRANSFORMER: [{"4": 0.0, "8": 0.5, "16": 1.0, "32": 0.4}],  # 0.7
+        "LSTM": [{"4": 1.0, "8": 0.6, "16": 0.6, "32": 0.6}],  # 0.6
+    }
+    at_training, beyond = long_range_findings(runs(**accuracies), {})
+    assert (at_training.outcome, beyond.outcome) == ("behind", "ahead")
+    assert "70.0%" in beyond.evidence
+    assert "at 16 and 32 symbols" in beyond.where
+
+
+def test_no_one_is_ahead_by_guessing():
+    parity = runs("parity", Transformer=at_8(0.50, 0.53), LSTM=at_8(0.47, 0.49))
+    (finding,) = long_range_findings(parity, {})
+    assert finding.outcome == "ahead"
+    (finding,) = long_range_findings(parity, {"parity": 0.5})
+    assert finding.outcome == "even"
+    assert "guessing at 50.0%" in finding.evidence
+
+
+def test_recurrence_wins_at_parity_if_it_does():
+    tasks = runs("parity", Transformer=at_8(0.5, 0.52), LSTM=at_8(1.0, 0.99), GRU=at_8(0.9, 0.9))
+    verdict = long_range_verdict({"tasks": tasks, "chance": {"parity": 0.5}})
+    assert "not on these tasks" in verdict.answer
+    assert "A rival ahead: parity (state tracking) at 8 bits" in verdict.line
+    assert "of LSTM" in verdict.line
+
+
+def test_runs_of_a_task_that_were_trained_at_different_distances_are_refused():
+    tasks = runs(Transformer=at_8(0.5), LSTM=at_8(1.0))
+    tasks[0]["trained_at"] = 16
+    with pytest.raises(ValueError, match=r"copy: .*\[8, 16\]"):
+        long_range_findings(tasks, {})
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_quality_turns_when_the_numbers_are_swapped(higher_is_better: bool):
+    scores = {TRANSFORMER: 32.0, "GRU": 30.0}
+    outcomes = [quality_findings([quality(s, 0.01, higher_is_better)])[0].outcome for s in (scores, swapped(scores))]
+    assert outcomes == (["ahead", "behind"] if higher_is_better else ["behind", "ahead"])
+
+
+def test_quality_meets_the_best_rival():
+    scores = {TRANSFORMER: 31.0, "GRU": 30.0, "LSTM": 33.0}
+    (bleu,) = quality_findings([quality(scores, 0.01)])
+    assert (bleu.rival, bleu.outcome) == ("LSTM", "behind")
+    assert "2.0 points worse than LSTM, p = 0.010" in bleu.evidence
+    (errors,) = quality_findings([quality(scores, 0.01, higher_is_better=False)])
+    assert (errors.rival, errors.outcome) == ("GRU", "behind")
+    assert "1.0 points worse than GRU" in errors.evidence
+
+
+@pytest.mark.parametrize(("p_value", "outcome"), [(0.049, "ahead"), (0.05, "even"), (0.6, "even")])
+def test_quality_needs_significance(p_value: float, outcome: str):
+    (finding,) = quality_findings([quality({TRANSFORMER: 32.0, "GRU": 30.0}, p_value)])
+    assert finding.outcome == outcome
+
+
+def test_quality_that_is_not_better_says_not_on_this_task():
+    verdict = quality_verdict([quality({TRANSFORMER: 28.0, "GRU": 30.0}, 0.001)])
+    assert verdict.answer.startswith("Superior quality: not on this task")
+
+
+def test_quality_without_a_paired_comparison_is_refused():
+    task = quality({TRANSFORMER: 32.0, "GRU": 30.0}, 0.01)
+    task["budgets"][0]["paired"] = []
+    with pytest.raises(ValueError, match="translation, equal time: no paired comparison of GRU"):
+        quality_findings([task])
+
+
+def test_what_was_left_out_is_not_measured():
+    results = example_results() | {"speed": None, "long_range": None, "quality": None}
+    assert [line.partition(": ")[2] for line in verdict_lines(results)] == ["not measured."] * 3
+
+
+def test_rivals_alone_are_no_comparison_with_the_transformer():
+    rows = speed_rows(GRU=[1.0], LSTM=[2.0])
+    assert "not measured" in speed_verdict({"device": "cpu", "precision": "float32", "rows": rows}).line
+
+
+def test_each_verdict_is_one_line():
+    lines = verdict_lines(example_results())
+    assert len(lines) == 3
+    assert not [line for line in lines if "\n" in line]

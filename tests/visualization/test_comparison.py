@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plots show what was measured, and a model looks the same in all of them."""
+
+import copy
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tests.comparison.example_results import LENGTHS, MODELS, TRAINED_AT, example_results
+from vanilla_transformer.visualization.comparison import (
+    FONT_SIZE,
+    model_styles,
+    plot_gradients,
+    plot_long_range,
+    plot_quality_by_length,
+    plot_speed,
+    relative_norms,
+)
+
+RESULTS = example_results()
+STYLES = model_styles(MODELS)
+
+
+def all_figures() -> dict[str, Figure]:
+    long_range = RESULTS["long_range"]
+    return {
+        "speed": plot_speed(RESULTS["speed"], STYLES),
+        "gradients": plot_gradients(long_range["gradients"], STYLES),
+        "long range": plot_long_range(long_range["tasks"], long_range["chance"], STYLES),
+        "quality": plot_quality_by_length(RESULTS["quality"], "equal time", STYLES),
+    }
+
+
+def named_colours(figure: Figure) -> dict[str, str]:
+    """Label → colour, as the legend shows them."""
+    legend: Any = figure.legends[0]
+    shown = {}
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        colour = handle.get_color() if isinstance(handle, Line2D) else handle.get_facecolor()
+        shown[text.get_text()] = to_hex(colour)
+    return shown
+
+
+def line_of(axes: Axes, model: str) -> Any:
+    (line,) = (line for line in axes.lines if line.get_marker() == STYLES[model].marker)
+    return line
+
+
+def band_of(axes: Any, model: str) -> tuple[float, float]:
+    """The lowest and the highest value of a model's band."""
+    (band,) = (c for c in axes.collections if to_hex(c.get_facecolor()[0]) == STYLES[model].colour)
+    heights = band.get_paths()[0].vertices[:, 1]
+    return heights.min(), heights.max()
+
+
+def simulate_deuteranopia(colour: str) -> np.ndarray:
+    """Machado et al. (2009), severity 1, in linear RGB."""
+    matrix = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+    return matrix @ np.array(to_rgb(colour)) ** 2.2
+
+
+def test_a_model_has_one_colour_in_all_figures():
+    for name, figure in all_figures().items():
+        shown = named_colours(figure)
+        assert {model: shown[model] for model in MODELS} == {m: STYLES[m].colour for m in MODELS}, name
+
+
+def test_twenty_models_look_different_and_more_are_refused():
+    names = [f"model {number}" for number in range(20)]
+    looks = [(style.colour, style.marker, style.dash) for style in model_styles(names).values()]
+    assert len(set(looks)) == 20
+    with pytest.raises(ValueError, match="21 models"):
+        model_styles([*names, "one more"])
+
+
+def test_a_model_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="different names"):
+        model_styles(["GRU", "GRU"])
+
+
+def test_the_first_colours_are_told_apart_without_green_receptors():
+    colours = [style.colour for style in model_styles(MODELS).values()]
+    for one, other in combinations(colours, 2):
+        distance = np.linalg.norm(simulate_deuteranopia(one) - simulate_deuteranopia(other))
+        assert distance > 0.1, (one, other)  # of sqrt(3) between black and white
+
+
+def test_a_model_without_a_style_is_refused():
+    with pytest.raises(ValueError, match="Elman with attention"):
+        plot_speed(RESULTS["speed"], model_styles(MODELS[:-1]))
+
+
+def test_no_text_is_small():
+    for name, figure in all_figures().items():
+        texts = [text for axes in figure.axes for text in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+        texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+        texts += figure.legends[0].get_texts()
+        assert {text.get_fontsize() for text in texts if text.get_text()} == {FONT_SIZE}, name
+
+
+def test_speed_is_the_median_with_a_band_over_all_repeats():
+    (axes,) = plot_speed(RESULTS["speed"], STYLES).axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    for model in MODELS:
+        rows = [row["tokens_per_second"] for row in RESULTS["speed"]["rows"] if row["model"] == model]
+        assert list(line_of(axes, model).get_xdata()) == LENGTHS
+        np.testing.assert_allclose(line_of(axes, model).get_ydata(), np.median(rows, axis=1))
+        np.testing.assert_allclose(band_of(axes, model), (np.min(rows), np.max(rows)))
+
+
+def test_the_names_stand_in_the_order_in_which_the_lines_end():
+    speed = copy.deepcopy(RESULTS["speed"])
+    for row in speed["rows"]:
+        row["tokens_per_second"] = [1000.0 + 100 * MODELS.index(row["model"])]
+    assert list(named_colours(plot_speed(speed, STYLES))) == MODELS[::-1]
+
+
+def test_relative_norms_start_at_one_whatever_the_scale():
+    run = {"model": "GRU", "seed": 1, "when": "initialisation", "norms": [4.0, 2.0, 0.0]}
+    assert relative_norms(run) == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("nearest", [0.0, float("nan")])
+def test_a_gradient_that_is_nowhere_is_refused(nearest: float):
+    with pytest.raises(ValueError, match=r"GRU, seed 1, initialisation: .* positive"):
+        relative_norms({"model": "GRU", "seed": 1, "when": "initialisation", "norms": [nearest, 1.0]})
+
+
+def test_a_gradient_of_zero_is_drawn_at_the_bottom_and_the_axis_says_so():
+    runs = [
+        {"model": MODELS[0], "seed": seed, "when": "initialisation", "norms": [2.0, 1.0, last]}
+        for seed, last in enumerate([0.0, 0.0, 0.5])
+    ]
+    (axes,) = plot_gradients(runs, STYLES).axes
+    np.testing.assert_allclose(line_of(axes, MODELS[0]).get_ydata(), [1, 0.5, 1e-12])
+    assert "drawn there" in axes.get_ylabel()
+    runs[0]["norms"][2] = runs[1]["norms"][2] = 0.1
+    (axes,) = plot_gradients(runs, STYLES).axes
+    assert "drawn there" not in axes.get_ylabel()
+
+
+def test_gradients_have_a_panel_for_each_moment():
+    figure = plot_gradients(RESULTS["long_range"]["gradients"], STYLES)
+    assert [axes.get_title() for axes in figure.axes] == ["at initialisation", "after training"]
+
+
+def test_long_range_marks_the_trained_length_and_guessing_in_every_panel():
+    long_range = RESULTS["long_range"]
+    figure = plot_long_range(long_range["tasks"], long_range["chance"], STYLES)
+    assert [axes.get_title() for axes in figure.axes] == ["copy", "associative recall", "parity (state tracking)"]
+    panels: list[Any] = figure.axes
+    for axes, task in zip(panels, ("copy", "recall", "parity"), strict=True):
+        (trained,) = (line for line in axes.lines if line.get_linestyle() == "--")
+        assert set(trained.get_xdata()) == {TRAINED_AT}
+        (guessing,) = (line for line in axes.lines if line.get_linestyle() == ":")
+        assert set(guessing.get_ydata()) == {100 * long_range["chance"][task]}
+
+
+def test_accuracy_is_in_percent_the_mean_with_a_band_over_all_seeds():
+    runs = [
+        {"task": "copy", "model": MODELS[0], "seed": seed, "trained_at": 8, "accuracy": {"16": a, "8": 1.0}}
+        for seed, a in enumerate([0.2, 0.3, 0.7])
+    ]
+    (axes,) = plot_long_range(runs, {}, STYLES).axes
+    np.testing.assert_allclose(line_of(axes, MODELS[0]).get_xydata(), [[8, 100], [16, 40]])
+    np.testing.assert_allclose(band_of(axes, MODELS[0]), (20, 100))
+    assert not [line for line in axes.lines if line.get_linestyle() == ":"]
+
+
+def test_quality_has_a_bar_for_each_model_and_bucket():
+    figure = plot_quality_by_length(RESULTS["quality"], "equal time", STYLES)
+    panels: list[Any] = figure.axes
+    for axes, task in zip(panels, RESULTS["quality"], strict=True):
+        by_length = task["budgets"][1]["by_length"]
+        assert len(axes.patches) == len(MODELS) * len(by_length)
+        for model in MODELS:
+            bars = [bar for bar in axes.patches if to_hex(bar.get_facecolor()) == STYLES[model].colour]
+            assert [bar.get_height() for bar in bars] == [row["scores"][model] for row in by_length]
+            assert [round(bar.get_x() + bar.get_width() / 2) for bar in bars] == list(range(len(by_length)))
+
+
+def test_a_budget_that_no_task_has_is_refused():
+    with pytest.raises(ValueError, match="equal energy"):
+        plot_quality_by_length(RESULTS["quality"], "equal energy", STYLES)

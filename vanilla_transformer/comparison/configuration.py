@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison as one YAML file: three sections, each of which may be left out."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+from vanilla_transformer.comparison.long_range import LongRangeConfig
+from vanilla_transformer.comparison.quality import QualityConfig
+from vanilla_transformer.comparison.speed import SpeedConfig
+from vanilla_transformer.training.yaml_sections import build_section, read_yaml
+
+
+@strict
+@dataclass(kw_only=True)
+class CompareConfig:
+    """One comparison.
+
+    Args:
+        output_dir: its folder; the same command goes on in it.
+        speed, long_range: `None`: left out.
+        quality: task → `QualityConfig`; `None`: left out.
+    """
+
+    output_dir: str
+    speed: SpeedConfig | None = None
+    long_range: LongRangeConfig | None = None
+    quality: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_compare_config(path: str | Path, overrides: list[str] | None = None) -> CompareConfig:
+    """Read a YAML file, apply `section.key=value` overrides, and check everything.
+
+    The files in `quality.….runs` are relative to this file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as `load_run_config`; a comparison of nothing.
+    """
+    path = Path(path)
+    config = build_section(CompareConfig, read_yaml(path, overrides), where="")
+    if config.speed is None and config.long_range is None and not config.quality:
+        raise ValueError(f"{path} compares nothing: give it one of the sections speed, long_range and quality")
+    for name, section in (config.quality or {}).items():
+        task = build_section(QualityConfig, section, where=f"quality.{name}")
+        task.runs = {model: str(path.parent / file) for model, file in task.runs.items()}
+        config.quality[name] = task
+    return config

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be equal for a comparison to be fair, and the one clear line if it is not."""
+
+from collections.abc import Mapping
+
+from vanilla_transformer.training.configuration import RunConfig
+
+TOLERANCE = 0.05  # of the number of parameters
+# All that decides what a model is given to learn and how its answers are made.
+EQUAL_SECTIONS = ("data", "tokenizer", "generation")
+EQUAL_TRAINING = (
+    *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "mixed_precision", "seed"),
+    *("checkpoint_every", "keep_checkpoints", "average_checkpoints"),
+)
+
+
+def check_parameters(where: str, parameters: Mapping[str, int]) -> None:
+    """Raise ValueError if the models differ by more than 5% in parameters."""
+    smallest = min(parameters, key=lambda name: parameters[name])
+    largest = max(parameters, key=lambda name: parameters[name])
+    if parameters[largest] > (1 + TOLERANCE) * parameters[smallest]:
+        raise ValueError(
+            f"{where}: {largest} has {parameters[largest]:,} parameters and {smallest} {parameters[smallest]:,}, more "
+            f"than {TOLERANCE:.0%} apart; change their widths until they are equal"
+        )
+
+
+def check_runs(where: str, runs: Mapping[str, RunConfig]) -> None:
+    """Raise ValueError if the runs differ in data, vocabulary, batches or decoding; names the first difference."""
+    (first, reference), *others = runs.items()
+    expected = _what_must_be_equal(reference)
+    for name, run in others:
+        for key, value in _what_must_be_equal(run).items():
+            if value != expected[key]:
+                raise ValueError(
+                    f"{where}: the runs of {first} and {name} differ in {key} ({expected[key]!r} and {value!r}); a "
+                    "comparison needs the same data, vocabulary, batches and decoding"
+                )
+
+
+def _what_must_be_equal(run: RunConfig) -> dict[str, object]:
+    values = run.to_dict()
+    found = {f"{section}.{key}": value for section in EQUAL_SECTIONS for key, value in values[section].items()}
+    return found | {f"training.{key}": values["training"][key] for key in EQUAL_TRAINING}

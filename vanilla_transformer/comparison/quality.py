@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quality: the same data, tokenizer, trainer and decoding, and models that differ in nothing but their architecture."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedTokenizerBase
+
+from vanilla_transformer.comparison.equality import check_parameters, check_runs
+from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
+from vanilla_transformer.comparison.verdicts import TRANSFORMER
+from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
+from vanilla_transformer.data.corpus import load_corpus
+from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.evaluation.translate import translate_lines
+from vanilla_transformer.training.configuration import RunConfig, run_config_of
+from vanilla_transformer.training.finished_model import MODEL, RESULTS
+from vanilla_transformer.training.loop import train
+from vanilla_transformer.training.own_process import run_in_own_process
+from vanilla_transformer.training.yaml_sections import merged, read_yaml
+
+UPDATES, TIME = "equal updates", "equal time"
+BUCKETS = 4  # of source length, with about as many sentences in each
+EXAMPLES = 10  # kept in the results
+
+
+@strict
+@dataclass(kw_only=True)
+class QualityConfig:
+    """One task in the section `quality`.
+
+    Args:
+        runs: model → file of its run's configuration; one of them "Transformer". They may differ in model and
+            optimizer alone, and in parameters by 5%.
+        metric: "word error rate" on the held-out words of the CMU Pronouncing Dictionary, or "BLEU" on `data.test`.
+        updates: of the optimizer, for the comparison at equal updates.
+        minutes: of training, for the comparison at equal time.
+        test_sentences: how many of the test set are scored; `None`: all.
+        data: values for every run's section `data`.
+
+    Raises:
+        ValueError: fewer than two runs, or no Transformer among them; a number below what is possible.
+    """
+
+    runs: dict[str, str]
+    metric: Literal["word error rate", "BLEU"]
+    updates: int
+    minutes: float
+    test_sentences: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if len(self.runs) < 2 or TRANSFORMER not in self.runs:
+            raise ValueError(f"runs={self.runs!r} must name at least two, one of them {TRANSFORMER!r}")
+        for name in ("updates", "test_sentences"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.minutes <= 0:
+            raise ValueError(f"minutes={self.minutes} must be greater than 0")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What all models answer; each source has one reference or several."""
+
+    __test__ = False  # not for pytest
+
+    sources: list[str]
+    references: list[list[str]]
+
+
+def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConfig]:
+    """The configuration of every run, in its own folder under `folder`.
+
+    Raises:
+        ValueError, FileNotFoundError: a configuration that cannot be used; runs that differ in more than the model.
+    """
+    runs = {}
+    for model, file in task.runs.items():
+        changes = {
+            # Scored by this comparison at its end, and by the same sentences for all: not on the way.
+            "data": merged(task.data, {"validation": None}),
+            "training": {"output_dir": str(folder / model), "trackers": [], "max_epochs": None},
+        }
+        values = merged(read_yaml(Path(file)), changes)
+        limits = {"max_updates": task.updates, "max_minutes": task.minutes}
+        runs[model] = run_config_of(merged(values, {"training": limits}))
+    check_runs(f"quality.{name}", runs)
+    return runs
+
+
+def measure_quality(
+    tasks: Mapping[str, QualityConfig], folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
+) -> list[dict[str, Any]]:
+    """Train every run until both budgets are spent, score it at each, and test the differences.
+
+    A run stops at the budget that it reaches first, is scored, and goes on to the other. Each outcome leaves a file in
+    `folder`, and runs resume from their checkpoints.
+
+    Returns:
+        For each task `task`, `metric`, `higher_is_better`, `unit`, `signature`, `sentences`, `vocab_size` and
+        `budgets`: `budget`, `amount`, `models`, `paired`, `by_length` and `examples`.
+
+    Raises:
+        ValueError, FileNotFoundError: data or configurations that cannot be used, or that differ; a damaged file.
+    """
+    runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}  # before any work
+    total, done, found = 2 * sum(map(len, runs.values())), 0, []
+    for name, task in tasks.items():
+        test_set = load_test_set(name, task, next(iter(runs[name].values())))
+        outcomes: dict[str, dict[str, Any]] = {}
+        for model, config in runs[name].items():
+            for budget, outcome in _spend_budgets(task, config, test_set, folder / name / model, device):
+                outcomes.setdefault(model, {})[budget] = outcome
+                done += 1
+                on_progress(done, total, f"{name}, {model}, {budget}")
+        tokenizer = load_tokenizer(folder / name / TRANSFORMER / MODEL)
+        found.append(_compared(name, task, outcomes, test_set, tokenizer))
+    return found
+
+
+def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
+    """The test sentences; the pronunciation corpus is written first where it is not there yet."""
+    if task.metric == "word error rate":
+        if config.data.train is None or config.data.train.source is None:
+            raise ValueError(f"quality.{name}: its runs need data.train.source, where the dictionary's words are put")
+        corpus = Path(config.data.train.source).parent
+        if not (corpus / "test.json").exists():
+            write_pronunciation_corpus(corpus)
+        words = json.loads((corpus / "test.json").read_text("utf-8"))
+        sources, references = [spell(word) for word in words], list(words.values())
+    else:
+        if config.data.test is None:
+            raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
+        text = load_corpus(config.data.test)[:]
+        sources, references = text["source"], [[reference] for reference in text["target"]]
+    return TestSet(sources[: task.test_sentences], references[: task.test_sentences])
+
+
+def _spend_budgets(task: QualityConfig, config: RunConfig, test_set: TestSet, folder: Path, device: torch.device):
+    """Yield (budget, outcome) of one run, whichever budget it reaches first."""
+    settings = {"updates": task.updates, "minutes": task.minutes, "test_sentences": task.test_sentences}
+    limits = {UPDATES: {"max_updates": task.updates}, TIME: {"max_minutes": task.minutes}}
+    missing = []
+    for budget in limits:
+        outcome = _finished_outcome(folder, budget, settings)
+        if outcome is None:
+            missing.append(budget)
+        else:
+            yield budget, outcome
+    while missing:
+        stop = {"max_updates": None, "max_minutes": None}
+        for budget in missing:
+            stop |= limits[budget]
+        run_in_own_process(_train, merged(config.to_dict(), {"training": stop}))
+        facts = json.loads((folder / RESULTS).read_text("utf-8"))
+        reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
+        assert reached in missing
+        missing.remove(reached)
+        translations = translate_lines(
+            load_model_folder(folder / MODEL, device),
+            load_tokenizer(folder / MODEL),
+            test_set.sources,
+            max_batch_tokens=config.generation.batch_tokens,
+        )
+        outcome = {"settings": settings, "facts": facts, "outputs": [best[0].text for best in translations]}
+        unfinished = folder / f".{budget_file(reached)}"
+        unfinished.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(folder / budget_file(reached))
+        yield reached, outcome
+
+
+def budget_file(budget: str) -> str:
+    return f"{budget}.json"
+
+
+def _finished_outcome(folder: Path, budget: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    path = folder / budget_file(budget)
+    if not path.exists():
+        return None
+    try:
+        outcome = json.loads(path.read_text("utf-8"))
+        made_with, _ = outcome["settings"], (outcome["facts"]["updates"], outcome["outputs"][0])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged: remove it, and the same command makes it again") from error
+    if made_with != settings:
+        raise ValueError(f"{path} was made with other settings: remove {folder}, or choose another output_dir")
+    return outcome
+
+
+def _train(values: dict[str, Any]) -> None:
+    """In a process of its own."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    train(run_config_of(values))
+
+
+def _compared(
+    name: str,
+    task: QualityConfig,
+    outcomes: Mapping[str, Mapping[str, dict[str, Any]]],
+    test_set: TestSet,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    facts = {model: by_budget[UPDATES]["facts"] for model, by_budget in outcomes.items()}
+    check_parameters(f"quality.{name}.runs", {model: one["parameters"] for model, one in facts.items()})
+    vocabularies = {model: one["vocab_size"] for model, one in facts.items()}
+    if len(set(vocabularies.values())) > 1:
+        raise ValueError(
+            f"quality.{name}.runs: the vocabularies differ in size ({vocabularies})"
+        )
+    buckets = _length_buckets(test_set.sources, tokenizer)
+    _, higher_is_better, unit = METRICS[task.metric]
+    budgets, signature = [], None
+    for budget, amount in ((UPDATES, f"{task.updates:,} updates"), (TIME, f"{task.minutes:g} minutes")):
+        of_budget = {model: by_budget[budget] for model, by_budget in outcomes.items()}
+        outputs = {model: outcome["outputs"] for model, outcome in of_budget.items()}
+        scored = score_systems(task.metric, outputs, test_set.references, TRANSFORMER)
+        signature = scored["signature"]
+        budgets.append(
+            {
+                "budget": budget,
+                "amount": amount,
+                "models": {
+                    model: scored["scores"][model] | _training_facts(outcome["facts"])
+                    for model, outcome in of_budget.items()
+                },
+                "paired": scored["paired"],
+                "by_length": [_bucket(label, indices, task.metric, outputs, test_set) for label, indices in buckets],
+                "examples": [
+                    {
+                        "source": test_set.sources[i],
+                        "reference": " | ".join(test_set.references[i]),
+                        "outputs": {model: texts[i] for model, texts in outputs.items()},
+                    }
+                    for i in range(min(EXAMPLES, len(test_set.sources)))
+                ],
+            }
+        )
+    return {
+        "task": name,
+        "metric": task.metric,
+        "higher_is_better": higher_is_better,
+        "unit": unit,
+        "signature": signature,
+        "sentences": len(test_set.sources),
+        "vocab_size": next(iter(vocabularies.values())),
+        "budgets": budgets,
+    }
+
+
+def _training_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: facts[name] for name in ("parameters", "updates", "epochs", "training_seconds")}
+    return known | {"target_tokens_per_second": facts["target_tokens"] / facts["training_seconds"]}
+
+
+def _length_buckets(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, list[int]]]:
+    """(label, indices of the sentences) from the shortest sources to the longest; equal lengths stay together."""
+    lengths = [len(ids) for ids in tokenizer(list(sources))["input_ids"]]  # tokens, with the end of the sentence
+    ordered = sorted(lengths)
+    edges = sorted({ordered[min(len(ordered) - 1, len(ordered) * (i + 1) // BUCKETS)] for i in range(BUCKETS)})
+    buckets, low = [], ordered[0]
+    for edge in edges:
+        indices = [i for i, length in enumerate(lengths) if low <= length <= edge]
+        if indices:
+            buckets.append((f"{low}-{edge}" if low < edge else f"{low}", indices))
+        low = edge + 1
+    return buckets
+
+
+def _bucket(
+    label: str, indices: Sequence[int], metric: str, outputs: Mapping[str, Sequence[str]], test_set: TestSet
+) -> dict[str, Any]:
+    references = [test_set.references[i] for i in indices]
+    scores = {model: corpus_score(metric, [texts[i] for i in indices], references) for model, texts in outputs.items()}
+    return {"bucket": label, "sentences": len(indices), "scores": scores}
+
+
+def settings_of(tasks: Mapping[str, QualityConfig]) -> dict[str, Any]:
+    """What the results depend on, in what JSON can hold."""
+    return {name: asdict(task) for name, task in tasks.items()}

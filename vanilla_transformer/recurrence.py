@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recurrent layers over padded sequences, and their state in the place of transformers' cache."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .dropout import Dropout
+
+CELLS = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+def reading_order(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
+    """Positions in the order of reading: the real ones from the first (or the last, if `reverse`), then the padding.
+
+    `mask` `(batch, length)`, true for real tokens → `(batch, length)`.
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, -positions if reverse else positions, mask.shape[1]).argsort(dim=1, stable=True)
+
+
+def take(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """`(batch, length, width)` at `positions` `(batch, length)`."""
+    return states.gather(1, positions[..., None].expand_as(states))
+
+
+class RecurrentLayer(GradientCheckpointingLayer):
+    """Dropout, one layer of torch's recurrence, and the residual connection if there is one."""
+
+    def __init__(self, config, input_size: int, bidirectional: bool):
+        super().__init__()
+        self.directions = 2 if bidirectional else 1
+        self.recurrence = CELLS[config.cell](
+            input_size, config.hidden_size, batch_first=True, bidirectional=bidirectional
+        )
+        self.has_residual = config.residual and input_size == self.directions * config.hidden_size
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        hidden: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Read `inputs` `(batch, length, input_size)` from the state `hidden`, `memory` `(batch, width)`.
+
+        Args:
+            memory: the cell state of an LSTM; `None` with other cells.
+            lengths: `(batch)` on the CPU, how many of the positions are real; `None`: all.
+
+        Returns:
+            The outputs `(batch, length, width)` and the state after the last real position.
+        """
+        state = None if hidden is None else self._as_torch(hidden)
+        if memory is not None:
+            state = (state, self._as_torch(memory))
+        outputs = self.dropout(inputs)
+        if lengths is None:
+            outputs, state = self.recurrence(outputs, state)
+        else:
+            packed = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
+            packed, state = self.recurrence(packed, state)
+            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
+        if self.has_residual:
+            outputs = inputs + outputs
+        hidden, memory = state if isinstance(state, tuple) else (state, None)
+        assert hidden is not None
+        # torch has the directions first; everything else here, and in transformers' beam search, the batch.
+        return outputs, self._batch_first(hidden), None if memory is None else self._batch_first(memory)
+
+    def _as_torch(self, state: torch.Tensor) -> torch.Tensor:
+        """`(batch, directions * hidden_size)` → `(directions, batch, hidden_size)`."""
+        return state.unflatten(1, (self.directions, -1)).transpose(0, 1).contiguous()
+
+    @staticmethod
+    def _batch_first(state: torch.Tensor) -> torch.Tensor:
+        """`(directions, batch, hidden_size)` → `(batch, directions * hidden_size)`."""
+        return state.transpose(0, 1).flatten(1)
+
+
+class RecurrentStack(nn.Module):
+    """Recurrent layers one upon the other; padding, wherever it stands, is not read."""
+
+    def __init__(self, config, input_size: int, num_layers: int, bidirectional: bool):
+        super().__init__()
+        width = config.hidden_size * (2 if bidirectional else 1)
+        sizes = [input_size] + [width] * (num_layers - 1)
+        self.layers = nn.ModuleList([RecurrentLayer(config, size, bidirectional) for size in sizes])
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        hidden: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        reverse: bool = False,
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
+        """Read `inputs` `(batch, length, input_size)`.
+
+        Args:
+            hidden, memory: the state before, `(batch, num_layers, width)`; `None`: zeros.
+            mask: `(batch, length)`, true for real tokens; `None`: all are real.
+            reverse: begin at the last real token; the outputs stand at their tokens' places all the same.
+
+        Returns:
+            The outputs of every layer, `(batch, length, width)` each, and the state after the last token read,
+            `(batch, num_layers, width)`; its second part is `None` but for LSTMs.
+        """
+        order = lengths = None
+        has_padding = mask is not None and not bool(mask.all())
+        if has_padding or reverse:
+            if mask is None:
+                mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+            order = reading_order(mask, reverse)  # (batch, length)
+            inputs = take(inputs, order)
+            # A row without any real token, which torch would refuse, reads one position; nothing looks at it.
+            lengths = mask.sum(dim=1).clamp(min=1).cpu() if has_padding else None  # (batch)
+        outputs, hiddens, memories = [], [], []
+        states = inputs
+        for index, layer in enumerate(self.layers):
+            states, layer_hidden, layer_memory = layer(
+                states,
+                None if hidden is None else hidden[:, index],
+                None if memory is None else memory[:, index],
+                lengths,
+            )  # (batch, length, width)
+            outputs.append(states)
+            hiddens.append(layer_hidden)
+            memories.append(layer_memory)
+        if order is not None:
+            place = order.argsort(dim=1)  # where each position was read
+            outputs = [take(states, place) for states in outputs]
+        return outputs, torch.stack(hiddens, dim=1), None if memories[0] is None else torch.stack(memories, dim=1)
+
+
+class RecurrentState(CacheLayerMixin):
+    """What a recurrent decoder knows of the target so far, in the place of a cache's layer; it never grows.
+
+    `tensors` are whatever the decoder keeps between steps, by name, batch first.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.tensors: dict[str, torch.Tensor] = {}
+        # Of the source, and the same for all beams of a sentence: not reordered with them, as the encoder's outputs
+        # beside it are not.
+        self.source_keys: torch.Tensor | None = None
+        self.length = 0  # tokens read
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        raise TypeError("a recurrent state has no keys and values")
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        raise TypeError("a recurrent state has no keys and values")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1  # transformers' word for "no limit"
+
+    def reset(self) -> None:
+        self.tensors, self.source_keys, self.length = {}, None, 0
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """The state of each beam goes where the beam search puts it; beams stay with their sentence."""
+        self.tensors = {name: tensor.index_select(0, beam_idx) for name, tensor in self.tensors.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.tensors = {name: tensor.repeat_interleave(repeats, dim=0) for name, tensor in self.tensors.items()}
+        if self.source_keys is not None:
+            self.source_keys = self.source_keys.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.tensors = {name: tensor[indices] for name, tensor in self.tensors.items()}
+        if self.source_keys is not None:
+            self.source_keys = self.source_keys[indices]
+
+
+class RecurrentCache(Cache):
+    """transformers' `Cache` with one entry: the decoder's whole state."""
+
+    def __init__(self):
+        self.state = RecurrentState()
+        super().__init__(layers=[self.state])
