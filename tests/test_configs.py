@@ -7,9 +7,14 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
-from vanilla_transformer.training.configuration import load_run_config
+from vanilla_transformer.comparison.configuration import load_compare_config
+from vanilla_transformer.comparison.equality import check_parameters
+from vanilla_transformer.comparison.quality import load_runs
+from vanilla_transformer.comparison.tasks import VOCAB_SIZE
+from vanilla_transformer.training.configuration import load_run_config, model_config_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "paper"
@@ -69,10 +74,71 @@ def parameters_by_the_paper(row: Row) -> int:
     return VOCABULARY * row.d_model + row.num_layers * (encoder_layer + decoder_layer) + positions
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_every_config_loads(path: Path):
+COMPARISONS = sorted(CONFIGS.glob("compare*.yaml"))
+RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS]
+
+
+def meta_model(model: dict, vocab_size: int) -> PreTrainedModel:
+    """A model of a config's section, without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForSeq2SeqLM.from_config(model_config_of(model, vocab_size=vocab_size))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_config_of_a_run_loads(path: Path):
     config = load_run_config(path, overrides=[])
-    VanillaTransformerConfig(vocab_size=VOCABULARY, **config.model)
+    assert model_config_of(config.model, vocab_size=VOCABULARY).vocab_size == VOCABULARY
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_model_has_the_attention_that_its_config_asks_for(path: Path):
+    config = load_run_config(path, overrides=[])
+    meta_model(config.model, 100).set_attn_implementation(config.training.attention)  # raises
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
+def test_every_comparison_is_of_equal_runs(path: Path, tmp_path: Path):
+    config = load_compare_config(path)
+    for name, task in (config.quality or {}).items():
+        runs = load_runs(name, task, tmp_path)  # raises where they differ in more than the model
+        sizes = {model: meta_model(run.model, 72).num_parameters() for model, run in runs.items()}
+        if task.metric == "word error rate":  # 72: the vocabulary of letters and phonemes
+            check_parameters(name, sizes)
+    if config.speed is not None:
+        sizes = {name: meta_model(model, config.speed.vocab_size).num_parameters()
+                 for name, model in config.speed.models.items()}  # fmt: skip
+        check_parameters("speed", sizes)
+    if config.long_range is not None:
+        sizes = {name: meta_model(each["model"], VOCAB_SIZE).num_parameters()
+                 for name, each in config.long_range.models.items()}  # fmt: skip
+        check_parameters("long_range", sizes)
+
+
+@pytest.mark.parametrize(
+    ("rnn", "transformer", "vocab_size"),
+    [("rnn_best", "paper/base", 37000), ("multi30k", "multi30k", 6000), ("quickstart", "quickstart", 72)],
+)
+def test_the_rnn_has_as_many_parameters_as_the_transformer_beside_it(rnn, transformer, vocab_size):
+    paths = CONFIGS / "rnn" / f"{rnn}.yaml", CONFIGS / f"{transformer}.yaml"
+    one, other = (meta_model(load_run_config(path).model, vocab_size).num_parameters() for path in paths)
+    assert one == pytest.approx(other, rel=0.01)
+
+
+def test_historical_models_are_as_in_their_papers():
+    models = {year: load_run_config(CONFIGS / "rnn" / f"{year}.yaml").model
+              for year in ("sutskever2014", "bahdanau2015", "luong2015")}  # fmt: skip
+    # 4 LSTM layers of 1,000 on each side of embeddings of 1,000: 2 x 4 layers x 4 gates x (1,000 x 2,000 + 2 biases)
+    recurrence = 2 * 4 * 4 * (1000 * 2000 + 2 * 1000)
+    assert meta_model(models["sutskever2014"], 100).num_parameters() == recurrence + 3 * 100 * 1000
+    feeding = 4 * 1000 * 1000  # the attentional vector into the first layer of the decoder
+    attention = 1000 * 1000 + 2 * 1000 * 1000  # W_a, W_c
+    assert meta_model(models["luong2015"], 100).num_parameters() == recurrence + feeding + attention + 3 * 100 * 1000
+    encoder = 2 * 3 * (1000 * (620 + 1000) + 2 * 1000)
+    decoder = 3 * (1000 * (620 + 2000 + 1000) + 2 * 1000)
+    attention = 1000 * 1000 + 1000 * 2000 + 1000  # W_a, U_a, v_a
+    bridge, readout = 2000 * 1000 + 1000, (2000 + 1000) * 620
+    expected = encoder + decoder + attention + bridge + readout + 3 * 100 * 620
+    assert meta_model(models["bahdanau2015"], 100).num_parameters() == expected
 
 
 def test_there_is_a_config_for_each_row_of_table_3():

@@ -81,7 +81,7 @@ def test_a_megabyte_on_one_line_is_dropped_and_counted(tiny_run, capsys, caplog)
         ("data.train.source=nowhere.en", "corpus file nowhere.en does not exist"),
         ("model.num_heads=3", "model.num_heads=3 does not divide d_model=16"),
         ("model.d_model=-16", "model.d_model=-16 must lie between 1 and 2^31"),
-        ("model.d_model=2000000000", "there is no memory for the model with d_model=2000000000, d_ff=32"),
+        ("model.d_model=2000000000", "there is no memory for the model {'d_ff': 32, 'd_model': 2000000000"),
         ("training.learning_rate=1", "unknown key training.learning_rate"),
         ("training.output_dir=/dev/null/run", "training.output_dir=/dev/null/run cannot be written"),
         ("tokenizer.vocab_size=5", "exceed tokenizer.vocab_size=5; raise it"),

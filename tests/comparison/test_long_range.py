@@ -209,12 +209,12 @@ def a_model(learning_rate: object = 0.01, **changes):
         ({"seeds": ["1"]}, "seeds"),
         ({"batch_size": 0}, "long_range.batch_size=0 must be at least 1"),
         (a_model(learning_rate=-1), "long_range.models.one.learning_rate=-1 must be a number greater than 0"),
-        (a_model(d_modle=3), "long_range.models.one.model: unknown key d_modle; known keys are model_type, d_model"),
-        (a_model(vocab_size=3), "long_range.models.one.model: unknown key vocab_size"),
-        (a_model(num_heads=3), "long_range.models.one.model: num_heads=3 does not divide"),
-        (a_model(num_heads="3"), "long_range.models.one.model: .*num_heads"),
-        (a_model(model_type="perceptron"), "long_range.models.one.model: .*perceptron"),
-        ({"models": {"one": {"model": {}, "learning_rate": 0.1}}}, "must be a section with the key model_type"),
+        (a_model(d_modle=3), "long_range.models.one: unknown key model.d_modle; known keys are model_type, d_model"),
+        (a_model(vocab_size=3), "long_range.models.one: unknown key model.vocab_size"),
+        (a_model(num_heads=3), "long_range.models.one: model.num_heads=3 does not divide"),
+        (a_model(num_heads="3"), "long_range.models.one: model.num_heads"),
+        (a_model(model_type="perceptron"), "long_range.models.one: .*perceptron"),
+        ({"models": {"one": {"model": [], "learning_rate": 0.1}}}, "must be a section of a model's fields"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict, message: str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learn to pronounce English in a few minutes: train, score held-out words, show answers.
+"""Learn to pronounce English in a few minutes: a Transformer and an RNN train on the same words, side by side.
 
     vanilla-transformer quickstart
     vanilla-transformer quickstart covfefe vaswani
@@ -8,61 +8,65 @@ Words given on the command line are pronounced at the end. Run again, it resumes
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vanilla_transformer.evaluation.error_rate import PronunciationScore
+    from vanilla_transformer.training.configuration import RunConfig
 
 SHOWN = 10  # held-out words beside the dictionary's answer
+TRANSFORMER, RNN = "Transformer", "RNN"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to pronounce at the end")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="(default: %(default)s)")
+    parser.add_argument("--config", default="configs/quickstart.yaml", help="of the Transformer (default: %(default)s)")
+    parser.add_argument("--rnn-config", default="configs/rnn/quickstart.yaml", help="of the RNN (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="overrides",
         metavar="section.key=value",
-        help="a change to the config; may be repeated",
+        help="a change to both configs; may be repeated",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import json
-
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
-    from vanilla_transformer.hub.model_card import Score
-    from vanilla_transformer.hub.run_facts import write_card_of_run
-    from vanilla_transformer.training.configuration import load_run_config
+    from vanilla_transformer.training.own_process import run_in_own_process
 
     for word in arguments.words:
         spell(word)  # whether it can be spelt, before minutes of training
-    config = load_run_config(arguments.config, arguments.overrides)
-    if config.data.train is None or config.data.train.source is None:
+    configs = _load_configs(arguments)
+    source = configs[TRANSFORMER].data.train
+    if source is None or source.source is None:
         raise ValueError(f"{arguments.config}: the quickstart needs data.train.source, where it puts its words")
-    folder = Path(config.data.train.source).parent
+    folder = Path(source.source).parent
     if not (folder / "test.json").exists():
         print("preparing the CMU Pronouncing Dictionary …", file=sys.stderr)
         write_pronunciation_corpus(folder)
-    train_and_describe(config)
+    for name, config in configs.items():
+        print(f"\n{name}:", file=sys.stderr)
+        run_in_own_process(train_and_describe, config)
 
     references = json.loads((folder / "test.json").read_text("utf-8"))
-    output_dir = Path(config.training.output_dir)
     asked = [*references, *arguments.words]
-    answers = _pronounce(output_dir / "model", asked, config.generation.batch_tokens)
-    score = _score(answers[: len(references)], references)
-    held_out = f"{config.data.name}: {score.words:,} words never seen in training"
-    rates = {"word error rate": score.word_error_rate, "phoneme error rate": score.phoneme_error_rate}
-    write_card_of_run(output_dir, [Score(held_out, name, rate) for name, rate in rates.items()])
-    _show(dict(zip(references, answers, strict=False)), references, score)
-    for word, answer in list(zip(asked, answers, strict=True))[len(references) :]:
-        print(f"  {word:18} {answer}")
-    print(f"\nThe model: {output_dir / 'model'}. Pronounce more: make quickstart WORDS='transformer attention'")
+    answers = {
+        name: _pronounce(name, Path(config.training.output_dir) / "model", asked, config.generation.batch_tokens)
+        for name, config in configs.items()
+    }
+    _show_scores(configs, answers, references)
+    _show_answers(answers, asked[:SHOWN], references)
+    if arguments.words:
+        own = {name: texts[len(references) :] for name, texts in answers.items()}
+        _show_answers(own, arguments.words, {})
+    output_dir = Path(configs[TRANSFORMER].training.output_dir)
+    print(f"The models: {output_dir / 'model'}, {Path(configs[RNN].training.output_dir) / 'model'}.")
+    print("Pronounce more: make quickstart WORDS='transformer attention'. Compare in depth: make compare.")
     print("Train on your own text, two files in which line i of one is the translation of line i of the other:")
     print(
         "  .venv/bin/vanilla-transformer train configs/small.yaml data.train.source=my.en data.train.target=my.de "
@@ -71,7 +75,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pronounce(model_folder: Path, words: list[str], batch_tokens: int) -> list[str]:
+def _load_configs(arguments: argparse.Namespace) -> "dict[str, RunConfig]":
+    """Of both models, which must differ in nothing but the model and what it is trained with."""
+    from vanilla_transformer.comparison.equality import check_runs
+    from vanilla_transformer.training.configuration import load_run_config
+
+    configs = {
+        TRANSFORMER: load_run_config(arguments.config, arguments.overrides),
+        RNN: load_run_config(arguments.rnn_config, arguments.overrides),
+    }
+    # Wherever the first one was put, and whatever --set says for both.
+    configs[RNN].training.output_dir = str(Path(configs[TRANSFORMER].training.output_dir) / "rnn")
+    check_runs("quickstart", configs)
+    return configs
+
+
+def _pronounce(name: str, model_folder: Path, words: list[str], batch_tokens: int) -> list[str]:
     from tqdm import tqdm
 
     from vanilla_transformer.cli.translate import open_model
@@ -79,7 +98,7 @@ def _pronounce(model_folder: Path, words: list[str], batch_tokens: int) -> list[
     from vanilla_transformer.evaluation.translate import translate_lines
 
     model, tokenizer = open_model(str(model_folder))
-    with tqdm(total=len(words), unit=" words", desc="pronouncing held-out words", file=sys.stderr) as bar:
+    with tqdm(total=len(words), unit=" words", desc=f"{name}: pronouncing held-out words", file=sys.stderr) as bar:
         best = translate_lines(
             model,
             tokenizer,
@@ -90,20 +109,61 @@ def _pronounce(model_folder: Path, words: list[str], batch_tokens: int) -> list[
     return [translations[0].text for translations in best]
 
 
-def _score(answers: list[str], references: dict[str, list[str]]) -> "PronunciationScore":
+def _show_scores(
+    configs: "dict[str, RunConfig]", answers: dict[str, list[str]], references: dict[str, list[str]]
+) -> None:
+    """The table, and each model's rates into its card."""
+    from vanilla_transformer.comparison.significance import score_systems
     from vanilla_transformer.evaluation.error_rate import score_pronunciations
+    from vanilla_transformer.hub.model_card import Score
+    from vanilla_transformer.hub.run_facts import write_card_of_run
+    from vanilla_transformer.training.finished_model import RESULTS
 
-    return score_pronunciations(answers, list(references.values()))
+    count, listed = len(references), list(references.values())
+    held_out = {name: texts[:count] for name, texts in answers.items()}
+    columns = []
+    for name, config in configs.items():
+        output_dir = Path(config.training.output_dir)
+        score = score_pronunciations(held_out[name], listed)
+        rates = {"word error rate": score.word_error_rate, "phoneme error rate": score.phoneme_error_rate}
+        where = f"{config.data.name}: {score.words:,} words never seen in training"
+        write_card_of_run(output_dir, [Score(where, metric, rate) for metric, rate in rates.items()])
+        columns.append([name, *(f"{rate:.1%}" for rate in rates.values()), *_facts(output_dir / RESULTS)])
+    labels = ["", "word error rate", "phoneme error rate", "parameters", "updates", "minutes of training"]
+    labels.append("target tokens/s")
+    print(f"\n{count:,} words never seen in training:\n")
+    for label, *cells in zip(labels, *columns, strict=True):
+        print(f"  {label:20}" + "".join(f"{cell:>14}" for cell in cells))
+    (pair,) = score_systems("word error rate", held_out, listed, TRANSFORMER)["paired"]
+    print(
+        f"\n  The {RNN}'s word error rate minus the {TRANSFORMER}'s: {pair['difference']:+.1f} points "
+        f"(paired bootstrap: p = {pair['p_value']:.3f})\n"
+    )
 
 
-def _show(answers: dict[str, str], references: dict[str, list[str]], score: "PronunciationScore") -> None:
-    print(f"\n{score.words:,} words never seen in training:")
-    print(f"  word error rate    {score.word_error_rate:6.1%}")
-    print(f"  phoneme error rate {score.phoneme_error_rate:6.1%}\n")
-    shown = list(answers)[:SHOWN]
-    width = max(len(answers[word]) for word in shown)
-    print(f"    {'word':16} {'the model says':{width}}   the dictionary says")
-    for word in shown:
-        mark = "✓" if answers[word] in references[word] else "✗"
-        print(f"  {mark} {word:16} {answers[word]:{width}}   {' | '.join(references[word])}")
+def _facts(results: Path) -> list[str]:
+    facts: dict[str, Any] = json.loads(results.read_text("utf-8"))
+    return [
+        f"{facts['parameters']:,}",
+        f"{facts['updates']:,}",
+        f"{facts['training_seconds'] / 60:.1f}",
+        f"{facts['target_tokens'] / facts['training_seconds']:,.0f}",
+    ]
+
+
+def _show_answers(answers: dict[str, list[str]], words: list[str], references: dict[str, list[str]]) -> None:
+    """The models' answers to `words`, and the dictionary's where it has any."""
+    names = list(answers)
+    rows = [["word", *names, "the dictionary" if references else ""]]
+    for i, word in enumerate(words):
+        listed = references.get(word, [])
+        row = [word]
+        for name in names:
+            mark = ("✓ " if answers[name][i] in listed else "✗ ") if listed else ""
+            row.append(f"{mark}{answers[name][i]}")
+        rows.append([*row, " | ".join(listed)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "   ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        print(f"  {line}".rstrip())
     print()

@@ -135,12 +135,13 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
         corpus = Path(config.data.train.source).parent
         if not (corpus / "test.json").exists():
             write_pronunciation_corpus(corpus)
-        words = json.loads((corpus / "test.json").read_text("utf-8"))
+        words: dict[str, list[str]] = json.loads((corpus / "test.json").read_text("utf-8"))
         sources, references = [spell(word) for word in words], list(words.values())
     else:
         if config.data.test is None:
             raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
-        text = load_corpus(config.data.test)[:]
+        text: Any = load_corpus(config.data.test)  # whole: the configuration admits no stream but for training
+        text = text[:]
         sources, references = text["source"], [[reference] for reference in text["target"]]
     return TestSet(sources[: task.test_sentences], references[: task.test_sentences])
 
@@ -213,9 +214,7 @@ def _compared(
     check_parameters(f"quality.{name}.runs", {model: one["parameters"] for model, one in facts.items()})
     vocabularies = {model: one["vocab_size"] for model, one in facts.items()}
     if len(set(vocabularies.values())) > 1:
-        raise ValueError(
-            f"quality.{name}.runs: the vocabularies differ in size ({vocabularies})"
-        )
+        raise ValueError(f"quality.{name}.runs: the vocabularies differ in size ({vocabularies})")
     buckets = _length_buckets(test_set.sources, tokenizer)
     _, higher_is_better, unit = METRICS[task.metric]
     budgets, signature = [], None

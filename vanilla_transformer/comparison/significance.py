@@ -9,6 +9,8 @@ from sacrebleu.metrics.base import Metric, Score
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
+WORD_ERROR_RATE = "word error rate"
+
 
 class WordErrorRate(Metric):
     """Share of words, in %, whose pronunciation equals none that the dictionary lists: a metric for sacreBLEU.
@@ -26,7 +28,7 @@ class WordErrorRate(Metric):
         return [int(hypothesis not in ref_kwargs["listed"]), 1]
 
     def _compute_score_from_stats(self, stats: Sequence[Any]) -> Score:
-        return Score("WER", 100 * float(stats[0]) / float(stats[1]))
+        return Score(WORD_ERROR_RATE, 100 * float(stats[0]) / float(stats[1]))
 
     def _aggregate_and_compute(self, stats: list[list[Any]]) -> Score:
         return self._compute_score_from_stats([sum(column) for column in zip(*stats, strict=True)])
@@ -35,7 +37,7 @@ class WordErrorRate(Metric):
 # name → (metric, whether more is better, unit)
 METRICS: dict[str, tuple[type[Metric], bool, str]] = {
     "BLEU": (BLEU, True, "points"),
-    "word error rate": (WordErrorRate, False, "%"),
+    WORD_ERROR_RATE: (WordErrorRate, False, "%"),
 }
 
 
@@ -55,10 +57,11 @@ def score_systems(
         `difference`, `p_value`), and `signature`, sacreBLEU's; `None` for a metric that is not its own.
     """
     metric = METRICS[metric_name][0]()
-    systems = [(baseline, list(outputs[baseline]))]
+    systems: list[tuple[str, Sequence[str]]] = [(baseline, list(outputs[baseline]))]
     systems += [(name, list(texts)) for name, texts in outputs.items() if name != baseline]
     signatures, columns = PairedTest(systems, {metric_name: metric}, _streams(references), test_type="bs")()
-    found = dict(zip((name for name, _ in systems), columns[metric_name], strict=True))
+    results: Any = columns[metric_name]  # sacreBLEU types them like the column of names beside them
+    found = dict(zip((name for name, _ in systems), results, strict=True))
     own = found[baseline].score
     return {
         "scores": {
@@ -66,7 +69,12 @@ def score_systems(
             for name, one in ((name, found[name]) for name in outputs)
         },
         "paired": [
-            {"model": name, "baseline": baseline, "difference": found[name].score - own, "p_value": found[name].p_value}
+            {
+                "model": name,
+                "baseline": baseline,
+                "difference": found[name].score - own,
+                "p_value": _p_value(found[name], own),
+            }
             for name in outputs
             if name != baseline
         ],
@@ -74,11 +82,16 @@ def score_systems(
     }
 
 
+def _p_value(result: Any, own: float) -> float:
+    """sacreBLEU counts resamples that differ more than the systems do; of two equal scores it would say 0.001."""
+    return 1.0 if result.score == own else result.p_value
+
+
 def corpus_score(metric_name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The score of one system without a test."""
     return METRICS[metric_name][0]().corpus_score(list(outputs), _streams(references)).score
 
 
-def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """sacreBLEU wants (references, sentences), with None where a sentence has fewer."""
+def _streams(references: Sequence[Sequence[str]]) -> Any:
+    """sacreBLEU wants (references, sentences), with None, which its types do not tell, where a sentence has fewer."""
     return [list(stream) for stream in zip_longest(*references)]

@@ -82,7 +82,7 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         "updates": progress.updates,
         "epochs": round(run.epochs(), 2),
         "target_tokens": progress.target_tokens,
-        "training_seconds": round(progress.seconds, 1),
+        "training_seconds": round(progress.seconds, 3),
         "hardware": f"{accelerator.num_processes} x {device}",
         "mixed_precision": accelerator.mixed_precision,
         "torch": torch.__version__,

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import threading
+
+import pytest
+
+from vanilla_transformer.training.own_process import run_in_own_process
+
+
+def write_pid(path: str) -> None:
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+
+
+def refuse(value: int) -> None:
+    raise ValueError(f"{value} is not allowed")
+
+
+def leave(status: int) -> None:
+    raise SystemExit(status)
+
+
+def die() -> None:
+    os._exit(9)
+
+
+def wait_for_sigterm(path: str) -> None:
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    os.kill(os.getppid(), signal.SIGTERM)  # as a scheduler would, to the process that it started
+    assert stopped.wait(timeout=60)
+    write_pid(path)
+    raise SystemExit(3)
+
+
+def test_it_is_another_process(tmp_path):
+    run_in_own_process(write_pid, str(tmp_path / "pid"))
+    assert int((tmp_path / "pid").read_text()) != os.getpid()
+
+
+def test_errors_come_back():
+    with pytest.raises(ValueError, match="7 is not allowed"):
+        run_in_own_process(refuse, 7)
+
+
+def test_so_does_the_exit_status_of_a_stopped_run():
+    with pytest.raises(SystemExit) as error:
+        run_in_own_process(leave, 3)
+    assert error.value.code == 3
+
+
+def test_a_process_that_dies_is_told_of():
+    with pytest.raises(RuntimeError, match="ended with status 9 and without a word"):
+        run_in_own_process(die)
+
+
+def test_sigterm_is_passed_on(tmp_path):
+    with pytest.raises(SystemExit):
+        run_in_own_process(wait_for_sigterm, str(tmp_path / "pid"))
+    assert (tmp_path / "pid").exists()
