@@ -129,6 +129,13 @@ def test_what_is_unknown_is_left_out_of_the_text(tmp_path: Path):
     assert rows == ["| | |", "| parameters | 1,234,567 |"]
 
 
+def test_an_rnn_is_not_called_a_transformer(tmp_path: Path):
+    made = card(tmp_path, ModelCardFacts(model_name="a", parameters=1, model_type="rnn_seq2seq"))
+    assert made.data.tags == ["vanilla_transformer", "rnn_seq2seq"]
+    assert "A recurrent encoder-decoder" in made.text
+    assert "A Transformer encoder-decoder" not in made.text
+
+
 def test_zero_is_known(tmp_path: Path):
     facts = ModelCardFacts(
         model_name="a", parameters=1, updates=0, pairs=0, training_seconds=0, recipe={"dropout": 0.0}

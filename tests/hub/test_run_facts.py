@@ -22,6 +22,12 @@ def test_facts_are_the_runs(results):
     assert facts.recipe["model"]["d_model"] == 16
 
 
+def test_the_model_is_the_runs(results):
+    assert facts_of_run(results, "tiny").model_type == "vanilla_transformer"
+    results["config"]["model"]["model_type"] = "rnn_seq2seq"
+    assert facts_of_run(results, "tiny").model_type == "rnn_seq2seq"
+
+
 def test_the_recipe_leaves_out_places_on_this_machine(results, tiny_run):
     assert str(tiny_run.folder) not in json.dumps(facts_of_run(results, "tiny").recipe)
 

@@ -20,14 +20,20 @@ def command(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(line, check=True, capture_output=True, **options)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+MODELS = {
+    "vanilla_transformer": {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0},
+    "rnn_seq2seq": {"cell": "gru", "embedding_size": 64, "hidden_size": 64, "attention": "additive"},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, tmp_path_factory) -> Path:
     """A run that has learnt to reverse up to six letters: about a minute."""
     folder = tmp_path_factory.mktemp("system")
     values = {
         "data": {name: write_reversals(folder, name, n) for name, n in (("train", 6000), ("validation", 100))},
         "tokenizer": {"kind": "symbols"},
-        "model": {"d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0, "label_smoothing": 0},
+        "model": {"model_type": request.param, "label_smoothing": 0, **MODELS[request.param]},
         "training": {
             "output_dir": str(folder / "run"),
             "max_updates": 2000,

@@ -21,12 +21,16 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *
         torch.testing.assert_close(weight, other[name], **tolerance or {"rtol": 0, "atol": 0})
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run):
+RNN = "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, dropout: 0.1, tie_word_embeddings: true}"
+
+
+@pytest.mark.parametrize("options", [[], [RNN, "training.attention=eager"]], ids=["transformer", "rnn"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
     """To the bit, dropout included, across the end of an epoch."""
-    whole = tiny_run.train("training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")
+    whole = tiny_run.train(*options, "training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")
     assert whole.progress.epoch >= 1
     for updates in (3, 9, 13):  # the same command with another end
-        resumed = tiny_run.train(f"training.max_updates={updates}")
+        resumed = tiny_run.train(*options, f"training.max_updates={updates}")
     assert resumed.progress.updates == 13
     assert resumed.progress.target_tokens == whole.progress.target_tokens
     assert_equal(weights(resumed), weights(whole))

@@ -73,8 +73,11 @@ def _claim(folder: Path, config: CompareConfig) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ValueError(f"output_dir={folder} holds files, and no {CONFIG} of a comparison; choose another folder")
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    values = config.to_dict()
+    for task in (values["quality"] or {}).values():  # as the loader reads them: relative to the file that names them
+        task["runs"] = {model: os.path.relpath(file, folder) for model, file in task["runs"].items()}
     unfinished = folder / f".{CONFIG}"
-    unfinished.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     unfinished.replace(folder / CONFIG)
 
 

@@ -23,17 +23,6 @@ from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_sec
 from vanilla_transformer.comparison.verdicts import TRANSFORMER, verdicts
 from vanilla_transformer.visualization.comparison import model_styles
 
-REPRODUCE = """## How to reproduce
-
-```bash
-vanilla-transformer compare
-```
-
-The resolved configurations of this comparison lie beside this file; `results.json` holds every figure, and verdicts,
-tables and plots are computed from it alone. `vanilla-transformer compare --help` tells how to leave parts out. Speeds
-depend on the machine and on what else runs on it."""
-
-
 def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
     """Write `folder/report.md` and its plots, over those that are there.
 
@@ -58,7 +47,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
         "## Quality",
         *quality_section(results["quality"], styles, folder),
         _fairness(results),
-        REPRODUCE,
+        _reproduction(folder),
     ]
     path = folder / "report.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8", newline="\n")
@@ -119,7 +108,7 @@ def _fairness(results: Mapping[str, Any]) -> str:
         f"The rival of each comparison is chosen by its result. That is hard on the {TRANSFORMER}: the more rivals, "
         "the likelier is a lucky one.",
         "Equal parameters are not equal work, and the table above tells how equal they are. Nothing here says that "
-        "each model got the settings that suit it best: the configurations beside this file tell which it got.",
+        "each model got the settings that suit it best: `config.yaml` and the configurations it names tell which it got.",
     ]
     if speed and speed["rows"]:
         repeats = min(len(row["tokens_per_second"]) for row in speed["rows"])
@@ -144,6 +133,20 @@ def _fairness(results: Mapping[str, Any]) -> str:
             f"{comparisons} p-values in all, and none is corrected for that."
         )
     return "\n".join(["## What was fair, and what luck can do", "", *(f"- {line}" for line in lines)])
+
+
+def _reproduction(folder: Path) -> str:
+    return f"""## How to reproduce
+
+In the folder where this comparison was run:
+
+```bash
+vanilla-transformer compare {folder / "config.yaml"} output_dir=runs/compare-again
+```
+
+`config.yaml` is the resolved configuration, and every run under `quality/` has its own beside its checkpoints.
+`results.json` holds every figure; verdicts, tables and plots are computed from it alone. A part is left out by
+`speed=null`, `long_range=null` or `quality=null`. Speeds depend on the machine and on what else runs on it."""
 
 
 def _share(cases: int, of: int) -> str:

@@ -31,6 +31,7 @@ class ModelCardFacts:
     Args:
         model_name: id on the Hub, or a name.
         parameters: number of weights; tied ones count once.
+        model_type: of its configuration.
         recipe: hyperparameters, nested sections allowed. It is published as it is: leave out paths of your machine.
         languages: ISO 639 codes, the source's first; with at least two the card calls the model a translator.
         data_description, data_license: of the training data.
@@ -48,6 +49,7 @@ class ModelCardFacts:
 
     model_name: str
     parameters: int
+    model_type: str = "vanilla_transformer"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     languages: Sequence[str] = ()
     data_description: str | None = None
@@ -100,7 +102,7 @@ def _card_data(facts: ModelCardFacts) -> ModelCardData:
         license=facts.weights_license,
         library_name="transformers",
         pipeline_tag="translation" if is_translator else None,
-        tags=["vanilla_transformer"],
+        tags=list(dict.fromkeys(["vanilla_transformer", facts.model_type])),  # the package, then the model
         model_name=facts.model_name if facts.scores else None,  # the heading of the scores in the model index
         eval_results=[_eval_result(score, is_translator) for score in facts.scores] or None,
     )
@@ -124,6 +126,7 @@ def _text(facts: ModelCardFacts) -> dict[str, Any]:
     versions = [("torch", facts.torch_version), ("transformers", facts.transformers_version)]
     return {
         "name": _escape(facts.model_name),
+        "model_type": facts.model_type,
         "name_in_python": json.dumps(facts.model_name, ensure_ascii=False),
         "languages": _escape(" → ".join(facts.languages)),
         "data": _escape(facts.data_description or ""),

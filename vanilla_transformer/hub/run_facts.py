@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.hub.model_card import ModelCardFacts, Score, write_model_card
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
 
@@ -49,6 +50,7 @@ def facts_of_run(results: Mapping[str, Any], name: str, more_scores: Sequence[Sc
     return ModelCardFacts(
         model_name=name,
         parameters=results["parameters"],
+        model_type=config["model"].get("model_type", VanillaTransformerConfig.model_type),
         recipe={
             "model": config["model"] | {"vocab_size": results["vocab_size"]},
             **recipe,

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a comparison, with invented measurements."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.comparison.example_results import example_results
+from vanilla_transformer.comparison import compare as module
+from vanilla_transformer.comparison.compare import compare
+from vanilla_transformer.comparison.configuration import CompareConfig, load_compare_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[str]:
+    """Which parts were measured, in order."""
+    parts, results = [], example_results()
+
+    def measure(part: str):
+        def measured_part(*_):
+            parts.append(part)
+            return results[part]
+
+        return measured_part
+
+    for part in ("speed", "long_range", "quality"):
+        monkeypatch.setattr(module, f"measure_{part}", measure(part))
+    return parts
+
+
+@pytest.fixture
+def config(tmp_path) -> CompareConfig:
+    return load_compare_config(CONFIGS / "compare.yaml", [f"output_dir={tmp_path}/out"])
+
+
+def run(config: CompareConfig) -> dict:
+    return compare(config, lambda *_: None)
+
+
+def test_the_folder_has_the_report_the_plots_the_results_and_the_configuration(config, measured):
+    results = run(config)
+    folder = Path(config.output_dir)
+    assert {"report.md", "results.json", "config.yaml", "speed.png", "gradients.png", "long_range.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["speed"]["models"] == config.speed.models
+    assert written["quality"]["pronunciation"]["updates"] == config.quality["pronunciation"].updates
+
+
+def test_the_written_configuration_is_the_same_comparison(config, measured):
+    run(config)
+    again = load_compare_config(f"{config.output_dir}/config.yaml")
+    files = [Path(file).resolve() for each in (again, config) for file in each.quality["pronunciation"].runs.values()]
+    assert files[:2] == files[2:]
+    assert (again.speed, again.long_range) == (config.speed, config.long_range)
+
+
+def test_finished_parts_are_not_measured_again(config, measured, monkeypatch):
+    stopped = pytest.raises(KeyboardInterrupt)
+    monkeypatch.setattr(module, "measure_quality", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with stopped:
+        run(config)
+    assert measured == ["speed", "long_range"]
+    monkeypatch.setattr(module, "measure_quality", lambda *_: example_results()["quality"])
+    run(config)
+    assert measured == ["speed", "long_range"]
+
+
+def test_a_part_that_is_null_is_left_out(config, measured):
+    config.long_range = config.quality = None
+    results = run(config)
+    assert measured == ["speed"]
+    assert (results["long_range"], results["quality"]) == (None, None)
+
+
+@pytest.mark.parametrize("content", ["", '{"settings": {', "[]", '{"settings": {}}'])
+def test_a_half_written_part_is_named(config, measured, content):
+    part = Path(config.output_dir) / "parts" / "speed.json"
+    run(config)
+    part.write_text(content)
+    with pytest.raises(ValueError, match=r"parts/speed.json is damaged: remove it, and the same command measures it"):
+        run(config)
+
+
+def test_a_part_of_other_settings_is_named(config, measured):
+    run(config)
+    config.speed.repeats = 9
+    with pytest.raises(ValueError, match=r"parts/speed.json was made with other settings"):
+        run(config)
+
+
+def test_a_folder_of_something_else_is_left_alone(config, measured):
+    folder = Path(config.output_dir)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds files, and no config.yaml of a comparison; choose another folder"):
+        run(config)
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert measured == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["speed=null", "long_range=null", "quality=null"], "compares nothing: give it one of the sections"),
+        (["sped.repeats=1"], "unknown key sped; known keys are output_dir, speed, long_range, quality"),
+        (["speed.repeat=1"], "unknown key speed.repeat; known keys are"),
+        (["speed.repeats=many"], "speed.repeats='many': expected int, got str"),
+        (
+            ["quality.pronunciation.metric=wer"],
+            "quality.pronunciation.metric='wer': expected 'word error rate'",
+        ),
+        (["long_range.models.GRU.model.cell=gro"], "model.cell='gro': expected 'tanh' or 'gru' or 'lstm'"),
+    ],
+)
+def test_errors_before_any_work_name_the_place(tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_compare_config(CONFIGS / "compare.yaml", [f"output_dir={tmp_path}/out", *overrides])

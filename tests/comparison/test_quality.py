@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two tiny models on letters in reverse, trained in this process."""
+
+import itertools
+import json
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+from tests.conftest import write_reversals
+from vanilla_transformer.comparison import quality
+from vanilla_transformer.comparison.quality import QualityConfig, load_runs, load_test_set, measure_quality
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def task(tiny_run, monkeypatch) -> QualityConfig:
+    """The Transformer of `tiny_run` and an RNN, at 3 updates and a fraction of a second."""
+
+    def train_here(function, values):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        function(values)
+
+    monkeypatch.setattr(quality, "run_in_own_process", train_here)
+    monkeypatch.setattr(quality, "check_parameters", lambda where, parameters: None)  # too small to be equal
+    rnn = {"extends": tiny_run.config.name, "model": {"model_type": "rnn_seq2seq", "hidden_size": 12,
+           "embedding_size": 8}, "training": {"attention": "eager"}}  # fmt: skip
+    (tiny_run.folder / "rnn.yaml").write_text(yaml.safe_dump(rnn))
+    return QualityConfig(
+        runs={"Transformer": str(tiny_run.config), "RNN": str(tiny_run.folder / "rnn.yaml")},
+        metric="BLEU",
+        updates=3,
+        minutes=0.005,
+        data={"test": write_reversals(tiny_run.folder, "test", 20)},
+    )
+
+
+def measure(task, folder):
+    (result,) = measure_quality({"letters": task}, folder, CPU, lambda *_: None)
+    return result
+
+
+def test_every_model_is_scored_at_equal_updates_and_at_equal_time(task, tmp_path):
+    result = measure(task, tmp_path / "quality")
+    updates, time = result["budgets"]
+    assert (updates["budget"], time["budget"]) == ("equal updates", "equal time")
+    assert [model["updates"] for model in updates["models"].values()] == [3, 3]
+    assert all(0.3 <= model["training_seconds"] < 3 for model in time["models"].values())
+    assert [pair["model"] for pair in time["paired"]] == ["RNN"]
+    assert set(time["examples"][0]["outputs"]) == {"Transformer", "RNN"}
+    assert result["signature"].startswith("nrefs:1|bs:1000")
+    assert result["sentences"] == 20
+
+
+def test_a_model_that_runs_out_of_time_first_goes_on_to_the_updates(task, tmp_path):
+    task.minutes, task.updates = 1e-6, 5
+    updates, time = measure(task, tmp_path / "quality")["budgets"]
+    assert [model["updates"] for model in time["models"].values()] == [1, 1]
+    assert [model["updates"] for model in updates["models"].values()] == [5, 5]
+
+
+def test_finished_outcomes_are_not_made_again(task, tmp_path, monkeypatch):
+    first = measure(task, tmp_path / "quality")
+    monkeypatch.setattr(quality, "run_in_own_process", None)
+    assert measure(task, tmp_path / "quality") == first
+
+
+def test_a_damaged_outcome_is_named(task, tmp_path):
+    path = tmp_path / "quality" / "letters" / "RNN" / "equal updates.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"settings": {"upd')
+    with pytest.raises(ValueError, match=r"RNN/equal updates.json is damaged: remove it, and the same command"):
+        measure(task, tmp_path / "quality")
+
+
+def test_an_outcome_of_other_settings_is_named(task, tmp_path):
+    measure(task, tmp_path / "quality")
+    task.test_sentences = 5
+    with pytest.raises(ValueError, match="equal updates.json was made with other settings"):
+        measure(task, tmp_path / "quality")
+
+
+def test_runs_on_different_data_are_not_compared(task, tiny_run, tmp_path):
+    with (tiny_run.folder / "rnn.yaml").open("a") as file:
+        file.write("data: {max_length: 7}\n")
+    with pytest.raises(ValueError, match=r"quality.letters: the runs of Transformer and RNN differ in data.max_length"):
+        load_runs("letters", task, tmp_path)
+
+
+def test_runs_of_different_vocabularies_are_not_compared(task, tiny_run, tmp_path):
+    with (tiny_run.folder / "rnn.yaml").open("a") as file:
+        file.write("tokenizer: {vocab_size: 90}\n")
+    with pytest.raises(ValueError, match=r"differ in tokenizer.vocab_size \(37000 and 90\)"):
+        load_runs("letters", task, tmp_path)
+
+
+def test_bleu_needs_a_test_corpus(task, tmp_path):
+    task.data = {}
+    runs = load_runs("letters", task, tmp_path)
+    with pytest.raises(ValueError, match=r"quality.letters.data.test is missing"):
+        load_test_set("letters", task, runs["RNN"])
+
+
+def test_words_are_scored_against_all_that_the_dictionary_lists(task, tiny_run, tmp_path):
+    corpus = {"cat": ["K AE T"], "ta": ["T AA", "T AH"]}
+    (tiny_run.folder / "test.json").write_text(json.dumps(corpus))
+    task.metric = "word error rate"
+    test_set = load_test_set("words", task, load_runs("words", task, tmp_path)["RNN"])
+    assert (test_set.sources, test_set.references) == (["c a t", "t a"], [["K AE T"], ["T AA", "T AH"]])
+
+
+class Letters:
+    """A tokenizer: a token a letter."""
+
+    def __call__(self, texts):
+        return {"input_ids": [list(text) for text in texts]}
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 3, 3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 1, 1, 1, 9]])
+def test_every_sentence_is_in_one_bucket_and_equal_lengths_stay_together(lengths):
+    buckets = quality._length_buckets(["x" * length for length in lengths], Letters())
+    assert sorted(i for _, indices in buckets for i in indices) == list(range(len(lengths)))
+    found = [[lengths[i] for i in indices] for _, indices in buckets]
+    assert all(max(low) < min(high) for low, high in itertools.pairwise(found))
+    assert len(buckets) <= 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": {"Transformer": "a.yaml"}}, "must name at least two, one of them 'Transformer'"),
+        ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "must name at least two, one of them 'Transformer'"),
+        ({"updates": 0}, "updates=0 must be at least 1"),
+        ({"minutes": 0.0}, "minutes=0.0 must be greater than 0"),
+    ],
+)
+def test_impossible_tasks_are_named(changes, message):
+    values = {"runs": {"Transformer": "a.yaml", "RNN": "b.yaml"}, "metric": "BLEU", "updates": 1, "minutes": 1.0}
+    with pytest.raises(ValueError, match=message):
+        QualityConfig(**(values | changes))
