@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from vanilla_transformer.comparison.equality import check_parameters, check_runs
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
@@ -200,6 +201,7 @@ def _finished_outcome(folder: Path, budget: str, settings: dict[str, Any]) -> di
 def _train(values: dict[str, Any]) -> None:
     """In a process of its own."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    disable_progress_bar()  # of writing weights, which would tear the run's own bar
     train(run_config_of(values))
 
 

@@ -23,6 +23,7 @@ from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_sec
 from vanilla_transformer.comparison.verdicts import TRANSFORMER, verdicts
 from vanilla_transformer.visualization.comparison import model_styles
 
+
 def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
     """Write `folder/report.md` and its plots, over those that are there.
 
@@ -108,7 +109,7 @@ def _fairness(results: Mapping[str, Any]) -> str:
         f"The rival of each comparison is chosen by its result. That is hard on the {TRANSFORMER}: the more rivals, "
         "the likelier is a lucky one.",
         "Equal parameters are not equal work, and the table above tells how equal they are. Nothing here says that "
-        "each model got the settings that suit it best: `config.yaml` and the configurations it names tell which it got.",
+        "each model got the settings that suit it best: `config.yaml`, and what it names, tell which it got.",
     ]
     if speed and speed["rows"]:
         repeats = min(len(row["tokens_per_second"]) for row in speed["rows"])
