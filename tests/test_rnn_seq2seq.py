@@ -95,7 +95,7 @@ def logits_by_hand(model, source: list[int], target: list[int]) -> tuple[torch.T
         states = [
             tuple(
                 torch.tanh(
-                    linear[part * layers + i].weight @ finals[min(i, len(finals) - 1)][part]
+                    linear[part * layers + i].weight @ finals[max(0, len(finals) - layers + i)][part]
                     + linear[part * layers + i].bias
                 )
                 for part in range(parts)
@@ -160,8 +160,10 @@ def test_logits_and_weights_equal_torchs_cells_step_by_step(cell, attention, inp
 
 @pytest.mark.parametrize("cell", CELLS)
 @torch.no_grad()
-def test_residual_connections_and_other_depths_equal_torchs_cells(cell):
-    model = tiny_model(cell=cell, attention="multiplicative", input_feeding="none", residual=True, num_decoder_layers=3)
+@pytest.mark.parametrize("decoder_layers", [1, 3])
+def test_residual_connections_and_other_depths_equal_torchs_cells(cell, decoder_layers):
+    architecture = {"attention": "multiplicative", "input_feeding": "none", "residual": True}
+    model = tiny_model(cell=cell, num_decoder_layers=decoder_layers, **architecture)
     logits, _ = logits_by_hand(model, [3, 4, 5], [1, 6])
     output = model(input_ids=torch.tensor([[3, 4, 5]]), decoder_input_ids=torch.tensor([[1, 6]])).logits[0]
     assert (output - logits).abs().max() < 1e-6
@@ -202,6 +204,29 @@ def test_padding_after_the_target_leaves_the_state_as_it_was(input_feeding):
     plain = model(input_ids=source, decoder_input_ids=target[:, :2], use_cache=True).cache
     for name, tensor in plain.state.tensors.items():
         assert torch.allclose(padded.state.tensors[name], tensor, atol=1e-12)
+
+
+@pytest.mark.parametrize("input_feeding", ["none", "context", "attentional"])
+@torch.no_grad()
+def test_padding_before_the_target_fed_token_by_token_leaves_the_state_as_it_was(input_feeding):
+    model = tiny_model(input_feeding=input_feeding)
+    source, target = torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.tensor([[PAD, 1, 9], [1, 10, 11]])
+    mask = target.ne(PAD).long()
+    whole = model(input_ids=source, decoder_input_ids=target, decoder_attention_mask=mask).logits
+    cache, steps = None, []
+    for i in range(3):
+        options = {"decoder_attention_mask": mask[:, : i + 1], "cache": cache, "use_cache": True}
+        output = model(input_ids=source, decoder_input_ids=target[:, i : i + 1], **options)
+        cache, steps = output.cache, [*steps, output.logits]
+    stepwise = torch.cat(steps, dim=1)
+    assert torch.allclose(stepwise[mask.bool()], whole[mask.bool()], atol=1e-12)
+
+
+@pytest.mark.parametrize(("layers", "decoder_layers"), [(3, 1), (1, 3), (3, 3)])
+def test_every_layer_learns_without_attention_too(layers, decoder_layers):
+    model = tiny_model(attention="none", input_feeding="none", num_layers=layers, num_decoder_layers=decoder_layers)
+    model.train()(input_ids=torch.tensor([[3, 4]]), labels=torch.tensor([[5, 2]])).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
 @torch.no_grad()

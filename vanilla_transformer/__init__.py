@@ -9,7 +9,7 @@ imported when first named (PEP 562), and registered when transformers' auto clas
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,18 +91,13 @@ class _RegisterAfterImport(MetaPathFinder, Loader):
 
     def __init__(self):
         self._loaders: dict[str, Loader] = {}
-        self._searched: set[str] = set()
         self._under_way: set[str] = set()  # found, and being executed
 
     def find_spec(self, fullname, path=None, target=None):
         is_ours = fullname.rpartition(".")[0] == __name__
-        if fullname in self._searched or not (is_ours or fullname in _THEIRS):
+        if not (is_ours or fullname in _THEIRS):
             return None
-        self._searched.add(fullname)  # find_spec below must not come back here
-        try:
-            spec = find_spec(fullname)
-        finally:
-            self._searched.remove(fullname)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
         self._loaders[fullname], spec.loader = spec.loader, self

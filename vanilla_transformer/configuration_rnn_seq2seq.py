@@ -29,8 +29,8 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
             target is computed at once in training; "context": the context that the previous state attends to
             (Bahdanau et al. 2015); "attentional": the previous attentional vector (Luong et al. 2015, section 3.3).
         residual: x + layer(x) wherever the widths of both agree (Wu et al. 2016).
-        dropout: rate on the input of every layer and on the last one's output, not within the recurrence (Zaremba et
-            al. 2014).
+        dropout: rate on the input of every recurrent layer, on the encoder's output and on what the softmax reads; not
+            within the recurrence (Zaremba et al. 2014).
         label_smoothing: epsilon, as in `VanillaTransformerConfig`; none of the papers above has it.
         tie_word_embeddings: one matrix for source embedding, target embedding and the projection before the softmax;
             none of the papers above has it.

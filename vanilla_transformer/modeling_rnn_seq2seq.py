@@ -21,7 +21,7 @@ from .conditional_generation import ConditionalGeneration
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
-from .recurrence import RecurrentCache, RecurrentStack
+from .recurrence import RecurrentCache, RecurrentStack, where_read
 
 ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAttention}
 
@@ -46,14 +46,16 @@ class Bridge(nn.Module):
     """The decoder's first state, from the encoder's last ones.
 
     With one direction and as many layers on both sides, layer by layer the same state (Sutskever 2014, Luong 2015).
-    Otherwise s_0 = tanh(W f) with f the last state of the encoder's layer beside it, or of its last (Bahdanau 2015,
-    appendix A.2.2, reads the backward direction's state alone; here f has both).
+    Otherwise s_0 = tanh(W f) with f the last state of the encoder's layer beside it, counted from the top; the lowest
+    stands for all that are missing (Bahdanau 2015, appendix A.2.2, reads the backward direction's state alone; here f
+    has both).
     """
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__()
         assert config.num_decoder_layers is not None  # the config has filled it in
-        self.sources = [min(layer, config.num_layers - 1) for layer in range(config.num_decoder_layers)]
+        deeper = config.num_layers - config.num_decoder_layers
+        self.sources = [max(0, deeper + layer) for layer in range(config.num_decoder_layers)]
         self.is_copy = not config.bidirectional and config.num_decoder_layers == config.num_layers
         parts = 2 if config.cell == "lstm" else 1
         projections = 0 if self.is_copy else parts * len(self.sources)
@@ -87,13 +89,12 @@ class Readout(nn.Module):
         self.is_state = not context and config.hidden_size == config.embedding_size
         if not self.is_state:
             self.linear = nn.Linear(context + config.hidden_size, config.embedding_size, bias=False)
-        self.dropout = Dropout(config.dropout)
 
     def forward(self, state: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         """`(batch, length, hidden_size)`, `(batch, length, encoder_width)` → `(batch, length, embedding_size)`."""
         if context is not None:
             state = torch.cat([context, state], dim=-1)
-        return self.dropout(state if self.is_state else torch.tanh(self.linear(state)))
+        return state if self.is_state else torch.tanh(self.linear(state))
 
 
 class RNNSeq2SeqPreTrainedModel(PreTrainedModel):
@@ -197,6 +198,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         self.stack = RecurrentStack(config, config.embedding_size + fed, config.num_decoder_layers, bidirectional=False)
         self.attention = None if config.attention == "none" else ATTENTIONS[config.attention](config)
         self.readout = Readout(config)
+        self.dropout = Dropout(config.dropout)
         self.post_init()
 
     @can_return_tuple
@@ -260,7 +262,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         wants_weights = self.config.output_attentions if output_attentions is None else output_attentions
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=last_hidden_state,  # (batch, target_length, embedding_size)
+            last_hidden_state=self.dropout(last_hidden_state),  # (batch, target_length, embedding_size)
             cache=cache,
             hidden_states=(embedded, *layers) if wants_layers else None,
             cross_attentions=(weights[:, None],) if wants_weights and weights is not None else None,
@@ -321,16 +323,11 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             if not feeds_context:
                 new["attentional"] = attentional[:, 0]
             if mask is not None:  # padding leaves the state as it was
-                new = {name: _where(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
+                new = {name: where_read(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
             state = new
             steps.append((attentional, weights, *layers))
         attentional, weights, *layers = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
         return attentional, layers, weights, state
-
-
-def _where(is_real: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """`new` for the sentences whose token `is_real` `(batch)`, else `old`; both `(batch, …)`."""
-    return torch.where(is_real.view(-1, *[1] * (new.dim() - 1)), new, old.to(new.dtype))
 
 
 class RNNSeq2SeqModel(RNNSeq2SeqPreTrainedModel):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recurrent layers over padded sequences, and their state in the place of transformers' cache."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -24,6 +26,13 @@ def reading_order(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
 def take(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """`(batch, length, width)` at `positions` `(batch, length)`."""
     return states.gather(1, positions[..., None].expand_as(states))
+
+
+def _to(state, dtype: torch.dtype):
+    """torch's state of a recurrence, a tensor or two or none, in another dtype."""
+    if isinstance(state, tuple):
+        return tuple(part.to(dtype) for part in state)
+    return state if state is None else state.to(dtype)
 
 
 class RecurrentLayer(GradientCheckpointingLayer):
@@ -58,18 +67,28 @@ class RecurrentLayer(GradientCheckpointingLayer):
         if memory is not None:
             state = (state, self._as_torch(memory))
         outputs = self.dropout(inputs)
-        if lengths is None:
-            outputs, state = self.recurrence(outputs, state)
-        else:
-            packed = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
-            packed, state = self.recurrence(packed, state)
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
+        with self._precision(inputs.device.type):
+            if inputs.device.type != "cpu":
+                dtype = self.recurrence.weight_ih_l0.dtype
+                outputs, state = outputs.to(dtype), _to(state, dtype)
+            if lengths is None:
+                outputs, state = self.recurrence(outputs, state)
+            else:
+                packed = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
+                packed, state = self.recurrence(packed, state)
+                outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
         if self.has_residual:
             outputs = inputs + outputs
         hidden, memory = state if isinstance(state, tuple) else (state, None)
         assert hidden is not None
         # torch has the directions first; everything else here, and in transformers' beam search, the batch.
         return outputs, self._batch_first(hidden), None if memory is None else self._batch_first(memory)
+
+    @staticmethod
+    def _precision(device_type: str) -> AbstractContextManager:
+        """Autocast on a CPU; elsewhere that of the weights, for under cuDNN autocast means float16, even if asked for
+        bfloat16, and nobody would scale the loss."""
+        return nullcontext() if device_type == "cpu" else torch.autocast(device_type, enabled=False)
 
     def _as_torch(self, state: torch.Tensor) -> torch.Tensor:
         """`(batch, directions * hidden_size)` → `(directions, batch, hidden_size)`."""
@@ -116,7 +135,7 @@ class RecurrentStack(nn.Module):
                 mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
             order = reading_order(mask, reverse)  # (batch, length)
             inputs = take(inputs, order)
-            # A row without any real token, which torch would refuse, reads one position; nothing looks at it.
+            # A row without any real token, which torch would refuse, reads one position, which is undone below.
             lengths = mask.sum(dim=1).clamp(min=1).cpu() if has_padding else None  # (batch)
         outputs, hiddens, memories = [], [], []
         states = inputs
@@ -133,7 +152,19 @@ class RecurrentStack(nn.Module):
         if order is not None:
             place = order.argsort(dim=1)  # where each position was read
             outputs = [take(states, place) for states in outputs]
-        return outputs, torch.stack(hiddens, dim=1), None if memories[0] is None else torch.stack(memories, dim=1)
+        new_hidden = torch.stack(hiddens, dim=1)  # (batch, num_layers, width)
+        new_memory = None if memories[0] is None else torch.stack(memories, dim=1)
+        if lengths is not None and mask is not None:
+            has_read = mask.any(dim=1)  # (batch)
+            new_hidden = where_read(has_read, new_hidden, hidden)
+            new_memory = None if new_memory is None else where_read(has_read, new_memory, memory)
+        return outputs, new_hidden, new_memory
+
+
+def where_read(has_read: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+    """`new` for the sentences that have read something, else `old`, or zeros; `(batch, …)`, `has_read` `(batch)`."""
+    old = torch.zeros_like(new) if old is None else old.to(new.dtype)
+    return torch.where(has_read.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
 class RecurrentState(CacheLayerMixin):

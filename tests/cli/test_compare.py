@@ -39,6 +39,12 @@ def test_an_override_goes_before_the_file(config, tmp_path, capsys):
     assert (tmp_path / "elsewhere" / "results.json").exists()
 
 
+def test_an_override_may_stand_in_the_files_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "speed=null"]) == 1
+    assert "configuration configs/compare.yaml does not exist" in capsys.readouterr().err
+
+
 def test_an_error_is_one_line(config, capsys):
     assert main(["compare", config, "speed.models.GRU.cell=gro"]) == 1
     error = capsys.readouterr().err

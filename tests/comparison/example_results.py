@@ -5,6 +5,13 @@ import random
 from typing import Any
 
 MODELS = ["Transformer", "LSTM with attention", "GRU with attention", "LSTM without attention", "Elman with attention"]
+MACHINE = {
+    "device": "x86_64 cpu, 2 cores",
+    "threads": 2,
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "date": "2026-11-25",
+}
 LENGTHS = [16, 32, 64, 128, 256, 512]
 DISTANCES = [4, 8, 16, 32, 64, 128, 256]
 TRAINED_AT = 32
@@ -13,13 +20,7 @@ TRAINED_AT = 32
 def example_results() -> dict[str, Any]:
     dice = random.Random(1)
     return {
-        "machine": {
-            "device": "x86_64 cpu, 2 cores",
-            "threads": 2,
-            "torch": "2.13.0",
-            "transformers": "5.24.0",
-            "date": "2026-11-25",
-        },
+        "machines": dict.fromkeys(("speed", "long_range", "quality"), MACHINE),
         "speed": _speed(dice),
         "long_range": _long_range(dice),
         "quality": [
@@ -76,7 +77,14 @@ def _long_range(dice: random.Random) -> dict[str, Any]:
         for place, model in enumerate(MODELS)
         for seed in range(3)
     ]
-    return {"device": "cpu", "parameters": _parameters(), "chance": chance, "gradients": gradients, "tasks": tasks}
+    return {
+        "device": "cpu",
+        "test_sequences": 256,
+        "parameters": _parameters(),
+        "chance": chance,
+        "gradients": gradients,
+        "tasks": tasks,
+    }
 
 
 def _quality(dice: random.Random, task: str, metric: str, unit: str, scores: list[float]) -> dict[str, Any]:

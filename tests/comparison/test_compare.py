@@ -59,6 +59,8 @@ def test_the_written_configuration_is_the_same_comparison(config, measured):
     files = [Path(file).resolve() for each in (again, config) for file in each.quality["pronunciation"].runs.values()]
     assert files[:2] == files[2:]
     assert (again.speed, again.long_range) == (config.speed, config.long_range)
+    run(again)
+    assert measured == ["speed", "long_range", "quality"]  # once
 
 
 def test_finished_parts_are_not_measured_again(config, measured, monkeypatch):
@@ -93,15 +95,16 @@ def test_a_part_of_other_settings_is_named(config, measured):
     config.speed.repeats = 9
     with pytest.raises(ValueError, match=r"parts/speed.json was made with other settings"):
         run(config)
+    assert "repeats: 5" in (Path(config.output_dir) / "config.yaml").read_text()  # that of the results
 
 
 def test_a_folder_of_something_else_is_left_alone(config, measured):
     folder = Path(config.output_dir)
     folder.mkdir()
-    (folder / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds files, and no config.yaml of a comparison; choose another folder"):
+    (folder / "config.yaml").write_text("training: {output_dir: mine}")  # a training run's
+    with pytest.raises(ValueError, match=r"holds files that are of no comparison; choose another folder"):
         run(config)
-    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert (folder / "config.yaml").read_text() == "training: {output_dir: mine}"
     assert measured == []
 
 
@@ -109,6 +112,7 @@ def test_a_folder_of_something_else_is_left_alone(config, measured):
     ("overrides", "message"),
     [
         (["speed=null", "long_range=null", "quality=null"], "compares nothing: give it one of the sections"),
+        (["quality.pronunciation.updates=0"], "quality.pronunciation.updates=0 must be at least 1"),
         (["sped.repeats=1"], "unknown key sped; known keys are output_dir, speed, long_range, quality"),
         (["speed.repeat=1"], "unknown key speed.repeat; known keys are"),
         (["speed.repeats=many"], "speed.repeats='many': expected int, got str"),

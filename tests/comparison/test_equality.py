@@ -15,6 +15,7 @@ def test_more_than_that_is_an_error_that_names_both():
 
 def test_runs_that_differ_in_the_model_alone_are_equal(tiny_run):
     rnn = ["model={model_type: rnn_seq2seq, cell: gru}", "optimizer.warmup_steps=7", "training.output_dir=elsewhere"]
+    rnn += ["training.attention=eager"]
     check_runs("quality.letters", {"Transformer": tiny_run.load(), "RNN": tiny_run.load(*rnn)})
 
 

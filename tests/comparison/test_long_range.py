@@ -28,7 +28,7 @@ TINY |= {"dropout": 0.0, "label_smoothing": 0.0}
 
 def settings(**changes) -> LongRangeConfig:
     values = {
-        "models": {"small / one": {"model": dict(TINY), "learning_rate": 0.01}},
+        "models": {"Transformer": {"model": dict(TINY), "learning_rate": 0.01}},
         "tasks": {"copy": {"trained_at": 2, "tested_at": [1, 3], "updates": 2}},
         "seeds": [1, 2],
         "batch_size": 4,
@@ -81,7 +81,7 @@ def test_gradients_of_a_linear_recurrence_are_powers_of_its_matrix():
 
 
 def test_gradients_of_a_model_are_those_of_its_jacobian():
-    model = build_model(settings().models["small / one"], 1, CPU).eval()
+    model = build_model(settings().models["Transformer"], 1, CPU).eval()
 
     def last_output(embedded: torch.Tensor) -> torch.Tensor:
         return model.get_encoder()(inputs_embeds=embedded[None]).last_hidden_state[0, -1]
@@ -140,15 +140,27 @@ def test_finished_jobs_are_merged_and_not_done_again(tmp_path: Path):
     finish(some, tmp_path)
     results = measure_long_range(some, tmp_path, CPU, never)
     assert results["device"] == "cpu"
-    parameters = sum(p.numel() for p in build_model(some.models["small / one"], 1, CPU).parameters())
-    assert results["parameters"] == {"small / one": parameters}
+    parameters = sum(p.numel() for p in build_model(some.models["Transformer"], 1, CPU).parameters())
+    assert results["parameters"] == {"Transformer": parameters}
     assert [(row["model"], row["seed"], row["when"], len(row["norms"])) for row in results["gradients"]] == [
-        ("small / one", seed, when, 3) for seed in (1, 2) for when in ("initialisation", "after training")
+        ("Transformer", seed, when, 3) for seed in (1, 2) for when in ("initialisation", "after training")
     ]
     assert [(row["task"], row["seed"], row["updates"], list(row["accuracy"])) for row in results["tasks"]] == [
         ("copy", seed, 2, ["1", "3"]) for seed in (1, 2)
     ]
     json.dumps(results, allow_nan=False)
+
+
+def test_a_models_name_is_no_path():
+    some = settings(models={name: {"model": dict(TINY), "learning_rate": 0.1} for name in ("Transformer", "a/b")})
+    assert {"/" in job.file_name for job in jobs_of(some, CPU)} == {False}
+
+
+def test_unequal_models_are_not_trained(tmp_path: Path):
+    wide = {"model": TINY | {"d_ff": 400}, "learning_rate": 0.1}
+    some = settings(models={"Transformer": {"model": dict(TINY), "learning_rate": 0.1}, "wide": wide})
+    with pytest.raises(ValueError, match="long_range.models: wide has .* more than 5% apart"):
+        measure_long_range(some, tmp_path, CPU, never)
 
 
 def test_only_missing_jobs_are_done(tmp_path: Path):
@@ -158,15 +170,18 @@ def test_only_missing_jobs_are_done(tmp_path: Path):
     lost.unlink()
     progress = []
     measure_long_range(some, tmp_path, CPU, lambda *report: progress.append(report))
-    assert progress == [(2, 2, "copy, small / one, seed 2")]
+    assert progress == [(2, 2, "copy, Transformer, seed 2")]
     assert kept.stat().st_mtime_ns == before
     again = json.loads(lost.read_text())  # in another process: the seed decides, and nothing else
-    assert again["gradients"][0]["norms"] == pytest.approx(wanted["gradients"][0]["norms"], rel=1e-4)
-    assert again["result"]["accuracy"] == pytest.approx(wanted["result"]["accuracy"], abs=0.13)  # one symbol in 8
+    assert again["result"]["gradients"][0]["norms"] == pytest.approx(
+        wanted["result"]["gradients"][0]["norms"], rel=1e-4
+    )
+    accuracies = [content["result"]["run"]["accuracy"] for content in (again, wanted)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.13)  # one symbol in 8
     assert sorted(tmp_path.iterdir()) == sorted([kept, lost])
 
 
-@pytest.mark.parametrize("content", ["", '{"job": ', "[]", '{"job": {}}'])
+@pytest.mark.parametrize("content", ["", '{"settings": ', "[]", '{"settings": {}}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str):
     some = settings(seeds=[1])
     (path,) = finish(some, tmp_path)
@@ -192,7 +207,7 @@ def a_task(**changes):
 
 
 def a_model(learning_rate: object = 0.01, **changes):
-    return {"models": {"one": {"model": TINY | changes, "learning_rate": learning_rate}}}
+    return {"models": {"Transformer": {"model": TINY | changes, "learning_rate": learning_rate}}}
 
 
 @pytest.mark.parametrize(
@@ -208,13 +223,16 @@ def a_model(learning_rate: object = 0.01, **changes):
         ({"seeds": [1, 1]}, r"long_range.seeds=\[1, 1\] must be different"),
         ({"seeds": ["1"]}, "seeds"),
         ({"batch_size": 0}, "long_range.batch_size=0 must be at least 1"),
-        (a_model(learning_rate=-1), "long_range.models.one.learning_rate=-1 must be a number greater than 0"),
-        (a_model(d_modle=3), "long_range.models.one: unknown key model.d_modle; known keys are model_type, d_model"),
-        (a_model(vocab_size=3), "long_range.models.one: unknown key model.vocab_size"),
-        (a_model(num_heads=3), "long_range.models.one: model.num_heads=3 does not divide"),
-        (a_model(num_heads="3"), "long_range.models.one: model.num_heads"),
-        (a_model(model_type="perceptron"), "long_range.models.one: .*perceptron"),
-        ({"models": {"one": {"model": [], "learning_rate": 0.1}}}, "must be a section of a model's fields"),
+        (a_model(learning_rate=-1), "long_range.models.Transformer.learning_rate=-1 must be a number greater than 0"),
+        (
+            a_model(d_modle=3),
+            "long_range.models.Transformer: unknown key model.d_modle; known keys are",
+        ),
+        (a_model(vocab_size=3), "long_range.models.Transformer: unknown key model.vocab_size"),
+        (a_model(num_heads=3), "long_range.models.Transformer: model.num_heads=3 does not divide"),
+        (a_model(num_heads="3"), "long_range.models.Transformer: model.num_heads"),
+        (a_model(model_type="perceptron"), "long_range.models.Transformer: .*perceptron"),
+        ({"models": {"Transformer": {"model": [], "learning_rate": 0.1}}}, "must be a section of a model's fields"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict, message: str):

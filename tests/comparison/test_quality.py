@@ -83,6 +83,32 @@ def test_an_outcome_of_other_settings_is_named(task, tmp_path):
         measure(task, tmp_path / "quality")
 
 
+def test_an_outcome_of_another_model_is_named(task, tiny_run, tmp_path):
+    measure(task, tmp_path / "quality")
+    text = (tiny_run.folder / "rnn.yaml").read_text()
+    (tiny_run.folder / "rnn.yaml").write_text(text.replace("hidden_size: 12", "hidden_size: 13"))
+    with pytest.raises(ValueError, match="RNN/equal updates.json was made with other settings"):
+        measure(task, tmp_path / "quality")
+
+
+def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
+    from vanilla_transformer.comparison.equality import check_parameters
+
+    monkeypatch.setattr(quality, "check_parameters", check_parameters)
+    monkeypatch.setattr(quality, "run_in_own_process", None)
+    with pytest.raises(ValueError, match=r"quality.letters.runs: .* has .* parameters and .*, more than 5% apart"):
+        measure(task, tmp_path / "quality")
+
+
+def test_more_updates_than_asked_for_are_not_equal_updates(task, tmp_path):
+    task.minutes = 1.0
+    runs = load_runs("letters", task, tmp_path / "quality" / "letters")
+    quality.run_in_own_process(quality._train, runs["Transformer"].to_dict())  # 3 updates
+    task.updates = 2
+    with pytest.raises(ValueError, match="letters/Transformer has 3 updates already, more than 2; remove it"):
+        measure(task, tmp_path / "quality")
+
+
 def test_runs_on_different_data_are_not_compared(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a") as file:
         file.write("data: {max_length: 7}\n")
@@ -99,9 +125,8 @@ def test_runs_of_different_vocabularies_are_not_compared(task, tiny_run, tmp_pat
 
 def test_bleu_needs_a_test_corpus(task, tmp_path):
     task.data = {}
-    runs = load_runs("letters", task, tmp_path)
     with pytest.raises(ValueError, match=r"quality.letters.data.test is missing"):
-        load_test_set("letters", task, runs["RNN"])
+        load_runs("letters", task, tmp_path)
 
 
 def test_words_are_scored_against_all_that_the_dictionary_lists(task, tiny_run, tmp_path):
@@ -131,8 +156,8 @@ def test_every_sentence_is_in_one_bucket_and_equal_lengths_stay_together(lengths
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runs": {"Transformer": "a.yaml"}}, "must name at least two, one of them 'Transformer'"),
-        ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "must name at least two, one of them 'Transformer'"),
+        ({"runs": {"Transformer": "a.yaml"}}, "runs=.* must name at least two"),
+        ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "runs must have one named 'Transformer'"),
         ({"updates": 0}, "updates=0 must be at least 1"),
         ({"minutes": 0.0}, "minutes=0.0 must be greater than 0"),
     ],

@@ -23,7 +23,7 @@ def whole_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def only(part: str) -> dict[str, Any]:
     """The example with one part: a plot takes a while."""
-    return {key: value if key in ("machine", part) else None for key, value in example_results().items()}
+    return {key: value if key in ("machines", part) else None for key, value in example_results().items()}
 
 
 def unescape(text: str) -> str:

@@ -8,6 +8,7 @@ from vanilla_transformer.comparison.speed import SpeedConfig, measure_speed
 TRANSFORMER = {"model_type": "vanilla_transformer", "d_model": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 RNN = {"model_type": "rnn_seq2seq", "cell": "gru", "embedding_size": 8, "hidden_size": 9, "attention": "none"}
 RNN |= {"input_feeding": "none", "bidirectional": False, "tie_word_embeddings": True}
+WITH = {"Transformer": TRANSFORMER}
 SETTINGS = {"vocab_size": 20, "lengths": [3, 20], "batch_tokens": 12, "repeats": 2, "updates": 1}
 
 
@@ -46,7 +47,9 @@ def test_a_step_trains(any_size):
 def test_unequal_models_are_an_error():
     with pytest.raises(ValueError, match="speed.models: .* more than 5% apart"):
         measure_speed(
-            settings(models={"A": dict(TRANSFORMER), "B": TRANSFORMER | {"d_ff": 64}}), torch.device("cpu"), print
+            settings(models={"Transformer": dict(TRANSFORMER), "B": TRANSFORMER | {"d_ff": 64}}),
+            torch.device("cpu"),
+            print,
         )
 
 
@@ -54,10 +57,17 @@ def test_unequal_models_are_an_error():
     ("changes", "message"),
     [
         ({"repeats": 0}, "speed.repeats=0 must be at least 1"),
-        ({"lengths": []}, "must name at least one model and one length"),
-        ({"models": {"GRU": RNN | {"cell": "gro"}}}, "speed.models.GRU: model.cell='gro': expected 'tanh' or 'gru'"),
-        ({"models": {"GRU": RNN | {"width": 3}}}, "speed.models.GRU: unknown key model.width"),
-        ({"models": {"GRU": {"model_type": "cnn"}}}, "speed.models.GRU: model.model_type='cnn' must be one of"),
+        ({"lengths": []}, "speed.lengths must name at least one length"),
+        (
+            {"models": {"GRU": RNN, "LSTM": RNN}},
+            "speed.models must have one named 'Transformer'",
+        ),
+        (
+            {"models": WITH | {"GRU": RNN | {"cell": "gro"}}},
+            "speed.models.GRU: model.cell='gro': expected 'tanh' or 'gru'",
+        ),
+        ({"models": WITH | {"GRU": RNN | {"width": 3}}}, "speed.models.GRU: unknown key model.width"),
+        ({"models": WITH | {"GRU": {"model_type": "cnn"}}}, "speed.models.GRU: model.model_type='cnn' must be one of"),
     ],
 )
 def test_what_cannot_be_measured_is_named(changes, message):

@@ -17,6 +17,8 @@ from vanilla_transformer.comparison.verdicts import (
     verdict_lines,
 )
 
+CHANCE = {"copy": 0.125}
+
 
 def speed_rows(length: int = 64, /, **speeds: list[float]) -> list[dict[str, Any]]:
     return [
@@ -116,16 +118,16 @@ def test_the_answer_counts_what_was_won():
 
 def test_long_range_turns_when_the_numbers_are_swapped():
     accuracies = {TRANSFORMER: at_8(0.9, 0.95), "LSTM": at_8(0.6, 0.7)}
-    (finding,) = long_range_findings(runs(**accuracies), {})
+    (finding,) = long_range_findings(runs(**accuracies), CHANCE, 10_000)
     assert finding.outcome == "ahead"
     assert "92.5% (90.0 to 95.0) against 65.0% (60.0 to 70.0) of LSTM" in finding.evidence
-    (finding,) = long_range_findings(runs(**swapped(accuracies)), {})
+    (finding,) = long_range_findings(runs(**swapped(accuracies)), CHANCE, 10_000)
     assert finding.outcome == "behind"
 
 
 @pytest.mark.parametrize("rival", [(0.7, 0.9), (0.95, 0.97), (0.5, 1.0)])
 def test_long_range_is_even_where_ranges_touch_or_overlap(rival: tuple[float, float]):
-    (finding,) = long_range_findings(runs(Transformer=at_8(0.9, 0.95), LSTM=at_8(*rival)), {})
+    (finding,) = long_range_findings(runs(Transformer=at_8(0.9, 0.95), LSTM=at_8(*rival)), CHANCE, 10_000)
     assert finding.outcome == "even"
 
 
@@ -134,7 +136,7 @@ def test_beyond_training_each_seed_counts_by_its_mean_over_the_longer_distances(
         TRANSFORMER: [{"4": 0.0, "8": 0.5, "16": 1.0, "32": 0.4}],  # 0.7
         "LSTM": [{"4": 1.0, "8": 0.6, "16": 0.6, "32": 0.6}],  # 0.6
     }
-    at_training, beyond = long_range_findings(runs(**accuracies), {})
+    at_training, beyond = long_range_findings(runs(**accuracies), CHANCE, 10_000)
     assert (at_training.outcome, beyond.outcome) == ("behind", "ahead")
     assert "70.0%" in beyond.evidence
     assert "at 16 and 32 symbols" in beyond.where
@@ -142,16 +144,16 @@ def test_beyond_training_each_seed_counts_by_its_mean_over_the_longer_distances(
 
 def test_no_one_is_ahead_by_guessing():
     parity = runs("parity", Transformer=at_8(0.50, 0.53), LSTM=at_8(0.47, 0.49))
-    (finding,) = long_range_findings(parity, {})
+    (finding,) = long_range_findings(parity, {"parity": 0.0}, 10_000)
     assert finding.outcome == "ahead"
-    (finding,) = long_range_findings(parity, {"parity": 0.5})
+    (finding,) = long_range_findings(parity, {"parity": 0.5}, 10_000)
     assert finding.outcome == "even"
     assert "guessing at 50.0%" in finding.evidence
 
 
 def test_recurrence_wins_at_parity_if_it_does():
     tasks = runs("parity", Transformer=at_8(0.5, 0.52), LSTM=at_8(1.0, 0.99), GRU=at_8(0.9, 0.9))
-    verdict = long_range_verdict({"tasks": tasks, "chance": {"parity": 0.5}})
+    verdict = long_range_verdict({"tasks": tasks, "chance": {"parity": 0.5}, "test_sequences": 10_000})
     assert "not on these tasks" in verdict.answer
     assert "A rival ahead: parity (state tracking) at 8 bits" in verdict.line
     assert "of LSTM" in verdict.line
@@ -161,7 +163,7 @@ def test_runs_of_a_task_that_were_trained_at_different_distances_are_refused():
     tasks = runs(Transformer=at_8(0.5), LSTM=at_8(1.0))
     tasks[0]["trained_at"] = 16
     with pytest.raises(ValueError, match=r"copy: .*\[8, 16\]"):
-        long_range_findings(tasks, {})
+        long_range_findings(tasks, CHANCE, 10_000)
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])

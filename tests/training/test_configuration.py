@@ -53,17 +53,25 @@ def test_a_file_extends_another_key_by_key(tmp_path: Path):
 
 def test_a_model_of_another_type_takes_over_no_field_of_the_bases(tmp_path: Path):
     (tmp_path / "base.yaml").write_text(LEAST + "model: {d_ff: 7, dropout: 0.3}\n")
-    config = load(tmp_path, "extends: base.yaml\nmodel: {model_type: rnn_seq2seq, hidden_size: 9}\n")
+    config = load(
+        tmp_path, "extends: base.yaml\nmodel: {model_type: rnn_seq2seq, hidden_size: 9}\n", "training.attention=eager"
+    )
     assert config.model == {"model_type": "rnn_seq2seq", "hidden_size": 9}
 
 
 def test_each_type_of_model_has_its_own_keys(tmp_path: Path):
     rnn = "model: {model_type: rnn_seq2seq, cell: lstm, dropout: 1e-1}\n"
-    assert load(tmp_path, LEAST + rnn).model["dropout"] == 0.1
+    assert load(tmp_path, LEAST + rnn, "training.attention=eager").model["dropout"] == 0.1
     assert "known keys are model_type, embedding_size" in message_of(tmp_path, LEAST + rnn, "model.num_heads=2")
     assert "model.model_type='cnn' must be one of" in message_of(tmp_path, LEAST, "model.model_type=cnn")
     assert message_of(tmp_path, LEAST + rnn, "model.cell=gro").startswith("model.cell='gro': expected 'tanh' or 'gru'")
     assert message_of(tmp_path, LEAST + rnn, "model.num_layers=0").startswith("model.num_layers=0 must lie between")
+
+
+def test_an_rnn_has_no_attention_kernels(tmp_path: Path):
+    said = message_of(tmp_path, LEAST, "model.model_type=rnn_seq2seq", "training.attention=sdpa")
+    assert "training.attention='sdpa' is for the Transformer" in said
+    load(tmp_path, LEAST, "model.model_type=rnn_seq2seq", "training.attention=eager")
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path: Path):

@@ -2,6 +2,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -11,6 +12,11 @@ from vanilla_transformer.training.own_process import run_in_own_process
 def write_pid(path: str) -> None:
     with open(path, "w") as file:
         file.write(str(os.getpid()))
+
+
+def sleep_and_write_pid(path: str) -> None:
+    time.sleep(5)  # interrupted
+    write_pid(path)
 
 
 def refuse(value: int) -> None:
@@ -53,6 +59,19 @@ def test_so_does_the_exit_status_of_a_stopped_run():
 def test_a_process_that_dies_is_told_of():
     with pytest.raises(RuntimeError, match="ended with status 9 and without a word"):
         run_in_own_process(die)
+
+
+def test_a_signal_while_the_other_process_imports_is_kept_for_it(tmp_path):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()  # before this module is imported there
+    with pytest.raises(KeyboardInterrupt):
+        run_in_own_process(sleep_and_write_pid, str(tmp_path / "pid"))
+    assert not (tmp_path / "pid").exists()
+
+
+def test_the_traceback_comes_along():
+    with pytest.raises(ValueError, match="7 is not allowed") as error:
+        run_in_own_process(refuse, 7)
+    assert "in refuse" in error.value.__notes__[0]
 
 
 def test_sigterm_is_passed_on(tmp_path):

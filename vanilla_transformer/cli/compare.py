@@ -10,14 +10,20 @@ finished parts are not done again. A part that is null is left out.
 
 import argparse
 import sys
+from importlib.util import find_spec
+
+DEFAULT = "configs/compare.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", default="configs/compare.yaml", help="YAML file (default: %(default)s)")
+    parser.add_argument("config", nargs="?", default=DEFAULT, help="YAML file (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if find_spec("matplotlib") is None:
+        raise ValueError("compare draws with matplotlib: pip install 'vanilla-transformer[comparison]'")
+
     import time
     from pathlib import Path
 
@@ -28,7 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.comparison.verdicts import verdict_lines
 
     disable_progress_bar()  # of reading and writing weights
-    config = load_compare_config(arguments.config, arguments.overrides)
+    file, overrides = arguments.config, arguments.overrides
+    if "=" in file and not Path(file).exists():  # an override where the file may stand
+        file, overrides = DEFAULT, [file, *overrides]
+    config = load_compare_config(file, overrides)
     start = time.perf_counter()
 
     def show(part: str, done: int, total: int, what: str) -> None:

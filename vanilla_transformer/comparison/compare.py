@@ -16,8 +16,9 @@ import yaml
 
 from vanilla_transformer.comparison.configuration import CompareConfig
 from vanilla_transformer.comparison.long_range import measure_long_range
-from vanilla_transformer.comparison.quality import load_runs, measure_quality, settings_of
+from vanilla_transformer.comparison.quality import measure_quality, settings_of
 from vanilla_transformer.comparison.report import write_report
+from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import measure_speed
 from vanilla_transformer.evaluation.model_folder import default_device
 
@@ -39,39 +40,57 @@ def compare(config: CompareConfig, on_progress: Callable[[str, int, int, str], N
             differ in data or vocabulary.
     """
     folder, device = Path(config.output_dir), default_device()
-    for name, task in (config.quality or {}).items():
-        load_runs(name, task, folder / "quality" / name)  # their errors come now, not after minutes of the other parts
-    _claim(folder, config)
-    results: dict[str, Any] = {"machine": _machine(device)}
 
     def progress(part: str) -> Callable[[int, int, str], None]:
         return lambda done, total, what: on_progress(part, done, total, what)
 
+    # part → what its result depends on, and how it is measured
+    parts: dict[str, tuple[Any, Callable[[], Any]]] = {}
     speed, long_range, quality = config.speed, config.long_range, config.quality
-    results["speed"] = speed and _part(
-        folder, "speed", asdict(speed), lambda: measure_speed(speed, device, progress("speed"))
-    )
-    results["long_range"] = long_range and _part(
-        folder,
-        "long_range",
-        asdict(long_range),
-        lambda: measure_long_range(long_range, folder / "long_range", device, progress("long range")),
-    )
-    results["quality"] = quality and _part(
-        folder,
-        "quality",
-        settings_of(quality),
-        lambda: measure_quality(quality, folder / "quality", device, progress("quality")),
-    )
-    _write_json(folder / RESULTS, results)
+    if speed is not None:
+        parts["speed"] = asdict(speed), lambda: measure_speed(speed, device, progress("speed"))
+    if long_range is not None:
+        place = folder / "long_range"
+        parts["long_range"] = (
+            asdict(long_range),
+            lambda: measure_long_range(long_range, place, device, progress("long range")),
+        )
+    if quality:
+        runs_place = folder / "quality"
+        parts["quality"] = (
+            settings_of(quality, runs_place),
+            lambda: measure_quality(quality, runs_place, device, progress("quality")),
+        )
+    _check_folder(folder)
+    for name, (settings, _) in parts.items():  # their errors come now, not after minutes of the other parts
+        read_result(_file_of(folder, name), settings)
+    _write_config(folder, config)
+    results: dict[str, Any] = {"machines": {}, "speed": None, "long_range": None, "quality": None}
+    for name, (settings, measure) in parts.items():
+        found = read_result(_file_of(folder, name), settings)
+        if found is None:
+            found = {"machine": _machine(device), "measured": measure()}
+            write_result(_file_of(folder, name), settings, found)
+        results["machines"][name], results[name] = found["machine"], found["measured"]
+    unfinished = folder / f".{RESULTS}"
+    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(folder / RESULTS)
     write_report(results, folder)
     return results
 
 
-def _claim(folder: Path, config: CompareConfig) -> None:
+def _file_of(folder: Path, part: str) -> Path:
+    return folder / PARTS / f"{part}.json"
+
+
+def _check_folder(folder: Path) -> None:
+    """A training run's folder has a config.yaml too, and would lose it."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / PARTS).is_dir():
+        raise ValueError(f"output_dir={folder} holds files that are of no comparison; choose another folder")
+
+
+def _write_config(folder: Path, config: CompareConfig) -> None:
     """Make the folder, and write the resolved configuration into it."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise ValueError(f"output_dir={folder} holds files, and no {CONFIG} of a comparison; choose another folder")
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     values = config.to_dict()
     for task in (values["quality"] or {}).values():  # as the loader reads them: relative to the file that names them
@@ -79,35 +98,6 @@ def _claim(folder: Path, config: CompareConfig) -> None:
     unfinished = folder / f".{CONFIG}"
     unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     unfinished.replace(folder / CONFIG)
-
-
-def _part(folder: Path, name: str, settings: Any, measure: Callable[[], Any]) -> Any:
-    """A part's result from its file, or measured and written there.
-
-    Raises:
-        ValueError: the file is damaged, or was made with other settings.
-    """
-    path = folder / PARTS / f"{name}.json"
-    settings = json.loads(json.dumps(settings))  # as it comes back from the file
-    if path.exists():
-        try:
-            content = json.loads(path.read_text("utf-8"))
-            made_with, result = content["settings"], content["result"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: remove it, and the same command measures it again") from error
-        if made_with != settings:
-            raise ValueError(f"{path} was made with other settings: remove it, or choose another output_dir")
-        return result
-    result = measure()
-    _write_json(path, {"settings": settings, "result": result})
-    return result
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

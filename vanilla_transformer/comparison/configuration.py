@@ -47,7 +47,11 @@ def load_compare_config(path: str | Path, overrides: list[str] | None = None) ->
     if config.speed is None and config.long_range is None and not config.quality:
         raise ValueError(f"{path} compares nothing: give it one of the sections speed, long_range and quality")
     for name, section in (config.quality or {}).items():
-        task = build_section(QualityConfig, section, where=f"quality.{name}")
+        try:
+            task = build_section(QualityConfig, section, where=f"quality.{name}")
+        except ValueError as error:
+            where = "" if f"quality.{name}" in str(error) else f"quality.{name}."
+            raise ValueError(f"{where}{error}") from error
         task.runs = {model: str(path.parent / file) for model, file in task.runs.items()}
         config.quality[name] = task
     return config

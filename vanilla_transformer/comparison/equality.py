@@ -2,8 +2,14 @@
 """What must be equal for a comparison to be fair, and the one clear line if it is not."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from vanilla_transformer.training.configuration import RunConfig
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from vanilla_transformer.training.configuration import RunConfig, model_config_of
+
+TRANSFORMER = "Transformer"  # the name of the model that all others are compared with
 
 TOLERANCE = 0.05  # of the number of parameters
 # All that decides what a model is given to learn and how its answers are made.
@@ -12,6 +18,18 @@ EQUAL_TRAINING = (
     *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "mixed_precision", "seed"),
     *("checkpoint_every", "keep_checkpoints", "average_checkpoints"),
 )
+
+
+def check_has_transformer(where: str, models: Mapping[str, Any]) -> None:
+    """Raise ValueError if no model is named "Transformer"."""
+    if TRANSFORMER not in models:
+        raise ValueError(f"{where} must have one named {TRANSFORMER!r}, beside {', '.join(models)}")
+
+
+def parameters_of(model: dict[str, Any], vocab_size: int) -> int:
+    """The number of parameters of a section `model`, without memory for them; tied ones count once."""
+    with torch.device("meta"):
+        return AutoModelForSeq2SeqLM.from_config(model_config_of(model, vocab_size=vocab_size)).num_parameters()
 
 
 def check_parameters(where: str, parameters: Mapping[str, int]) -> None:

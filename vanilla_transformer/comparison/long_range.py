@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far back a model can learn to look, and how much of a gradient arrives there."""
 
-import json
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
+from vanilla_transformer.comparison.equality import check_has_transformer, check_parameters, parameters_of
+from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.tasks import (
     ALPHABET,
     CHANCE,
@@ -36,7 +36,8 @@ MAX_GRAD_NORM = 1.0  # without it, recurrent networks do not survive the rates t
 LOOKS_TO_BE_SOLVED = 3  # without an error, one after the other
 GRADIENTS_OF = "copy"  # the task whose jobs measure gradients as well
 GRADIENT_SEQUENCES = 256
-# Seeds of what is not training, so that all models and seeds meet the same sequences, and none of them in training.
+# Seeds of what is not training, so that all models and seeds meet the same sequences. Short ones
+# come in training too: there are only so many.
 TEST_SEED, LOOK_SEED, GRADIENT_SEED = 2**40, 2**41, 2**42
 
 
@@ -53,7 +54,7 @@ class LongRangeConfig:
         batch_size: sequences in an update.
         warmup_updates: over which the learning rate rises; see `train_on_task`.
         check_every: updates between two looks at whether the task is solved at `trained_at`.
-        test_sequences: fresh sequences that accuracy is measured on, for each distance and for each look.
+        test_sequences: random sequences that accuracy is measured on, for each distance and for each look.
         gradient_length: symbols of the sequences through which gradients are followed back.
 
     Raises:
@@ -82,6 +83,7 @@ class LongRangeConfig:
             _check_task(name, task)
         for name, model in self.models.items():
             _check_model(name, model)
+        check_has_transformer("long_range.models", self.models)
 
 
 def _check_keys(where: str, section: Any, required: tuple[str, ...]) -> None:
@@ -179,7 +181,7 @@ def build_model(model_section: dict[str, Any], seed: int, device: torch.device) 
 
 
 def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Train one model on one task, and test it at every distance on fresh sequences.
+    """Train one model on one task, and test it at every distance on random sequences of other seeds.
 
     The learning rate is the lower of two straight lines: one rises over `warmup_updates`, the other falls from the
     first of `updates` to 0 after the last.
@@ -283,9 +285,7 @@ def run_job(job: Job, folder: Path) -> None:
     result, model = train_on_task(job)
     if job.gradient_length is not None:
         gradients.append(_gradients(job, "after training", model))
-    unfinished = folder / f".{job.file_name}"
-    unfinished.write_text(json.dumps({"job": asdict(job), "result": result, "gradients": gradients}), encoding="utf-8")
-    unfinished.replace(folder / job.file_name)
+    write_result(folder / job.file_name, asdict(job), {"run": result, "gradients": gradients})
 
 
 def _gradients(job: Job, when: str, model: PreTrainedModel) -> dict[str, Any]:
@@ -295,28 +295,18 @@ def _gradients(job: Job, when: str, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def finished_job(job: Job, folder: Path) -> dict[str, Any] | None:
-    """What `run_job` wrote: `result` and `gradients`; `None`: nothing yet.
+    """What `run_job` wrote: `run` and `gradients`; `None`: nothing yet.
 
     Raises:
         ValueError: the file is damaged, or was made with other settings.
     """
-    path = folder / job.file_name
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        made_by, _ = content["job"], (content["result"], content["gradients"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: remove it, and the same command measures it again") from error
-    if made_by != asdict(job):
-        raise ValueError(f"{path} was made with other settings: remove it, or give another folder")
-    return content
+    return read_result(folder / job.file_name, asdict(job))
 
 
 def measure_long_range(
     settings: LongRangeConfig, folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    """All tasks × models × seeds: on a CPU as many at a time as it has cores, on an accelerator one by one.
+    """All tasks × models × seeds: on a CPU as many at a time as torch would use threads, on an accelerator one by one.
 
     Each job leaves a file in `folder`; jobs that have theirs are not done again. When this is interrupted, the jobs
     under way are finished first on a CPU.
@@ -328,14 +318,17 @@ def measure_long_range(
         on_progress: called with the jobs that have a file, the number of all jobs, and what was finished last.
 
     Returns:
-        `device`; `parameters` by model; `chance` by task; `gradients`, a list of `model`, `seed`, `when`
-        ("initialisation" or "after training") and `norms` (for each distance from 0); `tasks`, a list of `task`,
+        `device`; `test_sequences`; `parameters` by model; `chance` by task; `gradients`, a list of `model`, `seed`,
+        `when` ("initialisation" or "after training") and `norms` (for each distance from 0); `tasks`, a list of `task`,
         `model`, `seed`, `trained_at`, `updates`, `seconds` and `accuracy` (by distance, as a string).
 
     Raises:
-        ValueError: a file in `folder` is damaged, or was made with other settings.
+        ValueError: a file in `folder` is damaged, or was made with other settings; models whose numbers of parameters
+            differ by more than 5%.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = {name: parameters_of(one["model"], VOCAB_SIZE) for name, one in settings.models.items()}
+    check_parameters("long_range.models", sizes)
     jobs = jobs_of(settings, device)
     missing = [job for job in jobs if finished_job(job, folder) is None]
     finished = len(jobs) - len(missing)
@@ -344,7 +337,7 @@ def measure_long_range(
         on_progress(finished, len(jobs), f"{job.task}, {job.model}, seed {job.seed}")
     contents = [content for job in jobs if (content := finished_job(job, folder)) is not None]
     assert len(contents) == len(jobs)
-    return _merged(contents, device)
+    return _merged(contents, device) | {"test_sequences": settings.test_sequences}
 
 
 def _run_here(jobs: list[Job], folder: Path) -> Iterator[Job]:
@@ -360,7 +353,7 @@ def _run_in_processes(jobs: list[Job], folder: Path) -> Iterator[Job]:
     """
     if not jobs:
         return
-    workers = min(os.cpu_count() or 1, len(jobs))
+    workers = min(torch.get_num_threads(), len(jobs))  # the cores that this process may use, as torch sees them
     waiting, running = list(reversed(jobs)), {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
@@ -381,7 +374,7 @@ def _prepare_worker() -> None:
 
 def _merged(contents: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
     """The results of all jobs; a model has the same parameters in all of them."""
-    results = [content["result"] for content in contents]
+    results = [content["run"] for content in contents]
     return {
         "device": device.type,
         "parameters": {result["model"]: result["parameters"] for result in results},

@@ -3,8 +3,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +13,26 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from vanilla_transformer.comparison.equality import check_parameters, check_runs
+from vanilla_transformer.comparison.equality import (
+    TRANSFORMER,
+    check_has_transformer,
+    check_parameters,
+    check_runs,
+    parameters_of,
+)
+from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
-from vanilla_transformer.comparison.verdicts import TRANSFORMER
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
 from vanilla_transformer.data.corpus import load_corpus
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_lines
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
+from vanilla_transformer.training.corpora import prepare_tokenizer
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.own_process import run_in_own_process
+from vanilla_transformer.training.preparation import bfloat16_is_faster
 from vanilla_transformer.training.yaml_sections import merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"
@@ -44,7 +52,7 @@ class QualityConfig:
         updates: of the optimizer, for the comparison at equal updates.
         minutes: of training, for the comparison at equal time.
         test_sentences: how many of the test set are scored; `None`: all.
-        data: values for every run's section `data`.
+        data, training: values for these sections of every run.
 
     Raises:
         ValueError: fewer than two runs, or no Transformer among them; a number below what is possible.
@@ -56,10 +64,12 @@ class QualityConfig:
     minutes: float
     test_sentences: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if len(self.runs) < 2 or TRANSFORMER not in self.runs:
-            raise ValueError(f"runs={self.runs!r} must name at least two, one of them {TRANSFORMER!r}")
+        check_has_transformer("runs", self.runs)
+        if len(self.runs) < 2:
+            raise ValueError(f"runs={self.runs!r} must name at least two")
         for name in ("updates", "test_sentences"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -86,14 +96,13 @@ def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConf
     """
     runs = {}
     for model, file in task.runs.items():
-        changes = {
-            # Scored by this comparison at its end, and by the same sentences for all: not on the way.
-            "data": merged(task.data, {"validation": None}),
-            "training": {"output_dir": str(folder / model), "trackers": [], "max_epochs": None},
-        }
-        values = merged(read_yaml(Path(file)), changes)
-        limits = {"max_updates": task.updates, "max_minutes": task.minutes}
-        runs[model] = run_config_of(merged(values, {"training": limits}))
+        values = merged(read_yaml(Path(file)), {"data": task.data, "training": task.training})
+        limits = {"max_updates": task.updates, "max_minutes": task.minutes, "max_epochs": None}
+        # The comparison scores every model at its end, on the same sentences: `_train` leaves the run's own scores out.
+        values = merged(values, {"training": limits | {"output_dir": str(folder / model), "trackers": []}})
+        runs[model] = run_config_of(values)
+        if task.metric == "BLEU" and runs[model].data.test is None:
+            raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
     check_runs(f"quality.{name}", runs)
     return runs
 
@@ -116,14 +125,20 @@ def measure_quality(
     runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}  # before any work
     total, done, found = 2 * sum(map(len, runs.values())), 0, []
     for name, task in tasks.items():
-        test_set = load_test_set(name, task, next(iter(runs[name].values())))
+        config = runs[name][TRANSFORMER]
+        test_set = load_test_set(name, task, config)
+        tokenizer = _tokenizer(config)
+        precision = config.training.mixed_precision
+        if precision == "auto":  # one answer for all models, which train one after the other
+            precision = "bf16" if bfloat16_is_faster() else "no"
+        sizes = {model: parameters_of(run.model, len(tokenizer)) for model, run in runs[name].items()}
+        check_parameters(f"quality.{name}.runs", sizes)
         outcomes: dict[str, dict[str, Any]] = {}
         for model, config in runs[name].items():
-            for budget, outcome in _spend_budgets(task, config, test_set, folder / name / model, device):
+            for budget, outcome in _spend_budgets(task, config, test_set, precision, folder / name / model, device):
                 outcomes.setdefault(model, {})[budget] = outcome
                 done += 1
                 on_progress(done, total, f"{name}, {model}, {budget}")
-        tokenizer = load_tokenizer(folder / name / TRANSFORMER / MODEL)
         found.append(_compared(name, task, outcomes, test_set, tokenizer))
     return found
 
@@ -139,21 +154,22 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
         words: dict[str, list[str]] = json.loads((corpus / "test.json").read_text("utf-8"))
         sources, references = [spell(word) for word in words], list(words.values())
     else:
-        if config.data.test is None:
-            raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
+        assert config.data.test is not None  # load_runs has looked
         text: Any = load_corpus(config.data.test)  # whole: the configuration admits no stream but for training
         text = text[:]
         sources, references = text["source"], [[reference] for reference in text["target"]]
     return TestSet(sources[: task.test_sentences], references[: task.test_sentences])
 
 
-def _spend_budgets(task: QualityConfig, config: RunConfig, test_set: TestSet, folder: Path, device: torch.device):
-    """Yield (budget, outcome) of one run, whichever budget it reaches first."""
-    settings = {"updates": task.updates, "minutes": task.minutes, "test_sentences": task.test_sentences}
+def _spend_budgets(
+    task: QualityConfig, config: RunConfig, test_set: TestSet, precision: str, folder: Path, device: torch.device
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(budget, outcome) of one run, whichever budget it reaches first."""
+    settings = _settings(task, config)
     limits = {UPDATES: {"max_updates": task.updates}, TIME: {"max_minutes": task.minutes}}
     missing = []
     for budget in limits:
-        outcome = _finished_outcome(folder, budget, settings)
+        outcome = read_result(folder / f"{budget}.json", settings)
         if outcome is None:
             missing.append(budget)
         else:
@@ -162,9 +178,11 @@ def _spend_budgets(task: QualityConfig, config: RunConfig, test_set: TestSet, fo
         stop = {"max_updates": None, "max_minutes": None}
         for budget in missing:
             stop |= limits[budget]
-        run_in_own_process(_train, merged(config.to_dict(), {"training": stop}))
+        run_in_own_process(_train, merged(config.to_dict(), {"training": stop | {"mixed_precision": precision}}))
         facts = json.loads((folder / RESULTS).read_text("utf-8"))
         reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
+        if reached == UPDATES and facts["updates"] != task.updates:
+            raise ValueError(f"{folder} has {facts['updates']} updates already, more than {task.updates}; remove it")
         assert reached in missing
         missing.remove(reached)
         translations = translate_lines(
@@ -173,33 +191,20 @@ def _spend_budgets(task: QualityConfig, config: RunConfig, test_set: TestSet, fo
             test_set.sources,
             max_batch_tokens=config.generation.batch_tokens,
         )
-        outcome = {"settings": settings, "facts": facts, "outputs": [best[0].text for best in translations]}
-        unfinished = folder / f".{budget_file(reached)}"
-        unfinished.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(folder / budget_file(reached))
+        outcome = {"facts": facts, "outputs": [best[0].text for best in translations]}
+        write_result(folder / f"{reached}.json", settings, outcome)
         yield reached, outcome
 
 
-def budget_file(budget: str) -> str:
-    return f"{budget}.json"
-
-
-def _finished_outcome(folder: Path, budget: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-    path = folder / budget_file(budget)
-    if not path.exists():
-        return None
-    try:
-        outcome = json.loads(path.read_text("utf-8"))
-        made_with, _ = outcome["settings"], (outcome["facts"]["updates"], outcome["outputs"][0])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} is damaged: remove it, and the same command makes it again") from error
-    if made_with != settings:
-        raise ValueError(f"{path} was made with other settings: remove {folder}, or choose another output_dir")
-    return outcome
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    """The one that every run will make of the same data, to know the vocabulary before any training."""
+    assert config.data.train is not None
+    return prepare_tokenizer(config, load_corpus(config.data.train), Path(config.training.output_dir))
 
 
 def _train(values: dict[str, Any]) -> None:
     """In a process of its own."""
+    values = merged(values, {"data": {"validation": None, "test": None}})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bar()  # of writing weights, which would tear the run's own bar
     train(run_config_of(values))
@@ -213,10 +218,7 @@ def _compared(
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     facts = {model: by_budget[UPDATES]["facts"] for model, by_budget in outcomes.items()}
-    check_parameters(f"quality.{name}.runs", {model: one["parameters"] for model, one in facts.items()})
-    vocabularies = {model: one["vocab_size"] for model, one in facts.items()}
-    if len(set(vocabularies.values())) > 1:
-        raise ValueError(f"quality.{name}.runs: the vocabularies differ in size ({vocabularies})")
+    (vocab_size,) = {one["vocab_size"] for one in facts.values()}  # of the same data and tokenizer, as was checked
     buckets = _length_buckets(test_set.sources, tokenizer)
     _, higher_is_better, unit = METRICS[task.metric]
     budgets, signature = [], None
@@ -252,7 +254,7 @@ def _compared(
         "unit": unit,
         "signature": signature,
         "sentences": len(test_set.sources),
-        "vocab_size": next(iter(vocabularies.values())),
+        "vocab_size": vocab_size,
         "budgets": budgets,
     }
 
@@ -284,6 +286,21 @@ def _bucket(
     return {"bucket": label, "sentences": len(indices), "scores": scores}
 
 
-def settings_of(tasks: Mapping[str, QualityConfig]) -> dict[str, Any]:
-    """What the results depend on, in what JSON can hold."""
-    return {name: asdict(task) for name, task in tasks.items()}
+def settings_of(tasks: Mapping[str, QualityConfig], folder: Path) -> dict[str, Any]:
+    """What the results depend on: every run's resolved configuration, wherever its file stands.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_runs`.
+    """
+    runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}
+    return {
+        name: {model: _settings(task, config) for model, config in runs[name].items()} for name, task in tasks.items()
+    }
+
+
+def _settings(task: QualityConfig, config: RunConfig) -> dict[str, Any]:
+    return {
+        "metric": task.metric,
+        "test_sentences": task.test_sentences,
+        "run": merged(config.to_dict(), {"training": {"output_dir": None}}),
+    }

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report of a comparison: report.md, and its plots beside it, from the results alone.
 
-The results are one dict, as in results.json: `machine` (device, threads, torch, transformers, date), and three parts,
-each `None` if it was left out:
+The results are one dict, as in results.json: `machines`, part by part where and when it was measured (device, threads,
+torch, transformers, date), and three parts, each `None` if it was left out:
 
 - `speed`: `device`, `precision`, `parameters` of each model, and `rows`, one for a model and a length (tokens), with
   `batch_size` and `tokens_per_second`, a list of the repeats; what could not be measured has no row;
-- `long_range`: `device`, `parameters`, `chance` of each task (0 to 1), `gradients` (`model`, `seed`, `when`, and
-  `norms` from 0 steps back on) and `tasks` (`task`, `model`, `seed`, `trained_at`, `updates`, `seconds`, and `accuracy`
-  (0 to 1) at each distance, whose key is a string as JSON wants it);
+- `long_range`: `device`, `parameters`, `test_sequences`, `chance` of each task (0 to 1), `gradients` (`model`, `seed`,
+  `when`, and `norms` from 0 steps back on) and `tasks` (`task`, `model`, `seed`, `trained_at`, `updates`,
+  `seconds`, and `accuracy` (0 to 1) at each distance, whose key is a string as JSON wants it);
 - `quality`: for each task its `metric`, `unit`, test set and `budgets`; each budget has the scores of the `models`,
   the `paired` comparisons with the Transformer, the scores `by_length` of the source, and `examples`.
 """
@@ -18,9 +18,10 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from vanilla_transformer.comparison.equality import TRANSFORMER
 from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_section, quality_section, speed_section
-from vanilla_transformer.comparison.verdicts import TRANSFORMER, verdicts
+from vanilla_transformer.comparison.verdicts import verdicts
 from vanilla_transformer.visualization.comparison import model_styles
 
 
@@ -66,7 +67,6 @@ def model_names(results: Mapping[str, Any]) -> list[str]:
 
 
 def _opening(results: Mapping[str, Any]) -> str:
-    machine = {key: escape(str(value)) for key, value in results["machine"].items()}
     lines = []
     for verdict in verdicts(results):
         lines.append(f"- **{escape(verdict.answer)}**")
@@ -74,14 +74,25 @@ def _opening(results: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             f"# {TRANSFORMER} or recurrence: a comparison",
-            f"Measured on {machine['date']}: {machine['device']}, {machine['threads']} threads, "
-            f"torch {machine['torch']}, transformers {machine['transformers']}.",
+            *_machines(results["machines"]),
             "## Verdicts",
             f'The claims of "Attention Is All You Need", put to the test here. In each comparison the {TRANSFORMER} '
             "meets the rival that did best there.",
             "\n".join(lines),
         ]
     )
+
+
+def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for each machine and day; most comparisons have one."""
+    lines: dict[str, list[str]] = {}
+    for part, machine in machines.items():
+        line = (
+            f"{machine['date']}: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+            f"transformers {machine['transformers']}."
+        )
+        lines.setdefault(line, []).append(part.replace("_", " "))
+    return [f"Measured ({', '.join(parts)}) on {escape(line)}" for line, parts in lines.items()]
 
 
 def _models(results: Mapping[str, Any], models: Sequence[str]) -> str:
@@ -129,9 +140,9 @@ def _fairness(results: Mapping[str, Any]) -> str:
         comparisons = sum(len(result["paired"]) for task in quality for result in task["budgets"])
         lines.append(
             "Quality: one vocabulary and one test set for all models of a task. At equal updates the slower model gets "
-            "more time; at equal time it gets fewer updates. Each model is trained once for each budget: intervals and "
-            "p-values tell what other test sentences would change, not what another seed would. There are "
-            f"{comparisons} p-values in all, and none is corrected for that."
+            "more time; at equal time it gets fewer updates. Each model is trained once, and scored at both "
+            "budgets: intervals and p-values tell what other test sentences would change, not what another seed would. "
+            f"There are {comparisons} p-values in all, and none is corrected for that."
         )
     return "\n".join(["## What was fair, and what luck can do", "", *(f"- {line}" for line in lines)])
 

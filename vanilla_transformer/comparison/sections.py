@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vanilla_transformer.comparison.equality import TRANSFORMER
 from vanilla_transformer.comparison.markdown import cut, escape, table
 from vanilla_transformer.comparison.verdicts import (
     SIGNIFICANT,
-    TRANSFORMER,
     accuracy_spreads,
     p_text,
     speed_findings,
@@ -51,9 +51,9 @@ def speed_section(speed: Mapping[str, Any] | None, styles: Mapping[str, ModelSty
         rows.append([f"{length:,}", batch_sizes, *speeds, escape(ratios.get(f"length {length:,}", "–"))])
     header = ["length (tokens)", "batch size", *map(escape, models), f"{TRANSFORMER} / fastest rival"]
     return [
-        f"Whole updates on {escape(speed['device'])} in {escape(speed['precision'])}, in tokens per second: the median "
-        "and, in parentheses, the lowest and highest of the repeats. The models took turns, so that a slow moment of "
-        "the machine meets all of them.",
+        f"Whole updates on {escape(speed['device'])} in {escape(speed['precision'])}, in target tokens per second "
+        "(with as many source tokens beside them): the median and, in parentheses, the lowest and highest of the "
+        "repeats. The models took turns, so that a slow moment of the machine meets all of them.",
         "![Training speed against length, a line for each model](speed.png)",
         table(header, rows),
         f"What the theory says, for a sequence of length n and vectors of width d:\n\n{TABLE_1}",
@@ -95,8 +95,9 @@ def _gradients(gradients: Sequence[Mapping[str, Any]], styles: Mapping[str, Mode
         if any(cell != "–" for cell in cells):
             rows.append([escape(model), *cells])
     return [
-        "The norm of the gradient at an input so many steps back, over its norm at 0 steps back: what is left of it is "
-        "what a model can learn from. Median over the seeds, with a band from the lowest to the highest.",
+        "The norm of the gradient of the encoder's last output with respect to an input so many steps back, over its "
+        "norm at 0 steps back. Attention of the decoder is another, shorter way, which this does not measure. Median "
+        "over the seeds, with a band from the lowest to the highest.",
         "![What is left of the gradient against steps back, before and after training](gradients.png)",
         f"Left {farthest:,} steps back, with the lowest and highest seed in parentheses:",
         table(["model", *(MOMENTS[when] for when in moments)], rows),
@@ -109,13 +110,14 @@ def _tasks(long_range: Mapping[str, Any], styles: Mapping[str, ModelStyle], fold
         return [NOT_MEASURED]
     plot_long_range(runs, chance, styles).savefig(folder / "long_range.png")
     blocks = [
-        "The models train on distances up to the dashed line and are tested beyond it, too. Mean over the seeds, with "
-        "a band from the lowest to the highest.",
+        "The models train on distances up to the dashed line and are tested beyond it, too, on random sequences of "
+        "other seeds; the shortest of them are so few that training has seen them. Mean over the seeds, with a band "
+        "from the lowest to the highest.",
         "![Accuracy against distance, a panel for each task](long_range.png)",
     ]
     for task in dict.fromkeys(run["task"] for run in runs):
         of_task = [run for run in runs if run["task"] == task]
-        guessing = f"; guessing gives {100 * chance[task]:.1f}%" if task in chance else ""
+        guessing = f"; guessing gives {100 * chance[task]:.1f}%"
         blocks.append(
             f"**{TASK_TITLES[task]}**, accuracy in % by distance in {DISTANCE_UNITS[task]}{guessing}. In parentheses "
             "the lowest and highest seed."

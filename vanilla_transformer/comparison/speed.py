@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from huggingface_hub.dataclasses import strict
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.equality import check_parameters
+from vanilla_transformer.comparison.equality import check_has_transformer, check_parameters
 from vanilla_transformer.training.configuration import check_model_section, model_config_of
 
 FIRST_SYMBOL = 3  # 0 pads, 1 starts the target, 2 ends it: the models' defaults
@@ -45,8 +45,9 @@ class SpeedConfig:
     precision: Literal["no", "bf16"] = "no"
 
     def __post_init__(self):
-        if not self.models or not self.lengths:
-            raise ValueError("speed.models and speed.lengths must name at least one model and one length")
+        check_has_transformer("speed.models", self.models)
+        if not self.lengths:
+            raise ValueError("speed.lengths must name at least one length")
         for name in ("vocab_size", "batch_tokens", "repeats", "updates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"speed.{name}={getattr(self, name)} must be at least 1")
@@ -117,7 +118,7 @@ class _Step:
 
     def __init__(self, model: PreTrainedModel, settings: SpeedConfig):
         self.model = model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # no rate changes the time
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)  # no rate changes the time
         self.is_bf16 = settings.precision == "bf16"
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:

@@ -98,6 +98,11 @@ def batch_at_distance(
     Recall always has `trained_at` pairs, or more where the distance needs them; copy and parity have one symbol for
     each step.
     """
+    if task == "parity":  # as many even as odd ones: a model that always says the same is right half the time
+        bits, answers = parity(batch, distance, generator)
+        wrong = answers[:, 0] != FIRST_SYMBOL + torch.arange(batch) % 2  # (batch)
+        bits[wrong, -1] = 2 * FIRST_SYMBOL + 1 - bits[wrong, -1]
+        return bits, FIRST_SYMBOL + (bits - FIRST_SYMBOL).sum(dim=1, keepdim=True) % 2
     if task == "recall":
         return recall(batch, max(distance, trained_at), generator, distance)
     return TASKS[task](batch, distance, generator)

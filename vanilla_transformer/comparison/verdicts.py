@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, Literal
 
+from vanilla_transformer.comparison.equality import TRANSFORMER
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, TASK_TITLES
 
-TRANSFORMER = "Transformer"
 SIGNIFICANT = 0.05  # a smaller p-value is a difference
 
 Outcome = Literal["ahead", "even", "behind"]
@@ -130,17 +130,19 @@ def long_range_verdict(long_range: Mapping[str, Any] | None) -> Verdict:
         f"These are accuracies: the mean and, in parentheses, the lowest and highest of {_counted(seeds, 'seed')}; "
         "beyond training, each seed's is the mean over all the longer distances tested."
     )
-    findings = long_range_findings(runs, long_range["chance"])
+    findings = long_range_findings(runs, long_range["chance"], long_range["test_sequences"])
     return _verdict("Better at long range", findings, "on these tasks", note)
 
 
-def long_range_findings(runs: Sequence[Mapping[str, Any]], chance: Mapping[str, float]) -> list[Finding]:
+def long_range_findings(
+    runs: Sequence[Mapping[str, Any]], chance: Mapping[str, float], test_sequences: int
+) -> list[Finding]:
     """Two for each task: at the longest distance of training, and beyond.
 
     Beyond is the mean over all the longer distances. The longest of them alone would show nothing where every model is
     down to guessing there, and one chosen between would be chosen knowing the outcome. The rival is the best by its
     mean over the seeds. The Transformer is ahead if its worst seed is better than the rival's best, and neither is
-    where both have a seed that is no better than guessing.
+    where both have a seed that guessing could have had on so many test sequences, to three standard deviations.
 
     Raises:
         ValueError: runs of one task that were trained at different distances.
@@ -163,7 +165,7 @@ def long_range_findings(runs: Sequence[Mapping[str, Any]], chance: Mapping[str, 
         for where, distances in places:
             spreads = accuracy_spreads(of_task, distances)
             if _both_sides(spreads):
-                findings.append(_long_range_finding(where, spreads, chance.get(task)))
+                findings.append(_long_range_finding(where, spreads, chance[task], test_sequences))
     return findings
 
 
@@ -176,12 +178,12 @@ def accuracy_spreads(runs: Sequence[Mapping[str, Any]], distances: Sequence[int]
     return {model: Spread(mean(seeds), min(seeds), max(seeds)) for model, seeds in of_model.items()}
 
 
-def _long_range_finding(where: str, spreads: Mapping[str, Spread], chance: float | None) -> Finding:
+def _long_range_finding(where: str, spreads: Mapping[str, Spread], chance: float, test_sequences: int) -> Finding:
     own = spreads[TRANSFORMER]
     rival = max((model for model in spreads if model != TRANSFORMER), key=lambda model: spreads[model].centre)
     other = spreads[rival]
     evidence = f"{_percent(own)} against {_percent(other)} of {rival}"
-    if chance is not None and max(own.lowest, other.lowest) <= chance:
+    if max(own.lowest, other.lowest) <= chance + 3 * (chance * (1 - chance) / test_sequences) ** 0.5:
         return Finding(where, "even", rival, f"{evidence}, neither clear of guessing at {100 * chance:.1f}%")
     outcome = "ahead" if own.lowest > other.highest else "behind" if own.highest < other.lowest else "even"
     return Finding(where, outcome, rival, evidence)

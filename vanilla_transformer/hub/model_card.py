@@ -11,6 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from vanilla_transformer.comparison.markdown import escape
+
 TEMPLATE = "model_card.md"
 
 
@@ -125,26 +127,26 @@ def _text(facts: ModelCardFacts) -> dict[str, Any]:
     """The variables of the template, escaped; None or empty for what is unknown."""
     versions = [("torch", facts.torch_version), ("transformers", facts.transformers_version)]
     return {
-        "name": _escape(facts.model_name),
+        "name": escape(facts.model_name),
         "model_type": facts.model_type,
         "name_in_python": json.dumps(facts.model_name, ensure_ascii=False),
-        "languages": _escape(" → ".join(facts.languages)),
-        "data": _escape(facts.data_description or ""),
-        "data_license": _escape(facts.data_license or ""),
-        "weights_license": _escape(facts.weights_license or ""),
+        "languages": escape(" → ".join(facts.languages)),
+        "data": escape(facts.data_description or ""),
+        "data_license": escape(facts.data_license or ""),
+        "weights_license": escape(facts.weights_license or ""),
         "pairs": None if facts.pairs is None else f"{facts.pairs:,}",
         "parameters": f"{facts.parameters:,}",
         "updates": None if facts.updates is None else f"{facts.updates:,}",
         "training_time": None if facts.training_seconds is None else _duration(facts.training_seconds),
-        "hardware": _escape(facts.hardware or ""),
-        "versions": _escape(", ".join(f"{name} {version}" for name, version in versions if version is not None)),
+        "hardware": escape(facts.hardware or ""),
+        "versions": escape(", ".join(f"{name} {version}" for name, version in versions if version is not None)),
         "recipe": list(_rows(facts.recipe)),
         "scores": [
-            {"dataset": _escape(score.dataset), "metric": _escape(score.metric), "value": f"{score.value:#.4g}"}
+            {"dataset": escape(score.dataset), "metric": escape(score.metric), "value": f"{score.value:#.4g}"}
             for score in facts.scores
         ],
         "signatures": [
-            {"dataset": _escape(score.dataset), "metric": _escape(score.metric), "text": _code(score.signature)}
+            {"dataset": escape(score.dataset), "metric": escape(score.metric), "text": _code(score.signature)}
             for score in facts.scores
             if score.signature
         ],
@@ -157,7 +159,7 @@ def _rows(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _rows(value, f"{prefix}{key}.")
         elif value is not None:
-            yield _escape(f"{prefix}{key}"), _escape(value if isinstance(value, str) else json.dumps(value))
+            yield escape(f"{prefix}{key}"), escape(value if isinstance(value, str) else json.dumps(value))
 
 
 def _duration(seconds: float) -> str:
@@ -166,16 +168,6 @@ def _duration(seconds: float) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _escape(text: str) -> str:
-    """Plain text as Markdown within a line or a table's cell.
-
-    Only what can act as markup is escaped, so that names stay legible and bare addresses stay links.
-    """
-    text = re.sub(r"[\\`*\[\]<>|~$]", r"\\\g<0>", _one_line(text))
-    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is no emphasis
-    return re.sub(r"&(?=#?\w+;)", r"\\&", text)  # an entity
 
 
 def _code(text: str) -> str:

@@ -170,6 +170,7 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     _check_numbers(config)
     _check_streams(config)
     _check_lengths(config)
+    _check_attention(config)
     return config
 
 
@@ -255,6 +256,14 @@ def _check_streams(config: RunConfig) -> None:
             f"data.max_length={config.data.max_length} is more than a batch holds (training.max_source_tokens="
             f"{config.training.max_source_tokens}, max_target_tokens={config.training.max_target_tokens}); of a "
             "stream, a pair between them would be found in the middle of an epoch"
+        )
+
+
+def _check_attention(config: RunConfig) -> None:
+    if isinstance(model_config_of(config.model), RNNSeq2SeqConfig) and config.training.attention != "eager":
+        raise ValueError(
+            f"training.attention={config.training.attention!r} is for the Transformer; an RNN has its attention in "
+            "model.attention: set training.attention to 'eager'"
         )
 
 

@@ -3,37 +3,53 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+READY = "ready"
 
 
 def run_in_own_process(function: Callable[..., object], *arguments: object) -> None:
     """Call `function(*arguments)` in a new process and wait for its end.
 
     Accelerate keeps one state for a process: a second run in it would inherit the precision and devices of the first.
-    Ctrl-C reaches both processes, and SIGTERM is passed on: the run decides how it stops.
+    SIGINT and SIGTERM are passed on, and the run decides how it stops.
 
     Raises:
-        BaseException: what the function raised, SystemExit included.
+        BaseException: what the function raised, SystemExit included; a note tells its traceback.
+        KeyboardInterrupt: a signal ended the process before the run could decide.
         RuntimeError: the process ended without a word.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call_and_tell, args=(sender, function, arguments))
-    process.start()
-    sender.close()  # this process's copy, or the end of the other one would go unnoticed
+    received: list[int] = []
 
     def pass_on(number: int, _) -> None:
-        assert process.pid is not None
-        os.kill(process.pid, number)
+        received.append(number)
+        if process.pid is not None:
+            os.kill(process.pid, number)
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    # While the new process imports, which takes seconds, it ignores signals, as it inherits; they are kept for it.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
-        error = receiver.recv()
+        process.start()
+        for number in STOPS:
+            signal.signal(number, pass_on)
+        sender.close()  # this process's copy, or the end of the other one would go unnoticed
+        message = receiver.recv()
+        if message == READY:
+            for number in received:
+                os.kill(process.pid or 0, number)
+            message = receiver.recv()
     except EOFError:
         process.join()
+        if received:
+            raise KeyboardInterrupt from None
         raise RuntimeError(
             f"the training process ended with status {process.exitcode} and without a word; was it killed, for memory?"
         ) from None
@@ -41,14 +57,23 @@ def run_in_own_process(function: Callable[..., object], *arguments: object) -> N
         for number, handler in before.items():
             signal.signal(number, handler)
     process.join()
-    if error is not None:
-        raise error
+    if message is not None:
+        raise message
 
 
 def _call_and_tell(sender: Connection, function: Callable[..., object], arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sender.send(READY)
     try:
         function(*arguments)
     except BaseException as error:
+        where = traceback.format_exc()
+        try:
+            error = pickle.loads(pickle.dumps(error))
+        except Exception:  # an exception whose arguments are not those of its constructor
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(f"in a process of its own:\n{where}")
         sender.send(error)
     else:
         sender.send(None)

@@ -130,7 +130,7 @@ def plot_long_range(
     """Accuracy (%) against distance (symbols, pairs or bits), a panel for each task: mean over seeds, and all of them.
 
     Args:
-        chance: the accuracy, between 0 and 1, of guessing at a task; a task may lack it.
+        chance: the accuracy, between 0 and 1, of guessing at each task.
     """
     tasks = list(dict.fromkeys(run["task"] for run in runs))
     figure, panels = _figure(1, len(tasks), (4 + 4.2 * len(tasks), 6), sharey=True)
@@ -145,14 +145,12 @@ def plot_long_range(
         axes.set_ylim(-4, 104)
         for trained_at in sorted({run["trained_at"] for run in of_task}):
             axes.axvline(trained_at, linestyle="--", **GIVEN)
-        if task in chance:
-            axes.axhline(100 * chance[task], linestyle=":", **GIVEN)
+        axes.axhline(100 * chance[task], linestyle=":", **GIVEN)
         axes.set_title(TASK_TITLES[task], fontsize=FONT_SIZE)
         axes.set_xlabel(f"distance ({DISTANCE_UNITS[task]})", fontsize=FONT_SIZE)
     panels[0].set_ylabel("accuracy (%)", fontsize=FONT_SIZE)
     marks = [("longest in training", Line2D([], [], linestyle="--", **GIVEN))]
-    if chance:
-        marks.append(("guessing", Line2D([], [], linestyle=":", **GIVEN)))
+    marks.append(("guessing", Line2D([], [], linestyle=":", **GIVEN)))
     _name_lines(figure, styles, runs, {}, marks)  # in the order of the models: the panels end in different orders
     return figure
 
