@@ -13,9 +13,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from vanilla_transformer.comparison.equality import check_has_transformer, check_parameters
+from vanilla_transformer.comparison.tasks import FIRST_SYMBOL
 from vanilla_transformer.training.configuration import check_model_section, model_config_of
-
-FIRST_SYMBOL = 3  # 0 pads, 1 starts the target, 2 ends it: the models' defaults
 
 
 @strict
