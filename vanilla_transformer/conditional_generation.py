@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both models do as a whole: the projection before the softmax, the loss, and their side of `generate()`."""
+"""What both models share: their tables of embeddings, projection and loss, and their side of `generate()`."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +12,22 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
+
+
+class EncoderDecoder(PreTrainedModel):
+    """The base of a model whose encoder and decoder have a table of embeddings each, one matrix if tied."""
+
+    encoder: Any  # a stack of either model, with `embed_tokens`
+    decoder: Any
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
+        """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
+        self.encoder.embed_tokens = value
+        if self.config.tie_word_embeddings:
+            self.decoder.embed_tokens = value
 
 
 class ConditionalGeneration(PreTrainedModel, GenerationMixin):

@@ -17,7 +17,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .attention import AdditiveAttention, MultiplicativeAttention
-from .conditional_generation import ConditionalGeneration
+from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
@@ -330,7 +330,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         return attentional, layers, weights, state
 
 
-class RNNSeq2SeqModel(RNNSeq2SeqPreTrainedModel):
+class RNNSeq2SeqModel(EncoderDecoder, RNNSeq2SeqPreTrainedModel):
     """Encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
@@ -340,15 +340,6 @@ class RNNSeq2SeqModel(RNNSeq2SeqPreTrainedModel):
         self.encoder = RNNSeq2SeqEncoder(config)
         self.decoder = RNNSeq2SeqDecoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
-        """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
-        self.encoder.embed_tokens = value
-        if self.config.tie_word_embeddings:
-            self.decoder.embed_tokens = value
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

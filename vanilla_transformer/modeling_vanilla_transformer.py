@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import MultiHeadAttention
-from .conditional_generation import ConditionalGeneration
+from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
 from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
@@ -296,7 +296,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(self.norm(hidden_states), cache=cache)
 
 
-class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
+class VanillaTransformerModel(EncoderDecoder, VanillaTransformerPreTrainedModel):
     """Figure 1 up to the decoder's output: encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
@@ -306,15 +306,6 @@ class VanillaTransformerModel(VanillaTransformerPreTrainedModel):
         self.encoder = VanillaTransformerEncoder(config)
         self.decoder = VanillaTransformerDecoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
-        """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
-        self.encoder.embed_tokens = value
-        if self.config.tie_word_embeddings:
-            self.decoder.embed_tokens = value
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
