@@ -21,9 +21,12 @@ MAY_BE_PUBLISHED = {
     "configuration_vanilla_transformer.py",
     "dropout.py",
     "embeddings.py",
+    "generation.py",
     "loss.py",
     "modeling_rnn_seq2seq.py",
     "modeling_vanilla_transformer.py",
+    "pipeline_translation.py",
+    "publishing.py",
     "recurrence.py",
 }
 NEVER_PUBLISHED = {"__init__.py"}

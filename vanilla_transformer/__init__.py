@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Transformer of "Attention Is All You Need", as a Hugging Face model.
 
-Importing the package registers the models, so that `AutoModelForSeq2SeqLM.from_pretrained` opens their folders.
+Importing the package registers models, tokenizer and pipeline, so that `AutoModelForSeq2SeqLM.from_pretrained` and
+`pipeline("translation", …)` open their folders.
 Importing torch and transformers takes seconds, which `vanilla-transformer --help` must not: the classes are
-imported when first named (PEP 562), and registered when transformers' auto classes are imported.
+imported when first named (PEP 562), and registered when transformers' own registries are imported.
 """
 
 import sys
@@ -69,8 +70,25 @@ def _register_models(auto, ours) -> None:
     auto.AutoModelForSeq2SeqLM.register(base.config_class, conditional_generation, exist_ok=True)
 
 
-_CONFIGS, _MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
-_THEIRS = {_CONFIGS, _MODELS, "transformers.modeling_layers"}  # the last imports the others, and our models import it
+def _register_tokenizer(auto, ours) -> None:
+    (name,) = ours.__all__
+    auto.AutoTokenizer.register(
+        getattr(ours, name), tokenizer_class=import_module("transformers").PreTrainedTokenizerFast, exist_ok=True
+    )
+
+
+def _register_pipeline(pipelines, ours) -> None:
+    """A task of our own name; and "translation", which transformers 5 refuses, saying that it was removed."""
+    model = import_module("transformers").AutoModelForSeq2SeqLM
+    pipelines.REMOVED_TASKS.pop("translation", None)
+    for task in {"vanilla-translation", "translation"} - pipelines.PIPELINE_REGISTRY.supported_tasks.keys():
+        pipelines.PIPELINE_REGISTRY.register_pipeline(task, ours.TranslationPipeline, model, type="text")
+
+
+_AUTO, _PIPELINES = "transformers.models.auto", "transformers.pipelines"
+_CONFIGS, _MODELS, _TOKENIZERS = (f"{_AUTO}.{kind}_auto" for kind in ("configuration", "modeling", "tokenization"))
+# The last imports others of them, and our models import it.
+_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers"}
 # transformers' module, our module, what to do once both are imported
 _REGISTRATIONS = [
     row
@@ -78,8 +96,9 @@ _REGISTRATIONS = [
     for row in (
         (_CONFIGS, f"{__name__}.configuration_{model}", _register_config),
         (_MODELS, f"{__name__}.modeling_{model}", _register_models),
+        (_TOKENIZERS, f"{__name__}.configuration_{model}", _register_tokenizer),
     )
-]
+] + [(_PIPELINES, f"{__name__}.pipeline_translation", _register_pipeline)]
 
 
 class _RegisterAfterImport(MetaPathFinder, Loader):

@@ -114,6 +114,15 @@ class ConditionalGeneration(PreTrainedModel, GenerationMixin):
             negative_log_likelihood=likelihood,
         )
 
+    def adjust_generation_fn(self, *args, **kwargs) -> None:
+        """As in transformers, but `generate` stays transformers': with and without this package installed the same.
+
+        With trust_remote_code, transformers would put the folder's custom_generate in its place. The paper's decoding
+        is for those who ask for it.
+        """
+        super().adjust_generation_fn(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] -- as below
+        self.__dict__.pop("generate", None)
+
     def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
         """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
 

@@ -6,9 +6,11 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .publishing import PublishedConfig
+
 
 @strict
-class RNNSeq2SeqConfig(PreTrainedConfig):
+class RNNSeq2SeqConfig(PublishedConfig):
     """Hyperparameters of an `RNNSeq2SeqModel`; the defaults are those of Bahdanau et al. (2015, arXiv:1409.0473).
 
     Args:
@@ -42,6 +44,11 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
     """
 
     model_type = "rnn_seq2seq"
+    published_classes = {
+        "AutoConfig": "configuration_rnn_seq2seq.RNNSeq2SeqConfig",
+        "AutoModel": "modeling_rnn_seq2seq.RNNSeq2SeqModel",
+        "AutoModelForSeq2SeqLM": "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration",
+    }
     attribute_map = {"d_model": "hidden_size", "num_hidden_layers": "num_layers"}
 
     vocab_size: int = 30000

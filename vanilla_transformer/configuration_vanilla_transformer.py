@@ -7,9 +7,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .publishing import PublishedConfig
+
 
 @strict
-class VanillaTransformerConfig(PreTrainedConfig):
+class VanillaTransformerConfig(PublishedConfig):
     """Hyperparameters of a `VanillaTransformerModel`; the defaults are the paper's base model (Table 3).
 
     Args:
@@ -46,6 +48,11 @@ class VanillaTransformerConfig(PreTrainedConfig):
     """
 
     model_type = "vanilla_transformer"
+    published_classes = {
+        "AutoConfig": "configuration_vanilla_transformer.VanillaTransformerConfig",
+        "AutoModel": "modeling_vanilla_transformer.VanillaTransformerModel",
+        "AutoModelForSeq2SeqLM": "modeling_vanilla_transformer.VanillaTransformerForConditionalGeneration",
+    }
     attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",

@@ -334,6 +334,7 @@ class RNNSeq2SeqModel(EncoderDecoder, RNNSeq2SeqPreTrainedModel):
     """Encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+    _auto_class = "AutoModel"  # so that transformers saves the code with the weights
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
@@ -395,6 +396,7 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
+    _auto_class = "AutoModelForSeq2SeqLM"
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)

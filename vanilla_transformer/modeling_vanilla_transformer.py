@@ -300,6 +300,7 @@ class VanillaTransformerModel(EncoderDecoder, VanillaTransformerPreTrainedModel)
     """Figure 1 up to the decoder's output: encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+    _auto_class = "AutoModel"  # so that transformers saves the code with the weights
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -365,6 +366,7 @@ class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaT
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
+    _auto_class = "AutoModelForSeq2SeqLM"
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)

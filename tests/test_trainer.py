@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning both models with what transformers' users have: Trainer, Seq2SeqTrainer, PEFT, and pipelines."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
+
+import vanilla_transformer as package
+from tests.conftest import write_reversals
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
+
+MODELS = {
+    "transformer": (
+        package.VanillaTransformerForConditionalGeneration,
+        package.VanillaTransformerConfig(vocab_size=12, d_model=16, d_ff=32, num_layers=1, num_heads=2),
+        ["q_proj", "v_proj"],
+    ),
+    "rnn": (
+        package.RNNSeq2SeqForConditionalGeneration,
+        package.RNNSeq2SeqConfig(
+            vocab_size=12, embedding_size=16, hidden_size=16, dropout=0.1, label_smoothing=0.1, tie_word_embeddings=True
+        ),
+        ["q_proj", "k_proj", "linear"],  # torch's recurrent layers are no Linear, which is what LoRA adapts
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a b c d e f g h"], TokenizerConfig(kind="symbols"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tokenizer, tmp_path_factory) -> list[dict[str, list[int]]]:
+    files = write_reversals(tmp_path_factory.mktemp("pairs"), "train", 48)
+    sides = [tokenizer(Path(files[side]).read_text().splitlines())["input_ids"] for side in ("source", "target")]
+    return [{"input_ids": source, "labels": target} for source, target in zip(*sides, strict=True)]
+
+
+def new_model(kind: str):
+    set_seed(3)
+    model_class, config, _ = MODELS[kind]
+    return model_class(config)
+
+
+def trainer_of(model, tokenizer, pairs, folder, class_=Trainer, arguments=TrainingArguments, **options):
+    options = {"max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "report_to": []} | options
+    return class_(
+        model=model,
+        args=arguments(output_dir=str(folder), use_cpu=True, **options),
+        train_dataset=pairs,
+        eval_dataset=pairs,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        processing_class=tokenizer,
+    )
+
+
+def seq2seq_trainer_of(*arguments, **options):
+    return trainer_of(*arguments, class_=Seq2SeqTrainer, arguments=Seq2SeqTrainingArguments, **options)
+
+
+def test_training_lowers_the_loss(kind, tokenizer, pairs, tmp_path):
+    trainer = trainer_of(new_model(kind), tokenizer, pairs, tmp_path, max_steps=30, learning_rate=1e-2)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.95 * before
+
+
+def test_resuming_gives_the_uninterrupted_weights(kind, tokenizer, pairs, tmp_path):
+    whole = trainer_of(new_model(kind), tokenizer, pairs, tmp_path / "whole", save_steps=3)
+    whole.train()
+    checkpoint = str(tmp_path / "whole" / "checkpoint-3")
+    resumed = trainer_of(new_model(kind), tokenizer, pairs, tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=checkpoint)
+    for (name, one), two in zip(resumed.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_a_checkpoint_of_the_trainer_is_an_ordinary_model_folder(kind, tokenizer, pairs, tmp_path):
+    trainer = trainer_of(new_model(kind), tokenizer, pairs, tmp_path, save_steps=6)
+    trainer.train()
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint-6").state_dict()
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(loaded[name], weight), name
+
+
+def test_predictions_are_the_logits_of_every_pair(kind, tokenizer, pairs, tmp_path):
+    predictions = trainer_of(new_model(kind), tokenizer, pairs, tmp_path).predict(pairs).predictions
+    logits, encoded = predictions  # as with transformers' own encoder-decoders
+    assert logits.shape == (48, 7, 12)
+    assert encoded.shape[:2] == (48, 7)
+
+
+@pytest.mark.parametrize("where", ["model", "trainer"])
+def test_labels_are_smoothed_once(kind, tokenizer, pairs, tmp_path, where):
+    """In the model, or in the trainer, which then keeps the labels from the model."""
+    model = new_model(kind)
+    model.config.label_smoothing = {"model": 0.1, "trainer": 0.3}[where]  # a second smoothing would show
+    factor = {"model": 0.0, "trainer": 0.1}[where]
+    trainer = trainer_of(model, tokenizer, pairs, tmp_path, label_smoothing_factor=factor)
+    batch = trainer.data_collator(pairs[:8])
+    labels = batch["labels"].clone()
+    loss = trainer.compute_loss(model.eval(), dict(batch)).item()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+    logits = model(**inputs).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_predict_with_generate_decodes_every_source(kind, tokenizer, pairs, tmp_path):
+    model = new_model(kind)
+    trainer = seq2seq_trainer_of(model, tokenizer, pairs, tmp_path, predict_with_generate=True)
+    found = trainer.predict(pairs[:10], max_length=9, num_beams=2).predictions
+    batch = tokenizer.pad({"input_ids": [pair["input_ids"] for pair in pairs[:8]]}, return_tensors="pt")
+    expected = model.generate(**batch, max_length=9, num_beams=2)
+    assert found.shape[0] == 10
+    assert torch.equal(torch.tensor(found[:8, : expected.shape[1]]), expected)
+
+
+@pytest.fixture
+def adapted(kind, tmp_path):
+    """The base model's folder, a trained adapter's folder, and the model with it."""
+    new_model(kind).save_pretrained(tmp_path / "base")
+    base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=2, target_modules=MODELS[kind][2])
+    model = get_peft_model(base, config)
+    source, labels = torch.randint(3, 12, (4, 6)), torch.randint(3, 12, (4, 5))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(input_ids=source, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path, model.eval(), {"input_ids": source, "labels": labels}
+
+
+def test_lora_trains_the_adapter_alone(kind, adapted):
+    folder, model, batch = adapted
+    base = AutoModelForSeq2SeqLM.from_pretrained(folder / "base")
+    assert (model(**batch).logits - base(**batch).logits).abs().max() > 1e-2
+    with model.disable_adapter():
+        assert torch.equal(model(**batch).logits, base(**batch).logits)
+
+
+def test_a_lora_adapter_loads_onto_the_base_model(kind, adapted):
+    folder, model, batch = adapted
+    loaded = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(folder / "base"), str(folder / "adapter"))
+    torch.testing.assert_close(loaded.eval()(**batch).logits, model(**batch).logits)
+
+
+def test_a_merged_lora_adapter_is_an_ordinary_model(kind, adapted):
+    folder, model, batch = adapted
+    expected = model(**batch).logits.detach()
+    tokens = model.generate(input_ids=batch["input_ids"], max_new_tokens=6, num_beams=2)
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    merged = AutoModelForSeq2SeqLM.from_pretrained(folder / "merged")
+    torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(merged.generate(batch["input_ids"], max_new_tokens=6, num_beams=2), tokens)
+
+
+# -- pipelines
+
+
+@pytest.fixture
+def folder(kind, tokenizer, tmp_path):
+    new_model(kind).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("task", ["translation", "vanilla-translation"])
+def test_a_pipeline_says_what_generate_says(folder, tokenizer, task):
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    options = {"max_new_tokens": 6, "num_beams": 3}
+    expected = model.generate(**tokenizer("a b c", return_tensors="pt"), **options, num_return_sequences=2)
+    found = pipeline(task, str(folder))("a b c", **options, num_return_sequences=2)
+    assert found == [{"translation_text": text} for text in tokenizer.batch_decode(expected, skip_special_tokens=True)]
+
+
+def test_a_pipeline_takes_a_list_in_batches(folder):
+    translator = pipeline("translation", str(folder), max_new_tokens=6)
+    texts = ["a b c", "h", "d e f g a b"]
+    assert translator(texts, batch_size=2) == [translator(text) for text in texts]
+
+
+def test_a_pipeline_refuses_what_is_no_text(folder):
+    with pytest.raises(ValueError, match="must be a string; int was given"):
+        pipeline("translation", str(folder))(3)
+
+
+def test_a_saved_pipeline_opens_again(folder, tmp_path):
+    translator = pipeline("translation", str(folder), max_new_tokens=6)
+    translator.save_pretrained(tmp_path / "again")
+    again = pipeline("vanilla-translation", str(tmp_path / "again"), max_new_tokens=6)
+    assert again("a b c") == translator("a b c")
