@@ -87,8 +87,9 @@ def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for each machine and day; most comparisons have one."""
     lines: dict[str, list[str]] = {}
     for part, machine in machines.items():
+        threads = machine["threads"]
         line = (
-            f"{machine['date']}: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+            f"{machine['date']}: {machine['device']}, {threads} thread{'s' * (threads != 1)}, torch {machine['torch']}, "
             f"transformers {machine['transformers']}."
         )
         lines.setdefault(line, []).append(part.replace("_", " "))
