@@ -52,12 +52,21 @@ def test_it_ends_with_both_models_side_by_side_and_the_next_step(configs, capsys
     assert "vanilla-transformer train configs/small.yaml data.train.source=my.en" in lines[-1]
 
 
-def test_the_cards_have_the_rates(configs, tiny_run):
+def test_the_cards_have_the_rates_and_those_of_the_other_model(configs, tiny_run, capsys):
     main(["quickstart", *configs])
-    for run in (tiny_run.output_dir, tiny_run.output_dir / "rnn"):
+    (difference,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "(paired bootstrap" in line)
+    runs = {"Transformer": tiny_run.output_dir, "RNN": tiny_run.output_dir / "rnn"}
+    parameters = {name: json.loads((run / "results.json").read_text())["parameters"] for name, run in runs.items()}
+    for name, run in runs.items():
         card = ModelCard.load(run / "model" / "README.md")
-        names = {result.metric_name for result in card.data.eval_results}
+        names = {result.metric_name for result in card.data.eval_results or []}
         assert names >= {"word error rate", "phoneme error rate"}
+        assert f"\n{difference}." in card.text
+        for model in runs:
+            mark = " (this model)" if model == name else ""
+            assert f"\n| {model}{mark} | {parameters[model]:,} | 4 |" in card.text
+        assert '"a t t e n t i o n"' in card.text
+        assert (run / "model" / "LICENSE").is_file()
 
 
 def test_a_change_is_one_to_both_configs(configs, tiny_run):

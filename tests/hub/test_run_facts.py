@@ -3,21 +3,25 @@ import json
 
 import pytest
 
-from vanilla_transformer.hub.model_card import Score
+from vanilla_transformer.hub.card_facts import Score
+from vanilla_transformer.hub.card_text import card_text
 from vanilla_transformer.hub.run_facts import facts_of_run
 
 
 @pytest.fixture
 def results(tiny_run) -> dict:
     languages = ["data.source_language=de", "data.target_language=fr", "data.license=cc0-1.0"]
+    languages += ["data.weights_license=cc-by-4.0"]
     tiny_run.train(*tiny_run.validation(), *languages)
     return json.loads((tiny_run.output_dir / "results.json").read_text())
 
 
 def test_facts_are_the_runs(results):
     facts = facts_of_run(results, "someone/tiny")
-    assert (facts.model_name, facts.languages, facts.data_license) == ("someone/tiny", ["de", "fr"], "cc0-1.0")
+    assert (facts.model_name, facts.languages) == ("someone/tiny", ["de", "fr"])
+    assert (facts.data_license, facts.weights_license) == ("cc0-1.0", "cc-by-4.0")
     assert (facts.parameters, facts.updates, facts.pairs) == (results["parameters"], 8, 120)
+    assert (facts.devices, facts.sustained_flops) == (1, results["sustained_flops"])
     assert facts.recipe["optimizer"]["warmup_steps"] == 20
     assert facts.recipe["model"]["d_model"] == 16
 
@@ -47,3 +51,29 @@ def test_scores_of_the_test_corpus_stand_for_the_validations_bleu(results):
 def test_one_language_alone_is_no_direction(results):
     results["config"]["data"]["target_language"] = None
     assert facts_of_run(results, "tiny").languages == []
+
+
+def test_results_of_an_earlier_version_have_a_card_without_flops(results):
+    del results["devices"], results["sustained_flops"]
+    assert "FLOPs" not in card_text(facts_of_run(results, "tiny"))["training"]
+
+
+def test_only_a_training_corpus_on_the_hub_is_a_dataset(results, tmp_path):
+    assert facts_of_run(results, "tiny").datasets == []  # two files
+    found = {}
+    for name in ("wmt/wmt14", "/home/someone/corpus", str(tmp_path)):
+        results["config"]["data"]["train"]["dataset"] = name
+        found[name] = facts_of_run(results, "tiny").datasets
+    assert found == {"wmt/wmt14": ["wmt/wmt14"], "/home/someone/corpus": [], str(tmp_path): []}
+
+
+def test_a_folder_of_this_machine_is_no_dataset_though_it_is_named_like_one(results, tmp_path, monkeypatch):
+    (tmp_path / "my" / "corpus").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    results["config"]["data"]["train"]["dataset"] = "my/corpus"
+    assert facts_of_run(results, "tiny").datasets == []
+
+
+def test_a_caller_may_add_facts(results):
+    facts = facts_of_run(results, "tiny", example_input="a b")
+    assert facts.example_input == "a b"

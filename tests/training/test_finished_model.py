@@ -47,6 +47,8 @@ def test_results_have_what_a_report_needs(tiny_run):
     assert results["pairs"] == 120
     assert results["updates"] == 8
     assert results["parameters"] == sum(p.numel() for p in run.bare_model().parameters())
+    assert results["devices"] == 1
+    assert results["sustained_flops"] > 0
     assert results["validation"]["bleu_signature"].startswith("nrefs:1|")
     assert results["config"] == json.loads(json.dumps(run.config.to_dict()))
     assert results["scores"] == []

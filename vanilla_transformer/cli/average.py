@@ -22,10 +22,13 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from vanilla_transformer.data.tokenizer import load_tokenizer
+    from vanilla_transformer.hub.model_card import write_license
+    from vanilla_transformer.hub.run_facts import write_card_of_average
     from vanilla_transformer.training.averaging import average_checkpoints
     from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
 
     folders = [Path(folder) for folder in arguments.folders]
+    run_folder = folders[0] if arguments.last is not None else None
     if arguments.last is not None:
         if len(folders) != 1:
             raise UsageError(f"--last takes one run's folder, {len(folders)} were given")
@@ -37,8 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"--output {output} exists and is not empty; choose another folder")
     model, tokenizer = average_checkpoints(folders), load_tokenizer(folders[-1])
+    card = None
     with replaced_whole(output) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        write_license(unfinished)
+        if run_folder is not None:
+            name = output.resolve().name
+            card = write_card_of_average(unfinished, run=run_folder, checkpoints=folders, name=name)
     print(f"mean of {len(folders)} checkpoints ({folders[0].name} … {folders[-1].name}): {output}")
+    if card is None:
+        print(
+            "It has no model card: no results.json of a run that ended with these checkpoints (--last) says how it was "
+            f"trained. Write {output / 'README.md'} before you publish it."
+        )
     return 0

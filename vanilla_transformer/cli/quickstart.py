@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vanilla_transformer.hub.card_facts import Score
     from vanilla_transformer.training.configuration import RunConfig
 
 SHOWN = 10  # held-out words beside the dictionary's answer
@@ -112,33 +113,53 @@ def _pronounce(name: str, model_folder: Path, words: list[str], batch_tokens: in
 def _show_scores(
     configs: "dict[str, RunConfig]", answers: dict[str, list[str]], references: dict[str, list[str]]
 ) -> None:
-    """The table, and each model's rates into its card."""
+    """The table, and each model's card with its rates and the comparison."""
     from vanilla_transformer.comparison.significance import score_systems
     from vanilla_transformer.evaluation.error_rate import score_pronunciations
-    from vanilla_transformer.hub.model_card import Score
-    from vanilla_transformer.hub.run_facts import write_card_of_run
+    from vanilla_transformer.hub.card_facts import Score
     from vanilla_transformer.training.finished_model import RESULTS
 
     count, listed = len(references), list(references.values())
     held_out = {name: texts[:count] for name, texts in answers.items()}
+    scores: dict[str, list[Score]] = {}
     columns = []
     for name, config in configs.items():
-        output_dir = Path(config.training.output_dir)
         score = score_pronunciations(held_out[name], listed)
         rates = {"word error rate": score.word_error_rate, "phoneme error rate": score.phoneme_error_rate}
         where = f"{config.data.name}: {score.words:,} words never seen in training"
-        write_card_of_run(output_dir, [Score(where, metric, rate) for metric, rate in rates.items()])
-        columns.append([name, *(f"{rate:.1%}" for rate in rates.values()), *_facts(output_dir / RESULTS)])
+        scores[name] = [Score(where, metric, rate) for metric, rate in rates.items()]
+        facts = _facts(Path(config.training.output_dir) / RESULTS)
+        columns.append([name, *(f"{rate:.1%}" for rate in rates.values()), *facts])
     labels = ["", "word error rate", "phoneme error rate", "parameters", "updates", "minutes of training"]
     labels.append("target tokens/s")
     print(f"\n{count:,} words never seen in training:\n")
     for label, *cells in zip(labels, *columns, strict=True):
         print(f"  {label:20}" + "".join(f"{cell:>14}" for cell in cells))
     (pair,) = score_systems("word error rate", held_out, listed, TRANSFORMER)["paired"]
-    print(
-        f"\n  The {RNN}'s word error rate minus the {TRANSFORMER}'s: {pair['difference']:+.1f} points "
-        f"(paired bootstrap: p = {pair['p_value']:.3f})\n"
+    difference = (
+        f"The {RNN}'s word error rate minus the {TRANSFORMER}'s: {pair['difference']:+.1f} points "
+        f"(paired bootstrap: p = {pair['p_value']:.3f})"
     )
+    print(f"\n  {difference}\n")
+    _write_cards(configs, scores, difference)
+
+
+def _write_cards(configs: "dict[str, RunConfig]", scores: "dict[str, list[Score]]", difference: str) -> None:
+    """Each model's, beside the other."""
+    from vanilla_transformer.data.cmudict import spell
+    from vanilla_transformer.hub.card_facts import Comparison
+    from vanilla_transformer.hub.run_facts import compared_model, write_card_of_run
+
+    output_dirs = {name: Path(config.training.output_dir) for name, config in configs.items()}
+    models = {name: compared_model(output_dirs[name], name, scores[name]) for name in configs}
+    for name, output_dir in output_dirs.items():
+        others = [model for other, model in models.items() if other != name]
+        write_card_of_run(
+            output_dir,
+            scores[name],
+            comparison=Comparison(models=[models[name], *others], difference=f"{difference}."),
+            example_input=spell("attention"),
+        )
 
 
 def _facts(results: Path) -> list[str]:

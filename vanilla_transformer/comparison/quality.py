@@ -222,7 +222,10 @@ def _compared(
     buckets = _length_buckets(test_set.sources, tokenizer)
     _, higher_is_better, unit = METRICS[task.metric]
     budgets, signature = [], None
-    for budget, amount in ((UPDATES, f"{task.updates:,} updates"), (TIME, f"{task.minutes:g} minute{'s' * (task.minutes != 1)}")):
+    for budget, amount in (
+        (UPDATES, f"{task.updates:,} updates"),
+        (TIME, f"{task.minutes:g} minute{'s' * (task.minutes != 1)}"),
+    ):
         of_budget = {model: by_budget[budget] for model, by_budget in outcomes.items()}
         outputs = {model: outcome["outputs"] for model, outcome in of_budget.items()}
         scored = score_systems(task.metric, outputs, test_set.references, TRANSFORMER)

@@ -89,8 +89,8 @@ def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for part, machine in machines.items():
         threads = machine["threads"]
         line = (
-            f"{machine['date']}: {machine['device']}, {threads} thread{'s' * (threads != 1)}, torch {machine['torch']}, "
-            f"transformers {machine['transformers']}."
+            f"{machine['date']}: {machine['device']}, {threads} thread{'s' * (threads != 1)}, "
+            f"torch {machine['torch']}, transformers {machine['transformers']}."
         )
         lines.setdefault(line, []).append(part.replace("_", " "))
     return [f"Measured ({', '.join(parts)}) on {escape(line)}" for line, parts in lines.items()]

@@ -31,6 +31,7 @@ class DataConfig:
         train, validation, test: corpora; `train` is required to train, `test` is scored at the end.
         source_language, target_language: codes such as "en", for the model card.
         name, license: of the data, for the model card.
+        weights_license: of the model trained on it, for its card: the Hub's identifier, such as "cc-by-4.0".
         max_length: longest side of a pair, in tokens with the end of the sentence; longer pairs are dropped and
             counted.
     """
@@ -42,6 +43,7 @@ class DataConfig:
     target_language: str | None = None
     name: str | None = None
     license: str | None = None
+    weights_license: str | None = None
     max_length: int = 256
 
 

@@ -16,6 +16,7 @@ from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training.averaging import average_checkpoints
+from vanilla_transformer.training.capacity import sustained_flops
 from vanilla_transformer.training.checkpoint import replaced_whole
 from vanilla_transformer.training.preparation import Run
 from vanilla_transformer.training.validation import Validation
@@ -83,7 +84,9 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         "epochs": round(run.epochs(), 2),
         "target_tokens": progress.target_tokens,
         "training_seconds": round(progress.seconds, 3),
+        "devices": accelerator.num_processes,
         "hardware": f"{accelerator.num_processes} x {device}",
+        "sustained_flops": round(sustained_flops(accelerator.device, accelerator.mixed_precision)),
         "mixed_precision": accelerator.mixed_precision,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -12,7 +12,7 @@ from vanilla_transformer.training.configuration import RunConfig
 
 # What may change between the parts of a resumed run; everything else would make it another run.
 MAY_CHANGE = {
-    "data": {"test", "name", "license", "source_language", "target_language"},
+    "data": {"test", "name", "license", "weights_license", "source_language", "target_language"},
     "training": {
         "output_dir",
         "resume",
