@@ -7,9 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.hub.hub_client import environment
+from tests.hub.hub_server import HubServer
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -30,9 +34,8 @@ def commands() -> list[str]:
 def run(arguments: list[str] | str, **options) -> str:
     """Standard output; the test fails if the command does."""
     shell = isinstance(arguments, str)
-    result = subprocess.run(
-        arguments, shell=shell, capture_output=True, text=True, env=ENVIRONMENT, check=False, **options
-    )
+    options = {"env": ENVIRONMENT} | options
+    result = subprocess.run(arguments, shell=shell, capture_output=True, text=True, check=False, **options)
     assert result.returncode == 0, f"{arguments}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
     return result.stdout
 
@@ -41,7 +44,7 @@ def test_every_command_is_tested_here():
     known = [*("make quickstart", "make test"), *(line for line in commands() if line.startswith(".venv/bin/"))]
     others = [line for line in commands() if line not in known]
     assert [line.split()[0] for line in others] == ["accelerate", "torchrun"]
-    assert [line.split()[1] for line in known[2:]] == ["train", "translate", "evaluate"]
+    assert [line.split()[1] for line in known[2:]] == ["train", "translate", "evaluate", "push", "push", "pull"]
 
 
 def test_quickstart(tmp_path: Path):
@@ -69,28 +72,42 @@ def test_make_has_the_target(target: str):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A user's folder after the README's commands on text of their own."""
+def folder(tmp_path_factory) -> Iterator[Path]:
+    """A user's folder after the README's commands on text of their own; the Hub is one on this machine."""
     path = tmp_path_factory.mktemp("readme")
     (path / "configs").symlink_to(REPOSITORY / "configs")
     (path / "scripts").symlink_to(REPOSITORY / "scripts")
     (path / "my.en").write_text("A man sleeps.\nTwo dogs play.\n" * 20)
     (path / "my.de").write_text("Ein Mann schläft.\nZwei Hunde spielen.\n" * 20)
     program = shlex.join([sys.executable, "-m", "vanilla_transformer.cli"])
-    for line in commands():
-        if line.startswith(".venv/bin/vanilla-transformer "):
-            more = shlex.join(SHORT_TRAINING) if " train " in line else ""
-            run(f"{line.replace('.venv/bin/vanilla-transformer', program, 1)} {more}", cwd=path)
-    return path
+    with HubServer(path / "xet") as hub:
+        hub.tokens = {"hf_ofUser": ("user", True)}
+        on_hub = environment(hub.url, path / "home", PYTHONPATH=str(REPOSITORY), HF_TOKEN="hf_ofUser")
+        on_hub["HF_HUB_DISABLE_XET"] = "1"
+        for line in commands():
+            if line.startswith(".venv/bin/vanilla-transformer "):
+                more = shlex.join(SHORT_TRAINING) if " train " in line else ""
+                command = f"{line.replace('.venv/bin/vanilla-transformer', program, 1)} {more}"
+                run(command, cwd=path, env=on_hub if " user/name" in line else ENVIRONMENT)
+        yield path
 
 
 def test_own_text_is_translated_line_by_line(folder: Path):
     assert (folder / "translated.de").read_text().count("\n") == 40
 
 
-def test_the_python_lines_run_on_the_trained_model(folder: Path):
-    (code,) = blocks("python")
-    assert run([sys.executable, "-c", code], cwd=folder).startswith("[")
+def test_the_python_lines_run_one_after_the_other_on_the_trained_model(folder: Path):
+    printed = run([sys.executable, "-c", "\n".join(blocks("python"))], cwd=folder).splitlines()
+    assert printed[0].startswith("[")
+    assert printed[1].startswith("[[{'translation_text': ")
+    assert printed[-1].startswith("trainable params: ")
+
+
+def test_what_was_pulled_is_what_was_pushed(folder: Path):
+    def files(path: Path) -> dict[str, bytes]:
+        return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    assert files(folder / "models/my") == files(folder / "runs/my/model")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vanilla_transformer.cli import average, compare, evaluate, quickstart, train, translate
+from vanilla_transformer.cli import average, compare, evaluate, pull, push, quickstart, train, translate
 from vanilla_transformer.cli.usage import UsageError
 
 SUBCOMMANDS = {
@@ -18,6 +18,8 @@ SUBCOMMANDS = {
     "translate": translate,
     "evaluate": evaluate,
     "average": average,
+    "push": push,
+    "pull": pull,
     "compare": compare,
     "quickstart": quickstart,
 }

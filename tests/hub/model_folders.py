@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder that may be published, and whether another is the same."""
+
+import filecmp
+from pathlib import Path
+
+import torch
+
+from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
+from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
+
+
+def write_model_folder(folder: Path, seed: int = 1, vocab_size: int = 12, **save_options) -> Path:
+    """A tiny model, complete; another seed, other weights. More of the vocabulary, more weights."""
+    torch.manual_seed(seed)
+    config = VanillaTransformerConfig(vocab_size=vocab_size, d_model=16, d_ff=32, num_layers=1, num_heads=2)
+    model = VanillaTransformerForConditionalGeneration(config)
+    model.save_pretrained(folder, **save_options)
+    train_tokenizer(["a b c d e f g h"], TokenizerConfig(kind="symbols")).save_pretrained(folder)
+    write_model_card(folder, facts=ModelCardFacts(model_name="tiny", parameters=model.num_parameters()))
+    return folder
+
+
+def same(first: Path, second: Path) -> bool:
+    names = {path.relative_to(folder).as_posix() for folder in (first, second) for path in folder.rglob("*")}
+    files = [name for name in names if not ((first / name).is_dir() and (second / name).is_dir())]
+    return filecmp.cmpfiles(first, second, files, shallow=False)[1:] == ([], [])

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Hub's client raises, as one line that says what to do."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] -- the base of what its HTTP library raises
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+@contextmanager
+def clear_errors(repo_id: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
+    """For a block of calls to the Hub; errors that are not the client's pass.
+
+    Args:
+        token: must not be told, like the one that the client finds by itself.
+
+    Raises:
+        FileNotFoundError: no such repository (or a private one of others), no such revision.
+        PermissionError: no token, a wrong one, or one that does not suffice.
+        ConnectionError: the Hub cannot be reached, is offline by choice, overloaded or out of order, or says no.
+    """
+    try:
+        yield
+    except (HTTPError, OSError, RuntimeError) as error:
+        clear = _clear_error(error, repo_id, revision)
+        if clear is None:
+            raise
+        secrets = [secret for secret in (token, get_token()) if secret]
+        _forget_tokens(error, secrets)
+        raise type(clear)(" ".join(_without_tokens(str(clear), secrets).split())) from error
+
+
+def _clear_error(error: BaseException, repo_id: str, revision: str | None) -> OSError | None:
+    """`None` for what has nothing to do with the Hub."""
+    hub = constants.ENDPOINT
+    if isinstance(error, HfHubHTTPError):
+        return _clear_answer(error, repo_id, revision)
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError(f"cannot reach {repo_id}: HF_HUB_OFFLINE is set; unset it")
+    if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None:
+        return _clear_error(error.__cause__, repo_id, revision)  # the client wraps what happened
+    if isinstance(error, (HTTPError, LocalEntryNotFoundError)):
+        return ConnectionError(f"cannot reach {repo_id} at {hub}: {error or type(error).__name__}; check the network")
+    if isinstance(error, (ConnectionError, TimeoutError)):  # hf_xet, which has no classes for what may be wrong
+        return ConnectionError(f"the upload or download for {repo_id} broke off: {error}; try again")
+    return None
+
+
+def _clear_answer(error: HfHubHTTPError, repo_id: str, revision: str | None) -> OSError:
+    """An answer of the Hub that is no success."""
+    hub, status = constants.ENDPOINT, error.response.status_code
+    said = f" ({error.server_message})" if error.server_message else ""
+    if isinstance(error, RevisionNotFoundError):
+        return FileNotFoundError(f"{repo_id} has no branch, tag or commit {revision!r}")
+    if isinstance(error, GatedRepoError):
+        return PermissionError(f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then {LOG_IN}")
+    if isinstance(error, RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"{hub} shows no model {repo_id}: there is none, or it is private; check the name, or {LOG_IN}"
+        )
+    if status == 401:
+        return PermissionError(f"the Hub asks for a valid token for {repo_id}: {LOG_IN}")
+    if status == 403:
+        return PermissionError(f"the token in use may not do this to {repo_id}{said}; use one that may write to it")
+    if status in (409, 412):
+        return ConnectionError(f"{repo_id} was changed by somebody else in the meantime{said}; run the command again")
+    if status == 429:
+        return ConnectionError(f"the Hub has had too many requests{said}; try {repo_id} again in some minutes")
+    if status >= 500:
+        return ConnectionError(f"the Hub failed with status {status} at {repo_id}{said}; try again later")
+    return ConnectionError(f"the Hub refused a request for {repo_id} with status {status}{said}")
+
+
+def _forget_tokens(error: BaseException | None, secrets: list[str]) -> None:
+    """In the messages of a whole chain, which a traceback shows: what the Hub answers may repeat what it was sent."""
+    while error is not None:
+        error.args = tuple(_without_tokens(part, secrets) if isinstance(part, str) else part for part in error.args)
+        error = error.__cause__ or error.__context__
+
+
+def _without_tokens(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return re.sub(r"\bhf_\w{30,}", "hf_***", text)  # whosever; shorter, it is a name
