@@ -39,8 +39,16 @@ def test_a_push_makes_a_repository_of_one_commit(hub: HubServer, client: HubClie
     assert (head.title, number_of_commits(repository)) == ("The first", 2)  # after the Hub's own, of .gitattributes
     assert not repository.private
     sent = {path: file.size for path, file in head.files.items() if path != ".gitattributes"}
-    assert sent == dict(list_files(complete))
+    assert sent == dict(list_files(complete)) | {"README.md": sent["README.md"]}  # with the id in it
     assert same(client(pull, name, tmp_path / "pulled"), complete)
+
+
+def test_the_code_in_the_card_opens_the_model_by_its_id(hub, client, complete, name, tmp_path):
+    client(push_folder, complete, name)
+    card = (client(pull, name, tmp_path / "pulled") / "README.md").read_text()
+    assert f'\nname = "{name}"\n' in card
+    before, after = ((complete / "README.md").read_text().splitlines(), card.splitlines())
+    assert sum(one != other for one, other in zip(before, after, strict=True)) == 1
 
 
 def test_large_weights_go_through_lfs_without_the_token(hub, client, make_folder, name, tmp_path):

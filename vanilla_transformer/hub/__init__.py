@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards."""
+"""Model cards, and the Hub."""

@@ -2,6 +2,7 @@
 """Publishing a model folder on the Hub: checked before anything is sent, and sent as one commit."""
 
 import json
+import re
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -10,6 +11,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from vanilla_transformer.hub.hub_errors import clear_errors
 from vanilla_transformer.hub.published_folder import ANY_WEIGHTS, CARD, check_folder, list_files
+
+# As model_card.md has it.
+NAME_IN_CODE = re.compile(r'^name = ".*"  # put the id on the Hub here.*$', flags=re.MULTILINE)
 
 
 def push_folder(
@@ -25,7 +29,7 @@ def push_folder(
 
     All files arrive in one commit or none does; weights of an earlier push that are no longer part of the model go in
     the same commit. When nothing has changed there is no commit. A push that fails leaves at most what is new and
-    empty: the repository, the branch.
+    empty: the repository, the branch. The code in the card opens the model by its id there.
 
     Args:
         repo_id: user/name, or organization/name.
@@ -92,6 +96,12 @@ def _create_branch(api: HfApi, repo_id: str, revision: str) -> None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
 
 
+def _card_of(repo_id: str, path: Path) -> bytes:
+    """The card, whose code now opens the model by its id; a card of another origin as it is."""
+    card = path.read_text("utf-8")
+    return NAME_IN_CODE.sub(lambda _: f"name = {json.dumps(repo_id)}", card).encode("utf-8")
+
+
 def _commit(api: HfApi, folder: Path, repo_id: str, revision: str | None, message: str) -> str:
     """One commit on the head as it is now: whoever comes between makes it fail.
 
@@ -103,7 +113,8 @@ def _commit(api: HfApi, folder: Path, repo_id: str, revision: str | None, messag
     stale = [name for name in there if ANY_WEIGHTS.fullmatch(name) and name not in files]
     operations = [
         *(CommitOperationDelete(name) for name in stale),
-        *(CommitOperationAdd(name, path) for name, path in files.items()),
+        *(CommitOperationAdd(name, path) for name, path in files.items() if name != CARD),
+        CommitOperationAdd(CARD, _card_of(repo_id, files[CARD])),
     ]
     commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision, parent_commit=head.sha)
     return commit.commit_url
