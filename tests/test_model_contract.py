@@ -1,121 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every model of this package does as a model of transformers; each behaviour once, for each model.
+"""What every model of this package does as a model of transformers, forwards and in training; for each model.
 
-`FAMILIES` lists the models; a tiny one of each goes through all of it.
+`tests/families.py` lists the models; a tiny one of each goes through all of it. Saving and loading, generation and
+export have files of their own beside this one.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
-import vanilla_transformer as package
-from vanilla_transformer.recurrence import RecurrentCache
+from tests import families
+from tests.families import FAMILIES, PAD, START, Family, tiny_batch
 
-PAD, START, END = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Family:
-    name: str
-    config_class: type[PreTrainedConfig]
-    base_class: type
-    seq2seq_class: type
-    tiny: dict[str, Any]
-    backends: tuple[str, ...]
-    new_cache: Callable[[], Cache]
-    # Of a source of (3, 8) and a target of (3, 6): what the outputs of these names are shaped like, layer by layer.
-    shapes: dict[str, list[tuple[int, ...]] | None]
-
-    def config(self, **changes) -> PreTrainedConfig:
-        return self.config_class(**(self.tiny | changes))
-
-    def model(self, dtype: torch.dtype = torch.float32, **changes):
-        torch.manual_seed(0)
-        model = self.seq2seq_class(self.config(**changes)).to(dtype).eval()
-        with torch.no_grad():  # away from the symmetric start, so that differences show
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        return model
-
-
-def recurrent(name: str, architecture: dict[str, Any], encoder_width: int) -> Family:
-    """An RNN; its embeddings are wider than its state, so that confusing them shows."""
-    decoder_layers = architecture.get("num_decoder_layers", 3)
-    return Family(
-        name=f"rnn_seq2seq-{name}",
-        config_class=package.RNNSeq2SeqConfig,
-        base_class=package.RNNSeq2SeqModel,
-        seq2seq_class=package.RNNSeq2SeqForConditionalGeneration,
-        tiny={
-            "vocab_size": 31,
-            "embedding_size": 12,
-            "hidden_size": 10,
-            "num_layers": 2,
-            "num_decoder_layers": decoder_layers,
-            "tie_word_embeddings": True,
-            "dropout": 0.1,
-            "label_smoothing": 0.1,
-        }
-        | architecture,
-        backends=("eager",),
-        new_cache=RecurrentCache,
-        shapes={
-            "encoder_attentions": None,
-            "decoder_attentions": None,
-            "cross_attentions": None if architecture["attention"] == "none" else [(3, 1, 6, 8)],
-            "encoder_hidden_states": [(3, 8, 12)] + [(3, 8, encoder_width)] * 2,
-            "decoder_hidden_states": [(3, 6, 12)] + [(3, 6, 10)] * decoder_layers,
-        },
-    )
-
-
-FAMILIES = [
-    Family(
-        name="vanilla_transformer",
-        config_class=package.VanillaTransformerConfig,
-        base_class=package.VanillaTransformerModel,
-        seq2seq_class=package.VanillaTransformerForConditionalGeneration,
-        tiny={"vocab_size": 31, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2},
-        backends=("eager", "sdpa", "flex_attention"),
-        new_cache=lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
-        shapes={
-            "encoder_attentions": [(3, 2, 8, 8)] * 2,
-            "decoder_attentions": [(3, 2, 6, 6)] * 3,
-            "cross_attentions": [(3, 2, 6, 8)] * 3,
-            "encoder_hidden_states": [(3, 8, 16)] * 3,
-            "decoder_hidden_states": [(3, 6, 16)] * 4,
-        },
-    ),
-    recurrent(
-        "bahdanau",
-        {"cell": "gru", "bidirectional": True, "attention": "additive", "input_feeding": "context"},
-        encoder_width=20,
-    ),
-    recurrent(
-        "luong",
-        {"cell": "lstm", "bidirectional": False, "attention": "multiplicative", "input_feeding": "attentional"}
-        | {"num_decoder_layers": 2, "reverse_source": True},
-        encoder_width=10,
-    ),
-    recurrent(
-        "at_once",
-        {"cell": "lstm", "bidirectional": True, "attention": "multiplicative", "input_feeding": "none"}
-        | {"residual": True},
-        encoder_width=20,
-    ),
-    recurrent(
-        "sutskever",
-        {"cell": "tanh", "bidirectional": False, "attention": "none", "input_feeding": "none", "reverse_source": True}
-        | {"num_decoder_layers": 2},
-        encoder_width=10,
-    ),
-]
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -126,100 +23,83 @@ def family(request) -> Family:
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
-    torch.manual_seed(2)
-    source = torch.randint(3, 31, (3, 8))
-    source[0, 5:] = PAD
-    labels = torch.randint(3, 31, (3, 6))
-    labels[1, 4:] = -100
-    return {"input_ids": source, "attention_mask": source.ne(PAD).long(), "labels": labels}
+    return tiny_batch()
 
 
-# -- saving and loading
+# -- the declarations of families.py
 
 
-def test_auto_classes_open_what_was_saved(family, batch, tmp_path):
-    model = family.model()
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    assert isinstance(loaded, family.seq2seq_class)
-    assert isinstance(AutoModel.from_pretrained(tmp_path), family.base_class)
-    assert isinstance(AutoConfig.from_pretrained(tmp_path), family.config_class)
-    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+def test_only_behaviours_that_have_a_name_are_lacking():
+    named = {value for name, value in vars(families).items() if name.isupper() and isinstance(value, str)}
+    for family in FAMILIES:
+        assert family.lacks.keys() <= named
+        assert family.name.startswith("rnn_seq2seq") or not family.lacks
 
 
-def test_the_base_model_loads_the_same_weights(family, batch, tmp_path):
-    model = family.model()
-    model.save_pretrained(tmp_path)
-    base = family.base_class.from_pretrained(tmp_path).eval()
-    labels = batch.pop("labels").clamp(min=0)
-    expected = model.model
-    outputs = (m(**batch, decoder_input_ids=labels).last_hidden_state for m in (base, expected))
-    assert torch.equal(next(outputs), next(outputs))
-
-
-def test_loading_in_bfloat16_keeps_the_positions_exact(family, batch, tmp_path):
-    family.model().save_pretrained(tmp_path)
-    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    cast = family.model().to(torch.bfloat16)
-    assert torch.equal(loaded(**batch).logits, cast(**batch).logits)
-
-
-def test_tied_weights_are_one_tensor_and_written_once(family, tmp_path):
-    from safetensors import safe_open
-
-    model = family.model()
-    model.save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        tables = [name for name in file.keys() if "embed_tokens" in name or "lm_head" in name]  # noqa: SIM118 -- not a dict
-    assert len(tables) == 1
-    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
-    assert loaded.model.decoder.embed_tokens.weight is loaded.get_input_embeddings().weight
-
-
-def test_untied_weights_are_three_tensors(family, batch, tmp_path):
-    model = family.model(tie_word_embeddings=False)
-    tables = [model.get_input_embeddings(), model.model.decoder.embed_tokens, model.get_output_embeddings()]
-    assert len({table.weight.data_ptr() for table in tables}) == 3
-    model.save_pretrained(tmp_path)
-    assert torch.equal(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
-
-
-def test_config_survives_json(family, tmp_path):
-    config = family.config(dropout=0.25)
-    config.save_pretrained(tmp_path)
-    assert family.config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_resized_embeddings_keep_the_old_logits(family, batch, tied):
-    model = family.model(tie_word_embeddings=tied)
-    before = model(**batch).logits
-    model.resize_token_embeddings(31 + 5)
-    after = model(**batch).logits
-    assert after.shape[-1] == 36
-    if tied:  # the new rows change no old logit
-        assert torch.allclose(after[..., :31], before, atol=1e-6)
-    assert model.config.vocab_size == 36
+def test_what_is_lacking_is_printed_with_its_reason():
+    text = families.what_is_lacking()
+    for family in FAMILIES:
+        assert f"{family.name}:" in text
+        assert all(f"{behaviour}: {reason}" in text for behaviour, reason in family.lacks.items())
 
 
 # -- forward
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])
+HALF = {dtype: 16 * torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16)}  # logits are below 3
+
+
+def differences_from_eager(model, batch, backends: tuple[str, ...]) -> dict[str, float]:
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected, found = model(**batch).logits, {}
+        for backend in backends:
+            model.set_attn_implementation(backend)
+            found[backend] = (model(**batch).logits - expected).abs().max().item()
+            print(f"max abs difference of {backend} from eager in {model.dtype}: {found[backend]:.1e}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), (DTYPES | HALF).items(), ids=["float32", "float64", "bfloat16", "float16"]
+)
 def test_attention_backends_agree(family, batch, dtype, tolerance):
-    model = family.model(dtype)
-    logits = {}
-    for backend in family.backends:
-        if backend == "flex_attention" and dtype == torch.float64:
-            continue  # flex attention has no float64 kernel on a CPU
-        model.set_attn_implementation(backend)
-        with torch.no_grad():
-            logits[backend] = model(**batch).logits
-    for backend, values in logits.items():
-        difference = (values - logits["eager"]).abs().max().item()
-        print(f"max abs difference of {backend} from eager in {dtype}: {difference:.1e}")
-        assert difference < tolerance
+    backends = tuple(one for one in family.backends if one != "flex_attention" or dtype == torch.float32)
+    assert max(differences_from_eager(family.model(dtype), batch, backends).values()) < tolerance
+
+
+@pytest.mark.slow  # each is compiled
+@pytest.mark.parametrize(("dtype", "tolerance"), HALF.items(), ids=["bfloat16", "float16"])
+def test_flex_attention_agrees_in_half_precision(batch, dtype, tolerance):
+    found = differences_from_eager(FAMILIES[0].model(dtype), batch, ("flex_attention",))
+    assert found["flex_attention"] < tolerance
+
+
+@pytest.mark.slow
+def test_flex_attention_has_no_float64_on_a_cpu(batch):
+    model = FAMILIES[0].model(torch.float64)
+    model.set_attn_implementation("flex_attention")
+    with torch.no_grad(), pytest.raises(Exception, match="supported in FlexAttention for CPU.*torch.float64"):
+        model(**batch)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), HALF.items(), ids=["bfloat16", "float16"])
+def test_half_precision_is_near_the_exact_logits(family, batch, dtype, tolerance):
+    model = family.model()
+    exact = model(**batch).logits
+    assert (model.to(dtype)(**batch).logits - exact).abs().max() < tolerance
+
+
+def test_backends_that_a_model_lacks_are_refused(family):
+    model = family.model()
+    for backend in ("sdpa", "flex_attention"):
+        if families.ATTENTION_BACKENDS in family.lacks:
+            assert backend not in family.backends
+            with pytest.raises(ValueError, match="does not support an attention implementation"):
+                model.set_attn_implementation(backend)
+        else:
+            model.set_attn_implementation(backend)
+            assert model.model.decoder.config._attn_implementation == backend
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])
@@ -295,6 +175,16 @@ def test_inputs_embeds_stand_for_input_ids(family, batch):
     assert torch.equal(model(inputs_embeds=embedded, **batch).logits, model(input_ids=source, **batch).logits)
 
 
+def test_decoder_inputs_embeds_stand_for_decoder_input_ids(family, batch):
+    model = family.model()
+    target = batch.pop("labels").clamp(min=3)
+    embedded = model.get_decoder().embed_tokens(target)
+    expected = model(**batch, decoder_input_ids=target).logits
+    assert torch.equal(model(**batch, decoder_inputs_embeds=embedded).logits, expected)
+    with pytest.raises(ValueError, match="decoder_input_ids or decoder_inputs_embeds; both was given"):
+        model(**batch, decoder_input_ids=target, decoder_inputs_embeds=embedded)
+
+
 def test_both_kinds_of_input_are_an_error(family, batch):
     model = family.model()
     embedded = model.get_input_embeddings()(batch["input_ids"])
@@ -315,6 +205,15 @@ def test_attentions_and_hidden_states_have_their_shapes(family, batch):
     output = model(**batch, output_attentions=True, output_hidden_states=True)
     found = {name: output.get(name) for name in family.shapes}
     assert {name: layers and [layer.shape for layer in layers] for name, layers in found.items()} == family.shapes
+
+
+def test_attention_maps_are_lacking_where_declared_and_nowhere_else(family, batch):
+    model = family.model()
+    model.set_attn_implementation("eager")
+    output = model(**batch, output_attentions=True)
+    lacks_self, lacks_cross = (one in family.lacks for one in (families.SELF_ATTENTION, families.CROSS_ATTENTION))
+    assert (output.encoder_attentions is None) == (output.decoder_attentions is None) == lacks_self
+    assert (output.cross_attentions is None) == lacks_cross
 
 
 def test_attention_weights_sum_to_one_and_skip_padding(family, batch):
@@ -339,6 +238,51 @@ def test_old_name_of_the_cache_is_accepted(family, batch):
     with pytest.warns(FutureWarning, match="past_key_values"):
         output = model(**batch, decoder_input_ids=target, past_key_values=cache)
     assert output.cache is cache
+
+
+def test_stacks_and_base_model_give_the_same_tuples(family, batch):
+    model = family.model()
+    target = batch.pop("labels").clamp(min=0)
+    encoder, base = model.get_encoder(), model.model
+    assert torch.equal(encoder(**batch, return_dict=False)[0], encoder(**batch).last_hidden_state)
+    as_tuple = base(**batch, decoder_input_ids=target, return_dict=False)
+    assert torch.equal(as_tuple[0], base(**batch, decoder_input_ids=target).last_hidden_state)
+
+
+def test_the_same_input_gives_the_same_output(family, batch):
+    model = family.model()
+    assert torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+def test_asking_for_layers_and_maps_changes_nothing(family, batch):
+    model = family.model()
+    model.set_attn_implementation("eager")
+    asked = model(**batch, output_hidden_states=True, output_attentions=True)
+    assert torch.equal(asked.logits, model(**batch).logits)
+
+
+def test_a_negative_chunk_is_an_error():
+    with pytest.raises(ValueError, match="chunk_size_feed_forward=-1 must be at least 0"):
+        FAMILIES[0].config(chunk_size_feed_forward=-1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_feed_forward_chunks_change_nothing(family, batch, chunk):
+    if families.FEED_FORWARD_CHUNKS in family.lacks:
+        with pytest.raises(ValueError, match=f"chunk_size_feed_forward={chunk}: an RNN has no feed-forward networks"):
+            family.config(chunk_size_feed_forward=chunk)
+        return
+    whole, chunked = family.model(torch.float64), family.model(torch.float64, chunk_size_feed_forward=chunk)
+    assert torch.allclose(chunked(**batch).logits, whole(**batch).logits, atol=1e-12)
+    widths = []
+    chunked.model.encoder.layers[0].feed_forward.linear_1.register_forward_hook(
+        lambda _, inputs, output: widths.append(output.shape[1])
+    )
+    generated = chunked.generate(batch["input_ids"], max_new_tokens=3, min_new_tokens=3)
+    assert torch.equal(
+        generated, family.model(torch.float64).generate(batch["input_ids"], max_new_tokens=3, min_new_tokens=3)
+    )
+    assert max(widths) == min(chunk, 8)
 
 
 # -- loss and training
@@ -408,64 +352,29 @@ def test_a_few_updates_learn_a_batch_by_heart(family, batch):
     assert loss.item() < 0.1
 
 
-# -- generation
-
-MODES = {
-    "greedy": {},
-    "beam": {"num_beams": 3},
-    "sampling": {"do_sample": True},
-    "beam sampling": {"do_sample": True, "num_beams": 2},
-    "n-best": {"num_beams": 3, "num_return_sequences": 3},
-}
+def test_the_same_seed_gives_the_same_dropout(family, batch):
+    model = family.model(dropout=0.5).train()
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model(**batch).loss.item())
+    assert losses[0] == losses[1] != losses[2]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_generation_with_cache_equals_generation_without(family, batch, mode):
-    model = family.model(torch.float64)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    outputs = []
-    for use_cache in (True, False):
-        torch.manual_seed(5)
-        outputs.append(model.generate(**inputs, **MODES[mode], max_new_tokens=9, use_cache=use_cache))
-    assert torch.equal(*outputs)
-
-
-@pytest.mark.parametrize("mode", ["greedy", "beam"])
-def test_generation_without_a_mask_infers_it(family, batch, mode):
-    model = family.model(torch.float64)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    expected = model.generate(**inputs, **MODES[mode], max_new_tokens=9)
-    assert torch.equal(model.generate(batch["input_ids"], **MODES[mode], max_new_tokens=9), expected)
-
-
-def test_greedy_generation_follows_the_logits(family, batch):
-    model = family.model(torch.float64)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    generated = model.generate(**inputs, max_new_tokens=7, min_new_tokens=7)
-    logits = model(**inputs, decoder_input_ids=generated[:, :-1]).logits
-    logits[..., END] = -torch.inf  # min_new_tokens forbids it
-    assert torch.equal(logits.argmax(-1), generated[:, 1:])
-
-
-def test_static_cache_equals_dynamic_cache(family, batch):
-    model = family.model(torch.float64)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    options = {"num_beams": 3, "max_new_tokens": 6}
-    expected = model.generate(**inputs, **options)
-    assert torch.equal(
-        model.generate(**inputs, **options, cache_implementation="static", disable_compile=True), expected
-    )
-
-
-def test_longest_output_is_relative_to_the_source(family, batch):
+def test_hidden_states_and_attention_maps_have_gradients(family, batch):
+    """Of every layer: what is returned is what the next one reads, not a copy."""
     model = family.model()
-    model.generation_config.max_tokens_beyond_source = 4
-    generated = model.generate(batch["input_ids"], min_new_tokens=500)
-    assert generated.shape[1] == 1 + batch["input_ids"].shape[1] + 4
-
-
-def test_generation_config_with_the_relative_length_survives_saving(family, tmp_path):
-    model = family.model()
-    model.generation_config = GenerationConfig(max_tokens_beyond_source=4, decoder_start_token_id=START)
-    model.save_pretrained(tmp_path)
-    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path).generation_config.max_tokens_beyond_source == 4
+    model.set_attn_implementation("eager")
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    steps, state_alone = (one in family.lacks for one in (families.INNER_GRADIENTS, families.CROSS_ATTENTION))
+    for name in family.shapes:
+        for number, layer in enumerate(output.get(name) or ()):
+            layer.retain_grad()
+            from_steps = steps and (name == "cross_attentions" or (name == "decoder_hidden_states" and number))
+            unread = state_alone and name == "encoder_hidden_states" and number == 2
+            layer.is_read = not (from_steps or unread)
+    output.loss.backward()
+    for name in family.shapes:
+        for number, layer in enumerate(output.get(name) or ()):
+            assert (layer.grad is not None) == layer.is_read, (name, number)
+            assert layer.grad is None or layer.grad.abs().max() > 0, (name, number)

@@ -182,9 +182,9 @@ def attend_with_scores(
 
     Returns:
         The context `(batch, target_length, encoder_width)`, and the weights
-        `(batch, target_length, source_length)`.
+        `(batch, 1, target_length, source_length)`, of one head.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1)  # (batch, target_length, source_length)
-    return weights.to(values.dtype) @ values, weights
+    weights = scores.softmax(dim=-1)[:, None]  # (batch, 1, target_length, source_length)
+    return weights[:, 0].to(values.dtype) @ values, weights

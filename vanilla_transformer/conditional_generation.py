@@ -14,7 +14,29 @@ from transformers.utils.generic import can_return_tuple
 from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
 
 
-class EncoderDecoder(PreTrainedModel):
+class WithTables(PreTrainedModel):
+    """The base of a model that has more than one table of embeddings, which may be one matrix."""
+
+    @classmethod
+    def maybe_distribute_model(cls, model: PreTrainedModel, distributed_config: Any, mesh_manager):
+        """As in transformers, but for FSDP2 what is one matrix is one before it is sharded, not after.
+
+        It would be sharded as three, which drift apart wherever vocab_size does not divide by the processes.
+
+        Raises:
+            ValueError: tied tables under FSDP2 and tensor parallelism at once, which would still drift.
+        """
+        if distributed_config is not None and distributed_config.dp_size > 1 and model.all_tied_weights_keys:
+            if distributed_config.tp_size > 1:
+                raise ValueError(
+                    f"fsdp_size={distributed_config.fsdp_size} with tp_size={distributed_config.tp_size} would shard "
+                    "tied embeddings as if they were several; set one of the two to 1, or use tie_word_embeddings=False"
+                )
+            model.tie_weights(recompute_mapping=False)
+        return super().maybe_distribute_model(model, distributed_config, mesh_manager)
+
+
+class EncoderDecoder(WithTables):
     """The base of a model whose encoder and decoder have a table of embeddings each, one matrix if tied."""
 
     encoder: Any  # a stack of either model, with `embed_tokens`
@@ -29,8 +51,14 @@ class EncoderDecoder(PreTrainedModel):
         if self.config.tie_word_embeddings:
             self.decoder.embed_tokens = value
 
+    def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
+        """As in transformers, and the target's table too, which it does not know of."""
+        table: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.decoder._resize_token_embeddings(table.weight.shape[0], mean_resizing=mean_resizing)
+        return table
 
-class ConditionalGeneration(PreTrainedModel, GenerationMixin):
+
+class ConditionalGeneration(WithTables, GenerationMixin):
     """The base of a model that has the encoder-decoder as `model` and the projection as `lm_head`."""
 
     model: PreTrainedModel
@@ -41,6 +69,11 @@ class ConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
         self.model.set_input_embeddings(value)
+
+    def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
+        """As in transformers, whose part is left with the projection once both tables have the new size."""
+        table: Any = self.model._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return super()._resize_token_embeddings(table.weight.shape[0], mean_resizing=mean_resizing)
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -94,9 +127,12 @@ class ConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is None or not self.training:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
+            weight: Any = self.lm_head.weight
+            if (self.tp_size or 1) > 1:  # tensor parallelism leaves each process some of the rows
+                weight = weight.full_tensor()
             loss, likelihood = smoothed_cross_entropy(
                 outputs.last_hidden_state,
-                self.lm_head.weight,
+                weight,
                 labels if pad is None else labels.masked_fill(labels == pad, IGNORED),
                 self.config.label_smoothing,
                 num_items_in_batch,

@@ -49,6 +49,7 @@ class RNNSeq2SeqConfig(PublishedConfig):
         "AutoModel": "modeling_rnn_seq2seq.RNNSeq2SeqModel",
         "AutoModelForSeq2SeqLM": "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration",
     }
+    base_model_fsdp_plan = {}  # encoder and decoder have their own
     attribute_map = {"d_model": "hidden_size", "num_hidden_layers": "num_layers"}
 
     vocab_size: int = 30000
@@ -83,6 +84,11 @@ class RNNSeq2SeqConfig(PublishedConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and less than 1")
+        if self.chunk_size_feed_forward:
+            raise ValueError(
+                f"chunk_size_feed_forward={self.chunk_size_feed_forward}: an RNN has no feed-forward networks to "
+                "compute in chunks; leave it at 0"
+            )
         if self.bidirectional and self.reverse_source:
             raise ValueError(
                 "reverse_source=True has no meaning with bidirectional=True, which reads from both ends; set "

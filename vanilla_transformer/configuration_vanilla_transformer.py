@@ -41,6 +41,8 @@ class VanillaTransformerConfig(PublishedConfig):
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
         tie_word_embeddings: one matrix for source embedding, target embedding and the projection before the
             softmax (section 3.4).
+        chunk_size_feed_forward: transformers' name; the feed-forward networks compute so many positions at a time,
+            which takes less memory and gives the same; 0: all.
 
     Raises:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
@@ -53,6 +55,7 @@ class VanillaTransformerConfig(PublishedConfig):
         "AutoModel": "modeling_vanilla_transformer.VanillaTransformerModel",
         "AutoModelForSeq2SeqLM": "modeling_vanilla_transformer.VanillaTransformerForConditionalGeneration",
     }
+    base_model_fsdp_plan = {}  # encoder and decoder have their own
     attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",
@@ -118,6 +121,8 @@ class VanillaTransformerConfig(PublishedConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and less than 1")
+        if self.chunk_size_feed_forward < 0:
+            raise ValueError(f"chunk_size_feed_forward={self.chunk_size_feed_forward} must be at least 0")
         if self.layer_norm_eps <= 0:
             raise ValueError(f"layer_norm_eps={self.layer_norm_eps} must be greater than 0")
         if self.position_embedding == "sinusoidal" and self.d_model % 2:

@@ -139,6 +139,8 @@ class RNNSeq2SeqPreTrainedModel(PreTrainedModel):
 class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
     """A stack of recurrent layers over the embedded source, in one direction or both."""
 
+    _fsdp_plan = {"stack.layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
+
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
@@ -176,7 +178,9 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
             attention_mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
 
         wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        layers, hidden, memory = self.stack(embedded, mask=attention_mask.bool(), reverse=self.config.reverse_source)
+        layers, hidden, memory = self.stack(
+            embedded, mask=attention_mask.bool(), reverse=self.config.reverse_source, every_layer=bool(wants_layers)
+        )
         return RNNSeq2SeqEncoderOutput(
             last_hidden_state=self.dropout(layers[-1]),  # (batch, source_length, encoder_width)
             hidden_states=(embedded, *layers) if wants_layers else None,
@@ -188,6 +192,8 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
 
 class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
     """A stack of recurrent layers over the embedded target, with or without attention over the source."""
+
+    _fsdp_plan = {"stack.layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
@@ -254,18 +260,18 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             assert encoder_outputs.final_hidden is not None
             state = self._first_state(encoder_outputs.final_hidden, encoder_outputs.final_memory)
         source = self._source(encoder_outputs.last_hidden_state, encoder_attention_mask, cache)
+        wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         decode = self._whole_target if self.config.input_feeding == "none" else self._step_by_step
-        last_hidden_state, layers, weights, state = decode(embedded, mask, state, source)
+        last_hidden_state, layers, weights, state = decode(embedded, mask, state, source, bool(wants_layers))
         if cache is not None:
             cache.state.tensors = state
             cache.state.length += target_length
-        wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         wants_weights = self.config.output_attentions if output_attentions is None else output_attentions
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.dropout(last_hidden_state),  # (batch, target_length, embedding_size)
             cache=cache,
             hidden_states=(embedded, *layers) if wants_layers else None,
-            cross_attentions=(weights[:, None],) if wants_weights and weights is not None else None,
+            cross_attentions=(weights,) if wants_weights and weights is not None else None,
         )
 
     def _first_state(self, hidden: torch.Tensor, memory: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -291,16 +297,21 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             cache.state.source_keys = keys
         return keys, values, None if mask is None else mask.bool()
 
-    def _whole_target(self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None):
+    def _whole_target(
+        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, every_layer: bool
+    ):
         """Without input feeding: all steps of the recurrence in one call, then all of the attention."""
-        layers, hidden, memory = self.stack(embedded, state["hidden"], state.get("memory"), mask)
+        hidden, memory = state["hidden"], state.get("memory")
+        layers, hidden, memory = self.stack(embedded, hidden, memory, mask, every_layer=every_layer)
         context = weights = None
         if self.attention is not None and source is not None:
             context, weights = self.attention(layers[-1], *source)  # (batch, target_length, encoder_width)
         state = {"hidden": hidden} if memory is None else {"hidden": hidden, "memory": memory}
         return self.readout(layers[-1], context), layers, weights, state
 
-    def _step_by_step(self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None):
+    def _step_by_step(
+        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, every_layer: bool
+    ):
         """With input feeding: each step needs what the attention of the one before has found."""
         assert self.attention is not None and source is not None  # noqa: PT018 -- the config admits no input feeding without
         feeds_context = self.config.input_feeding == "context"
@@ -313,7 +324,8 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             else:
                 fed = state["attentional"][:, None]
             inputs = torch.cat([embedded[:, t : t + 1], fed], dim=-1)  # (batch, 1, embedding_size + fed)
-            layers, hidden, memory = self.stack(inputs, state["hidden"], state.get("memory"))
+            hidden, memory = state["hidden"], state.get("memory")
+            layers, hidden, memory = self.stack(inputs, hidden, memory, every_layer=every_layer)
             if not feeds_context:  # Luong et al. (2015): from s_i
                 context, weights = self.attention(layers[-1], *source)
             attentional = self.readout(layers[-1], context)  # (batch, 1, embedding_size)
@@ -326,7 +338,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
                 new = {name: where_read(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
             state = new
             steps.append((attentional, weights, *layers))
-        attentional, weights, *layers = (torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))
+        attentional, weights, *layers = (torch.cat(parts, dim=-2) for parts in zip(*steps, strict=True))
         return attentional, layers, weights, state
 
 

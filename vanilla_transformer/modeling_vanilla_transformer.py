@@ -48,9 +48,18 @@ class FeedForward(nn.Module):
         self.activation = ACT2FN[config.activation_function]
         self.dropout = Dropout(config.activation_dropout)  # 0 in the paper
         self.linear_2 = nn.Linear(config.d_ff, config.d_model)
+        self.positions_at_once = config.chunk_size_feed_forward  # 0: all
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, d_model)` → `(batch, length, d_model)`."""
+        if not self.positions_at_once:
+            return self._transformed(hidden_states)
+        # Not transformers' apply_chunking_to_forward, which refuses lengths that the chunk does not divide: in
+        # generation every one but 1.
+        chunks = hidden_states.split(self.positions_at_once, dim=1)
+        return torch.cat([self._transformed(chunk) for chunk in chunks], dim=1)
+
+    def _transformed(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.linear_2(self.dropout(self.activation(self.linear_1(hidden_states))))
 
 
@@ -135,6 +144,17 @@ class DecoderLayer(GradientCheckpointingLayer):
         return self.feed_forward_norm(hidden_states, transformed)
 
 
+# Tensor parallelism: each process has some of the heads and of the units between the feed-forward matrices.
+ATTENTION_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "out_proj": "rowwise"}
+FEED_FORWARD_PLAN = {"feed_forward.linear_1": "colwise", "feed_forward.linear_2": "rowwise"}
+
+
+def plan_of_layers(*attentions: str) -> dict[str, str]:
+    """transformers' plan of tensor parallelism for the layers of a stack with these attentions."""
+    of_attentions = {f"{one}.{name}": style for one in attentions for name, style in ATTENTION_PLAN.items()}
+    return {f"layers.*.{name}": style for name, style in (of_attentions | FEED_FORWARD_PLAN).items()}
+
+
 class VanillaTransformerPreTrainedModel(PreTrainedModel):
     """What encoder, decoder and the whole model share: initialisation and what transformers must know of them."""
 
@@ -173,6 +193,8 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
     """Section 3.1: a stack of `num_layers` identical layers over the embedded source."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": MultiHeadAttention}
+    _tp_plan = plan_of_layers("self_attention")
+    _fsdp_plan = {"layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -228,6 +250,8 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
         "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
     }
+    _tp_plan = plan_of_layers("self_attention", "cross_attention")
+    _fsdp_plan = {"layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -367,6 +391,7 @@ class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaT
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
     _auto_class = "AutoModelForSeq2SeqLM"
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)

@@ -2,6 +2,7 @@
 """Recurrent layers over padded sequences, and their state in the place of transformers' cache."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .dropout import Dropout
 
 CELLS = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}
 
 
 def reading_order(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
@@ -35,6 +37,53 @@ def _to(state, dtype: torch.dtype):
     return state if state is None else state.to(dtype)
 
 
+def scanned(
+    recurrence: nn.RNNBase, inputs: torch.Tensor, state, mask: torch.Tensor | None, reverse: bool
+) -> tuple[torch.Tensor, Any]:
+    """What `recurrence` computes, as a graph of any length: for torch.compile, torch.export and ONNX.
+
+    torch's own fixes the length in a graph, and a packed sequence cannot be in one. Here padding is stepped over.
+
+    Args:
+        inputs, state: as for torch's layer with batch_first.
+        mask: `(batch, length)`, true for real tokens; `None`: all are real.
+        reverse: begin at the end. A bidirectional layer has both anyway.
+
+    Returns:
+        As torch's layer; the outputs of padding are zeros.
+    """
+    from torch._higher_order_ops import scan  # a prototype in torch 2.13: imported by those alone who need it
+
+    is_lstm, directions = isinstance(recurrence, nn.LSTM), 2 if recurrence.bidirectional else 1
+    if state is None:  # not one tensor twice, which scan refuses
+        parts = tuple(inputs.new_zeros(directions, inputs.shape[0], recurrence.hidden_size) for _ in range(1 + is_lstm))
+    else:
+        parts = state if is_lstm else (state,)
+    if mask is None:
+        mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
+
+    def read(direction: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The state after the last token of one direction, and its outputs `(length, batch, hidden_size)`."""
+        suffix = "_reverse" if direction else ""
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        weights = [getattr(recurrence, f"{name}{suffix}") for name in names]
+
+        def step(before: tuple[torch.Tensor, ...], now: tuple[torch.Tensor, torch.Tensor]):
+            token, is_real = now  # (batch, input_size), (batch)
+            after = STEPS[recurrence.mode](token, before if is_lstm else before[0], *weights)
+            after = after if is_lstm else (after,)
+            after = tuple(torch.where(is_real[:, None], *pair) for pair in zip(after, before, strict=True))
+            return after, after[0].clone()
+
+        first = tuple(part[direction] for part in parts)
+        return scan(step, first, (inputs.transpose(0, 1), mask.transpose(0, 1)), reverse=reverse or direction == 1)
+
+    finals, outputs = zip(*[read(direction) for direction in range(directions)], strict=True)
+    outputs = torch.cat(outputs, dim=-1).transpose(0, 1).masked_fill(~mask[:, :, None], 0.0)  # (batch, length, width)
+    final = tuple(torch.stack(part) for part in zip(*finals, strict=True))
+    return outputs, final if is_lstm else final[0]
+
+
 class RecurrentLayer(GradientCheckpointingLayer):
     """Dropout, one layer of torch's recurrence, and the residual connection if there is one."""
 
@@ -53,12 +102,15 @@ class RecurrentLayer(GradientCheckpointingLayer):
         hidden: torch.Tensor | None = None,
         memory: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        reverse: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Read `inputs` `(batch, length, input_size)` from the state `hidden`, `memory` `(batch, width)`.
 
         Args:
             memory: the cell state of an LSTM; `None` with other cells.
             lengths: `(batch)` on the CPU, how many of the positions are real; `None`: all.
+            mask, reverse: as for `scanned`, and only in a graph; elsewhere `inputs` come in the order of reading.
 
         Returns:
             The outputs `(batch, length, width)` and the state after the last real position.
@@ -71,7 +123,9 @@ class RecurrentLayer(GradientCheckpointingLayer):
             if inputs.device.type != "cpu":
                 dtype = self.recurrence.weight_ih_l0.dtype
                 outputs, state = outputs.to(dtype), _to(state, dtype)
-            if lengths is None:
+            if torch.compiler.is_compiling() and (mask is not None or outputs.shape[1] > 1):
+                outputs, state = scanned(self.recurrence, outputs, state, mask, reverse)
+            elif lengths is None:
                 outputs, state = self.recurrence(outputs, state)
             else:
                 packed = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
@@ -116,6 +170,7 @@ class RecurrentStack(nn.Module):
         memory: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         reverse: bool = False,
+        every_layer: bool = False,
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
         """Read `inputs` `(batch, length, input_size)`.
 
@@ -123,17 +178,21 @@ class RecurrentStack(nn.Module):
             hidden, memory: the state before, `(batch, num_layers, width)`; `None`: zeros.
             mask: `(batch, length)`, true for real tokens; `None`: all are real.
             reverse: begin at the last real token; the outputs stand at their tokens' places all the same.
+            every_layer: return the outputs of all layers, not only of the last.
 
         Returns:
-            The outputs of every layer, `(batch, length, width)` each, and the state after the last token read,
+            The outputs, `(batch, length, width)` for each layer, and the state after the last token read,
             `(batch, num_layers, width)`; its second part is `None` but for LSTMs.
         """
-        order = lengths = None
-        has_padding = mask is not None and not bool(mask.all())
-        if has_padding or reverse:
+        order = place = lengths = None
+        # A graph can neither ask whether there is padding nor pack it: there each layer steps over it by itself.
+        in_graph = torch.compiler.is_compiling()
+        has_padding = mask is not None and not in_graph and not bool(mask.all())
+        if has_padding or (reverse and not in_graph):
             if mask is None:
                 mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
             order = reading_order(mask, reverse)  # (batch, length)
+            place = order.argsort(dim=1)  # where each position is read
             inputs = take(inputs, order)
             # A row without any real token, which torch would refuse, reads one position, which is undone below.
             lengths = mask.sum(dim=1).clamp(min=1).cpu() if has_padding else None  # (batch)
@@ -145,13 +204,16 @@ class RecurrentStack(nn.Module):
                 None if hidden is None else hidden[:, index],
                 None if memory is None else memory[:, index],
                 lengths,
+                mask if in_graph else None,
+                reverse,
             )  # (batch, length, width)
-            outputs.append(states)
             hiddens.append(layer_hidden)
             memories.append(layer_memory)
-        if order is not None:
-            place = order.argsort(dim=1)  # where each position was read
-            outputs = [take(states, place) for states in outputs]
+            is_last = index == len(self.layers) - 1
+            if every_layer or is_last:
+                outputs.append(states if place is None else take(states, place))
+            if every_layer and order is not None and not is_last:
+                states = take(outputs[-1], order)  # what is returned is what the next layer reads, and has its gradient
         new_hidden = torch.stack(hiddens, dim=1)  # (batch, num_layers, width)
         new_memory = None if memories[0] is None else torch.stack(memories, dim=1)
         if lengths is not None and mask is not None:
@@ -218,5 +280,10 @@ class RecurrentCache(Cache):
     """transformers' `Cache` with one entry: the decoder's whole state."""
 
     def __init__(self):
-        self.state = RecurrentState()
-        super().__init__(layers=[self.state])
+        super().__init__(layers=[RecurrentState()])
+
+    @property
+    def state(self) -> RecurrentState:
+        (state,) = self.layers  # looked up, so that a copy made field by field has one state as well
+        assert isinstance(state, RecurrentState)
+        return state

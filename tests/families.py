@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of this package, a tiny one of each kind, for all tests that hold for every one of them.
+
+What a family cannot have is declared in its `lacks`, with the reason; the tests hold that it is so, and that the others
+have it. `python -m tests.families` prints all of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+import vanilla_transformer as package
+from vanilla_transformer.recurrence import RecurrentCache
+
+PAD, START, END = 0, 1, 2
+
+# Behaviours that a family can lack.
+SELF_ATTENTION = "attention maps of encoder and decoder over themselves"
+CROSS_ATTENTION = "attention maps over the source"
+KEYS_AND_VALUES = "keys and values in the cache"
+OTHER_CACHES = "offloading the cache"
+ATTENTION_BACKENDS = "attention by sdpa, flex and flash"
+ASSISTED_GENERATION = "assisted generation, and that from the prompt"
+COMPILING_AS_IT_IS = "torch.compile without torch._dynamo.config.allow_rnn = True"
+TARGETS_OF_ANY_LENGTH = "targets of any length in one exported graph of the whole model"
+INNER_GRADIENTS = "gradients of the decoder's hidden states and attention maps"
+FEED_FORWARD_CHUNKS = "feed-forward networks in chunks"
+TENSOR_PARALLELISM = "tensor parallelism"
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    config_class: type[PreTrainedConfig]
+    base_class: type
+    seq2seq_class: type
+    tiny: dict[str, Any]
+    backends: tuple[str, ...]
+    new_cache: Callable[[], Cache]
+    # Of a source of (3, 8) and a target of (3, 6): what the outputs of these names are shaped like, layer by layer.
+    shapes: dict[str, list[tuple[int, ...]] | None]
+    lacks: dict[str, str] = field(default_factory=dict)  # behaviour → why it cannot be
+
+    def config(self, **changes) -> PreTrainedConfig:
+        return self.config_class(**(self.tiny | changes))
+
+    def model(self, dtype: torch.dtype = torch.float32, **changes):
+        torch.manual_seed(0)
+        model = self.seq2seq_class(self.config(**changes)).to(dtype).eval()
+        with torch.no_grad():  # away from the symmetric start, so that differences show
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model
+
+
+NO_RNN_HAS = {
+    SELF_ATTENTION: "a recurrence reads its sequence through a state, without attention to itself",
+    KEYS_AND_VALUES: "the cache is the state after the last token, of one size however long the target is",
+    OTHER_CACHES: "the state is small and needed at every step",
+    ATTENTION_BACKENDS: "the attention of Bahdanau and Luong is one small formula; the backends have none for it",
+    ASSISTED_GENERATION: "rejecting tokens would need the states before them, which are gone",
+    COMPILING_AS_IT_IS: "torch.compile refuses torch's recurrent layers unless this is set",
+    FEED_FORWARD_CHUNKS: "it has no feed-forward networks",
+    TENSOR_PARALLELISM: "each step reads the whole state, and torch's fused recurrence has it on one device",
+}
+WITHOUT_ATTENTION = {CROSS_ATTENTION: "the decoder knows the source by the encoder's last state alone"}
+WITH_INPUT_FEEDING = {
+    TARGETS_OF_ANY_LENGTH: "each step needs the attention of the one before, and the loop over them is unrolled",
+    INNER_GRADIENTS: "what is returned is put together from the steps afterwards; nothing is computed from it",
+}
+
+
+def recurrent(name: str, architecture: dict[str, Any], encoder_width: int) -> Family:
+    """An RNN; its embeddings are wider than its state, so that confusing them shows."""
+    decoder_layers = architecture.get("num_decoder_layers", 3)
+    return Family(
+        name=f"rnn_seq2seq-{name}",
+        config_class=package.RNNSeq2SeqConfig,
+        base_class=package.RNNSeq2SeqModel,
+        seq2seq_class=package.RNNSeq2SeqForConditionalGeneration,
+        tiny={
+            "vocab_size": 31,
+            "embedding_size": 12,
+            "hidden_size": 10,
+            "num_layers": 2,
+            "num_decoder_layers": decoder_layers,
+            "tie_word_embeddings": True,
+            "dropout": 0.1,
+            "label_smoothing": 0.1,
+        }
+        | architecture,
+        backends=("eager",),
+        new_cache=RecurrentCache,
+        shapes={
+            "encoder_attentions": None,
+            "decoder_attentions": None,
+            "cross_attentions": None if architecture["attention"] == "none" else [(3, 1, 6, 8)],
+            "encoder_hidden_states": [(3, 8, 12)] + [(3, 8, encoder_width)] * 2,
+            "decoder_hidden_states": [(3, 6, 12)] + [(3, 6, 10)] * decoder_layers,
+        },
+        lacks=NO_RNN_HAS
+        | (WITHOUT_ATTENTION if architecture["attention"] == "none" else {})
+        | (WITH_INPUT_FEEDING if architecture["input_feeding"] != "none" else {}),
+    )
+
+
+FAMILIES = [
+    Family(
+        name="vanilla_transformer",
+        config_class=package.VanillaTransformerConfig,
+        base_class=package.VanillaTransformerModel,
+        seq2seq_class=package.VanillaTransformerForConditionalGeneration,
+        tiny={"vocab_size": 31, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2},
+        backends=("eager", "sdpa", "flex_attention"),
+        new_cache=lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        shapes={
+            "encoder_attentions": [(3, 2, 8, 8)] * 2,
+            "decoder_attentions": [(3, 2, 6, 6)] * 3,
+            "cross_attentions": [(3, 2, 6, 8)] * 3,
+            "encoder_hidden_states": [(3, 8, 16)] * 3,
+            "decoder_hidden_states": [(3, 6, 16)] * 4,
+        },
+    ),
+    recurrent(
+        "bahdanau",
+        {"cell": "gru", "bidirectional": True, "attention": "additive", "input_feeding": "context"},
+        encoder_width=20,
+    ),
+    recurrent(
+        "luong",
+        {"cell": "lstm", "bidirectional": False, "attention": "multiplicative", "input_feeding": "attentional"}
+        | {"num_decoder_layers": 2, "reverse_source": True},
+        encoder_width=10,
+    ),
+    recurrent(
+        "at_once",
+        {"cell": "lstm", "bidirectional": True, "attention": "multiplicative", "input_feeding": "none"}
+        | {"residual": True},
+        encoder_width=20,
+    ),
+    recurrent(
+        "sutskever",
+        {"cell": "tanh", "bidirectional": False, "attention": "none", "input_feeding": "none", "reverse_source": True}
+        | {"num_decoder_layers": 2},
+        encoder_width=10,
+    ),
+]
+
+
+def tiny_batch() -> dict[str, torch.Tensor]:
+    """Three pairs; the first source and the second target are padded."""
+    torch.manual_seed(2)
+    source = torch.randint(3, 31, (3, 8))
+    source[0, 5:] = PAD
+    labels = torch.randint(3, 31, (3, 6))
+    labels[1, 4:] = -100
+    return {"input_ids": source, "attention_mask": source.ne(PAD).long(), "labels": labels}
+
+
+def what_is_lacking() -> str:
+    """A line for each behaviour that a family cannot have."""
+    lines = []
+    for family in FAMILIES:
+        lines.append(f"{family.name}:")
+        lines += [f"  {behaviour}: {reason}" for behaviour, reason in family.lacks.items()] or ["  lacks nothing"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(what_is_lacking())
