@@ -8,18 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
-from tests.families import FAMILIES, Family, tiny_batch
-
-
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
-def family(request) -> Family:
-    return request.param
-
-
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny_batch()
-
 
 def tables(model) -> list[torch.nn.Module]:
     """The two tables of embeddings and the projection before the softmax."""

@@ -15,7 +15,7 @@ from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from tests import families
-from tests.families import FAMILIES, START, Family, tiny_batch
+from tests.families import FAMILIES, START, Family
 
 TRANSFORMER = FAMILIES[0]
 RECURRENT = [family for family in FAMILIES if families.COMPILING_AS_IT_IS in family.lacks]
@@ -24,16 +24,6 @@ FAST = {TRANSFORMER.name, "rnn_seq2seq-luong"}
 SOME_SLOW = [
     pytest.param(family, id=family.name, marks=[] if family.name in FAST else pytest.mark.slow) for family in FAMILIES
 ]
-
-
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny_batch()
-
-
-@pytest.fixture
-def source(batch) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 @pytest.fixture

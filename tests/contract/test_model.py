@@ -11,19 +11,9 @@ import pytest
 import torch
 
 from tests import families
-from tests.families import FAMILIES, PAD, START, Family, tiny_batch
+from tests.families import FAMILIES, PAD, START
 
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
-def family(request) -> Family:
-    return request.param
-
-
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny_batch()
 
 
 # -- the declarations of families.py

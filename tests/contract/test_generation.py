@@ -10,23 +10,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation.streamers import BaseStreamer
 
 from tests import families
-from tests.families import END, FAMILIES, START, Family, tiny_batch
-
-
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
-def family(request) -> Family:
-    return request.param
-
-
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny_batch()
-
-
-@pytest.fixture
-def source(batch) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
+from tests.families import END, FAMILIES, START
 
 MODES = {
     "greedy": {},
