@@ -25,15 +25,18 @@ MAY_BE_PUBLISHED = {
     "loss.py",
     "modeling_rnn_seq2seq.py",
     "modeling_vanilla_transformer.py",
+    "packed_linear.py",
     "pipeline_translation.py",
     "publishing.py",
     "recurrence.py",
+    "recurrent_decoding.py",
+    "transformer_decoding.py",
 }
 NEVER_PUBLISHED = {"__init__.py"}
 MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 
 # Each may import itself and what stands before it; `data` only itself.
-FOLDERS = ["data", "visualization", "evaluation", "training", "comparison", "hub", "cli"]
+FOLDERS = ["data", "visualization", "evaluation", "training", "comparison", "hub", "benchmark", "cli"]
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
 

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
 
@@ -150,6 +151,26 @@ class ConditionalGeneration(WithTables, GenerationMixin):
             negative_log_likelihood=likelihood,
         )
 
+    def can_prepare_decoding(self) -> bool:
+        """Whether its decoder is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
+        own = __name__.rpartition(".")[0]
+        for module in (*self.model.decoder.modules(), self.lm_head):
+            where = type(module).__module__
+            is_plain = where.startswith((f"{own}.", "torch.nn.modules.")) or where == "transformers.activations"
+            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            # Those by which transformers records outputs, and leaves in place, change nothing.
+            is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module)
+            if not is_plain or is_hooked:
+                return False
+        return all(type(parameter) is nn.Parameter for parameter in self.model.decoder.parameters())
+
+    def check_can_prepare_decoding(self) -> None:
+        if not self.can_prepare_decoding():
+            raise ValueError(
+                "prepare_decoding needs the decoder as this package made it; this one has adapters, hooks, shards or "
+                "replaced modules: merge them (PEFT: merge_and_unload), or decode without a prepared decoder"
+            )
+
     def adjust_generation_fn(self, *args, **kwargs) -> None:
         """As in transformers, but `generate` stays transformers': with and without this package installed the same.
 
@@ -163,11 +184,14 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
 
         The 50 is `generation_config.max_tokens_beyond_source`, which `GenerationConfig` stores without knowing it.
-        The source's length is the batch's, padding included.
+        The source's length is the batch's, padding included; the paper's decoding (`beam_search`) has a limit for
+        each sentence within it.
         """
         beyond = generation_config.to_dict().get("max_tokens_beyond_source")
         if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
             generation_config.max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
+        else:
+            generation_config.max_tokens_beyond_source = None  # for the paper's decoding: another limit is asked for
         return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
             generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
         )

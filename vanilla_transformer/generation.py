@@ -4,11 +4,76 @@
 A model's folder has this file as custom_generate/generate.py, where transformers looks for `generate`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
+
 import torch
 from torch import nn
-from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
 BEAMS, ALPHA = 4, 0.6  # "chosen after experimentation on the development set"
+TOP_BLOCK, TOP_FROM = 128, 2**19  # where so many numbers are compared, blocks of them are compared first
+
+
+class DecodingError(ValueError):
+    """Decoding cannot go on; `sentence` is the row of the batch at fault."""
+
+    def __init__(self, message: str, sentence: int):
+        super().__init__(message)
+        self.sentence = sentence
+
+
+class Steps(Protocol):
+    """Sentences in the midst of being decoded; what a model has to offer to be searched.
+
+    `attention`, `(sentences, beams, source_length)`, is what the last step has looked at, where it was asked for.
+    """
+
+    attention: torch.Tensor | None
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
+        ...
+
+    def follow(self, parents: torch.Tensor) -> None:
+        """Hypothesis i of a sentence continues what was its hypothesis `parents[:, i]`; `(sentences, beams)`."""
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these sentences in this order; `(sentences)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search, and by what to rank.
+
+    Args:
+        beams: hypotheses of a sentence that are followed.
+        kept: of them returned, best first.
+        divisor: of a log-probability, by the length of its hypothesis in tokens, the end among them; of a number or
+            a tensor of them.
+        stops_when: "sure": nothing unfinished can become one of the `kept`; "full": `beams` are finished;
+            "unlikely": transformers' heuristic, nothing unfinished would be at its present length.
+        coverage: beta of Wu et al.'s coverage penalty; 0: none.
+        ends: the tokens that end a target, `(ends)`.
+        filler: what follows an end.
+        processors: transformers' logits processors, `(histories, scores) → scores`; `None`: none.
+        criteria: further stopping criteria, `(histories, scores) → (histories)`; `None`: none.
+    """
+
+    beams: int
+    kept: int
+    divisor: Callable[[Any], Any]
+    ends: torch.Tensor
+    filler: int
+    stops_when: Literal["sure", "full", "unlikely"] = "sure"
+    coverage: float = 0.0
+    processors: Callable | None = None
+    criteria: Callable | None = None
 
 
 def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
@@ -29,6 +94,320 @@ def length_penalty(length: int, alpha: float) -> float:
     return ((5 + length) / 6) ** alpha
 
 
+def coverage_penalty(coverage: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Wu et al. (2016), equation 14 without beta: sum over the source of log(min(what was attended to it, 1)).
+
+    Args:
+        coverage: sum over the target's tokens of the attention, `(sentences, hypotheses, source_length)`.
+        mask: `(sentences, source_length)`, 1 for real tokens.
+
+    Returns:
+        `(sentences, hypotheses)`.
+    """
+    attended = coverage.clamp(min=1e-9, max=1.0).log()  # finite where nothing was
+    return (attended * mask[:, None]).sum(dim=-1)
+
+
+class BeamSearch:
+    """The search for the best translations of a batch; a sentence leaves it as soon as it has them.
+
+    Args:
+        steps: the sentences, at their beginning.
+        prompt: what their targets begin with, `(sentences, prompt_length)`; not counted in any length.
+        limits: of each target, in tokens, `(sentences)`.
+        source_mask: for the coverage penalty, `(sentences, source_length)`.
+        may_leave: whether `steps` can `keep` some of the sentences; otherwise finished ones stay, and are idle.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        prompt: torch.Tensor,
+        limits: torch.Tensor,
+        search: Search,
+        source_mask: torch.Tensor | None = None,
+        may_leave: bool = True,
+    ):
+        sentences = prompt.shape[0]
+        self.steps, self.search, self.source_mask, self.may_leave = steps, search, source_mask, may_leave
+        self.prompt_length, self.length = prompt.shape[1], 0
+        self.limits, self.longest = limits, int(limits.max())
+        self.furthest = search.divisor(limits.float())  # (sentences)
+        self.rows = torch.arange(sentences, device=prompt.device)  # of the batch, that are still searched
+        shape = (sentences, search.beams)
+        self.is_done = torch.zeros(sentences, dtype=torch.bool, device=prompt.device)
+        self.live = prompt[:, None]  # (sentences, live, length): one hypothesis, until there are several
+        self.live_scores = torch.zeros(sentences, 1, device=prompt.device)
+        self.finished = prompt.new_full((*shape, self.prompt_length + self.longest), search.filler)
+        self.finished_scores = torch.full(shape, -torch.inf, device=prompt.device)
+        self.finished_lengths = torch.zeros_like(self.finished_scores, dtype=torch.long)
+        self.coverage: torch.Tensor | None = None
+        # Of the whole batch, for the sentences that have left.
+        self.best = self.finished[:, : search.kept].clone()
+        self.best_scores = self.finished_scores[:, : search.kept].clone()
+        self.best_lengths = self.finished_lengths[:, : search.kept].clone()
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The search as a whole.
+
+        Returns:
+            Targets with their prompts, `(sentences, kept, target_length)`, and their scores `(sentences, kept)`,
+            best first; -inf for what does not exist, where fewer than `kept` targets are possible.
+
+        Raises:
+            DecodingError: logits that are no numbers; a sentence for which every token is forbidden.
+        """
+        for token in self.live[:, 0, :-1].unbind(dim=1):
+            self._look(self.steps(token[:, None]))
+        if self.search.processors is not None:  # which know the batch by its rows, all beams of all sentences
+            self.live = self.live.expand(-1, self.search.beams, -1)
+            self.live_scores = torch.full_like(self.finished_scores, -torch.inf)
+            self.live_scores[:, 0] = 0.0
+            self._follow(self.live_scores.new_zeros(self.live_scores.shape, dtype=torch.long))
+        while len(self.rows):
+            scores, beam, token = self._candidates()
+            self.length += 1
+            extended = torch.cat([_take(self.live, beam), token[..., None]], dim=-1)  # (sentences, candidates, length)
+            is_end = self._ends(extended, scores)  # (sentences, candidates)
+            going_on = self._finish(extended, scores, beam, is_end)
+            self.live, parents = _take(extended, going_on), beam.gather(1, going_on)
+            self._follow(parents)
+            self._stop()
+        length = self.prompt_length + int(self.best_lengths.max())
+        return self.best[:, :, :length], self.best_scores
+
+    def _candidates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best continuations, more than `beams`, so that `beams` of them go on whatever ends.
+
+        Returns:
+            Their log-probabilities, which live hypothesis each continues, and by which token;
+            `(sentences, candidates)`.
+        """
+        sentences, live = self.live_scores.shape
+        logits = self._look(self.steps(self.live[:, :, -1]))  # (sentences * live, vocab_size)
+        log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if self.search.processors is not None:
+            log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
+        wanted = (1 + len(self.search.ends)) * self.search.beams
+        # The best of all are among the best of each.
+        best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
+        totals = self.live_scores[:, :, None] + best.view(sentences, live, -1)
+        scores, index = totals.flatten(1).topk(min(wanted, totals[0].numel()))  # (sentences, candidates)
+        if bool(scores[:, 0].isnan().any()):
+            row = int(self.rows[scores[:, 0].isnan()][0])
+            raise DecodingError(f"the logits of target token {self.length + 1} are no numbers (NaN)", row)
+        return scores, index // totals.shape[2], tokens.view(sentences, -1).gather(1, index)
+
+    def _ends(self, extended: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Which candidates go on no further: by their last token, by their length, or by the user's criteria."""
+        is_end = (extended[:, :, -1:] == self.search.ends).any(dim=-1)  # (sentences, candidates)
+        is_end |= (self.limits <= self.length)[:, None]
+        if self.search.criteria is not None:
+            is_end |= self.search.criteria(extended.flatten(0, 1), scores).view_as(scores)
+        return is_end
+
+    def _finish(
+        self, extended: torch.Tensor, scores: torch.Tensor, beam: torch.Tensor, is_end: torch.Tensor
+    ) -> torch.Tensor:
+        """Keep the ends among the best `beams` candidates, if they are better than what is there.
+
+        Returns:
+            Which candidates go on, `(sentences, up to beams)`; `live_scores` are theirs.
+        """
+        beams = self.search.beams
+        if not bool(is_end.any()):  # mostly: candidates are sorted
+            self.live_scores = scores[:, :beams]
+            return torch.arange(self.live_scores.shape[1], device=beam.device).expand_as(self.live_scores)
+        entering = is_end[:, :beams] & ~self.is_done[:, None]
+        ranked = scores[:, :beams] / self.search.divisor(self.length)
+        if self.coverage is not None and self.source_mask is not None:
+            covered = _take(self.coverage, beam[:, :beams])
+            ranked = ranked + self.search.coverage * coverage_penalty(covered, self.source_mask)
+        ranked = ranked.masked_fill(~entering, -torch.inf)
+        self.finished_scores, best = torch.cat([self.finished_scores, ranked], dim=1).topk(beams)
+        padding = self.finished.shape[2] - extended.shape[2]
+        padded = nn.functional.pad(extended[:, :beams], (0, padding), value=self.search.filler)
+        self.finished = _take(torch.cat([self.finished, padded], dim=1), best)
+        lengths = torch.full_like(beam[:, :beams], self.length)
+        self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
+        self.live_scores, going_on = scores.masked_fill(is_end, -torch.inf).topk(min(beams, scores.shape[1]))
+        return going_on
+
+    def _stop(self) -> None:
+        """A sentence is done when what is live cannot change what is returned; see `Search.stops_when`."""
+        search = self.search
+        if search.stops_when == "unlikely":
+            reach = self.live_scores[:, 0] / search.divisor(self.length)
+            self.is_done |= reach <= self.finished_scores[:, -1]
+        else:  # a sum of log-probabilities only falls, so this is the most that a live hypothesis can still reach
+            reach = self.live_scores[:, 0] / self.furthest.clamp(min=search.divisor(self.length + 1))
+            self.is_done |= reach <= self.finished_scores[:, search.kept - 1]
+        if search.stops_when == "full" or search.beams == 1:  # with one beam a finished hypothesis has taken it
+            self.is_done |= self.finished_scores[:, -1].isfinite()
+        if not bool(self.is_done.any()):
+            return
+        if self.may_leave or bool(self.is_done.all()):
+            self._leave()
+
+    def _leave(self) -> None:
+        """Sentences that are done go; the last of the others take their places, so that few are moved."""
+        kept, left = self.search.kept, self.is_done.nonzero().squeeze(1)
+        nothing = self.finished_scores[left, 0] == -torch.inf
+        if bool(nothing.any()):
+            row = int(self.rows[left[nothing]][0])
+            raise DecodingError(f"no token is allowed as target token {self.length}: all are suppressed", row)
+        to = self.rows[left]
+        self.best[to], self.best_scores[to] = self.finished[left, :kept], self.finished_scores[left, :kept].float()
+        self.best_lengths[to] = self.finished_lengths[left, :kept]
+        count = len(self.rows) - len(left)
+        order = torch.arange(len(self.rows), device=left.device)
+        order[left[left < count]] = order[count:][~self.is_done[count:]]
+        order = order[:count]
+        for name in ("rows", "limits", "furthest", "is_done", "live", "live_scores"):
+            setattr(self, name, getattr(self, name)[order])
+        for name in ("finished", "finished_scores", "finished_lengths"):
+            setattr(self, name, getattr(self, name)[order])
+        self.coverage = None if self.coverage is None else self.coverage[order]
+        self.source_mask = None if self.source_mask is None else self.source_mask[order]
+        if count:
+            self.steps.keep(order)
+
+    def _look(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the last step has attended to is added to the coverage."""
+        if self.search.coverage:
+            assert self.steps.attention is not None
+            seen = self.steps.attention.float()
+            self.coverage = seen if self.coverage is None else self.coverage + seen
+        return logits
+
+    def _follow(self, parents: torch.Tensor) -> None:
+        self.steps.follow(parents)
+        if self.coverage is not None:
+            self.coverage = _take(self.coverage, parents)
+
+
+def greedy_search(
+    steps: Steps, prompt: torch.Tensor, limits: torch.Tensor, search: Search, may_leave: bool = True
+) -> torch.Tensor:
+    """The most probable token at every step: what `BeamSearch` finds with one beam, without its scores.
+
+    Args:
+        steps, prompt, limits, may_leave: as for `BeamSearch`.
+
+    Returns:
+        `(sentences, target_length)`, with the prompts.
+
+    Raises:
+        DecodingError: logits that are no numbers, or that forbid every token.
+    """
+    for token in prompt[:, :-1].unbind(dim=1):
+        steps(token[:, None])
+    prompt_length, longest = prompt.shape[1], int(limits.max())
+    targets = prompt.new_full((prompt.shape[0], prompt_length + longest), search.filler)
+    targets[:, :prompt_length] = prompt
+    rows, tokens, length = torch.arange(prompt.shape[0], device=prompt.device), prompt[:, -1], 0
+    is_done = torch.zeros_like(rows, dtype=torch.bool)
+    while len(rows):
+        logits = steps(tokens[:, None])  # (sentences, vocab_size)
+        if search.processors is not None:
+            logits = search.processors(targets[rows, : prompt_length + length], logits.float())
+        best, token = top(logits, 1)
+        tokens = token[:, 0].masked_fill(is_done, search.filler)
+        if not bool(best.isfinite().all()):
+            row = int(rows[~best[:, 0].isfinite()][0])
+            raise DecodingError(f"the logits of target token {length + 1} are no numbers (NaN), or allow none", row)
+        targets[rows, prompt_length + length] = tokens
+        length += 1
+        is_done = is_done | (tokens[:, None] == search.ends).any(dim=-1) | (limits <= length)
+        if search.criteria is not None:
+            is_done = is_done | search.criteria(targets[rows, : prompt_length + length], None)
+        if bool(is_done.all()):
+            break
+        if may_leave and bool(is_done.any()):
+            going_on = (~is_done).nonzero().squeeze(1)
+            rows, tokens, limits, is_done = (one[going_on] for one in (rows, tokens, limits, is_done))
+            steps.keep(going_on)
+    return targets[:, : prompt_length + length]
+
+
+def top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`torch.topk` of each row of `(rows, width)`; of many numbers in two passes, by the best of each block first."""
+    rows, width = values.shape
+    if rows * width < TOP_FROM or width < 2 * count * TOP_BLOCK:
+        return values.topk(count)
+    blocks = width // TOP_BLOCK
+    in_blocks, rest = values[:, : blocks * TOP_BLOCK].unflatten(1, (blocks, TOP_BLOCK)), values[:, blocks * TOP_BLOCK :]
+    chosen = in_blocks.amax(dim=2).topk(count).indices  # (rows, count)
+    candidates = in_blocks.gather(1, chosen[..., None].expand(-1, -1, TOP_BLOCK)).flatten(1)
+    ids = (chosen[..., None] * TOP_BLOCK + torch.arange(TOP_BLOCK, device=values.device)).flatten(1)
+    ids = torch.cat([ids, torch.arange(blocks * TOP_BLOCK, width, device=values.device).expand(rows, -1)], dim=1)
+    best, index = torch.cat([candidates, rest], dim=1).topk(count)
+    return best, ids.gather(1, index)
+
+
+def _take(hypotheses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`(sentences, hypotheses, width)` at `index` `(sentences, chosen)` → `(sentences, chosen, width)`."""
+    return hypotheses.gather(1, index[..., None].expand(-1, -1, hypotheses.shape[2]))
+
+
+class ModelSteps:
+    """Any model's own forward pass and cache as `Steps`: exact, and as fast as the model.
+
+    The beams of a sentence stand side by side in the batch, as transformers has it; sentences cannot leave.
+    """
+
+    def __init__(self, model: Any, sentences: int, beams: int, keeps_attention: bool, model_kwargs: dict[str, Any]):
+        self.model, self.sentences, self.beams, self.model_kwargs = model, sentences, beams, model_kwargs
+        self.keeps_attention, self.attention = keeps_attention, None
+        self.targets: torch.Tensor | None = None  # (sentences * beams, length)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        column = self._widen(tokens).reshape(-1, 1)  # (sentences * beams, 1)
+        is_first = self.targets is None
+        self.targets = column if self.targets is None else torch.cat([self.targets, column], dim=1)
+        uses_cache = not is_first and self.model_kwargs.get("use_cache")
+        inputs = self.model.prepare_inputs_for_generation(
+            self.targets,
+            next_sequence_length=1 if uses_cache else None,
+            is_first_iteration=is_first,
+            **self.model_kwargs,
+        )
+        output = self.model(**inputs, return_dict=True, output_attentions=self.keeps_attention or None)
+        self.model_kwargs = self.model._update_model_kwargs_for_generation(
+            output, self.model_kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
+        )
+        if self.keeps_attention:
+            weights = output.cross_attentions[-1][:, :, -1].mean(dim=1)  # (sentences * beams, source_length)
+            self.attention = weights.view(self.sentences, self.beams, -1)[:, : tokens.shape[1]]
+        return output.logits[:, -1].view(self.sentences, self.beams, -1)[:, : tokens.shape[1]].flatten(0, 1)
+
+    def follow(self, parents: torch.Tensor) -> None:
+        if self.targets is None:
+            return
+        offset = torch.arange(self.sentences, device=parents.device)[:, None] * self.beams
+        flat = (self._widen(parents) + offset).flatten()  # (sentences * beams)
+        self.targets = self.targets[flat]
+        if self.model_kwargs.get("cache") is not None:
+            self.model_kwargs["cache"].reorder_cache(flat)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        raise AssertionError("sentences stay in the batch")
+
+    def _widen(self, hypotheses: torch.Tensor) -> torch.Tensor:
+        """`(sentences, live)` → `(sentences, beams)`; places without a hypothesis repeat the last."""
+        places = torch.arange(self.beams, device=hypotheses.device).clamp(max=hypotheses.shape[1] - 1)
+        return hypotheses[:, places]
+
+
+@runtime_checkable
+class PreparesDecoding(Protocol):
+    """A model that can lay out its weights for decoding."""
+
+    def can_prepare_decoding(self) -> bool: ...
+
+    def prepare_decoding(self, precision: str = "float32") -> Any: ...
+
+
 @torch.no_grad()
 def beam_search(
     model,
@@ -37,97 +416,130 @@ def beam_search(
     stopping_criteria,
     generation_config,
     synced_gpus: bool = False,
-    alpha: float = ALPHA,
+    alpha: float | None = None,
+    rule: Literal["gnmt", "transformers"] = "gnmt",
+    coverage_penalty: float = 0.0,
+    decoder: Any = None,
     **model_kwargs,
-) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
+) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateEncoderDecoderOutput:
     """The paper's beam search, for `model.generate(…, custom_generate=beam_search, num_beams=4)`.
 
     It ends for a sentence when nothing unfinished can still become one of the best `num_return_sequences`, so it
-    returns what it would at `max_length` ("but terminate early when possible"); with `early_stopping=True` when
-    `num_beams` are finished.
+    returns what it would at the longest length ("but terminate early when possible"); with `early_stopping=True` when
+    `num_beams` are finished. That length is for each sentence its own: its tokens plus `max_tokens_beyond_source` of
+    the generation config, unless `max_new_tokens` or `max_length` is given. One beam is greedy decoding.
 
     Args:
-        model: any model with transformers' `GenerationMixin`.
+        model: any encoder-decoder with transformers' `GenerationMixin`; those of this package decode faster, by
+            weights that are laid out anew for this call.
         input_ids: what the target begins with, `(sentences * num_beams, prompt_length)`.
-        alpha: of the length penalty; 0: plain sums of log-probabilities.
+        alpha: of the length penalty; 0: plain sums of log-probabilities. `None`: `alpha` of the generation config,
+            else the paper's 0.6.
+        rule: "transformers" divides by length^`length_penalty` instead, and stops as transformers does.
+        coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
+        decoder: `model.prepare_decoding()`, to have it made once for many calls.
 
     Returns:
         `(sentences * num_return_sequences, target_length)`, best first for each sentence; with
-        `return_dict_in_generate`, with `sequences_scores`: log-probability / lp(length).
+        `return_dict_in_generate` and several beams, with `sequences_scores`: log-probability over the penalty, plus
+        the coverage penalty; -inf for what does not exist.
 
     Raises:
-        ValueError: sampling, or outputs other than the scores, which this search does not offer.
+        ValueError: sampling, or outputs other than the scores, which this search does not offer; an unknown rule; a
+            coverage penalty without attention; a source without any position.
+        DecodingError: see `BeamSearch.run`.
     """
-    _check(generation_config, synced_gpus)
-    beams, kept = generation_config.num_beams, generation_config.num_return_sequences
-    sentences, prompt = input_ids.shape[0] // beams, input_ids.shape[1]
+    _check(generation_config, synced_gpus, rule)
+    beams = generation_config.num_beams or 1
+    sentences, prompt = input_ids.shape[0] // beams, input_ids[::beams]
     pad, ends = generation_config._pad_token_tensor, generation_config._eos_token_tensor
-    candidates = (1 + (0 if ends is None else len(ends))) * beams  # so that `beams` of them go on
-    live = input_ids.view(sentences, beams, prompt)
-    live_scores = torch.zeros(sentences, beams, device=input_ids.device)
-    live_scores[:, 1:] = -torch.inf  # the beams of a sentence begin alike: only the first counts
-    filler = 0 if pad is None else int(pad)
-    finished = live.new_full((sentences, beams, generation_config.max_length), filler)
-    finished_scores = torch.full_like(live_scores, -torch.inf)
-    finished_lengths = live.new_full((sentences, beams), prompt)
-    is_done = torch.zeros(sentences, 1, dtype=torch.bool, device=input_ids.device)
-    new_tokens = None  # how many of the target the model has not read; None: all, in the first step
+    own = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
+    settings = generation_config.to_dict()
+    search = Search(
+        beams=beams,
+        kept=generation_config.num_return_sequences or 1,
+        divisor=_divisor(rule, settings, alpha),
+        ends=input_ids.new_empty(0) if ends is None else ends,
+        filler=0 if pad is None else int(pad),
+        stops_when=_stops_when(rule, generation_config),
+        coverage=coverage_penalty,
+        processors=logits_processor if len(logits_processor) else None,
+        criteria=type(stopping_criteria)(own) if own else None,
+    )
+    mask = model_kwargs.get("attention_mask")
+    mask = None if mask is None else mask[::beams]  # (sentences, source_length)
+    longest = generation_config.max_length - prompt.shape[1]
+    limits = torch.full((sentences,), longest, device=input_ids.device)
+    beyond = settings.get("max_tokens_beyond_source")
+    if beyond is not None and mask is not None:
+        limits = (mask.sum(dim=1) + beyond).clamp(max=longest)
 
-    while not is_done.all():
-        flat = live.flatten(0, 1)  # (sentences * beams, length)
-        inputs = model.prepare_inputs_for_generation(
-            flat, next_sequence_length=new_tokens, is_first_iteration=new_tokens is None, **model_kwargs
+    if decoder is None and _suits_prepared(model, generation_config, model_kwargs):
+        decoder = model.prepare_decoding()
+    keeps_attention = coverage_penalty != 0
+    if decoder is None:
+        steps = ModelSteps(model, sentences, beams, keeps_attention, model_kwargs)
+    else:
+        encoded = _of_sentences(model_kwargs["encoder_outputs"], beams)
+        steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, keeps_attention)
+    may_leave = decoder is not None and search.processors is None
+    if beams == 1:
+        sequences = greedy_search(steps, prompt, limits, search, may_leave)
+        return (
+            GenerateEncoderDecoderOutput(sequences=sequences)
+            if generation_config.return_dict_in_generate
+            else sequences
         )
-        output = model(**inputs, return_dict=True)
-        model_kwargs = model._update_model_kwargs_for_generation(
-            output, model_kwargs, is_encoder_decoder=model.config.is_encoder_decoder
-        )
-        new_tokens = 1 if model_kwargs.get("use_cache") else None
-        log_probabilities = logits_processor(flat, output.logits[:, -1].float().log_softmax(dim=-1))
-        totals = live_scores[:, :, None] + log_probabilities.view(sentences, beams, -1)  # (sentences, beams, vocab)
-
-        scores, index = totals.flatten(1).topk(min(candidates, totals[0].numel()))  # (sentences, candidates)
-        beam, token = index // totals.shape[2], index % totals.shape[2]
-        extended = torch.cat([_take(live, beam), token[..., None]], dim=-1)  # (sentences, candidates, length + 1)
-        length = extended.shape[2]
-        is_end = stopping_criteria(extended.flatten(0, 1), log_probabilities).view_as(scores)
-
-        # Finished: an end among the best `beams` candidates, if it is better than what is there.
-        may_enter = is_end & (torch.arange(scores.shape[1], device=scores.device) < beams) & ~is_done
-        penalised = (scores / length_penalty(length - prompt, alpha)).masked_fill(~may_enter, -torch.inf)
-        finished_scores, best = torch.cat([finished_scores, penalised], dim=1).topk(beams)
-        padded = nn.functional.pad(extended, (0, generation_config.max_length - length), value=filler)
-        finished = _take(torch.cat([finished, padded], dim=1), best)
-        finished_lengths = torch.cat([finished_lengths, torch.full_like(token, length)], dim=1).gather(1, best)
-
-        # Live: the best that go on.
-        live_scores, best = scores.masked_fill(is_end, -torch.inf).topk(beams)
-        live = _take(extended, best)
-        if model_kwargs.get("cache") is not None:
-            offset = torch.arange(sentences, device=beam.device)[:, None] * beams
-            model_kwargs["cache"].reorder_cache((beam.gather(1, best) + offset).flatten())
-        longest = generation_config.max_length - prompt
-        # A sum of log-probabilities only falls, so this is the most that a live hypothesis can still reach.
-        reach = live_scores[:, :1] / max(length_penalty(n, alpha) for n in (length - prompt + 1, longest))
-        is_done |= reach <= finished_scores[:, kept - 1 : kept]
-        if generation_config.early_stopping is True:
-            is_done |= finished_scores[:, -1:].isfinite()
-
-    sequences = finished[:, :kept, : finished_lengths[:, :kept].max()].flatten(0, 1)
+    found, scores = BeamSearch(steps, prompt, limits, search, mask, may_leave).run()
     if not generation_config.return_dict_in_generate:
-        return sequences
+        return found.flatten(0, 1)
     return GenerateBeamEncoderDecoderOutput(
-        sequences=sequences,  # pyright: ignore[reportArgumentType] -- transformers names a type that no tensor has
-        sequences_scores=finished_scores[:, :kept].flatten(),  # pyright: ignore[reportArgumentType] -- likewise
+        sequences=found.flatten(0, 1),  # pyright: ignore[reportArgumentType] -- transformers names a type that no tensor has
+        sequences_scores=scores.flatten(),  # pyright: ignore[reportArgumentType] -- likewise
     )
 
 
-def _take(hypotheses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`(sentences, hypotheses, length)` at `index` `(sentences, chosen)` → `(sentences, chosen, length)`."""
-    return hypotheses.gather(1, index[..., None].expand(-1, -1, hypotheses.shape[2]))
+def _divisor(rule: str, settings: dict[str, Any], alpha: float | None) -> Callable[[Any], Any]:
+    if rule == "transformers":
+        power = settings.get("length_penalty")
+        return partial(_power, power=1.0 if power is None else power)
+    alpha = settings.get("alpha") if alpha is None else alpha
+    return partial(length_penalty, alpha=ALPHA if alpha is None else alpha)
 
 
-def _check(generation_config, synced_gpus: bool) -> None:
+def _power(length, power: float):
+    """transformers' rule."""
+    return length**power
+
+
+def _stops_when(rule: str, generation_config) -> Literal["sure", "full", "unlikely"]:
+    if generation_config.early_stopping is True:
+        return "full"
+    return "unlikely" if rule == "transformers" and generation_config.early_stopping != "never" else "sure"
+
+
+def _suits_prepared(model, generation_config, model_kwargs: dict[str, Any]) -> bool:
+    """Whether nothing is asked for, beside the decoding itself, that only the model's own forward pass does."""
+    cache = model_kwargs.get("cache")
+    return (
+        isinstance(model, PreparesDecoding)
+        and model.can_prepare_decoding()
+        and model_kwargs.keys() <= {"encoder_outputs", "attention_mask", "cache", "use_cache"}
+        and generation_config.cache_implementation is None
+        and generation_config.use_cache is not False
+        and (cache is None or cache.get_seq_length() == 0)
+    )
+
+
+def _of_sentences(encoder_outputs, beams: int):
+    """What the encoder returned, a row for each sentence, before transformers repeated it for the beams."""
+    rows = {name: value[::beams] for name, value in encoder_outputs.items() if isinstance(value, torch.Tensor)}
+    return type(encoder_outputs)(**rows)
+
+
+def _check(generation_config, synced_gpus: bool, rule: str) -> None:
+    if rule not in ("gnmt", "transformers"):
+        raise ValueError(f"rule={rule!r} must be 'gnmt' (the paper's) or 'transformers'")
     if generation_config.do_sample:
         raise ValueError("do_sample=True: the paper's decoding is a beam search and draws nothing; use do_sample=False")
     if synced_gpus:

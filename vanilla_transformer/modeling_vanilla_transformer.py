@@ -25,6 +25,8 @@ from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
 from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
+from .packed_linear import Precision
+from .transformer_decoding import FusedDecoder
 
 
 @dataclass
@@ -398,6 +400,18 @@ class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaT
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
+
+    def prepare_decoding(self, precision: Precision = "float32") -> FusedDecoder:
+        """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
+
+        Args:
+            precision: "int8" quantizes them; with the others they are as precise as the model's own.
+
+        Raises:
+            ValueError: a decoder with adapters, hooks or replaced modules; int8 elsewhere than on a CPU.
+        """
+        self.check_can_prepare_decoding()
+        return FusedDecoder(self, precision)
 
 
 __all__ = [

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear maps laid out for decoding, where few rows meet large matrices: what bounds them is reading the weights."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISIONS = ("float32", "bfloat16", "int8")
+# From here on oneDNN's own layout is faster than a plain product (4 rows, weights that no cache holds: 2 to 3 times);
+# below it the 25 microseconds that its call costs are more than what it saves.
+ONEDNN_FROM = 2**17  # elements
+ROWS = 4  # that the layout is chosen for: oneDNN's for one row is slow for more, this one is as fast for one and many
+INT8_LEVELS = 127
+
+
+class PackedLinear(nn.Module):
+    """x W^T + b with W in the layout that the machine multiplies fastest; for inference, and not to be saved.
+
+    float32 and bfloat16 on a CPU: oneDNN's blocked layout for large matrices, the transpose for small ones. int8 on a
+    CPU: a scale for each row of W, and one for x, found anew at each call (torch's dynamic quantisation, on FBGEMM).
+
+    Args:
+        weight: `(outputs, inputs)`.
+        bias: `(outputs)`.
+        precision: "int8", or "float32" or "bfloat16", which leave the weight's own dtype as it is.
+        relu: max(0, x W^T + b).
+
+    Raises:
+        ValueError: int8 elsewhere than on a CPU.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision = "float32", relu: bool = False
+    ):
+        super().__init__()
+        weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.outputs, self.relu = weight.shape[0], relu
+        on_cpu = weight.device.type == "cpu"
+        if precision == "int8":
+            if not on_cpu:
+                raise ValueError(f"precision='int8' computes on a CPU; the model is on {weight.device}: use bfloat16")
+            scales = (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (outputs)
+            zeros = torch.zeros(self.outputs, dtype=torch.long)
+            quantized = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
+            self.multiply = self._int8
+        elif on_cpu and weight.dtype in (torch.float32, torch.bfloat16) and self._is_for_onednn(weight):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+            self.multiply = self._onednn
+        else:
+            self.packed = weight.t().contiguous()  # (inputs, outputs)
+            self.multiply = self._plain
+
+    @staticmethod
+    def _is_for_onednn(weight: torch.Tensor) -> bool:
+        # In bfloat16 its plain products are slow, whatever the size.
+        large = weight.numel() >= ONEDNN_FROM or weight.dtype == torch.bfloat16
+        return large and torch.backends.mkldnn.is_available()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """`(…, inputs)` → `(…, outputs)`."""
+        return self.multiply(inputs)
+
+    def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
+        quantized = torch.ops.quantized
+        product = quantized.linear_relu_dynamic if self.relu else quantized.linear_dynamic
+        return product(inputs, self.packed, True)  # True: one bit less, or AVX2 and AVX512 without VNNI overflow
+
+    def _onednn(self, inputs: torch.Tensor) -> torch.Tensor:
+        operation = "relu" if self.relu else "none"
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, operation, [], "")
+
+    def _plain(self, inputs: torch.Tensor) -> torch.Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        product = torch.mm(flat, self.packed) if self.bias is None else torch.addmm(self.bias, flat, self.packed)
+        if self.relu:
+            product.relu_()
+        return product.view(*inputs.shape[:-1], self.outputs)
+
+
+def quantize_linears(module: nn.Module) -> None:
+    """Put an int8 `PackedLinear` in the place of every `nn.Linear` within `module`, which cannot be saved afterwards.
+
+    Raises:
+        ValueError: elsewhere than on a CPU.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child.weight, child.bias, "int8"))
