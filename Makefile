@@ -7,23 +7,28 @@ SET =
 # A stamp is written when its extra is wholly installed, and is out of date when the requirements change.
 QUICKSTART = $(VENV)/.installed-quickstart
 COMPARISON = $(VENV)/.installed-comparison
+BENCHMARK = $(VENV)/.installed-benchmark
 DEV = $(VENV)/.installed-dev
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 help:
 	@echo "make quickstart [WORDS=\"words to pronounce\"]   Transformer and RNN learn to pronounce English: 8 minutes"
 	@echo "make compare     the two in speed, long range and quality: runs/compare/report.md, at most 15 minutes"
+	@echo "make bench-decode   speed of decoding beside MarianMT and CTranslate2: runs/benchmark/decode.json, 10 minutes"
 	@echo "make test        all tests but the slow ones"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make check       ruff and pyright"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
-	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart, compare)"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart, compare, bench-decode)"
 
 quickstart: $(QUICKSTART)
 	@$(VENV)/bin/vanilla-transformer quickstart $$WORDS $(foreach change,$(SET),--set $(change))
 
 compare: $(COMPARISON)
 	@$(VENV)/bin/vanilla-transformer compare configs/compare.yaml $(SET)
+
+bench-decode: $(BENCHMARK)
+	@$(VENV)/bin/python scripts/benchmark.py decode configs/benchmark_decode.yaml $(SET)
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
@@ -58,9 +63,14 @@ $(COMPARISON): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@$(PIP) -e ".[comparison]"
 	@touch $@ $(QUICKSTART)
 
+$(BENCHMARK): $(VENV)/.installed-torch pyproject.toml constraints.txt
+	@echo "Installing vanilla-transformer and what benchmarks need ..."
+	@$(PIP) -e ".[benchmark]"
+	@touch $@
+
 $(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@echo "Installing vanilla-transformer and the development tools ..."
 	@$(PIP) -e ".[dev]"
-	@touch $@ $(COMPARISON) $(QUICKSTART)
+	@touch $@ $(BENCHMARK) $(COMPARISON) $(QUICKSTART)
 
-.PHONY: help quickstart compare test test-slow check clean
+.PHONY: help quickstart compare bench-decode test test-slow check clean

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
     from .configuration_vanilla_transformer import VanillaTransformerConfig
+    from .evaluation.translator import Translator
     from .modeling_rnn_seq2seq import (
         RNNSeq2SeqForConditionalGeneration,
         RNNSeq2SeqModel,
@@ -34,6 +35,7 @@ __all__ = [
     "RNNSeq2SeqForConditionalGeneration",
     "RNNSeq2SeqModel",
     "RNNSeq2SeqPreTrainedModel",
+    "Translator",
     "VanillaTransformerConfig",
     "VanillaTransformerForConditionalGeneration",
     "VanillaTransformerModel",
@@ -45,6 +47,7 @@ _MODULE_OF = {
     "RNNSeq2SeqForConditionalGeneration": "modeling_rnn_seq2seq",
     "RNNSeq2SeqModel": "modeling_rnn_seq2seq",
     "RNNSeq2SeqPreTrainedModel": "modeling_rnn_seq2seq",
+    "Translator": "evaluation.translator",
     "VanillaTransformerConfig": "configuration_vanilla_transformer",
     "VanillaTransformerForConditionalGeneration": "modeling_vanilla_transformer",
     "VanillaTransformerModel": "modeling_vanilla_transformer",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both models share: their tables of embeddings, projection and loss, and their side of `generate()`."""
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -64,6 +65,7 @@ class ConditionalGeneration(WithTables, GenerationMixin):
 
     model: PreTrainedModel
     lm_head: nn.Linear
+    longest_target: int | None = None  # in tokens; `None`: there is no limit
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -153,16 +155,18 @@ class ConditionalGeneration(WithTables, GenerationMixin):
 
     def can_prepare_decoding(self) -> bool:
         """Whether its decoder is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
-        own = __name__.rpartition(".")[0]
-        for module in (*self.model.decoder.modules(), self.lm_head):
+        own, decoder = __name__.rpartition(".")[0], cast(nn.Module, self.model.decoder)
+        for module in (*decoder.modules(), self.lm_head):
             where = type(module).__module__
             is_plain = where.startswith((f"{own}.", "torch.nn.modules.")) or where == "transformers.activations"
             hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
             # Those by which transformers records outputs, and leaves in place, change nothing.
-            is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module)
+            is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(
+                module
+            )
             if not is_plain or is_hooked:
                 return False
-        return all(type(parameter) is nn.Parameter for parameter in self.model.decoder.parameters())
+        return all(type(parameter) is nn.Parameter for parameter in decoder.parameters())
 
     def check_can_prepare_decoding(self) -> None:
         if not self.can_prepare_decoding():
@@ -184,12 +188,15 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
 
         The 50 is `generation_config.max_tokens_beyond_source`, which `GenerationConfig` stores without knowing it.
-        The source's length is the batch's, padding included; the paper's decoding (`beam_search`) has a limit for
-        each sentence within it.
+        Learned positions may end before. The source's length is the batch's, padding included; the paper's decoding
+        (`beam_search`) has a limit for each sentence within it.
         """
         beyond = generation_config.to_dict().get("max_tokens_beyond_source")
         if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
-            generation_config.max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
+            longest = kwargs["inputs_tensor"].shape[1] + beyond
+            if self.longest_target is not None:
+                longest = min(longest, self.longest_target - kwargs["input_ids_length"])
+            generation_config.max_new_tokens = longest
         else:
             generation_config.max_tokens_beyond_source = None  # for the paper's decoding: another limit is asked for
         return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
@@ -203,3 +210,8 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         pad = self.config.pad_token_id
         # Without a token for padding any other does: nothing is learnt here, and nothing earlier sees it.
         return shifted.masked_fill(shifted == IGNORED, self.config.decoder_start_token_id if pad is None else pad)
+
+
+# transformers asks for the signature of a model that carries its code at every step of `generate`, and would look it up
+# anew through all decorators: 3% of a step of a small model.
+ConditionalGeneration.forward.__signature__ = inspect.signature(ConditionalGeneration.forward)

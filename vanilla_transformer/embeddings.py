@@ -16,7 +16,10 @@ def embedded_tokens(
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
-    return embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    embedded = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    if embedded.shape[1] == 0:
+        raise ValueError(f"{prefix}input_ids has no position at all: its shape is {tuple(embedded.shape[:2])}")
+    return embedded
 
 
 def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleaved") -> torch.Tensor:

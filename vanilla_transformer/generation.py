@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
 BEAMS, ALPHA = 4, 0.6  # "chosen after experimentation on the development set"
@@ -132,7 +132,9 @@ class BeamSearch:
         self.steps, self.search, self.source_mask, self.may_leave = steps, search, source_mask, may_leave
         self.prompt_length, self.length = prompt.shape[1], 0
         self.limits, self.longest = limits, int(limits.max())
+        self.nearest_limit = int(limits.min())
         self.furthest = search.divisor(limits.float())  # (sentences)
+        self.has_finished = False
         self.rows = torch.arange(sentences, device=prompt.device)  # of the batch, that are still searched
         shape = (sentences, search.beams)
         self.is_done = torch.zeros(sentences, dtype=torch.bool, device=prompt.device)
@@ -167,10 +169,14 @@ class BeamSearch:
         while len(self.rows):
             scores, beam, token = self._candidates()
             self.length += 1
-            extended = torch.cat([_take(self.live, beam), token[..., None]], dim=-1)  # (sentences, candidates, length)
-            is_end = self._ends(extended, scores)  # (sentences, candidates)
-            going_on = self._finish(extended, scores, beam, is_end)
-            self.live, parents = _take(extended, going_on), beam.gather(1, going_on)
+            is_end = self._ends(scores, beam, token)  # (sentences, candidates)
+            if is_end is None:  # mostly; candidates are sorted, so the first go on
+                going_on = slice(0, self.search.beams)
+                self.live_scores, parents, token = scores[:, going_on], beam[:, going_on], token[:, going_on]
+            else:
+                going_on = self._finish(scores, beam, token, is_end)  # (sentences, up to beams)
+                parents, token = beam.gather(1, going_on), token.gather(1, going_on)
+            self.live = self._extended(parents, token)
             self._follow(parents)
             self._stop()
         length = self.prompt_length + int(self.best_lengths.max())
@@ -193,21 +199,23 @@ class BeamSearch:
         best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
         totals = self.live_scores[:, :, None] + best.view(sentences, live, -1)
         scores, index = totals.flatten(1).topk(min(wanted, totals[0].numel()))  # (sentences, candidates)
-        if bool(scores[:, 0].isnan().any()):
-            row = int(self.rows[scores[:, 0].isnan()][0])
-            raise DecodingError(f"the logits of target token {self.length + 1} are no numbers (NaN)", row)
         return scores, index // totals.shape[2], tokens.view(sentences, -1).gather(1, index)
 
-    def _ends(self, extended: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Which candidates go on no further: by their last token, by their length, or by the user's criteria."""
-        is_end = (extended[:, :, -1:] == self.search.ends).any(dim=-1)  # (sentences, candidates)
-        is_end |= (self.limits <= self.length)[:, None]
+    def _extended(self, beam: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """`(sentences, hypotheses)` twice → the targets, `(sentences, hypotheses, length)`."""
+        return torch.cat([_take(self.live, beam), token[..., None]], dim=-1)
+
+    def _ends(self, scores: torch.Tensor, beam: torch.Tensor, token: torch.Tensor) -> torch.Tensor | None:
+        """Which candidates end, by their last token, their length or the user's criteria; `None`: none does."""
+        is_end = (token[..., None] == self.search.ends).any(dim=-1)  # (sentences, candidates)
+        if self.length >= self.nearest_limit:
+            is_end |= (self.limits <= self.length)[:, None]
         if self.search.criteria is not None:
-            is_end |= self.search.criteria(extended.flatten(0, 1), scores).view_as(scores)
-        return is_end
+            is_end |= self.search.criteria(self._extended(beam, token).flatten(0, 1), scores).view_as(scores)
+        return is_end if bool(is_end.any()) else None
 
     def _finish(
-        self, extended: torch.Tensor, scores: torch.Tensor, beam: torch.Tensor, is_end: torch.Tensor
+        self, scores: torch.Tensor, beam: torch.Tensor, token: torch.Tensor, is_end: torch.Tensor
     ) -> torch.Tensor:
         """Keep the ends among the best `beams` candidates, if they are better than what is there.
 
@@ -215,9 +223,7 @@ class BeamSearch:
             Which candidates go on, `(sentences, up to beams)`; `live_scores` are theirs.
         """
         beams = self.search.beams
-        if not bool(is_end.any()):  # mostly: candidates are sorted
-            self.live_scores = scores[:, :beams]
-            return torch.arange(self.live_scores.shape[1], device=beam.device).expand_as(self.live_scores)
+        self.has_finished = True
         entering = is_end[:, :beams] & ~self.is_done[:, None]
         ranked = scores[:, :beams] / self.search.divisor(self.length)
         if self.coverage is not None and self.source_mask is not None:
@@ -225,8 +231,8 @@ class BeamSearch:
             ranked = ranked + self.search.coverage * coverage_penalty(covered, self.source_mask)
         ranked = ranked.masked_fill(~entering, -torch.inf)
         self.finished_scores, best = torch.cat([self.finished_scores, ranked], dim=1).topk(beams)
-        padding = self.finished.shape[2] - extended.shape[2]
-        padded = nn.functional.pad(extended[:, :beams], (0, padding), value=self.search.filler)
+        extended = self._extended(beam[:, :beams], token[:, :beams])
+        padded = nn.functional.pad(extended, (0, self.finished.shape[2] - extended.shape[2]), value=self.search.filler)
         self.finished = _take(torch.cat([self.finished, padded], dim=1), best)
         lengths = torch.full_like(beam[:, :beams], self.length)
         self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
@@ -235,6 +241,8 @@ class BeamSearch:
 
     def _stop(self) -> None:
         """A sentence is done when what is live cannot change what is returned; see `Search.stops_when`."""
+        if not self.has_finished:
+            return
         search = self.search
         if search.stops_when == "unlikely":
             reach = self.live_scores[:, 0] / search.divisor(self.length)
@@ -244,6 +252,8 @@ class BeamSearch:
             self.is_done |= reach <= self.finished_scores[:, search.kept - 1]
         if search.stops_when == "full" or search.beams == 1:  # with one beam a finished hypothesis has taken it
             self.is_done |= self.finished_scores[:, -1].isfinite()
+        if self.length >= self.nearest_limit:
+            self.is_done |= self.limits <= self.length
         if not bool(self.is_done.any()):
             return
         if self.may_leave or bool(self.is_done.all()):
@@ -252,10 +262,11 @@ class BeamSearch:
     def _leave(self) -> None:
         """Sentences that are done go; the last of the others take their places, so that few are moved."""
         kept, left = self.search.kept, self.is_done.nonzero().squeeze(1)
-        nothing = self.finished_scores[left, 0] == -torch.inf
-        if bool(nothing.any()):
-            row = int(self.rows[left[nothing]][0])
-            raise DecodingError(f"no token is allowed as target token {self.length}: all are suppressed", row)
+        best = self.finished_scores[left, 0]
+        if not bool(best.isfinite().all()):  # what is no number is the largest for torch, and stays to the end
+            row = int(self.rows[left[~best.isfinite()]][0])
+            fault = "no numbers (NaN)" if bool(best.isnan().any()) else "such that none is allowed"
+            raise DecodingError(f"the logits are {fault} within {self.length} target tokens", row)
         to = self.rows[left]
         self.best[to], self.best_scores[to] = self.finished[left, :kept], self.finished_scores[left, :kept].float()
         self.best_lengths[to] = self.finished_lengths[left, :kept]
@@ -315,7 +326,8 @@ def greedy_search(
         tokens = token[:, 0].masked_fill(is_done, search.filler)
         if not bool(best.isfinite().all()):
             row = int(rows[~best[:, 0].isfinite()][0])
-            raise DecodingError(f"the logits of target token {length + 1} are no numbers (NaN), or allow none", row)
+            fault = "no numbers (NaN)" if bool(best.isnan().any()) else "such that none is allowed"
+            raise DecodingError(f"the logits are {fault} within {length + 1} target tokens", row)
         targets[rows, prompt_length + length] = tokens
         length += 1
         is_done = is_done | (tokens[:, None] == search.ends).any(dim=-1) | (limits <= length)
@@ -481,10 +493,10 @@ def beam_search(
         steps = ModelSteps(model, sentences, beams, keeps_attention, model_kwargs)
     else:
         encoded = _of_sentences(model_kwargs["encoder_outputs"], beams)
-        steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, keeps_attention)
+        steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, beams, keeps_attention)
     may_leave = decoder is not None and search.processors is None
     if beams == 1:
-        sequences = greedy_search(steps, prompt, limits, search, may_leave)
+        sequences: Any = greedy_search(steps, prompt, limits, search, may_leave)
         return (
             GenerateEncoderDecoderOutput(sequences=sequences)
             if generation_config.return_dict_in_generate

@@ -2,6 +2,7 @@
 """The recurrent encoder-decoder with attention, which the Transformer replaced (Sutskever et al. 2014 and others)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,9 @@ from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
+from .packed_linear import Precision
 from .recurrence import RecurrentCache, RecurrentStack, where_read
+from .recurrent_decoding import RecurrentDecoder
 
 ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAttention}
 
@@ -241,11 +244,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
                 a cache of another kind.
         """
         embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
-        if not isinstance(encoder_outputs, RNNSeq2SeqEncoderOutput) or encoder_outputs.last_hidden_state is None:
-            raise ValueError(
-                "the decoder starts from the encoder's last state, and attends to its output: give encoder_outputs as "
-                f"the encoder returns them (RNNSeq2SeqEncoderOutput), not {type(encoder_outputs).__name__}"
-            )
+        encoder_outputs = self.check_source(encoder_outputs)
         if cache is not None and not isinstance(cache, RecurrentCache):
             raise ValueError(f"the cache of an RNN is a RecurrentCache, its state; {type(cache).__name__} was given")
         if use_cache and cache is None:
@@ -258,7 +257,8 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         state = dict(cache.state.tensors) if cache is not None else {}
         if not state:
             assert encoder_outputs.final_hidden is not None
-            state = self._first_state(encoder_outputs.final_hidden, encoder_outputs.final_memory)
+            state = self.first_state(encoder_outputs.final_hidden, encoder_outputs.final_memory)
+        assert encoder_outputs.last_hidden_state is not None
         source = self._source(encoder_outputs.last_hidden_state, encoder_attention_mask, cache)
         wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         decode = self._whole_target if self.config.input_feeding == "none" else self._step_by_step
@@ -274,7 +274,21 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             cross_attentions=(weights,) if wants_weights and weights is not None else None,
         )
 
-    def _first_state(self, hidden: torch.Tensor, memory: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    @staticmethod
+    def check_source(encoder_outputs: Any) -> RNNSeq2SeqEncoderOutput:
+        """`encoder_outputs`, if they are what the encoder returns.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if not isinstance(encoder_outputs, RNNSeq2SeqEncoderOutput) or encoder_outputs.last_hidden_state is None:
+            raise ValueError(
+                "the decoder starts from the encoder's last state, and attends to its output: give encoder_outputs as "
+                f"the encoder returns them (RNNSeq2SeqEncoderOutput), not {type(encoder_outputs).__name__}"
+            )
+        return encoder_outputs
+
+    def first_state(self, hidden: torch.Tensor, memory: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """The state before the first token; everything in it has the batch first."""
         hidden, memory = self.bridge(hidden, memory)
         state = {"hidden": hidden}  # (batch, num_decoder_layers, hidden_size)
@@ -415,6 +429,18 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
         self.model = RNNSeq2SeqModel(config)
         self.lm_head = nn.Linear(config.embedding_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def prepare_decoding(self, precision: Precision = "float32") -> RecurrentDecoder:
+        """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
+
+        Args:
+            precision: "int8" quantizes them; with the others they are as precise as the model's own.
+
+        Raises:
+            ValueError: a decoder with adapters, hooks or replaced modules; int8 elsewhere than on a CPU.
+        """
+        self.check_can_prepare_decoding()
+        return RecurrentDecoder(self, precision)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args) -> None:
         """A recurrent state, whose size is fixed: that is all that "static" asks for.

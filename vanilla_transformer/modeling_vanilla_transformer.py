@@ -82,7 +82,9 @@ class AddAndLayerNorm(nn.LayerNorm):
 
     def forward(self, hidden_states: torch.Tensor, sublayer_output: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- a LayerNorm of a sum has two inputs
         """Both `(batch, length, d_model)` → `(batch, length, d_model)`."""
-        hidden_states = hidden_states + self.dropout(sublayer_output)
+        if self.dropout.training:  # a call that does nothing costs 3% of a step of decoding
+            sublayer_output = self.dropout(sublayer_output)
+        hidden_states = hidden_states + sublayer_output
         return hidden_states if self.is_pre_norm else super().forward(hidden_states)
 
 
@@ -399,6 +401,8 @@ class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaT
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.position_embedding == "learned":
+            self.longest_target = config.max_position_embeddings
         self.post_init()
 
     def prepare_decoding(self, precision: Precision = "float32") -> FusedDecoder:

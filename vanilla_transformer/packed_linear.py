@@ -8,11 +8,18 @@ from torch import nn
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS = ("float32", "bfloat16", "int8")
-# From here on oneDNN's own layout is faster than a plain product (4 rows, weights that no cache holds: 2 to 3 times);
-# below it the 25 microseconds that its call costs are more than what it saves.
+# From here on oneDNN's own layout is faster than a plain product for several rows (4 rows, weights that no cache holds:
+# 1.5 to 3 times); below it the 25 microseconds that its call costs are more than what it saves.
 ONEDNN_FROM = 2**17  # elements
-ROWS = 4  # that the layout is chosen for: oneDNN's for one row is slow for more, this one is as fast for one and many
+ROWS = 4  # that the layout is chosen for: oneDNN's for one row is slow for more, this one is fast for 2 to hundreds
 INT8_LEVELS = 127
+
+
+def onednn_has(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN computes in `dtype`; in bfloat16 only where the CPU has instructions for it."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):
@@ -35,33 +42,35 @@ class PackedLinear(nn.Module):
         self, weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision = "float32", relu: bool = False
     ):
         super().__init__()
-        weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-        self.outputs, self.relu = weight.shape[0], relu
+        # Plain attributes: nothing here is a parameter.
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.outputs, self.relu, self.transposed = weight.shape[0], relu, None
         on_cpu = weight.device.type == "cpu"
+        # In bfloat16 a CPU's plain products are slow, whatever the size.
+        is_large = weight.numel() >= ONEDNN_FROM or weight.dtype == torch.bfloat16
         if precision == "int8":
             if not on_cpu:
                 raise ValueError(f"precision='int8' computes on a CPU; the model is on {weight.device}: use bfloat16")
             scales = (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (outputs)
             zeros = torch.zeros(self.outputs, dtype=torch.long)
-            quantized = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+            quantized = torch.quantize_per_channel(self.weight.float(), scales, zeros, 0, torch.qint8)
             self.packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
-            self.multiply = self._int8
-        elif on_cpu and weight.dtype in (torch.float32, torch.bfloat16) and self._is_for_onednn(weight):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+            self.weight = None
+            self.multiply = self.multiply_one = self._int8
+        elif on_cpu and is_large and onednn_has(weight.dtype):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
             self.multiply = self._onednn
+            self.multiply_one = self._plain if weight.dtype == torch.float32 else self._onednn
         else:
-            self.packed = weight.t().contiguous()  # (inputs, outputs)
-            self.multiply = self._plain
-
-    @staticmethod
-    def _is_for_onednn(weight: torch.Tensor) -> bool:
-        # In bfloat16 its plain products are slow, whatever the size.
-        large = weight.numel() >= ONEDNN_FROM or weight.dtype == torch.bfloat16
-        return large and torch.backends.mkldnn.is_available()
+            self.multiply = self.multiply_one = self._plain
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(…, inputs)` → `(…, outputs)`."""
         return self.multiply(inputs)
+
+    def one_row(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The same for `(1, inputs)` in one call after another, where a product of the transpose is faster."""
+        return self.multiply_one(inputs)
 
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
         quantized = torch.ops.quantized
@@ -73,8 +82,13 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, operation, [], "")
 
     def _plain(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.transposed is None:  # made when it is needed: with oneDNN's layout, only for single rows
+            assert self.weight is not None
+            self.transposed = self.weight.t().contiguous()  # (inputs, outputs)
         flat = inputs.reshape(-1, inputs.shape[-1])
-        product = torch.mm(flat, self.packed) if self.bias is None else torch.addmm(self.bias, flat, self.packed)
+        product = (
+            torch.mm(flat, self.transposed) if self.bias is None else torch.addmm(self.bias, flat, self.transposed)
+        )
         if self.relu:
             product.relu_()
         return product.view(*inputs.shape[:-1], self.outputs)

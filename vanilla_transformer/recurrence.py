@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recurrent layers over padded sequences, and their state in the place of transformers' cache."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .dropout import Dropout
+from .packed_linear import onednn_has
 
 CELLS = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}
@@ -119,8 +120,11 @@ class RecurrentLayer(GradientCheckpointingLayer):
         if memory is not None:
             state = (state, self._as_torch(memory))
         outputs = self.dropout(inputs)
-        with self._precision(inputs.device.type):
-            if inputs.device.type != "cpu":
+        follows_autocast = inputs.device.type == "cpu" and onednn_has(torch.bfloat16)
+        with nullcontext() if follows_autocast else torch.autocast(inputs.device.type, enabled=False):
+            # On a GPU autocast means float16 under cuDNN, even if asked for bfloat16, and nobody would scale the loss;
+            # and a CPU without bfloat16 has no LSTM in it. There the recurrence has the precision of its weights.
+            if not follows_autocast:
                 dtype = self.recurrence.weight_ih_l0.dtype
                 outputs, state = outputs.to(dtype), _to(state, dtype)
             if torch.compiler.is_compiling() and (mask is not None or outputs.shape[1] > 1):
@@ -137,12 +141,6 @@ class RecurrentLayer(GradientCheckpointingLayer):
         assert hidden is not None
         # torch has the directions first; everything else here, and in transformers' beam search, the batch.
         return outputs, self._batch_first(hidden), None if memory is None else self._batch_first(memory)
-
-    @staticmethod
-    def _precision(device_type: str) -> AbstractContextManager:
-        """Autocast on a CPU; elsewhere that of the weights, for under cuDNN autocast means float16, even if asked for
-        bfloat16, and nobody would scale the loss."""
-        return nullcontext() if device_type == "cpu" else torch.autocast(device_type, enabled=False)
 
     def _as_torch(self, state: torch.Tensor) -> torch.Tensor:
         """`(batch, directions * hidden_size)` → `(directions, batch, hidden_size)`."""

@@ -34,6 +34,9 @@ class FusedAttention:
 
     def split(self, projected: torch.Tensor, sentences: int, *widths: int) -> tuple[torch.Tensor, ...]:
         """`(sentences * n, heads * sum of widths)` → for each of the widths `(sentences, heads, n, width)`."""
+        if len(set(widths)) == 1:  # as in nearly all models: fewer views, which a CPU feels
+            whole = projected.view(sentences, -1, self.heads * len(widths), widths[0]).transpose(1, 2)
+            return whole.split(self.heads, dim=1)
         parts = projected.view(sentences, -1, projected.shape[-1]).split([self.heads * one for one in widths], dim=-1)
         return tuple(
             part.unflatten(-1, (self.heads, width)).transpose(1, 2) for part, width in zip(parts, widths, strict=True)
@@ -45,14 +48,15 @@ class FusedAttention:
         """`query` `(sentences, heads, beams, d_k)`, `mask` added to the scores.
 
         Returns:
-            `(sentences * beams, d_model)`, and the weights `(sentences, heads, beams, key_length)`.
+            What `output` reads, `(sentences * beams, heads * d_v)`, and the weights
+            `(sentences, heads, beams, key_length)`.
         """
         scores = torch.matmul(query, key.transpose(2, 3))  # (sentences, heads, beams, key_length)
         if mask is not None:
             scores.add_(mask)
         weights = scores.softmax(dim=-1)
         mixed = torch.matmul(weights, value).transpose(1, 2)  # (sentences, beams, heads, d_v)
-        return self.output(mixed.reshape(-1, self.heads * self.d_v)), weights
+        return mixed.reshape(-1, self.heads * self.d_v), weights
 
 
 def _packed(parts: list[tuple[torch.Tensor, torch.Tensor | None]], precision: Precision) -> PackedLinear:
@@ -79,17 +83,13 @@ class FusedLayer:
 
     def step(self, states: torch.Tensor, position: "FusedSteps", number: int) -> torch.Tensor:
         """`(sentences * beams, d_model)` → `(sentences * beams, d_model)`, for one token of each hypothesis."""
-        sublayers = (position.self_attention, position.cross_attention, self.feed_forward)
+        sublayers = (position.self_attention, position.cross_attention, position.feed_forward)
         for norm, sublayer in zip(self.norms, sublayers, strict=True):
             if self.is_pre_norm:
                 states = states + sublayer(norm(states), self, number)
             else:
                 states = norm(states + sublayer(states, self, number))
         return states
-
-    def feed_forward(self, states: torch.Tensor, *_) -> torch.Tensor:
-        hidden = self.linear_1(states)  # (sentences * beams, d_ff)
-        return self.linear_2(hidden if self.activation is None else self.activation(hidden))
 
 
 class LayerNorm:
@@ -110,8 +110,6 @@ class FusedDecoder:
         precision: "int8" quantizes the weights; otherwise they are as precise as the model's own.
     """
 
-    has_attention = True
-
     @torch.no_grad()
     def __init__(self, model: Any, precision: Precision):
         decoder = model.model.decoder
@@ -120,11 +118,14 @@ class FusedDecoder:
         self.scale, self.positions = decoder.input_embedding.scale, decoder.input_embedding.positions
         self.norm = LayerNorm(decoder.norm) if isinstance(decoder.norm, nn.LayerNorm) else decoder.norm
         self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)
-        is_learned = model.config.position_embedding == "learned"
-        self.longest = model.config.max_position_embeddings if is_learned else None  # target, in tokens
 
     def begin(
-        self, encoder_outputs: Any, attention_mask: torch.Tensor | None, longest: int, keeps_attention: bool = False
+        self,
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None,
+        longest: int,
+        beams: int,
+        keeps_attention: bool = False,
     ) -> "FusedSteps":
         """Start decoding these sources, with one hypothesis for each that has no token yet.
 
@@ -132,12 +133,13 @@ class FusedDecoder:
             encoder_outputs: with `last_hidden_state` `(sentences, source_length, d_model)`.
             attention_mask: `(sentences, source_length)`, 1 for real tokens; `None`: all are real.
             longest: of all targets, in tokens.
+            beams: hypotheses that there will be of each sentence.
             keeps_attention: the steps have an `attention`.
 
         Raises:
             ValueError: targets beyond learned positions.
         """
-        return FusedSteps(self, encoder_outputs.last_hidden_state, attention_mask, longest, keeps_attention)
+        return FusedSteps(self, encoder_outputs.last_hidden_state, attention_mask, longest, beams, keeps_attention)
 
 
 class FusedSteps:
@@ -150,14 +152,16 @@ class FusedSteps:
         source: torch.Tensor,
         mask: torch.Tensor | None,
         longest: int,
+        beams: int,
         keeps_attention: bool,
     ):
         self.decoder, self.sentences = decoder, source.shape[0]
+        self.product = PackedLinear.one_row if self.sentences * beams == 1 else PackedLinear.forward
         ids = torch.arange(longest, device=source.device)
         self.positions = decoder.positions(ids, longest).to(source.dtype)  # (longest, d_model)
         self.source_mask = None  # added to scores, (sentences, 1, 1, source_length)
         if mask is not None and not bool(mask.all()):
-            never = torch.finfo(source.dtype).min  # finite, as the module has it: a source may be only padding
+            never = torch.finfo(source.dtype).min  # finite, as the eager backend has it: a source may be only padding
             self.source_mask = source.new_zeros(mask.shape).masked_fill_(mask == 0, never)[:, None, None]
         self.source = []  # of each layer keys and values, (sentences, heads, source_length, d_k) and d_v
         for layer in decoder.layers:
@@ -182,24 +186,30 @@ class FusedSteps:
             states = layer.step(states, self, number)
         self.entries += tokens.shape[1]
         self.length += 1
-        return decoder.projection(decoder.norm(states))
+        return self.product(decoder.projection, decoder.norm(states))
 
     def self_attention(self, states: torch.Tensor, layer: FusedLayer, number: int) -> torch.Tensor:
         one, (keys, values) = layer.self_attention, self.cache[number]
-        query, key, value = one.split(one.query_key_value(states), self.sentences, one.d_k, one.d_k, one.d_v)
+        projected = self.product(one.query_key_value, states)
+        query, key, value = one.split(projected, self.sentences, one.d_k, one.d_k, one.d_v)
         end = self.entries + key.shape[2]
-        keys[:, :, self.entries : end] = key
-        values[:, :, self.entries : end] = value
+        keys.narrow(2, self.entries, key.shape[2]).copy_(key)
+        values.narrow(2, self.entries, key.shape[2]).copy_(value)
         mask = None if self.ancestors is None else self.ancestors[:, None]
-        return one.attend(query, keys[:, :, :end], values[:, :, :end], mask)[0]
+        attended, _ = one.attend(query, keys.narrow(2, 0, end), values.narrow(2, 0, end), mask)
+        return self.product(one.output, attended)
 
     def cross_attention(self, states: torch.Tensor, layer: FusedLayer, number: int) -> torch.Tensor:
         one, (keys, values) = layer.cross_attention, self.source[number]
-        (query,) = one.split(one.query(states), self.sentences, one.d_k)
+        (query,) = one.split(self.product(one.query, states), self.sentences, one.d_k)
         attended, weights = one.attend(query, keys, values, self.source_mask)
         if self.keeps_attention and number == len(self.source) - 1:
             self.attention = weights.mean(dim=1)
-        return attended
+        return self.product(one.output, attended)
+
+    def feed_forward(self, states: torch.Tensor, layer: FusedLayer, number: int) -> torch.Tensor:
+        hidden = self.product(layer.linear_1, states)  # (sentences * beams, d_ff)
+        return self.product(layer.linear_2, hidden if layer.activation is None else layer.activation(hidden))
 
     def _make_room(self, beams: int) -> None:
         """For one more token of each hypothesis, which is an ancestor of none but itself."""

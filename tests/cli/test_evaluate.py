@@ -6,6 +6,7 @@ import pytest
 import sacrebleu
 
 from vanilla_transformer.cli import main
+from vanilla_transformer.evaluation.translator import Translator
 
 REFERENCES = ["a b c d e", "The cat sat on the mat .", "c d"]
 
@@ -37,6 +38,15 @@ def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, ca
     assert translations[1] == ""
     assert main(["evaluate", "--hypothesis", str(output), "--reference", reference]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_model_decodes_as_it_is_told(model_folder, tmp_path):
+    lines = ["a b c", "h g", "d"]
+    source, output = write(tmp_path / "s", lines), tmp_path / "out"
+    arguments = ["evaluate", str(model_folder), "--source", source, "--reference", source, "--output", str(output)]
+    assert main([*arguments, "--precision", "int8", "--alpha", "-1", "--beams", "3"]) == 0
+    expected = Translator.from_pretrained(model_folder, "int8").translate(lines, alpha=-1.0, num_beams=3)
+    assert output.read_text(encoding="utf-8").splitlines() == expected
 
 
 @pytest.mark.parametrize(

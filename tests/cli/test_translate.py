@@ -9,6 +9,7 @@ from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_lines
+from vanilla_transformer.evaluation.translator import Translator
 
 LINES = ["a b c", "", "h", "   ", "c\u2028d", "e\rf", "a b c d e f", ""]
 
@@ -65,6 +66,37 @@ def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, ca
     for start in (0, 6):
         scores = [float(row[1]) for row in rows[start : start + 3]]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_alpha_is_that_of_the_papers_length_penalty(model_folder, give_input, capsysbinary):
+    scores = []
+    for alpha in ("0", "2"):
+        give_input(b"a b c\n")
+        assert translate(model_folder, "--quiet", "--alpha", alpha, "--beams", "64", "--n-best", "64") == 0
+        rows = [line.split("\t") for line in capsysbinary.readouterr().out.decode().splitlines()]
+        scores.append({row[2]: float(row[1]) for row in rows})
+    both = scores[0].keys() & scores[1].keys()
+    assert both
+    for text in both:
+        length = min(len(text.split()) + 1, 4 + 3)  # with its end, if it has one: the source's length and 3 more
+        assert scores[1][text] == pytest.approx(scores[0][text] / ((5 + length) / 6) ** 2, abs=2e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_precision_is_the_translators(model_folder, give_input, capsysbinary, precision: str):
+    give_input("".join(f"{line}\n" for line in LINES).encode())
+    assert translate(model_folder, "--quiet", "--precision", precision, "--n-best", "1") == 0
+    found = [line.split("\t")[1:] for line in capsysbinary.readouterr().out.decode().split("\n")[:-1]]
+    expected = Translator.from_pretrained(model_folder, precision).n_best(LINES, 1)
+    assert found == [[f"{one.score or 0.0:.4f}", one.text] for [one] in expected]
+
+
+@pytest.mark.parametrize("options", [["--alpha", "nan"], ["--alpha", "inf"], ["--precision", "int4"]])
+def test_impossible_ways_of_decoding_are_wrong_usage(model_folder, capsys, options: list[str]):
+    with pytest.raises(SystemExit) as caught:
+        translate(model_folder, *options)
+    assert caught.value.code == 2
+    assert f"argument {options[0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

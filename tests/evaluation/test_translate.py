@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 import random
 from itertools import count
 
@@ -7,7 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
+from tests.families import END as OUR_END
+from tests.families import FAMILIES, START, Family
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.evaluation.translate import Translation, translate_lines, translate_stream
+from vanilla_transformer.generation import beam_search
 
 PAD, END, UNKNOWN = 0, 1, 2
 WORDS = [f"w{i}" for i in range(20)]
@@ -217,8 +222,14 @@ def test_numbers_below_one_are_refused(model, tokenizer, name: str):
         translate_lines(model, tokenizer, ["w1"], **{"max_batch_tokens": 100, name: 0})
 
 
+@pytest.mark.parametrize("alpha", [math.nan, math.inf])
+def test_an_alpha_that_is_not_finite_is_refused(model, tokenizer, alpha: float):
+    with pytest.raises(ValueError, match=f"alpha={alpha} must be a finite number"):
+        translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100, alpha=alpha)
+
+
 def test_more_translations_than_beams_are_refused(model, tokenizer):
-    with pytest.raises(ValueError, match="num_return_sequences"):
+    with pytest.raises(ValueError, match="num_return_sequences=3 needs at least as many beams: num_beams=2"):
         translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100, num_beams=2, num_return_sequences=3)
 
 
@@ -257,3 +268,129 @@ def test_errors_in_a_stream_count_lines_from_its_start(model, tokenizer):
 def test_a_window_without_lines_is_refused(model, tokenizer):
     with pytest.raises(ValueError, match=r"window=0 must be at least 1 line"):
         next(translate_stream(model, tokenizer, ["w1"], window=0, max_batch_tokens=100))
+
+
+# Models of this package, which decode by the paper's beam search.
+
+
+@pytest.fixture(params=[FAMILIES[0], FAMILIES[1]], ids=lambda family: family.name)
+def family(request) -> Family:
+    return request.param
+
+
+@pytest.fixture
+def our_tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([" ".join(f"w{i}" for i in range(27))], TokenizerConfig(kind="symbols"))
+
+
+def our_model(family: Family, **changes):
+    model = family.model(decoder_start_token_id=START, eos_token_id=OUR_END, **changes)
+    model.generation_config.update(num_beams=3, max_tokens_beyond_source=4)
+    return model
+
+
+@pytest.fixture
+def ours(family):
+    return our_model(family)
+
+
+def test_our_models_decode_as_the_paper_does(ours, our_tokenizer, lines):
+    expected = one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search)
+    assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == expected
+
+
+def test_options_of_transformers_apply(ours, our_tokenizer, lines):
+    options = {"min_new_tokens": 6, "max_new_tokens": 8, "suppress_tokens": [0, 1, 3, 9], "no_repeat_ngram_size": 1}
+    found = texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100, **options))
+    assert found == one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search, **options)
+    for words in map(str.split, found):
+        assert 6 <= len(set(words)) == len(words)
+        assert our_tokenizer.decode([9]) not in words
+
+
+def test_a_decoder_that_cannot_be_prepared_decodes_too(family, ours, our_tokenizer, lines, monkeypatch):
+    expected = translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)
+    monkeypatch.setattr(family.seq2seq_class, "can_prepare_decoding", lambda self: False)
+    monkeypatch.setattr(family.seq2seq_class, "prepare_decoding", lambda self: pytest.fail("it was prepared"))
+    assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == texts(expected)
+
+
+@pytest.mark.parametrize("translate", [translate_lines, translate_stream])
+def test_a_decoder_is_prepared_once_for_all_lines(family, ours, our_tokenizer, lines, monkeypatch, translate):
+    prepared, prepare = [], family.seq2seq_class.prepare_decoding
+    monkeypatch.setattr(
+        family.seq2seq_class, "prepare_decoding", lambda *given: prepared.append(given) or prepare(*given)
+    )
+    options = {"window": 4} if translate is translate_stream else {}
+    list(translate(ours, our_tokenizer, lines, max_batch_tokens=40, **options))
+    assert len(prepared) == 1
+
+
+def test_a_line_longer_than_any_seen_before_has_a_translation(ours, our_tokenizer):
+    lines = ["w1 " * 700, "w2"]
+    [[long], [short]] = translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100, max_new_tokens=5)
+    assert len(long.text.split()) <= 5
+    assert [short.text] == one_by_one(ours, our_tokenizer, ["w2"], max_new_tokens=5, custom_generate=beam_search)
+
+
+def test_a_line_beyond_learned_positions_is_named(our_tokenizer):
+    model = our_model(FAMILIES[0], position_embedding="learned", max_position_embeddings=20)
+    with pytest.raises(ValueError, match=r"in the batch with line 2: .*max_position_embeddings=20"):
+        translate_lines(model, our_tokenizer, ["w1", "w1 " * 30, "w2"], max_batch_tokens=10)
+
+
+def test_a_line_without_a_token_is_empty(ours, our_tokenizer, monkeypatch):
+    """As a tokenizer that drops unknown characters, and marks no end, has it."""
+    encode = type(our_tokenizer).__call__
+
+    def without_end(self, texts):
+        return {"input_ids": [ids[:-1] for ids in encode(self, [text.replace("?", "") for text in texts])["input_ids"]]}
+
+    monkeypatch.setattr(type(our_tokenizer), "__call__", without_end)
+    [first, second] = translate_lines(ours, our_tokenizer, ["?", "w1"], max_batch_tokens=100)
+    assert first == [Translation("")]
+    assert second != first
+
+
+def test_padding_in_the_text_is_text(ours, our_tokenizer):
+    [[one]] = translate_lines(ours, our_tokenizer, ["<pad> <pad>"], max_batch_tokens=100)
+    assert [one.text] == one_by_one(ours, our_tokenizer, ["<pad> <pad>"], custom_generate=beam_search)
+
+
+def test_beams_beyond_the_vocabulary_find_all_there_is(ours, our_tokenizer):
+    beams = 100
+    options = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": 1}
+    for best in translate_lines(ours, our_tokenizer, ["w1 w2", "w3"], max_batch_tokens=1000, **options):
+        assert len(best) == 31  # one for each token
+        # of one token, so what is scored is a distribution, over ((5 + 1) / 6)^alpha = 1
+        assert sum(math.exp(one.score) for one in best) == pytest.approx(1, rel=1e-4)
+
+
+def test_one_usable_token_is_repeated_to_the_limit(ours, our_tokenizer):
+    token = our_tokenizer.convert_tokens_to_ids("w5")
+    others = [i for i in range(31) if i != token]
+    options = {"num_return_sequences": 3, "suppress_tokens": others, "max_new_tokens": 4}
+    [best] = translate_lines(ours, our_tokenizer, ["w1"], max_batch_tokens=100, **options)
+    assert [one.text for one in best] == ["w5 w5 w5 w5"]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_line_for_which_no_token_is_usable_is_named(ours, our_tokenizer, beams: int):
+    options = {"num_beams": beams, "suppress_tokens": list(range(31)), "max_new_tokens": 4}
+    with pytest.raises(ValueError, match=r"^decoding failed at line 2: "):
+        translate_lines(ours, our_tokenizer, ["", "w1"], max_batch_tokens=100, **options)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_weights_that_are_no_numbers_name_the_line_that_needs_them(family, our_tokenizer, beams: int):
+    model = our_model(family, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[our_tokenizer.convert_tokens_to_ids("w7")] = torch.nan
+    lines = ["w1 w2 w3", "", "w4 w5 w6", "w8 w7", "w9 w3"]
+    with pytest.raises(ValueError, match=r"^decoding failed at line 4: .*NaN"):
+        translate_lines(model, our_tokenizer, lines, max_batch_tokens=1000, num_beams=beams)
+
+
+def test_sampling_is_refused(ours, our_tokenizer):
+    with pytest.raises(ValueError, match=r"in the batch with line 1: do_sample=True"):
+        translate_lines(ours, our_tokenizer, ["w1"], max_batch_tokens=100, do_sample=True)

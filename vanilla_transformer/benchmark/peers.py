@@ -4,7 +4,11 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import MarianConfig, MarianMTModel, PreTrainedModel
+import torch
+from torch import nn
+from transformers import MarianConfig, MarianMTModel, PreTrainedConfig, PreTrainedModel
+
+from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 
 MARIAN_NAMES = {  # ours → Marian's
     "self_attention_norm": "self_attn_layer_norm",
@@ -17,13 +21,21 @@ MARIAN_NAMES = {  # ours → Marian's
 }
 
 
-def check_can_be_a_peer(config: Any) -> None:
-    """MarianMT is post-norm, tied, with sinusoids; CTranslate2 is told so.
+def check_can_be_a_peer(config: PreTrainedConfig) -> None:
+    """MarianMT is post-norm and tied, with sinusoids; CTranslate2's specification is made for the same.
 
     Raises:
-        ValueError: another architecture.
+        ValueError: another architecture; names the field, its value and what it has to be.
     """
-    required = {"norm_position": "post", "position_embedding": "sinusoidal", "tie_word_embeddings": True}
+    if config.model_type != VanillaTransformerConfig.model_type:
+        raise ValueError(
+            f"model_type={config.model_type!r}: the peers can only be {VanillaTransformerConfig.model_type!r}"
+        )
+    required: dict[str, Any] = {
+        "norm_position": "post",
+        "position_embedding": "sinusoidal",
+        "tie_word_embeddings": True,
+    }
     required |= {"activation_function": "relu", "d_k": config.d_model // config.num_heads}
     required |= {"d_v": config.d_model // config.num_heads, "final_layer_norm": False}
     for name, value in required.items():
@@ -32,10 +44,14 @@ def check_can_be_a_peer(config: Any) -> None:
 
 
 def as_marian(model: PreTrainedModel, longest: int) -> MarianMTModel:
-    """MarianMT with the weights of `model`, which it computes the same function with.
+    """MarianMT with the weights of `model`, which it computes the same function with; in evaluation mode, on the CPU.
 
     Args:
+        model: a `VanillaTransformerForConditionalGeneration`.
         longest: of sources and targets, in tokens; Marian's table of positions has an end.
+
+    Raises:
+        ValueError: an architecture that MarianMT does not have.
     """
     config: Any = model.config
     check_can_be_a_peer(config)
@@ -63,21 +79,18 @@ def as_marian(model: PreTrainedModel, longest: int) -> MarianMTModel:
         for own, theirs in MARIAN_NAMES.items():
             name = name.replace(own, theirs)
         weights[name] = value
-    theirs: Any = marian.model
     for name, parameter in marian.named_parameters():  # biases of the attentions, which the paper does not have
         if name not in weights and name.endswith("_proj.bias"):
             weights[name] = parameter.detach().new_zeros(parameter.shape)
-    import torch
-
-    positions = model.model.decoder.input_embedding.positions(torch.arange(longest), longest)  # (longest, d_model)
     for stack in ("encoder", "decoder"):
-        weights[f"model.{stack}.embed_positions.weight"] = positions
+        weights[f"model.{stack}.embed_positions.weight"] = _positions(model, longest)
     missing, unexpected = marian.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     assert set(missing) <= {"final_logits_bias", "model.shared.weight"}, missing
     marian.tie_weights()
-    for norm in (one for one in theirs.modules() if type(one).__name__ == "LayerNorm"):
-        norm.eps = config.layer_norm_eps  # Marian's is fixed at 1e-5
+    for module in marian.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = config.layer_norm_eps  # Marian has no field for it
     return marian
 
 
@@ -85,29 +98,32 @@ def write_ctranslate2(model: PreTrainedModel, folder: Path, longest: int) -> Non
     """A CTranslate2 model with the weights of `model` in float32; tokens are their numbers, "0", "1" and so on.
 
     Args:
+        model: as for `as_marian`; on any device.
         folder: is created.
         longest: as for `as_marian`.
+
+    Raises:
+        ValueError: an architecture that was not provided for.
+        FileExistsError: there is such a folder.
     """
-    import torch
     from ctranslate2.specs import common_spec, transformer_spec
 
     config: Any = model.config
     check_can_be_a_peer(config)
     ours: Any = model.model
-    spec = transformer_spec.TransformerSpec.from_config(
+    spec: Any = transformer_spec.TransformerSpec.from_config(
         (config.num_layers, config.num_decoder_layers),
         config.num_heads,
         pre_norm=False,
         activation=common_spec.Activation.RELU,
     )
-    positions = ours.decoder.input_embedding.positions(torch.arange(longest), longest).numpy()  # (longest, d_model)
     for stack, own, table in (
         (spec.encoder, ours.encoder, spec.encoder.embeddings[0]),
         (spec.decoder, ours.decoder, spec.decoder.embeddings),
     ):
         stack.scale_embeddings = config.scale_embedding
-        stack.position_encodings.encodings = positions
-        table.weight = own.embed_tokens.weight.detach().numpy()
+        stack.position_encodings.encodings = _array(_positions(model, longest))
+        table.weight = _array(own.embed_tokens.weight)
         for theirs, layer in zip(stack.layer, own.layers, strict=True):
             _attention(theirs.self_attention, layer.self_attention, layer.self_attention_norm, splits_after=None)
             if own is ours.decoder:
@@ -142,12 +158,22 @@ def _attention(spec: Any, attention: Any, norm: Any, splits_after: int | None) -
 
 
 def _linear(spec: Any, linears: list[Any]) -> None:
-    import torch
-
-    spec.weight = torch.cat([one.weight.detach() for one in linears]).numpy()
+    """Several projections of one input as one."""
+    spec.weight = _array(torch.cat([one.weight for one in linears]))
     if linears[0].bias is not None:
-        spec.bias = torch.cat([one.bias.detach() for one in linears]).numpy()
+        spec.bias = _array(torch.cat([one.bias for one in linears]))
 
 
 def _norm(spec: Any, norm: Any) -> None:
-    spec.gamma, spec.beta = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    """A numpy array, on the CPU."""
+    return tensor.detach().cpu().numpy()
+
+
+def _positions(model: PreTrainedModel, longest: int) -> torch.Tensor:
+    """The sinusoids, `(longest, d_model)`."""
+    embedding: Any = model.get_decoder().input_embedding
+    return embedding.positions(torch.arange(longest, device=model.device), longest)

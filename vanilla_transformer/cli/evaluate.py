@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a model, or given translations, against references: BLEU and chrF with sacreBLEU's signatures.
 
+A model translates by the paper's beam search.
+
     vanilla-transformer evaluate runs/multi30k/model --source test.en --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference test.de
 
@@ -74,12 +76,12 @@ def _check_counts(file: str, lines: list[str], reference: str, references: list[
 def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
     from tqdm import tqdm
 
-    from vanilla_transformer.cli.translate import open_model
+    from vanilla_transformer.cli.translate import decoding_options, open_translator
     from vanilla_transformer.evaluation.processes import process_state
     from vanilla_transformer.evaluation.translate import translate_on_all_processes
 
     state = process_state()
-    model, tokenizer = open_model(arguments.model, state.device)
+    translator = open_translator(arguments.model, arguments.precision, state.device)
     with tqdm(unit=" lines", file=sys.stderr, disable=not state.is_main_process) as bar:
 
         def show(done: int, total: int) -> None:
@@ -87,12 +89,13 @@ def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
             bar.update(done - bar.n)
 
         translations = translate_on_all_processes(
-            model,
-            tokenizer,
+            translator.model,
+            translator.tokenizer,
             sources,
+            decoder=translator.decoder,
             max_batch_tokens=arguments.batch_tokens,
             max_length=arguments.max_tokens,
             on_progress=show,
-            **({"num_beams": arguments.beams} if arguments.beams else {}),
+            **decoding_options(arguments),
         )
     return [best[0].text for best in translations]

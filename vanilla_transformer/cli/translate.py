@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translate standard input line by line.
+"""Translate standard input line by line, by the paper's beam search.
 
     vanilla-transformer translate runs/multi30k/model < test.en > test.hyp
     vanilla-transformer translate runs/multi30k/model --n-best 4 < test.en
+    vanilla-transformer translate runs/multi30k/model --precision int8 < test.en > test.hyp
 
 One line in, one line out, in order; an empty line stays empty. With --n-best N, N lines of
-"line number <tab> score <tab> translation" for each line.
+"line number <tab> score <tab> translation" for each line, fewer where no more are possible; the score is the
+log-probability over the paper's length penalty ((5 + length) / 6)^alpha.
 """
 
 import argparse
+import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.cli.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from vanilla_transformer.evaluation.translator import Translator
+    from vanilla_transformer.packed_linear import Precision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that translates understands."""
-    parser.add_argument("--beams", type=positive, metavar="N", help="beam width (default: the model's own)")
+    parser.add_argument(
+        "--beams",
+        type=positive,
+        metavar="N",
+        help="beam width, 1: greedy (default: the model's own)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=finite,
+        metavar="A",
+        help="of the paper's length penalty; more: longer translations (default: the model's own, else 0.6)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "int8"],
+        default="float32",
+        help="to compute in (%(default)s); int8 needs a CPU",
+    )
     parser.add_argument(
         "--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once (%(default)s)"
     )
@@ -43,6 +66,30 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
+
+
+def finite(text: str) -> float:
+    """An argparse type: a number, neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return value
+
+
+def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What of it was given, as `translate_lines` names it."""
+    given = {"num_beams": arguments.beams, "alpha": arguments.alpha}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def open_translator(path: str, precision: "Precision", device: "torch.device | None" = None) -> "Translator":
+    """A model folder ready to translate, on the best device there is unless one is given."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from vanilla_transformer.evaluation.translator import Translator
+
+    disable_progress_bar()  # of reading the weights; a command has its own
+    return Translator.from_pretrained(path, precision, device)
 
 
 def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -60,22 +107,19 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from vanilla_transformer.data.corpus import decode_lines
-    from vanilla_transformer.evaluation.translate import translate_stream
 
-    model, tokenizer = open_model(arguments.model)
-    _check_n_best(arguments.n_best, arguments.beams or model.generation_config.num_beams or 1)
+    translator = open_translator(arguments.model, arguments.precision)
+    _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
     done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
-        translations = translate_stream(
-            model,
-            tokenizer,
+        translations = translator.n_best(
             decode_lines(sys.stdin.buffer, "standard input"),
+            arguments.n_best or 1,
             **({"window": 1} if sys.stdin.isatty() else {}),  # who types wants each answer before the next line
             max_batch_tokens=arguments.batch_tokens,
             max_length=arguments.max_tokens,
-            num_return_sequences=arguments.n_best or 1,
             on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
-            **({"num_beams": arguments.beams} if arguments.beams else {}),
+            **decoding_options(arguments),
         )
         for best in translations:
             done += 1

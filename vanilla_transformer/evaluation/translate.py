@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines in, translations out: batched by length, in the order of the input."""
+"""Lines in, translations out: batched by length, in the order of the input.
 
+Models of this package decode by the paper's beam search (`generation.beam_search`), with a decoder that is prepared
+once; other encoder-decoders by transformers' own `generate`.
+"""
+
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vanilla_transformer.conditional_generation import ConditionalGeneration
+from vanilla_transformer.generation import DecodingError, PreparesDecoding, beam_search
+from vanilla_transformer.packed_linear import Precision
 
 LINES_NAMED = 10  # in an error message
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One translation; `score` is transformers' (log-probability / length^p), `None` without beam search."""
+    """One translation; `score` is its log-probability over the paper's length penalty, `None` without beam search.
+
+    Models from elsewhere have transformers' score, log-probability / length^`length_penalty`.
+    """
 
     text: str
     score: float | None = None
@@ -29,26 +42,31 @@ def translate_lines(
     num_return_sequences: int = 1,
     on_progress: Callable[[int, int], object] | None = None,
     first_line: int = 1,
+    decoder: Any = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
-    """Translate every line; an empty one gives an empty translation.
+    """Translate every line; an empty one, or one without a token, gives an empty translation.
 
     Args:
         max_batch_tokens: padded source tokens times beams in a batch; a longer line is a batch of its own.
         max_length: tokens of the longest line that is taken on; `None`: there is no limit. Memory grows with the
             square of a line's length, and time faster than that, so one line can stop a whole file.
-        num_return_sequences: translations for each line, best first.
+        num_return_sequences: translations for each line, best first; at most as many as beams.
         on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
-        generate_kwargs: as for `model.generate`; the rest comes from the model's generation config.
+        decoder: `model.prepare_decoding()`, to have it made once for many calls; `None`: it is made for this one.
+        generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
+            config.
 
     Returns:
-        For each line, in order, its `num_return_sequences` translations.
+        For each line, in order, its `num_return_sequences` translations; fewer where no more are possible.
 
     Raises:
-        ValueError: a number below 1; a line longer than `max_length`, before any is translated; or `generate` refused
-            a batch (a line too long, options that do not go together).
-        RuntimeError: decoding failed in another way. Both name the lines of the batch.
+        ValueError: a number below 1; an alpha that is not finite; more translations than beams; a line that is no
+            string, or longer than `max_length`, before any is translated; or `generate` refused a batch (a line too
+            long, options that do not go together, weights that are no numbers).
+        RuntimeError: decoding failed in another way. Both name the line at fault where that is known, otherwise the
+            lines of the batch.
     """
     numbers_given = {
         "max_batch_tokens": max_batch_tokens,
@@ -58,22 +76,22 @@ def translate_lines(
     for name, value in numbers_given.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    alpha = generate_kwargs.get("alpha")
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(f"alpha={alpha} must be a finite number")
     beams = _num_beams(model, generate_kwargs)
+    if num_return_sequences > beams:
+        raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
-    numbers = [i for i, line in enumerate(lines) if line.strip()]
-    encoded = tokenizer([lines[i] for i in numbers])["input_ids"] if numbers else []
-    for i, ids in zip(numbers, encoded, strict=True):
-        if max_length is not None and len(ids) > max_length:
-            raise ValueError(
-                f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
-                "sentences, or raise max_length (--max-tokens)"
-            )
+    numbers, encoded = _encode(tokenizer, lines, first_line, max_length)
     order = sorted(range(len(numbers)), key=lambda i: -len(encoded[i]))  # the longest first: memory fails at once
     options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}
     done = len(lines) - len(numbers)
     was_training = model.training
     model.eval()
     try:
+        if order:
+            options |= _paper_decoding(model, decoder)
         while order:
             size = max(1, max_batch_tokens // (len(encoded[order[0]]) * beams))
             batch, order = order[:size], order[size:]
@@ -81,8 +99,11 @@ def translate_lines(
                 translations = _translate_batch(model, tokenizer, [encoded[i] for i in batch], options)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
-                where = _name_lines(sorted(numbers[i] + first_line for i in batch))
-                raise kind(f"decoding failed in the batch with {where}: {' '.join(str(error).split())}") from error
+                if isinstance(error, DecodingError):
+                    where = f"at line {numbers[batch[error.sentence]] + first_line}"
+                else:
+                    where = f"in the batch with {_name_lines(sorted(numbers[i] + first_line for i in batch))}"
+                raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
             for i, best in zip(batch, translations, strict=True):
                 results[numbers[i]] = best
             done += len(batch)
@@ -91,6 +112,43 @@ def translate_lines(
     finally:
         model.train(was_training)
     return results
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], first_line: int, max_length: int | None
+) -> tuple[list[int], list[list[int]]]:
+    """The places in `lines` of those that have anything to translate, and their tokens."""
+    for number, line in enumerate(lines, start=first_line):
+        if not isinstance(line, str):
+            raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
+    places = [i for i, line in enumerate(lines) if line.strip()]
+    encoded = tokenizer([lines[i] for i in places])["input_ids"] if places else []
+    for i, ids in zip(places, encoded, strict=True):
+        if max_length is not None and len(ids) > max_length:
+            raise ValueError(
+                f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
+                "sentences, or raise max_length (--max-tokens)"
+            )
+    found = [(i, ids) for i, ids in zip(places, encoded, strict=True) if ids]
+    return [i for i, _ in found], [ids for _, ids in found]
+
+
+def _paper_decoding(model: PreTrainedModel, decoder: Any) -> dict[str, Any]:
+    """What makes `generate` the paper's decoding, for models of this package; nothing for others."""
+    if not isinstance(model, ConditionalGeneration):
+        return {} if decoder is None else {"decoder": decoder}  # which their `generate` refuses
+    return {"custom_generate": beam_search, "decoder": prepared_decoder(model) if decoder is None else decoder}
+
+
+def prepared_decoder(model: PreTrainedModel, precision: Precision = "float32") -> Any:
+    """`model.prepare_decoding(precision)`; `None` where the model itself has to decode, which is as precise as it is.
+
+    Raises:
+        ValueError: int8 for a model of this package whose decoder has been changed.
+    """
+    if isinstance(model, PreparesDecoding) and (precision == "int8" or model.can_prepare_decoding()):
+        return model.prepare_decoding(precision)
+    return None
 
 
 def _num_beams(model: PreTrainedModel, generate_kwargs: dict) -> int:
@@ -116,7 +174,9 @@ def _translate_batch(
     scores = output.sequences_scores.tolist() if options["output_scores"] else [None] * len(texts)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     each = options["num_return_sequences"]
-    return [flat[i : i + each] for i in range(0, len(flat), each)]
+    groups = [flat[i : i + each] for i in range(0, len(flat), each)]
+    # Where fewer targets exist than were asked for, the rest of the beams is nothing.
+    return [[one for one in group if one.score != -math.inf] for group in groups]
 
 
 def translate_stream(
@@ -125,12 +185,14 @@ def translate_stream(
     lines: Iterable[str],
     *,
     window: int = 2048,
+    decoder: Any = None,
     **options,
 ) -> Iterator[list[Translation]]:
     """`translate_lines` for any iterable, without holding it all; yields in the order of the input.
 
     Args:
         window: lines that are read, and sorted by length, together.
+        decoder: as for `translate_lines`; `None`: it is made once for the whole stream.
         options: as for `translate_lines`.
 
     Raises:
@@ -139,9 +201,10 @@ def translate_stream(
     if window < 1:
         raise ValueError(f"window={window} must be at least 1 line")
     lines = iter(lines)
+    decoder = prepared_decoder(model) if decoder is None else decoder
     first_line = 1
     while read := list(islice(lines, window)):
-        yield from translate_lines(model, tokenizer, read, first_line=first_line, **options)
+        yield from translate_lines(model, tokenizer, read, first_line=first_line, decoder=decoder, **options)
         first_line += len(read)
 
 

@@ -23,7 +23,7 @@ RECIPE = {
         *("gradient_accumulation_steps", "seed", "checkpoint_every", "average_checkpoints"),
     ),
     "optimizer": ("beta1", "beta2", "eps", "warmup_steps", "learning_rate_scale", "max_grad_norm"),
-    "generation": ("num_beams", "length_penalty", "max_tokens_beyond_source"),
+    "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
 }
 
 
@@ -80,14 +80,20 @@ def facts_of_run(
     """The facts for the card.
 
     Args:
-        results: results.json; an earlier version's has no `devices`, `sustained_flops` and `weights_license`.
+        results: results.json; an earlier version's has no `devices`, `sustained_flops`, `weights_license` and
+            `alpha`: it decoded by transformers' `length_penalty`.
         name: of the model.
         more_scores: shown before those of the run.
         more_facts: fields of `ModelCardFacts` that results.json does not tell.
     """
     config = results["config"]
     data = config["data"]
-    recipe = {section: {name: config[section][name] for name in names} for section, names in RECIPE.items()}
+    recipe = {
+        section: {name: config[section][name] for name in names if name in config[section]}
+        for section, names in RECIPE.items()
+    }
+    if "alpha" not in config["generation"]:
+        recipe["generation"]["length_penalty"] = config["generation"]["length_penalty"]
     languages = [data["source_language"], data["target_language"]]
     return ModelCardFacts(
         model_name=name,
@@ -146,6 +152,9 @@ def _scores(results: Mapping[str, Any]) -> list[Score]:
         if not results["scores"]:
             training = results["config"]["training"]
             how = f"at most {training['validation_sentences']:,} sentences, num_beams {training['validation_beams']}"
+            alpha = results["config"]["generation"].get("alpha")
+            if training["validation_beams"] > 1 and alpha is not None:
+                how += f", alpha {alpha}"
             where = f"{corpus}: validation ({how}), before averaging"
             scores.append(Score(where, "BLEU", validation["bleu"], validation["bleu_signature"]))
     return scores

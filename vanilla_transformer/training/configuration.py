@@ -121,12 +121,14 @@ class GenerationSectionConfig:
 
     Args:
         num_beams: beam width.
-        length_penalty: exponent p in transformers' score / length^p.
+        alpha: of the paper's length penalty ((5 + length) / 6)^alpha, by which this package decodes everywhere.
+        length_penalty: exponent p in transformers' score / length^p, which `generate()` by itself has.
         max_tokens_beyond_source: the longest output is the source's length plus this.
         batch_tokens: padded source tokens times beams in a batch of decoding.
     """
 
     num_beams: int = 4
+    alpha: float = 0.6
     length_penalty: float = 0.6
     max_tokens_beyond_source: int = 50
     batch_tokens: int = 8192
@@ -233,6 +235,8 @@ def _check_numbers(config: RunConfig) -> None:
     for where, value in positive.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{where}={value} must be greater than 0, and finite")
+    if not math.isfinite(generation.alpha):
+        raise ValueError(f"generation.alpha={generation.alpha} must be a finite number")
     for where, value in {"optimizer.beta1": optimizer.beta1, "optimizer.beta2": optimizer.beta2}.items():
         if not 0 <= value < 1:
             raise ValueError(f"{where}={value} must be at least 0 and less than 1")

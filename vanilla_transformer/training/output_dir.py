@@ -24,7 +24,7 @@ MAY_CHANGE = {
         "keep_checkpoints",
     }
     | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
-    "generation": {"num_beams", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
+    "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
 
 

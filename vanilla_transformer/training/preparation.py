@@ -224,6 +224,7 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Cond
     model.generation_config = GenerationConfig(
         num_beams=generation.num_beams,
         **(of_beams if generation.num_beams > 1 else {}),
+        alpha=generation.alpha,
         max_tokens_beyond_source=generation.max_tokens_beyond_source,
         pad_token_id=model_config.pad_token_id,
         bos_token_id=model_config.bos_token_id,

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vanilla_transformer.benchmark.command import main
+from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
+
+REPOSITORY = Path(__file__).parents[2]
+FILE = "configs/benchmark_decode.yaml"
+TINY = [
+    "models={tiny: {vocab_size: 24, d_model: 16, d_ff: 32, num_layers: 1, num_heads: 2}}",
+    "sizes=[tiny]",
+    "batch_sizes=[1, 2]",
+    "target_tokens=4",
+    "timing={repeats: 1, pause: 0.0, fill: 0.0}",
+    "limits={read_mebibytes: 1, product: 16, repeats: 1}",
+]
+
+
+@pytest.mark.parametrize("arguments", [["decode", "sizes=[huge]"], ["decode", FILE, "sizes=[huge]"]])
+def test_an_error_is_one_line(capsys, monkeypatch, arguments):
+    monkeypatch.chdir(REPOSITORY)
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "benchmark: error: sizes=['huge'] must be of the models: small, base\n"
+
+
+def test_torch_before_ctranslate2_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(REPOSITORY)
+    # Here tests/conftest.py has imported torch, and CTranslate2 comes later or never.
+    assert main(["decode", *TINY, f"output={tmp_path}/decode.json"]) == 1
+    assert "torch was imported before ctranslate2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_script_measures_everything_and_says_so(tmp_path):
+    output = tmp_path / "new" / "decode.json"
+    command = [sys.executable, "scripts/benchmark.py", "decode", FILE, *TINY, f"output={output}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(output.read_text())["result"]["sizes"][0]["cells"]
+    assert [(cell["batch_size"], cell["beams"]) for cell in cells] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    expected = {MARIAN, GENERATE, *CTRANSLATE2.values(), FAST["float32"], FAST["int8"]}
+    assert all(cell["results"].keys() >= expected for cell in cells)
+    assert "## Output tokens per second" in done.stdout
+    assert done.stderr.count("tokens/s") == len(cells)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that is measured: what it is, what it can do, and what else is in the process."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Of the instructions by which products are computed, on x86 and Arm.
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+PACKAGES = ("torch", "transformers", "ctranslate2", "vanilla-transformer")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Model and number of processors, instructions of interest, threads, and versions of packages."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _cpu_info().get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def cpu_flags() -> set[str]:
+    """The processor's instructions in the words of Linux, which alone lists them; elsewhere none."""
+    info = _cpu_info()
+    return set((info.get("flags") or info.get("Features") or "").split())
+
+
+def lacks_precision(precision: str, device: torch.device) -> str | None:
+    """Why a precision is not measured on a device; `None`: it is."""
+    if precision == "int8" and device.type != "cpu":
+        return f"int8 computes on a CPU, and the device is {device}"
+    if precision == "bfloat16" and device.type == "cpu" and not cpu_flags() & BFLOAT16_FLAGS:
+        return f"this CPU has no bfloat16 instructions ({', '.join(sorted(BFLOAT16_FLAGS))})"
+    return None
+
+
+def check_import_order(modules: Sequence[str]) -> None:
+    """CTranslate2 has to be imported before torch.
+
+    Otherwise both share torch's libgomp, whose barriers yield the processor once there are more OpenMP threads in the
+    process than cores: both become several times slower.
+
+    Args:
+        modules: names in the order of their import, as `sys.modules` has them.
+
+    Raises:
+        RuntimeError: torch came first.
+    """
+    order = list(modules)
+    if "ctranslate2._ext" not in order or order.index("torch") < order.index("ctranslate2._ext"):
+        raise RuntimeError(
+            "torch was imported before ctranslate2, which makes both slow in one process: run scripts/benchmark.py, "
+            "or import ctranslate2 first"
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first processor; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first = path.read_text(encoding="utf-8").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

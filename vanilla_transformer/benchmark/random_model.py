@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of any size with the same random weights every time, and sources for it."""
+
+import torch
+
+from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
+
+SEED = 1
+FIRST_TOKEN = 5  # those before have a meaning: padding, start, end
+
+
+def random_model(config: VanillaTransformerConfig) -> VanillaTransformerForConditionalGeneration:
+    """In evaluation mode, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return VanillaTransformerForConditionalGeneration(config).eval()
+
+
+def random_sources(vocab_size: int, sentences: int, tokens: int) -> list[list[int]]:
+    """Sentences of so many tokens each."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(FIRST_TOKEN, vocab_size, (sentences, tokens), generator=generator).tolist()
