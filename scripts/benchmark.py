@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast models decode, beside transformers and CTranslate2.
+"""How fast models decode, beside transformers and CTranslate2; and how exactly.
 
 python scripts/benchmark.py decode
 python scripts/benchmark.py decode configs/benchmark_decode.yaml "sizes=[small]" ctranslate2=false
+python scripts/benchmark.py exact runs/my/model my.en
 """
 
 import sys

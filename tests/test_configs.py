@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
+from vanilla_transformer.benchmark.configuration import load_benchmark_config
 from vanilla_transformer.comparison.configuration import load_compare_config
 from vanilla_transformer.comparison.equality import check_parameters
 from vanilla_transformer.comparison.quality import load_runs
@@ -75,7 +76,8 @@ def parameters_by_the_paper(row: Row) -> int:
 
 
 COMPARISONS = sorted(CONFIGS.glob("compare*.yaml"))
-RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS]
+BENCHMARKS = sorted(CONFIGS.glob("benchmark*.yaml"))
+RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS]
 
 
 def meta_model(model: dict, vocab_size: int) -> PreTrainedModel:
@@ -114,6 +116,11 @@ def test_every_comparison_is_of_equal_runs(path: Path, tmp_path: Path):
         sizes = {name: meta_model(each["model"], VOCAB_SIZE).num_parameters()
                  for name, each in config.long_range.models.items()}  # fmt: skip
         check_parameters("long_range", sizes)
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_every_benchmark_loads(path: Path):
+    load_benchmark_config(path)  # raises, for models that no peer can be too
 
 
 @pytest.mark.parametrize(

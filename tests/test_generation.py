@@ -312,6 +312,7 @@ def test_a_source_without_any_position_is_refused(family):
         ({"do_sample": True}, "do_sample=True"),
         ({"output_attentions": True}, "output_attentions=True"),
         ({"rule": "marian"}, "rule='marian'"),
+        ({"alpha": float("nan")}, "alpha=nan"),
     ],
 )
 def test_what_it_does_not_offer_is_refused(batch, options, named):

@@ -4,6 +4,7 @@
 A model's folder has this file as custom_generate/generate.py, where transformers looks for `generate`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -89,8 +90,12 @@ def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
     return type(model).generate(model, inputs, custom_generate=beam_search, **kwargs)
 
 
-def length_penalty(length: int, alpha: float) -> float:
-    """lp(Y) = ((5 + |Y|) / 6)^alpha, by which a log-probability is divided; `length` in tokens, with the last one."""
+def length_penalty(length: Any, alpha: float) -> Any:
+    """lp(Y) = ((5 + |Y|) / 6)^alpha, by which a log-probability is divided.
+
+    Args:
+        length: in tokens, with the last one; a number or a tensor of them.
+    """
     return ((5 + length) / 6) ** alpha
 
 
@@ -457,8 +462,8 @@ def beam_search(
         the coverage penalty; -inf for what does not exist.
 
     Raises:
-        ValueError: sampling, or outputs other than the scores, which this search does not offer; an unknown rule; a
-            coverage penalty without attention; a source without any position.
+        ValueError: sampling, or outputs other than the scores, which this search does not offer; an unknown rule; an
+            alpha that is not finite; a coverage penalty without attention; a source without any position.
         DecodingError: see `BeamSearch.run`.
     """
     _check(generation_config, synced_gpus, rule)
@@ -516,7 +521,10 @@ def _divisor(rule: str, settings: dict[str, Any], alpha: float | None) -> Callab
         power = settings.get("length_penalty")
         return partial(_power, power=1.0 if power is None else power)
     alpha = settings.get("alpha") if alpha is None else alpha
-    return partial(length_penalty, alpha=ALPHA if alpha is None else alpha)
+    alpha = ALPHA if alpha is None else alpha
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha={alpha} must be a finite number")
+    return partial(length_penalty, alpha=alpha)
 
 
 def _power(length, power: float):

@@ -5,15 +5,12 @@ from typing import Any
 
 from transformers import Pipeline
 
-from .generation import PreparesDecoding, beam_search
-
 
 class TranslationPipeline(Pipeline):
     """Text in, text out: `pipeline("vanilla-translation", folder)("A man sleeps.")`.
 
     A call takes a text, a list of them or any iterable, and `generate()`'s arguments beside it. It returns
-    `[{"translation_text": …}]` for a text, as many as `num_return_sequences`, best first. The models of this package
-    decode by the paper's beam search, unless `custom_generate` says otherwise (`None`: transformers' own decoding).
+    `[{"translation_text": …}]` for a text, as many as `num_return_sequences`, best first.
     """
 
     _load_tokenizer = True
@@ -32,8 +29,6 @@ class TranslationPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- likewise
         options = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
-        if isinstance(self.model, PreparesDecoding):
-            options.setdefault("custom_generate", beam_search)
         # (batch * num_return_sequences, target_length)
         sequences = self.model.generate(**inputs, **options)  # pyright: ignore[reportCallIssue] -- models mix it in
         # transformers takes what a batch returns apart along its first dimension.

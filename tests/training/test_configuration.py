@@ -135,6 +135,7 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0"),
         ("optimizer.learning_rate_scale=nan", "optimizer.learning_rate_scale=nan"),
+        ("generation.alpha=.nan", "generation.alpha=nan"),
         ("optimizer.max_grad_norm=0", "optimizer.max_grad_norm=0.0 must be greater than 0"),
     ],
 )

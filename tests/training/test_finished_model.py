@@ -6,6 +6,7 @@ import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
+from vanilla_transformer.generation import beam_search
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
@@ -60,7 +61,10 @@ def test_a_test_corpus_is_scored_with_the_finished_model(tiny_run):
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
     tokenizer = AutoTokenizer.from_pretrained(tiny_run.output_dir / MODEL)
     lines = {side: (tiny_run.folder / f"validation.{side}").read_text().splitlines() for side in ("source", "target")}
-    outputs = [model.generate(**tokenizer(line, return_tensors="pt"))[0] for line in lines["source"]]
+    outputs = [
+        model.generate(**tokenizer(line, return_tensors="pt"), custom_generate=beam_search)[0]
+        for line in lines["source"]
+    ]
     texts = [tokenizer.decode(output, skip_special_tokens=True) for output in outputs]
     expected = [sacrebleu.corpus_bleu(texts, [lines["target"]]), sacrebleu.corpus_chrf(texts, [lines["target"]])]
     assert [score["value"] for score in scores] == pytest.approx([score.score for score in expected])
