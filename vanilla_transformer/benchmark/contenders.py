@@ -3,6 +3,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -127,17 +128,19 @@ class CTranslate2Contender:
     def ready(self, batches: list[Batch], decoding: Decoding) -> Iterator[Run]:
         import ctranslate2
 
-        threads = torch.get_num_threads()
-        # A list, to be emptied: who was given `run` may hold it for longer.
-        alive = [
-            ctranslate2.Translator(
+        def load() -> Any:
+            return ctranslate2.Translator(
                 str(self.folder),
                 device="cpu",
                 compute_type=self.compute_type,
                 inter_threads=1,
-                intra_threads=threads,
+                intra_threads=torch.get_num_threads(),
             )
-        ]
+
+        # In a thread of its own, which ends: quantizing computes in parallel where it is called, and that team of
+        # threads would stay beside the worker's. And a list, to be emptied: who was given `run` may hold it for longer.
+        with ThreadPoolExecutor(1) as own_thread:
+            alive = [own_thread.submit(load).result()]
         inputs = [[[str(token) for token in source] for source in batch.sources] for batch in batches]
 
         def run(count: int) -> list[list[int]]:
