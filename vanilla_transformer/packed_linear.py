@@ -44,7 +44,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         # Plain attributes: nothing here is a parameter.
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-        self.outputs, self.relu, self.transposed = weight.shape[0], relu, None
+        self.outputs, self.relu = weight.shape[0], relu
+        self.transposed: torch.Tensor | None = None  # (inputs, outputs)
+        self.blocks: torch.Tensor | None = None  # (threads, inputs, outputs / threads)
         on_cpu = weight.device.type == "cpu"
         # In bfloat16 a CPU's plain products are slow, whatever the size.
         is_large = weight.numel() >= ONEDNN_FROM or weight.dtype == torch.bfloat16
@@ -60,16 +62,17 @@ class PackedLinear(nn.Module):
         elif on_cpu and is_large and onednn_has(weight.dtype):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
             self.multiply = self._onednn
-            self.multiply_one = self._plain if weight.dtype == torch.float32 else self._onednn
+            self.multiply_one = self._onednn if weight.dtype == torch.bfloat16 else self._in_blocks
         else:
-            self.multiply = self.multiply_one = self._plain
+            self.multiply = self._plain
+            self.multiply_one = self._in_blocks if on_cpu else self._plain
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(…, inputs)` → `(…, outputs)`."""
         return self.multiply(inputs)
 
     def one_row(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same for `(1, inputs)` in one call after another, where a product of the transpose is faster."""
+        """The same for `(1, inputs)` in one call after another, which another layout does faster."""
         return self.multiply_one(inputs)
 
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -82,9 +85,9 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, operation, [], "")
 
     def _plain(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.transposed is None:  # made when it is needed: with oneDNN's layout, only for single rows
+        if self.transposed is None:
             assert self.weight is not None
-            self.transposed = self.weight.t().contiguous()  # (inputs, outputs)
+            self.transposed = self.weight.t().contiguous()
         flat = inputs.reshape(-1, inputs.shape[-1])
         product = (
             torch.mm(flat, self.transposed) if self.bias is None else torch.addmm(self.bias, flat, self.transposed)
@@ -92,6 +95,22 @@ class PackedLinear(nn.Module):
         if self.relu:
             product.relu_()
         return product.view(*inputs.shape[:-1], self.outputs)
+
+    def _in_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
+        """A block of the outputs for each thread: one row by a matrix, MKL would leave to one of them."""
+        if self.blocks is None:  # made when it is needed, for it is the weights once more
+            assert self.weight is not None
+            threads = torch.get_num_threads() if self.outputs % torch.get_num_threads() == 0 else 1
+            self.blocks = self.weight.unflatten(0, (threads, -1)).transpose(1, 2).contiguous()
+        threads = self.blocks.shape[0]
+        rows = inputs.expand(threads, 1, -1)  # (threads, 1, inputs)
+        if self.bias is None:
+            product = torch.bmm(rows, self.blocks)  # (threads, 1, outputs / threads)
+        else:
+            product = torch.baddbmm(self.bias.view(threads, 1, -1), rows, self.blocks)
+        if self.relu:
+            product.relu_()
+        return product.view(1, self.outputs)
 
 
 def quantize_linears(module: nn.Module) -> None:

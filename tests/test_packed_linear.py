@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights laid out for decoding, against torch's own linear map."""
+
+import pytest
+import torch
+from torch import nn
+
+from vanilla_transformer.packed_linear import ONEDNN_FROM, PackedLinear, quantize_linears
+
+SIZES = [(6, 5), (7, 4), (512, 512)]  # the last is large enough for oneDNN
+assert ONEDNN_FROM <= 512 * 512
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+def test_it_is_the_linear_map(outputs, inputs, bias, relu, dtype):
+    linear = nn.Linear(inputs, outputs, bias=bias, dtype=dtype)
+    packed = PackedLinear(linear.weight, linear.bias, relu=relu)
+    for rows in (1, 4, 33):
+        states = torch.randn(rows, inputs, dtype=dtype)
+        expected = linear(states).relu() if relu else linear(states)
+        torch.testing.assert_close(packed(states), expected)
+        if rows == 1:
+            torch.testing.assert_close(packed.one_row(states), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_one_row_is_the_same_for_any_number_of_threads(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    linear = nn.Linear(8, 10)  # not a multiple of 3
+    states = torch.randn(1, 8)
+    torch.testing.assert_close(PackedLinear(linear.weight, linear.bias).one_row(states), linear(states))
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+def test_bfloat16_is_torchs(outputs, inputs):
+    linear = nn.Linear(inputs, outputs, dtype=torch.bfloat16)
+    packed = PackedLinear(linear.weight, linear.bias, "bfloat16")
+    for rows in (1, 4):
+        states = torch.randn(rows, inputs, dtype=torch.bfloat16)
+        torch.testing.assert_close(packed(states), linear(states), atol=0.05, rtol=0.02)  # 8 bits of precision
+        torch.testing.assert_close(packed.one_row(states[:1]), linear(states[:1]), atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_int8_is_off_by_its_rounding_alone(relu):
+    linear = nn.Linear(64, 32)
+    packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
+    states = torch.randn(5, 64)
+    # Half a level of the weights (127 of them for the largest) and of the states (127, one bit being left out).
+    weight_error = linear.weight.abs().amax(dim=1) / 127 / 2  # (outputs)
+    state_error = (states.amax() - states.amin()) / 127 / 2
+    bound = states.abs().sum(dim=1)[:, None] * weight_error + linear.weight.abs().sum(dim=1) * state_error
+    expected = linear(states).relu() if relu else linear(states)
+    assert ((packed(states) - expected).abs() <= 1.1 * bound).all()
+
+
+def test_int8_of_a_matrix_of_zeros_is_zero():
+    assert (PackedLinear(torch.zeros(4, 3), None, "int8")(torch.randn(2, 3)) == 0).all()
+
+
+def test_int8_elsewhere_than_on_a_cpu_is_refused():
+    with pytest.raises(ValueError, match="the model is on meta"):
+        PackedLinear(torch.zeros(4, 3, device="meta"), None, "int8")
+
+
+def test_every_linear_map_of_a_module_is_quantized():
+    module = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 4)))
+    states = torch.randn(3, 8)
+    expected = module(states)
+    quantize_linears(module)
+    assert not any(type(one) is nn.Linear for one in module.modules())
+    torch.testing.assert_close(module(states), expected, atol=0.05, rtol=0.05)
