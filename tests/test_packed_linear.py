@@ -24,6 +24,7 @@ def test_it_is_the_linear_map(outputs, inputs, bias, relu, dtype):
         torch.testing.assert_close(packed(states), expected)
         if rows == 1:
             torch.testing.assert_close(packed.one_row(states), expected)
+            torch.testing.assert_close(packed.one_row(states[None]), expected[None])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

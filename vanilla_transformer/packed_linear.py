@@ -72,7 +72,7 @@ class PackedLinear(nn.Module):
         return self.multiply(inputs)
 
     def one_row(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same for `(1, inputs)` in one call after another, which another layout does faster."""
+        """The same for a single row, `(1, …, inputs)`, in one call after another, which another layout does faster."""
         return self.multiply_one(inputs)
 
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -103,14 +103,14 @@ class PackedLinear(nn.Module):
             threads = torch.get_num_threads() if self.outputs % torch.get_num_threads() == 0 else 1
             self.blocks = self.weight.unflatten(0, (threads, -1)).transpose(1, 2).contiguous()
         threads = self.blocks.shape[0]
-        rows = inputs.expand(threads, 1, -1)  # (threads, 1, inputs)
+        rows = inputs.reshape(1, 1, -1).expand(threads, -1, -1)  # (threads, 1, inputs)
         if self.bias is None:
             product = torch.bmm(rows, self.blocks)  # (threads, 1, outputs / threads)
         else:
             product = torch.baddbmm(self.bias.view(threads, 1, -1), rows, self.blocks)
         if self.relu:
             product.relu_()
-        return product.view(1, self.outputs)
+        return product.view(*inputs.shape[:-1], self.outputs)
 
 
 def quantize_linears(module: nn.Module) -> None:

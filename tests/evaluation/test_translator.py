@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import MarianConfig, MarianMTModel, pipeline
+from transformers import MarianConfig, MarianMTModel
 
 import vanilla_transformer
 from tests.families import END, FAMILIES, START, Family
@@ -59,20 +59,6 @@ def test_it_says_what_the_papers_decoding_says_line_by_line(translator, folder, 
     lines.insert(3, "")
     expected.insert(3, "")
     assert translator.translate(lines, max_batch_tokens=100, **options) == expected
-
-
-def test_a_pipeline_says_the_same(translator, folder, lines):
-    found = pipeline("translation", str(folder))(lines, alpha=1.0)
-    assert [one["translation_text"] for [one] in found] == translator.translate(lines, alpha=1.0)
-
-
-@torch.no_grad()
-def test_a_pipeline_can_be_told_to_decode_as_transformers_does(translator, folder, lines):
-    model, tokenizer = load_model_folder(folder), translator.tokenizer
-    options = {"num_beams": 4, "length_penalty": 5.0, "max_new_tokens": 6}
-    found = pipeline("translation", str(folder))(lines, custom_generate=None, **options)
-    outputs = [model.generate(**tokenizer(line, return_tensors="pt"), **options)[0] for line in lines]
-    assert [one["translation_text"] for [one] in found] == tokenizer.batch_decode(outputs, skip_special_tokens=True)
 
 
 def test_lines_may_be_any_iterable(translator, lines, tmp_path):
