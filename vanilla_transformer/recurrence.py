@@ -14,6 +14,7 @@ from .dropout import Dropout
 from .packed_linear import onednn_has
 
 CELLS = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CPU_HAS_BFLOAT16 = onednn_has(torch.bfloat16)  # here, for a graph cannot ask
 STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}
 
 
@@ -120,7 +121,8 @@ class RecurrentLayer(GradientCheckpointingLayer):
         if memory is not None:
             state = (state, self._as_torch(memory))
         outputs = self.dropout(inputs)
-        follows_autocast = inputs.device.type == "cpu" and onednn_has(torch.bfloat16)
+        on_cpu = inputs.device.type == "cpu"
+        follows_autocast = on_cpu and (CPU_HAS_BFLOAT16 or not torch.is_autocast_enabled("cpu"))
         with nullcontext() if follows_autocast else torch.autocast(inputs.device.type, enabled=False):
             # On a GPU autocast means float16 under cuDNN, even if asked for bfloat16, and nobody would scale the loss;
             # and a CPU without bfloat16 has no LSTM in it. There the recurrence has the precision of its weights.

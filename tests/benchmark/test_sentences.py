@@ -21,7 +21,14 @@ NAMES = [MARIAN, CTRANSLATE2["float32"], FAST["float32"]]
 def real(model_folder, tmp_path):
     """Settings for a model of letters in reverse and a test set of 12 lines."""
     files = write_reversals(tmp_path, "test", 12)
-    settings = {"batch_sizes": [1, 8], "repeats": 2, "beams": 4, "alpha": 0.6, "length_penalty": 0.6}
+    settings = {
+        "batch_sizes": [1, 8],
+        "repeats": 2,
+        "beams": 4,
+        "alpha": 0.6,
+        "length_penalty": 0.6,
+        "early_stopping": True,
+    }
     files = {"source": files["source"], "reference": files["target"], "model": str(model_folder)}
     return lambda **changes: RealConfig(**(settings | files | {"max_tokens_beyond_source": 3} | changes))
 

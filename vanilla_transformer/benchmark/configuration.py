@@ -77,6 +77,7 @@ class RealConfig:
         beams: hypotheses of a sentence.
         alpha: of the paper's length penalty, ours; 0.6 there.
         length_penalty: of the others, transformers' own and CTranslate2's: log-probability / length^length_penalty.
+        early_stopping: of MarianMT and ours: a sentence is done when `beams` targets are, as folders of runs have it.
         max_tokens_beyond_source: a batch's longest target is its longest source and so many tokens, for everyone.
 
     Raises:
@@ -89,6 +90,7 @@ class RealConfig:
     alpha: float
     length_penalty: float
     max_tokens_beyond_source: int
+    early_stopping: bool
     model: str | None = None
     source: str | None = None
     reference: str | None = None

@@ -44,12 +44,14 @@ class Decoding:
         is_exact: nothing ends a target before the longest.
         alpha: of the paper's length penalty.
         length_penalty: of those that divide by length^length_penalty.
+        early_stopping: of MarianMT and ours; see `RealConfig`.
     """
 
     beams: int
     is_exact: bool
     alpha: float
     length_penalty: float
+    early_stopping: bool = True
 
 
 class Contender(Protocol):
@@ -90,6 +92,7 @@ class TorchContender:
                 num_beams=decoding.beams,
                 max_new_tokens=batch.longest,
                 length_penalty=penalty,
+                early_stopping=decoding.early_stopping if decoding.beams > 1 else None,
                 pad_token_id=self.pad,
                 eos_token_id=end,
                 decoder_start_token_id=self.start,

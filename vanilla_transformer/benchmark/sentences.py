@@ -55,7 +55,13 @@ def measure_sentences(
     sources = tokenizer(lines)["input_ids"]
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     longest = max(map(len, sources)) + settings.max_tokens_beyond_source + 1  # and the start
-    decoding = Decoding(settings.beams, is_exact=False, alpha=settings.alpha, length_penalty=settings.length_penalty)
+    decoding = Decoding(
+        settings.beams,
+        is_exact=False,
+        alpha=settings.alpha,
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+    )
     timing = TimingConfig(repeats=settings.repeats, pause=timing.pause, fill=timing.fill)
     results: dict[str, dict[str, Any]] = {name: {"sentences_per_second": 0.0, "by_batch_size": {}} for name in names}
     targets = {}
