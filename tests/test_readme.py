@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's commands run as they are written: the long ones shortened by their own settings (`SET`, overrides)."""
+"""The commands of README and docs run as they stand: long ones shortened by their own settings (`SET`, overrides)."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from tests.hub.hub_client import environment
 from tests.hub.hub_server import HubServer
 
 REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/models.md", "docs/reference.md")  # in the order of reading: one goes on from the other
+README = "\n".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
 SHORT_TRAINING = ["training.max_updates=2", "training.mixed_precision='no'", "training.trackers=[]"]
 SHORT_TRAINING += ["model.d_model=16", "model.d_ff=16", "tokenizer.vocab_size=300"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
