@@ -16,6 +16,20 @@ from transformers.utils.output_capturing import capture_outputs
 from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
 
 
+def is_as_made(part: nn.Module) -> bool:
+    """Whether a part of a model is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
+    own = __name__.rpartition(".")[0]
+    for module in part.modules():
+        where = type(module).__module__
+        is_plain = where.startswith((f"{own}.", "torch.nn.modules.")) or where == "transformers.activations"
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        # Those by which transformers records outputs, and leaves in place, change nothing.
+        is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module)
+        if not is_plain or is_hooked:
+            return False
+    return all(type(parameter) is nn.Parameter for parameter in part.parameters())
+
+
 class WithTables(PreTrainedModel):
     """The base of a model that has more than one table of embeddings, which may be one matrix."""
 
@@ -154,19 +168,8 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         )
 
     def can_prepare_decoding(self) -> bool:
-        """Whether its decoder is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
-        own, decoder = __name__.rpartition(".")[0], cast(nn.Module, self.model.decoder)
-        for module in (*decoder.modules(), self.lm_head):
-            where = type(module).__module__
-            is_plain = where.startswith((f"{own}.", "torch.nn.modules.")) or where == "transformers.activations"
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            # Those by which transformers records outputs, and leaves in place, change nothing.
-            is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(
-                module
-            )
-            if not is_plain or is_hooked:
-                return False
-        return all(type(parameter) is nn.Parameter for parameter in decoder.parameters())
+        """Whether its decoder is as this package made it; see `is_as_made`."""
+        return is_as_made(cast(nn.Module, self.model.decoder)) and is_as_made(self.lm_head)
 
     def check_can_prepare_decoding(self) -> None:
         if not self.can_prepare_decoding():

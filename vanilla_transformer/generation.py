@@ -48,6 +48,20 @@ class Steps(Protocol):
         ...
 
 
+@runtime_checkable
+class RanksTokens(Steps, Protocol):
+    """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
+
+    def best(self, tokens: torch.Tensor, count: int, is_normalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read a token of each hypothesis: `(sentences, beams)` → the `count` best next ones, best first.
+
+        Returns:
+            Their log-probabilities, or their logits if not `is_normalised`, and they themselves;
+            `(sentences * beams, count)`, fewer where there are fewer. Where a logit is no number, the best is none.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Search:
     """How to search, and by what to rank.
@@ -135,6 +149,7 @@ class BeamSearch:
     ):
         sentences = prompt.shape[0]
         self.steps, self.search, self.source_mask, self.may_leave = steps, search, source_mask, may_leave
+        self.ranking = steps if search.processors is None and isinstance(steps, RanksTokens) else None
         self.prompt_length, self.length = prompt.shape[1], 0
         self.limits, self.longest = limits, int(limits.max())
         self.nearest_limit = int(limits.min())
@@ -165,7 +180,8 @@ class BeamSearch:
             DecodingError: logits that are no numbers; a sentence for which every token is forbidden.
         """
         for token in self.live[:, 0, :-1].unbind(dim=1):
-            self._look(self.steps(token[:, None]))
+            self.steps(token[:, None])
+            self._look()
         if self.search.processors is not None:  # which know the batch by its rows, all beams of all sentences
             self.live = self.live.expand(-1, self.search.beams, -1)
             self.live_scores = torch.full_like(self.finished_scores, -torch.inf)
@@ -195,13 +211,17 @@ class BeamSearch:
             `(sentences, candidates)`.
         """
         sentences, live = self.live_scores.shape
-        logits = self._look(self.steps(self.live[:, :, -1]))  # (sentences * live, vocab_size)
-        log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        if self.search.processors is not None:
-            log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
         wanted = (1 + len(self.search.ends)) * self.search.beams
         # The best of all are among the best of each.
-        best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
+        if self.ranking is None:
+            logits = self.steps(self.live[:, :, -1])  # (sentences * live, vocab_size)
+            log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            if self.search.processors is not None:
+                log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
+            best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
+        else:
+            best, tokens = self.ranking.best(self.live[:, :, -1], wanted, is_normalised=True)
+        self._look()
         totals = self.live_scores[:, :, None] + best.view(sentences, live, -1)
         scores, index = totals.flatten(1).topk(min(wanted, totals[0].numel()))  # (sentences, candidates)
         return scores, index // totals.shape[2], tokens.view(sentences, -1).gather(1, index)
@@ -288,13 +308,12 @@ class BeamSearch:
         if count:
             self.steps.keep(order)
 
-    def _look(self, logits: torch.Tensor) -> torch.Tensor:
+    def _look(self) -> None:
         """What the last step has attended to is added to the coverage."""
         if self.search.coverage:
             assert self.steps.attention is not None
             seen = self.steps.attention.float()
             self.coverage = seen if self.coverage is None else self.coverage + seen
-        return logits
 
     def _follow(self, parents: torch.Tensor) -> None:
         self.steps.follow(parents)
@@ -323,11 +342,15 @@ def greedy_search(
     targets[:, :prompt_length] = prompt
     rows, tokens, length = torch.arange(prompt.shape[0], device=prompt.device), prompt[:, -1], 0
     is_done = torch.zeros_like(rows, dtype=torch.bool)
+    ranking = steps if search.processors is None and isinstance(steps, RanksTokens) else None
     while len(rows):
-        logits = steps(tokens[:, None])  # (sentences, vocab_size)
-        if search.processors is not None:
-            logits = search.processors(targets[rows, : prompt_length + length], logits.float())
-        best, token = top(logits, 1)
+        if ranking is None:
+            logits = steps(tokens[:, None])  # (sentences, vocab_size)
+            if search.processors is not None:
+                logits = search.processors(targets[rows, : prompt_length + length], logits.float())
+            best, token = top(logits, 1)
+        else:
+            best, token = ranking.best(tokens[:, None], 1, is_normalised=False)
         tokens = token[:, 0].masked_fill(is_done, search.filler)
         if not bool(best.isfinite().all()):
             row = int(rows[~best[:, 0].isfinite()][0])

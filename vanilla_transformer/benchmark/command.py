@@ -15,6 +15,7 @@ from vanilla_transformer.benchmark.configuration import load_benchmark_config
 from vanilla_transformer.benchmark.decode import benchmark_decoding
 from vanilla_transformer.benchmark.exactness import check_exactness
 from vanilla_transformer.benchmark.report import report
+from vanilla_transformer.native.engine import ENGINES
 
 DEFAULT = "configs/benchmark_decode.yaml"
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact.add_argument("model", help="folder of a trained model")
     exact.add_argument("source", help="text file, plain or .gz")
     exact.add_argument("--sentences", type=int, default=1000, metavar="N", help="the first N (%(default)s)")
+    exact.add_argument("--engine", choices=ENGINES, default="auto", help="what decodes (%(default)s)")
     exact.set_defaults(run=_exact)
     arguments = parser.parse_args(argv)
     disable_progress_bar()  # of reading weights
@@ -70,4 +72,4 @@ def _exact(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
         raise ValueError(f"--sentences {arguments.sentences} must be at least 1")
     lines = list(islice(read_lines(arguments.source), arguments.sentences))
     model, tokenizer = load_model_folder(arguments.model), load_tokenizer(arguments.model)
-    print(json.dumps(check_exactness(model, tokenizer, lines, show), indent=2))
+    print(json.dumps(check_exactness(model, tokenizer, lines, show, arguments.engine), indent=2))

@@ -17,11 +17,14 @@ from transformers import GenerationConfig, PreTrainedModel
 from vanilla_transformer.benchmark.machine import lacks_precision
 from vanilla_transformer.benchmark.peers import as_marian
 from vanilla_transformer.generation import beam_search
+from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import quantize_linears
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
 CTRANSLATE2 = {"float32": "CTranslate2 float32", "int8": "CTranslate2 int8"}  # compute type → name
 FAST = {one: f"ours, fast {one}" for one in ("float32", "bfloat16", "int8")}  # precision → name
+TORCH = "ours, fast float32 in torch"  # what a published folder has, without the loops compiled for a CPU
 
 # Decodes the first so many batches; returns the best target of each sentence, without start and end.
 Run = Callable[[int], list[list[int]]]
@@ -69,7 +72,7 @@ class TorchContender:
 
     Args:
         model: its generation config is replaced: what it leaves open, transformers would fill in from there.
-        options: of `generate`, beside the generation config.
+        options: of `generate`, beside the generation config. A native decoder in them also encodes.
         has_paper_penalty: `generate` takes the paper's `alpha`.
     """
 
@@ -100,10 +103,13 @@ class TorchContender:
             for batch in batches
         ]
         model: Any = self.model
+        native = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
 
         def run(count: int) -> list[list[int]]:
             found = []
             for batch, config in zip(inputs[:count], configs[:count], strict=True):
+                if native is not None:
+                    batch = batch | {"encoder_outputs": native.encode(**batch)}
                 found += model.generate(**batch, generation_config=config, **options)[:, 1:].tolist()
             return found if end is None else [row[: row.index(end)] if end in row else row for row in found]
 
@@ -178,7 +184,7 @@ def names_of_contenders(precisions: list[str], device: torch.device, has_ctransl
     absent = None if has_ctranslate2 else "ctranslate2 is false"
     names: dict[str, str | None] = {MARIAN: None}
     names |= dict.fromkeys(CTRANSLATE2.values(), absent)
-    names |= {GENERATE: None}
+    names |= {GENERATE: None, TORCH: None}
     return names | {FAST[one]: lacks_precision(one, device) for one in precisions}
 
 
@@ -199,10 +205,15 @@ def make_contender(name: str, model: Callable[[], PreTrainedModel], folder: Path
         return TorchContender(name, marian.to(original.device))
     if name == GENERATE:
         return TorchContender(name, model())
-    return _fast(name, next(precision for precision, own in FAST.items() if name == own), model())
+    if name == TORCH:
+        return _fast(name, "float32", "torch", model())
+    return _fast(name, next(precision for precision, own in FAST.items() if name == own), "auto", model())
 
 
-def _fast(name: str, precision: str, model: Any) -> TorchContender:
+def _fast(name: str, precision: Any, engine: Engine, model: Any) -> TorchContender:
+    decoder: Any = native_decoder(model, precision, engine)
+    if decoder is not None:
+        return TorchContender(name, model, {"custom_generate": beam_search, "decoder": decoder}, has_paper_penalty=True)
     if precision != "float32":
         model = deepcopy(model)
     if precision == "bfloat16":

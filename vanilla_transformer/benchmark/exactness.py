@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.generation import beam_search, length_penalty
+from vanilla_transformer.native.engine import Engine, native_decoder
 
 BATCHES = (1, 7, 64)  # sentences
 BEAMS, ALPHA = 4, 0.6
@@ -15,9 +16,16 @@ BEAMS, ALPHA = 4, 0.6
 
 @torch.inference_mode()
 def check_exactness(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], show: Callable[[str], None]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    show: Callable[[str], None],
+    engine: Engine = "auto",
 ) -> dict[str, Any]:
     """Decode the lines in many ways that must agree, in the precision of the model.
+
+    Args:
+        engine: what decodes by the paper's search, as for `native_decoder`.
 
     Returns:
         `sentences`, and of them how many are token for token the same: `beams_as_transformers` (transformers' rule of
@@ -25,7 +33,7 @@ def check_exactness(
         `score_difference`, the largest between a reported score and that of one teacher-forced pass, over `scores`
         of them.
     """
-    check: Any = _Check(model.eval(), tokenizer, [line for line in lines if line.strip()])
+    check: Any = _Check(model.eval(), tokenizer, [line for line in lines if line.strip()], engine)
     results: dict[str, Any] = {"sentences": len(check.sources)}
     rule = {"num_beams": BEAMS, "length_penalty": 1.0, "early_stopping": False}
     theirs = check.decode(64, **rule)
@@ -54,25 +62,31 @@ def _same(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> int:
 class _Check:
     """A model and the token ids of its sources."""
 
-    def __init__(self, model: Any, tokenizer: Any, lines: Sequence[str]):
+    def __init__(self, model: Any, tokenizer: Any, lines: Sequence[str], engine: Engine):
         self.model, self.tokenizer = model, tokenizer
         self.sources = tokenizer(list(lines))["input_ids"]
-        self.decoder = model.prepare_decoding()
+        self.native = native_decoder(model, "float32", engine)
+        self.decoder = self.native or model.prepare_decoding()
         self.end = model.generation_config.eos_token_id
 
     def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return self.tokenizer.pad({"input_ids": [self.sources[i] for i in rows]}, return_tensors="pt")
 
+    def own_options(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Of `generate`, for the paper's search."""
+        options: dict[str, Any] = {"decoder": self.decoder}
+        return options if self.native is None else options | {"encoder_outputs": self.native.encode(**batch)}
+
     def decode(self, size: int, order: Sequence[int] | None = None, **options) -> list[tuple[int, ...]]:
         """Targets without padding, in the order of the sources, whatever the `order` of decoding."""
-        if "custom_generate" in options:
-            options["decoder"] = self.decoder
         order, targets = range(len(self.sources)) if order is None else order, {}
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             # Of the batch for transformers, which knows no other; so for ours where the two are compared.
             limit = {} if "alpha" in options else {"max_new_tokens": max(len(self.sources[i]) for i in rows) + 50}
-            found = self.model.generate(**self.batch(rows), **options, **limit)
+            batch = self.batch(rows)
+            own = self.own_options(batch) if "custom_generate" in options else {}
+            found = self.model.generate(**batch, **options, **own, **limit)
             targets |= dict(zip(rows, map(self._until_end, found.tolist()), strict=True))
         return [targets[i] for i in range(len(self.sources))]
 
@@ -83,7 +97,11 @@ class _Check:
             rows = range(start, min(start + 64, len(self.sources)))
             batch = self.batch(rows)
             found = self.model.generate(
-                **batch, **options, decoder=self.decoder, num_return_sequences=BEAMS, return_dict_in_generate=True
+                **batch,
+                **options,
+                **self.own_options(batch),
+                num_return_sequences=BEAMS,
+                return_dict_in_generate=True,
             )
             targets = found.sequences  # (batch * beams, target_length)
             each = {name: tensor.repeat_interleave(BEAMS, dim=0) for name, tensor in batch.items()}

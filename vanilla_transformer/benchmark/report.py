@@ -4,12 +4,12 @@
 from statistics import geometric_mean
 from typing import Any
 
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
+from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN, TORCH
 from vanilla_transformer.benchmark.verdicts import ratios, real_ratio
 from vanilla_transformer.comparison.markdown import table
 
 PEERS = (MARIAN, *CTRANSLATE2.values())
-OURS = (GENERATE, *FAST.values())
+OURS = (GENERATE, TORCH, *FAST.values())
 MIB = 2**20
 
 

@@ -81,7 +81,7 @@ def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
     from vanilla_transformer.evaluation.translate import translate_on_all_processes
 
     state = process_state()
-    translator = open_translator(arguments.model, arguments.precision, state.device)
+    translator = open_translator(arguments.model, arguments.precision, arguments.engine, state.device)
     with tqdm(unit=" lines", file=sys.stderr, disable=not state.is_main_process) as bar:
 
         def show(done: int, total: int) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from vanilla_transformer.evaluation.translator import Translator
+    from vanilla_transformer.native.engine import Engine
     from vanilla_transformer.packed_linear import Precision
 
 
@@ -53,6 +54,12 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="to compute in (%(default)s); int8 needs a CPU",
     )
     parser.add_argument(
+        "--engine",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="what decodes: loops compiled for this CPU, or PyTorch (%(default)s: the first where it can)",
+    )
+    parser.add_argument(
         "--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once (%(default)s)"
     )
     parser.add_argument(
@@ -82,14 +89,16 @@ def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def open_translator(path: str, precision: "Precision", device: "torch.device | None" = None) -> "Translator":
+def open_translator(
+    path: str, precision: "Precision", engine: "Engine" = "auto", device: "torch.device | None" = None
+) -> "Translator":
     """A model folder ready to translate, on the best device there is unless one is given."""
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.evaluation.translator import Translator
 
     disable_progress_bar()  # of reading the weights; a command has its own
-    return Translator.from_pretrained(path, precision, device)
+    return Translator.from_pretrained(path, precision, device, engine)
 
 
 def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -108,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vanilla_transformer.data.corpus import decode_lines
 
-    translator = open_translator(arguments.model, arguments.precision)
+    translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
     done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.generation import DecodingError, PreparesDecoding, beam_search
+from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import Precision
 
 LINES_NAMED = 10  # in an error message
@@ -54,7 +56,7 @@ def translate_lines(
         num_return_sequences: translations for each line, best first; at most as many as beams.
         on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
-        decoder: `model.prepare_decoding()`, to have it made once for many calls; `None`: it is made for this one.
+        decoder: as `prepared_decoder` makes it, to have it made once for many calls; `None`: it is made for this one.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config.
 
@@ -140,12 +142,18 @@ def _paper_decoding(model: PreTrainedModel, decoder: Any) -> dict[str, Any]:
     return {"custom_generate": beam_search, "decoder": prepared_decoder(model) if decoder is None else decoder}
 
 
-def prepared_decoder(model: PreTrainedModel, precision: Precision = "float32") -> Any:
-    """`model.prepare_decoding(precision)`; `None` where the model itself has to decode, which is as precise as it is.
+def prepared_decoder(model: PreTrainedModel, precision: Precision = "float32", engine: Engine = "auto") -> Any:
+    """The weights laid out for decoding; `None` where the model itself has to decode, which is as precise as it is.
+
+    Args:
+        engine: as for `native_decoder`; PyTorch decodes by `model.prepare_decoding(precision)`.
 
     Raises:
-        ValueError: int8 for a model of this package whose decoder has been changed.
+        ValueError: int8 for a model of this package whose decoder has been changed; and as `native_decoder`.
     """
+    native = native_decoder(model, precision, engine)
+    if native is not None:
+        return native
     if isinstance(model, PreparesDecoding) and (precision == "int8" or model.can_prepare_decoding()):
         return model.prepare_decoding(precision)
     return None
@@ -168,6 +176,8 @@ def _translate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], options: dict
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
+    if isinstance(options.get("decoder"), NativeDecoder):
+        options = options | {"encoder_outputs": options["decoder"].encode(**inputs)}
     # Without beams nobody needs the scores, and generate would keep (batch, vocab_size) of them for every step.
     output = model.generate(**inputs, **options, return_dict_in_generate=True)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)

@@ -12,6 +12,8 @@ from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
 from vanilla_transformer.evaluation.translate import Translation, prepared_decoder, translate_stream
+from vanilla_transformer.native.engine import Engine
+from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import PRECISIONS, Precision, quantize_linears
 
 
@@ -27,7 +29,11 @@ class Translator:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, precision: Precision = "float32", device: torch.device | str | None = None
+        cls,
+        path: str | Path,
+        precision: Precision = "float32",
+        device: torch.device | str | None = None,
+        engine: Engine = "auto",
     ) -> "Translator":
         """Open a model folder or Hub id; code in it is not executed.
 
@@ -35,10 +41,12 @@ class Translator:
             precision: in which is computed. "bfloat16" has half of the memory. "int8" quantizes the linear maps of
                 encoder and decoder, and is for the models of this package on a CPU.
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
+            engine: "native": loops compiled once for this machine, which decode a Transformer on a CPU in float32 or
+                int8 several times faster than "torch", PyTorch's operations; "auto": native where that is possible.
 
         Raises:
             FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; an unknown precision; int8 for
-                another kind of model, or elsewhere than on a CPU.
+                another kind of model, or elsewhere than on a CPU; engine "native" where it cannot decode.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
@@ -52,10 +60,15 @@ class Translator:
                 f"precision='int8' is for models of this package; {path} has model_type={model.config.model_type!r}: "
                 "use bfloat16"
             )
-        decoder = prepared_decoder(model, precision)
-        if is_int8:
+        decoder = prepared_decoder(model, precision, engine)
+        if is_int8 and not isinstance(decoder, NativeDecoder):
             quantize_linears(model.get_encoder())
         return cls(model, load_tokenizer(path), decoder)
+
+    @property
+    def engine(self) -> Engine:
+        """What decodes, "native" or "torch"."""
+        return "native" if isinstance(self.decoder, NativeDecoder) else "torch"
 
     def translate(self, lines: Iterable[str], **options) -> list[str]:
         """The translation of every line, in order; an empty line stays empty.

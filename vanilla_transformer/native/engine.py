@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decodes: the loops compiled for this machine, or PyTorch's operations."""
+
+from typing import Any, Literal
+
+import torch
+
+from vanilla_transformer.conditional_generation import is_as_made
+from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
+from vanilla_transformer.native.compiler import find_compiler
+from vanilla_transformer.native.transformer import NativeDecoder
+from vanilla_transformer.packed_linear import Precision
+
+Engine = Literal["auto", "native", "torch"]
+ENGINES = ("auto", "native", "torch")
+
+
+def why_not_native(model: Any, precision: Precision) -> str | None:
+    """What of a model, or of this machine, the compiled loops do not know; `None`: they decode it."""
+    if not isinstance(model, VanillaTransformerForConditionalGeneration):
+        return f"it decodes the Transformer, and this is a {type(model).__name__}"
+    if model.device.type != "cpu":
+        return f"it computes on a CPU, and the model is on {model.device}"
+    if precision == "bfloat16" or model.dtype != torch.float32:
+        return (
+            f"it computes in float32 and int8, and precision={precision!r} with a model in {model.dtype} is asked for"
+        )
+    if model.config.activation_function != "relu":
+        return f"it knows the paper's ReLU, and the model has activation_function={model.config.activation_function!r}"
+    if not (is_as_made(model.get_encoder()) and model.can_prepare_decoding()):
+        return "the model has adapters, hooks, shards or replaced modules"
+    if find_compiler() is None:
+        return "it is compiled once, and there is no C++ compiler here (Debian: g++; CXX names another)"
+    return None
+
+
+def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | None:
+    """The compiled loops with this model's weights; `None`: PyTorch decodes.
+
+    Args:
+        engine: "auto": compiled where that is possible; "native": an error where it is not.
+
+    Raises:
+        ValueError: an unknown engine; "native" where it cannot be; the compiler refused.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
+    if engine == "torch":
+        return None
+    reason = why_not_native(model, precision)
+    if reason is None:
+        return NativeDecoder(model, "int8" if precision == "int8" else "float32")
+    if engine == "native":
+        raise ValueError(f"engine='native' cannot decode this: {reason}; use engine='torch', or 'auto'")
+    return None

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Transformer's inference in transformer.cpp: its weights, its memory, and the calls."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vanilla_transformer.embeddings import positions_of_real_tokens
+from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
+from vanilla_transformer.native.compiler import library
+
+NativePrecision = Literal["float32", "int8"]
+BLOCK, FEW = 32, 4  # as in transformer.cpp
+INT8_LEVELS = 127
+
+
+class _Linear(Structure):
+    _fields_ = [
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+    ]
+
+
+class _Norm(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
+
+
+class _Layer(Structure):
+    _fields_ = [
+        *((name, _Linear) for name in ("query_key_value", "output")),
+        *((name, _Linear) for name in ("cross_query", "cross_key_value", "cross_output")),
+        *((name, _Linear) for name in ("linear_1", "linear_2")),
+        ("norms", _Norm * 3),
+    ]
+
+
+class _Stack(Structure):
+    _fields_ = [
+        ("layers", POINTER(_Layer)),
+        *((name, c_int32) for name in ("num_layers", "d_model", "d_ff", "num_heads", "d_k", "d_v")),
+        *((name, c_int32) for name in ("is_pre_norm", "is_decoder")),
+        ("epsilon", c_float),
+        ("last", _Norm),
+    ]
+
+
+class _Scratch(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("states", "normed", "wide", "mixed", "projected", "scores", "entries")),
+        *((name, c_int32) for name in ("stride", "longest")),
+    ]
+
+
+class _Target(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("sentences", "beams", "length")),
+        *((name, c_int32) for name in ("source_length", "slots", "longest")),
+        *((name, c_void_p) for name in ("slot", "cache", "ancestors", "source", "mask", "attention")),
+    ]
+
+
+class Stack:
+    """The layers of an encoder or decoder, in panels of outputs that the machine computes at once.
+
+    Args:
+        stack: with plain modules; later changes of its weights have no effect.
+        precision: "int8": a scale for each output, and the weights as whole numbers up to 127; what they are
+            multiplied with stays float32.
+    """
+
+    def __init__(self, stack: nn.Module, precision: NativePrecision, is_decoder: bool):
+        config: Any = stack.config
+        self.library, self.precision = library(), precision
+        self.panel = self.library.panel_width()
+        self.kept: list[torch.Tensor] = []  # what the structures point to
+        layers: Any = stack.layers
+        self.layers = (_Layer * len(layers))(*(self._layer(layer, is_decoder) for layer in layers))
+        widths = (config.num_heads * (2 * config.d_k + config.d_v), config.d_ff, config.d_model)
+        self.stride = self._padded(max(widths)) + self.panel  # no power of two: rows would meet in a cache
+        self.structure = _Stack(
+            layers=self.layers,
+            num_layers=len(layers),
+            **{name: getattr(config, name) for name in ("d_model", "d_ff", "num_heads", "d_k", "d_v")},
+            is_pre_norm=config.norm_position == "pre",
+            is_decoder=is_decoder,
+            epsilon=config.layer_norm_eps,
+            last=self._norm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else _Norm(),
+        )
+
+    def _layer(self, layer: Any, is_decoder: bool) -> _Layer:
+        own, network = layer.self_attention, layer.feed_forward
+        parts = {
+            "query_key_value": self.linear(*self._projections(own, "qkv")),
+            "output": self.linear(own.out_proj.weight, own.out_proj.bias),
+            "linear_1": self.linear(network.linear_1.weight, network.linear_1.bias),
+            "linear_2": self.linear(network.linear_2.weight, network.linear_2.bias),
+        }
+        norms = [layer.self_attention_norm, layer.self_attention_norm, layer.feed_forward_norm]
+        if is_decoder:
+            cross = layer.cross_attention
+            parts["cross_query"] = self.linear(*self._projections(cross, "q"))
+            parts["cross_key_value"] = self.linear(*self._projections(cross, "kv"))
+            parts["cross_output"] = self.linear(cross.out_proj.weight, cross.out_proj.bias)
+            norms[1] = layer.cross_attention_norm
+        return _Layer(**parts, norms=(_Norm * 3)(*map(self._norm, norms)))
+
+    @staticmethod
+    def _projections(attention: Any, which: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Some of an attention's projections as one, with 1 / sqrt(d_k) inside that of the queries."""
+        maps = [(getattr(attention, f"{one}_proj"), attention.scaling if one == "q" else 1.0) for one in which]
+        weight = torch.cat([one.weight * factor for one, factor in maps])
+        biases = [one.bias * factor for one, factor in maps if one.bias is not None]
+        return weight, torch.cat(biases) if biases else None
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> _Linear:
+        """`weight` `(outputs, inputs)`, `bias` `(outputs)`."""
+        outputs, inputs = weight.shape
+        rows = self._padded(outputs)
+        padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
+        scale = None
+        if self.precision == "int8":
+            scale = (padded.abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (rows)
+            padded = (padded / scale[:, None]).round().to(torch.int8)
+        panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()  # (panels, inputs, panel)
+        full_bias = torch.zeros(rows)
+        if bias is not None:
+            full_bias[:outputs] = bias.detach()
+        return _Linear(self.keep(panels), self.keep(scale), self.keep(full_bias), inputs, outputs)
+
+    def _norm(self, norm: nn.LayerNorm) -> _Norm:
+        return _Norm(self.keep(norm.weight.detach().float()), self.keep(norm.bias.detach().float()))
+
+    def keep(self, tensor: torch.Tensor | None) -> int | None:
+        """Its address, for as long as this object lives."""
+        if tensor is None:
+            return None
+        self.kept.append(tensor.contiguous())
+        return self.kept[-1].data_ptr()
+
+    def _padded(self, width: int) -> int:
+        return -(-width // self.panel) * self.panel
+
+    def padded(self, width: int) -> int:
+        return self._padded(width)
+
+
+class Scratch:
+    """Memory of a call with so many rows, that attend to so many positions."""
+
+    def __init__(self, stack: Stack, rows: int, longest: int):
+        threads = torch.get_num_threads()
+        longest = -(-longest // 16) * 16  # whole vectors
+        self.rows = torch.empty(5, max(rows, threads * FEW), stack.stride)
+        self.scores, self.entries = torch.empty(threads, longest), torch.empty(threads, longest, dtype=torch.long)
+        self.structure = _Scratch(
+            *(one.data_ptr() for one in (*self.rows, self.scores, self.entries)), stride=stack.stride, longest=longest
+        )
+
+
+class NativeDecoder:
+    """Encoder, decoder and projection of a `VanillaTransformerForConditionalGeneration` for `beam_search(…, decoder=…)`.
+
+    Args:
+        model: on a CPU, its decoder as this package made it; later changes of its weights have no effect here.
+
+    Raises:
+        ValueError: another kind of model or device, a changed decoder, an activation other than ReLU; no compiler.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Any, precision: NativePrecision = "float32"):
+        model.check_can_prepare_decoding()
+        self.decoder = Stack(model.model.decoder, precision, is_decoder=True)
+        self.encoder = Stack(model.model.encoder, precision, is_decoder=False)
+        self.projection = self.decoder.linear(model.lm_head.weight, model.lm_head.bias)
+        self.vocab_size = model.lm_head.weight.shape[0]
+        self.inputs = [Embedding(one) for one in (model.model.encoder, model.model.decoder)]
+
+    @torch.no_grad()
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> VanillaTransformerEncoderOutput:
+        """What the model's encoder returns, for `generate(…, encoder_outputs=…)`; `(sentences, source_length)` twice."""
+        stack = self.encoder
+        sentences, length = input_ids.shape
+        embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask), length)
+        d_model = embedded.shape[2]
+        scratch = Scratch(stack, sentences * length, length)
+        scratch.rows[0, : sentences * length, :d_model] = embedded.flatten(0, 1)
+        mask = never_attended(attention_mask)
+        encoded = torch.empty(sentences, length, d_model)
+        stack.library.encode(
+            ctypes.byref(stack.structure),
+            ctypes.byref(scratch.structure),
+            sentences,
+            length,
+            address(mask),
+            address(encoded),
+            torch.get_num_threads(),
+        )
+        return VanillaTransformerEncoderOutput(encoded, attention_mask=attention_mask)
+
+    def begin(
+        self,
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None,
+        longest: int,
+        beams: int,
+        keeps_attention: bool = False,
+    ) -> "NativeSteps":
+        """As `FusedDecoder.begin`."""
+        return NativeSteps(self, encoder_outputs.last_hidden_state, attention_mask, longest, beams, keeps_attention)
+
+
+class Embedding:
+    """The input of a stack: scaled embeddings and positions, without dropout."""
+
+    def __init__(self, stack: Any):
+        self.table, self.scale = stack.embed_tokens.weight.detach().float(), stack.input_embedding.scale
+        self.positions = stack.input_embedding.positions
+
+    def __call__(self, ids: torch.Tensor, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
+        """`(sentences, length)` twice → `(sentences, length, d_model)`."""
+        return nn.functional.embedding(ids, self.table) * self.scale + self.positions(position_ids, longest).float()
+
+
+def never_attended(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """What is added to scores; finite, as the eager backend has it: a source may be only padding."""
+    if mask is None or bool(mask.all()):
+        return None
+    return torch.zeros(mask.shape).masked_fill_(mask == 0, torch.finfo(torch.float32).min)
+
+
+def address(tensor: torch.Tensor | None) -> c_void_p:
+    return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+class NativeSteps:
+    """Sentences in the midst of being decoded, as `generation.Steps`.
+
+    A sentence's memory stays in its slot, and an entry of the cache where it was written: what moves are small
+    numbers, which say whose they are.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        decoder: NativeDecoder,
+        encoded: torch.Tensor,
+        mask: torch.Tensor | None,
+        longest: int,
+        beams: int,
+        keeps_attention: bool,
+    ):
+        stack = decoder.decoder
+        self.decoder, self.stack, self.threads = decoder, stack, torch.get_num_threads()
+        sentences, source_length, _ = encoded.shape
+        config = stack.structure
+        self.width = config.num_heads * (config.d_k + config.d_v)  # of keys and values
+        encoded = encoded.float().contiguous()
+        self.source = torch.empty(config.num_layers, sentences, source_length, self.width)
+        scratch = Scratch(stack, sentences * source_length, 1)
+        stack.library.project_source(
+            ctypes.byref(config),
+            ctypes.byref(scratch.structure),
+            address(encoded),
+            sentences,
+            source_length,
+            address(self.source),
+            self.threads,
+        )
+        self.positions = decoder.inputs[1].positions(torch.arange(longest), longest).float().contiguous()
+        rows = sentences * beams
+        self.scratch = Scratch(stack, rows, max(longest, source_length) + 1)
+        self.logits = torch.empty(rows, stack.padded(decoder.vocab_size))
+        self.ancestors = torch.empty(sentences, beams, longest, dtype=torch.int32)
+        self.moved = torch.empty(beams, longest, dtype=torch.int32)
+        self.slots = torch.arange(sentences)
+        self.mask = never_attended(mask)
+        self.blocks: list[torch.Tensor] = []
+        self.pointers = (c_void_p * (-(-longest // BLOCK)))()
+        self.weights = torch.empty(rows, config.num_heads, source_length) if keeps_attention else None
+        self.attention: torch.Tensor | None = None
+        self.target = _Target(
+            sentences=sentences,
+            beams=beams,
+            length=0,
+            source_length=source_length,
+            slots=sentences,
+            longest=longest,
+            slot=self.slots.data_ptr(),
+            cache=ctypes.addressof(self.pointers),
+            ancestors=self.ancestors.data_ptr(),
+            source=self.source.data_ptr(),
+            mask=address(self.mask),
+            attention=address(self.weights),
+        )
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
+        self._step(tokens, 0, False, None, None)
+        return self.logits[: tokens.numel(), : self.decoder.vocab_size]
+
+    def best(self, tokens: torch.Tensor, count: int, is_normalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, but the `count` best next tokens: their log-probabilities or logits, and they; `(rows, count)`."""
+        count = min(count, self.decoder.vocab_size)
+        best = torch.empty(tokens.numel(), count)
+        index = torch.empty(tokens.numel(), count, dtype=torch.long)
+        self._step(tokens, count, is_normalised, best, index)
+        return best, index
+
+    def _step(
+        self,
+        tokens: torch.Tensor,
+        count: int,
+        is_normalised: bool,
+        best: torch.Tensor | None,
+        index: torch.Tensor | None,
+    ) -> None:
+        target, decoder, config = self.target, self.decoder, self.stack.structure
+        if target.length == BLOCK * len(self.blocks):
+            shape = (config.num_layers, target.slots, BLOCK, target.beams, self.width)
+            self.blocks.append(torch.empty(shape))
+            self.pointers[len(self.blocks) - 1] = self.blocks[-1].data_ptr()
+        tokens = tokens.contiguous()
+        self.stack.library.decode(
+            ctypes.byref(config),
+            ctypes.byref(self.scratch.structure),
+            ctypes.byref(target),
+            ctypes.byref(decoder.projection),
+            address(decoder.inputs[1].table),
+            c_float(decoder.inputs[1].scale),
+            address(self.positions[target.length]),
+            address(tokens),
+            tokens.numel(),
+            address(self.logits),
+            self.logits.shape[1],
+            count,
+            is_normalised,
+            address(best),
+            address(index),
+            self.threads,
+        )
+        target.length += 1
+        if self.weights is not None:
+            weights = self.weights[: tokens.numel()].mean(dim=1)  # of the heads
+            self.attention = weights.view(*tokens.shape, -1)  # (sentences, beams, source_length)
+
+    def follow(self, parents: torch.Tensor) -> None:
+        """Hypothesis i of a sentence continues what was its hypothesis `parents[:, i]`; `(sentences, beams)`."""
+        parents = parents.contiguous()
+        self.stack.library.follow(ctypes.byref(self.target), address(parents), parents.shape[1], address(self.moved))
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these sentences in this order; `(sentences)`."""
+        self.slots = self.slots[rows]
+        self.target.slot, self.target.sentences = self.slots.data_ptr(), len(rows)
