@@ -194,7 +194,7 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         Learned positions may end before. The source's length is the batch's, padding included; the paper's decoding
         (`beam_search`) has a limit for each sentence within it.
         """
-        beyond = generation_config.to_dict().get("max_tokens_beyond_source")
+        beyond = vars(generation_config).get("max_tokens_beyond_source")
         if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
             longest = kwargs["inputs_tensor"].shape[1] + beyond
             if self.longest_target is not None:

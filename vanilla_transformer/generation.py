@@ -52,12 +52,18 @@ class Steps(Protocol):
 class RanksTokens(Steps, Protocol):
     """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
 
-    def best(self, tokens: torch.Tensor, count: int, is_normalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read a token of each hypothesis: `(sentences, beams)` → the `count` best next ones, best first.
+    def best(
+        self, tokens: torch.Tensor, totals: torch.Tensor | None, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read a token of each hypothesis, `(sentences, beams)`, and find the `count` best that may follow.
+
+        Args:
+            totals: log-probabilities of the hypotheses so far, `(sentences, beams)`; `None`: the logits decide, of
+                one hypothesis for each sentence.
 
         Returns:
-            Their log-probabilities, or their logits if not `is_normalised`, and they themselves;
-            `(sentences * beams, count)`, fewer where there are fewer. Where a logit is no number, the best is none.
+            Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
+            `(sentences, count)`, best first, fewer where fewer are possible. No number, where a logit is none.
         """
         ...
 
@@ -212,16 +218,17 @@ class BeamSearch:
         """
         sentences, live = self.live_scores.shape
         wanted = (1 + len(self.search.ends)) * self.search.beams
-        # The best of all are among the best of each.
-        if self.ranking is None:
-            logits = self.steps(self.live[:, :, -1])  # (sentences * live, vocab_size)
-            log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-            if self.search.processors is not None:
-                log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
-            best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
-        else:
-            best, tokens = self.ranking.best(self.live[:, :, -1], wanted, is_normalised=True)
+        if self.ranking is not None:
+            candidates = self.ranking.best(self.live[:, :, -1], self.live_scores, wanted)
+            self._look()
+            return candidates
+        logits = self.steps(self.live[:, :, -1])  # (sentences * live, vocab_size)
         self._look()
+        log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if self.search.processors is not None:
+            log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
+        # The best of all are among the best of each.
+        best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
         totals = self.live_scores[:, :, None] + best.view(sentences, live, -1)
         scores, index = totals.flatten(1).topk(min(wanted, totals[0].numel()))  # (sentences, candidates)
         return scores, index // totals.shape[2], tokens.view(sentences, -1).gather(1, index)
@@ -337,11 +344,12 @@ def greedy_search(
     """
     for token in prompt[:, :-1].unbind(dim=1):
         steps(token[:, None])
-    prompt_length, longest = prompt.shape[1], int(limits.max())
+    prompt_length, longest, nearest_limit = prompt.shape[1], int(limits.max()), int(limits.min())
     targets = prompt.new_full((prompt.shape[0], prompt_length + longest), search.filler)
     targets[:, :prompt_length] = prompt
     rows, tokens, length = torch.arange(prompt.shape[0], device=prompt.device), prompt[:, -1], 0
     is_done = torch.zeros_like(rows, dtype=torch.bool)
+    has_done = False  # any that stays in the batch
     ranking = steps if search.processors is None and isinstance(steps, RanksTokens) else None
     while len(rows):
         if ranking is None:
@@ -350,23 +358,29 @@ def greedy_search(
                 logits = search.processors(targets[rows, : prompt_length + length], logits.float())
             best, token = top(logits, 1)
         else:
-            best, token = ranking.best(tokens[:, None], 1, is_normalised=False)
-        tokens = token[:, 0].masked_fill(is_done, search.filler)
-        if not bool(best.isfinite().all()):
+            best, _, token = ranking.best(tokens[:, None], None, 1)
+        if not math.isfinite(float(best.sum(dtype=torch.float32))):
             row = int(rows[~best[:, 0].isfinite()][0])
             fault = "no numbers (NaN)" if bool(best.isnan().any()) else "such that none is allowed"
             raise DecodingError(f"the logits are {fault} within {length + 1} target tokens", row)
+        tokens = token[:, 0].masked_fill(is_done, search.filler) if has_done else token[:, 0]
         targets[rows, prompt_length + length] = tokens
         length += 1
-        is_done = is_done | (tokens[:, None] == search.ends).any(dim=-1) | (limits <= length)
+        ended = (tokens[:, None] == search.ends).any(dim=-1)
+        if length >= nearest_limit:
+            ended |= limits <= length
         if search.criteria is not None:
-            is_done = is_done | search.criteria(targets[rows, : prompt_length + length], None)
+            ended |= search.criteria(targets[rows, : prompt_length + length], None)
+        if not bool(ended.any()):
+            continue
+        is_done, has_done = is_done | ended, True
         if bool(is_done.all()):
             break
-        if may_leave and bool(is_done.any()):
+        if may_leave:
             going_on = (~is_done).nonzero().squeeze(1)
             rows, tokens, limits, is_done = (one[going_on] for one in (rows, tokens, limits, is_done))
             steps.keep(going_on)
+            has_done = False
     return targets[:, : prompt_length + length]
 
 
@@ -494,7 +508,7 @@ def beam_search(
     sentences, prompt = input_ids.shape[0] // beams, input_ids[::beams]
     pad, ends = generation_config._pad_token_tensor, generation_config._eos_token_tensor
     own = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
-    settings = generation_config.to_dict()
+    settings = vars(generation_config)  # transformers' own, and whatever else a folder has there
     search = Search(
         beams=beams,
         kept=generation_config.num_return_sequences or 1,

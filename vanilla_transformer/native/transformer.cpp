@@ -24,6 +24,7 @@
 #define PANEL (2 * LANES) // outputs that are computed at once
 #define ROWS 6            // at most, and rows: 12 sums and what is multiplied fill 16 registers
 #define DEPTH 512         // inputs of a panel that stay in a cache while many rows pass
+#define MANY 128          // rows that pass at once
 #define FEW 4             // rows that each thread normalises for itself, which costs less than to wait for another
 #define BLOCK 32          // target tokens in a block of the cache
 
@@ -160,36 +161,32 @@ static inline void tile(int rows, int depth, const float *x, int64_t stride, con
     }
 }
 
-// While the tiles of a panel are computed, each brings its share of the next one nearer.
-static inline void fetch_share(const Linear *map, int64_t offset, int count, int part, int parts) {
-    int size = map->scale ? 1 : sizeof(float);
+// Each tile brings its share of the next panel nearer, `depth` inputs from `offset` on.
+static inline void fetch_share(const Linear *map, int64_t offset, int depth, int part, int parts) {
+    int64_t size = map->scale ? 1 : sizeof(float), bytes = int64_t(depth) * PANEL * size;
     const char *from = static_cast<const char *>(map->weight) + offset * size;
-    int64_t bytes = int64_t(count) * size;
     for (int64_t i = bytes * part / parts / 64 * 64; i < bytes * (part + 1) / parts; i += 64)
         __builtin_prefetch(from + i, 0, 2);
 }
 
-// This thread's outputs of y = x W^T + b, for all rows; with `relu` max(0, y).
-static void linear(const Linear *map, const float *x, int64_t x_stride, int rows, float *y, int64_t y_stride,
-                   int relu) {
-    int threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    int panels = (map->outputs + PANEL - 1) / PANEL, tiles = (rows + ROWS - 1) / ROWS;
-    int first = panels * thread / threads, end = panels * (thread + 1) / threads;
-    int step = rows <= ROWS ? map->inputs : DEPTH;
+// Outputs of the panels from `first` up to `end` for some rows, in as many inputs as a cache holds at a time.
+static void multiply(const Linear *map, int first, int end, const float *x, int64_t x_stride, int rows, float *y,
+                     int64_t y_stride, bool relu) {
+    int tiles = (rows + ROWS - 1) / ROWS, step = rows <= ROWS ? map->inputs : DEPTH;
     for (int from = 0; from < map->inputs; from += step) {
         int depth = map->inputs - from < step ? map->inputs - from : step;
-        int is_last = from + depth == map->inputs;
+        bool is_last = from + depth == map->inputs;
         for (int panel = first; panel < end; panel++)
             for (int i = 0; i < tiles; i++) {
                 int row = rows * i / tiles, count = rows * (i + 1) / tiles - row;
-                float *to = y + row * y_stride + panel * PANEL;
+                const float *read = x + row * x_stride + from;
+                float *write = y + row * y_stride + panel * PANEL;
                 Lanes sums[ROWS][2] = {};
                 if (from)
                     for (int r = 0; r < count; r++)
-                        for (int h = 0; h < 2; h++) sums[r][h] = load(to + r * y_stride + h * LANES);
-                const float *read = x + row * x_stride + from;
+                        for (int h = 0; h < 2; h++) sums[r][h] = load(write + r * y_stride + h * LANES);
                 int64_t offset = (int64_t(panel) * map->inputs + from) * PANEL;
-                if (tiles > 1) fetch_share(map, offset + int64_t(map->inputs) * PANEL, depth * PANEL, i, tiles);
+                if (tiles > 1 && panel + 1 < end) fetch_share(map, offset + int64_t(map->inputs) * PANEL, depth, i, tiles);
                 if (map->scale)
                     tile(count, depth, read, x_stride, static_cast<const int8_t *>(map->weight) + offset, sums);
                 else
@@ -203,10 +200,20 @@ static void linear(const Linear *map, const float *x, int64_t x_stride, int rows
                             value += load(map->bias + column);
                             if (relu) value = larger(value, Lanes{});
                         }
-                        store(to + r * y_stride + h * LANES, value);
+                        store(write + r * y_stride + h * LANES, value);
                     }
             }
     }
+}
+
+// This thread's share of y = x W^T + b, for all rows; with `relu` max(0, y).
+static void linear(const Linear *map, const float *x, int64_t x_stride, int rows, float *y, int64_t y_stride,
+                   bool relu) {
+    int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    int panels = (map->outputs + PANEL - 1) / PANEL;
+    for (int row = 0; row < rows; row += MANY) // each part of x stays in a cache while the weights pass
+        multiply(map, panels * thread / threads, panels * (thread + 1) / threads, x + row * x_stride, x_stride,
+                 rows - row < MANY ? rows - row : MANY, y + row * y_stride, y_stride, relu);
 }
 
 static inline float dot(const float *a, const float *b, int width) {
@@ -379,29 +386,29 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
     const float *read = add_and_norm(stack, scratch, &own, nullptr, nullptr, &stack->layers[0].norms[0]);
     for (int i = 0; i < stack->num_layers; i++) {
         const Layer *layer = stack->layers + i;
-        linear(&layer->query_key_value, read, stride, rows, scratch->wide, stride, 0);
+        linear(&layer->query_key_value, read, stride, rows, scratch->wide, stride, false);
 #pragma omp barrier
         if (stack->is_decoder)
             attend_to_target(stack, scratch, target, i, rows, scores, entry);
         else
             attend_within_source(stack, scratch, length, mask, rows, scores, entry);
 #pragma omp barrier
-        linear(&layer->output, scratch->mixed, stride, rows, scratch->projected, stride, 0);
+        linear(&layer->output, scratch->mixed, stride, rows, scratch->projected, stride, false);
 #pragma omp barrier
         if (stack->is_decoder) {
             read = add_and_norm(stack, scratch, &own, scratch->projected, &layer->norms[0], &layer->norms[1]);
-            linear(&layer->cross_query, read, stride, rows, scratch->wide, stride, 0);
+            linear(&layer->cross_query, read, stride, rows, scratch->wide, stride, false);
 #pragma omp barrier
             attend_to_source(stack, scratch, target, i, rows, scores, entry);
 #pragma omp barrier
-            linear(&layer->cross_output, scratch->mixed, stride, rows, scratch->projected, stride, 0);
+            linear(&layer->cross_output, scratch->mixed, stride, rows, scratch->projected, stride, false);
 #pragma omp barrier
         }
         const Norm *done = &layer->norms[stack->is_decoder];
         read = add_and_norm(stack, scratch, &own, scratch->projected, done, &layer->norms[2]);
-        linear(&layer->linear_1, read, stride, rows, scratch->wide, stride, 1);
+        linear(&layer->linear_1, read, stride, rows, scratch->wide, stride, true);
 #pragma omp barrier
-        linear(&layer->linear_2, scratch->wide, stride, rows, scratch->projected, stride, 0);
+        linear(&layer->linear_2, scratch->wide, stride, rows, scratch->projected, stride, false);
 #pragma omp barrier
         const Norm *next = i + 1 < stack->num_layers ? &stack->layers[i + 1].norms[0] : last;
         read = add_and_norm(stack, scratch, &own, scratch->projected, &layer->norms[2], next);
@@ -455,6 +462,30 @@ static void best_of(const float *values, int width, int count, int is_normalised
     for (int i = 0; i < count; i++) best[i] -= log_of_sum;
 }
 
+// The `count` best of a sentence among the best `each` of its `live` hypotheses, whose log-probabilities are `totals`.
+static void best_of_sentence(int live, int each, const float *totals, const float *best, const int64_t *index,
+                             int count, float *scores, int64_t *beams, int64_t *found) {
+    int kept = 0;
+    for (int beam = 0; beam < live; beam++)
+        for (int i = 0; i < each; i++) {
+            float score = best[beam * each + i] + (totals ? totals[beam] : 0.0f);
+            if (score != score) { // then nothing here is known
+                for (int j = 0; j < count; j++) scores[j] = NAN, beams[j] = found[j] = 0;
+                return;
+            }
+            if (kept == count && !(score > scores[count - 1])) break; // nor is what follows
+            int at = kept < count ? kept++ : count - 1;
+            for (; at > 0 && score > scores[at - 1]; at--) {
+                scores[at] = scores[at - 1];
+                beams[at] = beams[at - 1];
+                found[at] = found[at - 1];
+            }
+            scores[at] = score;
+            beams[at] = beam;
+            found[at] = index[beam * each + i];
+        }
+}
+
 extern "C" {
 
 int32_t panel_width(void) { return PANEL; }
@@ -483,7 +514,7 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     int heads = stack->num_heads, d_k = stack->d_k, d_v = stack->d_v, rows = sentences * length;
 #pragma omp parallel num_threads(threads)
     for (int layer = 0; layer < stack->num_layers; layer++) {
-        linear(&stack->layers[layer].cross_key_value, encoded, stack->d_model, rows, scratch->wide, scratch->stride, 0);
+        linear(&stack->layers[layer].cross_key_value, encoded, stack->d_model, rows, scratch->wide, scratch->stride, false);
 #pragma omp barrier
 #pragma omp for
         for (int row = 0; row < rows; row++)
@@ -497,11 +528,14 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     }
 }
 
-// One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`, and if `count` the best of them.
+// One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`; and if `count`, as
+// `generation.RanksTokens` has it, the best that may follow in each sentence; `best` and `index` are of each row.
 void decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
             const float *embedding, float scale, const float *position, const int64_t *tokens, int32_t rows,
-            float *logits, int32_t logits_stride, int32_t count, int32_t is_normalised, float *best, int64_t *index,
-            int32_t threads) {
+            float *logits, int32_t logits_stride, int32_t count, const float *totals, float *best, int64_t *index,
+            float *scores, int64_t *beams, int64_t *found, int32_t threads) {
+    int live = rows / target->sentences;
+    int each = count < projection->outputs ? count : projection->outputs;
 #pragma omp parallel num_threads(threads)
     {
         Own own = own_rows(scratch, rows);
@@ -509,16 +543,19 @@ void decode(const Stack *stack, const Scratch *scratch, const Target *target, co
             for (int i = 0; i < stack->d_model; i++)
                 own.states[row * scratch->stride + i] = embedding[tokens[row] * stack->d_model + i] * scale + position[i];
         const float *states = run_layers(stack, scratch, target, 0, nullptr, rows);
-        linear(projection, states, scratch->stride, rows, logits, logits_stride, 0);
+        linear(projection, states, scratch->stride, rows, logits, logits_stride, false);
         if (count) {
 #pragma omp barrier
             int thread = omp_get_thread_num(), team = omp_get_num_threads();
             for (int64_t row = rows * thread / team; row < rows * (thread + 1) / team; row++)
-                best_of(logits + row * logits_stride, projection->outputs, count, is_normalised, best + row * count,
-                        index + row * count);
+                best_of(logits + row * logits_stride, projection->outputs, each, totals != nullptr, best + row * each,
+                        index + row * each);
         }
     }
-    int live = rows / target->sentences;
+    if (count)
+        for (int64_t i = 0; i < target->sentences; i++)
+            best_of_sentence(live, each, totals ? totals + i * live : nullptr, best + i * live * each,
+                             index + i * live * each, count, scores + i * count, beams + i * count, found + i * count);
     for (int row = 0; row < rows; row++) {
         int64_t own = target->slot[row / live] * target->beams + row % live;
         target->ancestors[own * target->longest + target->length] = row % live;

@@ -10,6 +10,7 @@ from torch import nn
 
 from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
+from vanilla_transformer.native.arena import Arena
 from vanilla_transformer.native.compiler import library
 
 NativePrecision = Literal["float32", "int8"]
@@ -77,12 +78,12 @@ class Stack:
     def __init__(self, stack: nn.Module, precision: NativePrecision, is_decoder: bool):
         config: Any = stack.config
         self.library, self.precision = library(), precision
-        self.panel = self.library.panel_width()
-        self.kept: list[torch.Tensor] = []  # what the structures point to
+        self.panel: int = self.library.panel_width()
+        self.arena = Arena()
         layers: Any = stack.layers
         self.layers = (_Layer * len(layers))(*(self._layer(layer, is_decoder) for layer in layers))
         widths = (config.num_heads * (2 * config.d_k + config.d_v), config.d_ff, config.d_model)
-        self.stride = self._padded(max(widths)) + self.panel  # no power of two: rows would meet in a cache
+        self.stride = self.padded(max(widths)) + self.panel  # no power of two: rows would meet in a cache
         self.structure = _Stack(
             layers=self.layers,
             num_layers=len(layers),
@@ -121,7 +122,7 @@ class Stack:
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> _Linear:
         """`weight` `(outputs, inputs)`, `bias` `(outputs)`."""
         outputs, inputs = weight.shape
-        rows = self._padded(outputs)
+        rows = self.padded(outputs)
         padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
         scale = None
         if self.precision == "int8":
@@ -131,23 +132,14 @@ class Stack:
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
-        return _Linear(self.keep(panels), self.keep(scale), self.keep(full_bias), inputs, outputs)
+        addresses = (None if one is None else self.arena.place(one) for one in (panels, scale, full_bias))
+        return _Linear(*addresses, inputs, outputs)
 
     def _norm(self, norm: nn.LayerNorm) -> _Norm:
-        return _Norm(self.keep(norm.weight.detach().float()), self.keep(norm.bias.detach().float()))
-
-    def keep(self, tensor: torch.Tensor | None) -> int | None:
-        """Its address, for as long as this object lives."""
-        if tensor is None:
-            return None
-        self.kept.append(tensor.contiguous())
-        return self.kept[-1].data_ptr()
-
-    def _padded(self, width: int) -> int:
-        return -(-width // self.panel) * self.panel
+        return _Norm(*(self.arena.place(one.detach().float()) for one in (norm.weight, norm.bias)))
 
     def padded(self, width: int) -> int:
-        return self._padded(width)
+        return -(-width // self.panel) * self.panel
 
 
 class Scratch:
@@ -187,7 +179,7 @@ class NativeDecoder:
         """What the model's encoder returns, for `generate(…, encoder_outputs=…)`; `(sentences, source_length)` twice."""
         stack = self.encoder
         sentences, length = input_ids.shape
-        embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask), length)
+        embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask))
         d_model = embedded.shape[2]
         scratch = Scratch(stack, sentences * length, length)
         scratch.rows[0, : sentences * length, :d_model] = embedded.flatten(0, 1)
@@ -221,11 +213,21 @@ class Embedding:
 
     def __init__(self, stack: Any):
         self.table, self.scale = stack.embed_tokens.weight.detach().float(), stack.input_embedding.scale
-        self.positions = stack.input_embedding.positions
+        self._positions = stack.input_embedding.positions
+        self._known = self.table.new_empty(0, self.table.shape[1])
 
-    def __call__(self, ids: torch.Tensor, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """`(sentences, length)` twice → `(sentences, length, d_model)`."""
-        return nn.functional.embedding(ids, self.table) * self.scale + self.positions(position_ids, longest).float()
+        embedded = nn.functional.embedding(ids, self.table)
+        positions = nn.functional.embedding(position_ids, self.positions(ids.shape[1]))
+        return torch.add(positions, embedded, alpha=self.scale)
+
+    def positions(self, longest: int) -> torch.Tensor:
+        """Of the first so many tokens at least, `(longest, d_model)`; those once computed are kept."""
+        known = self._known
+        if len(known) < longest:
+            known = self._known = self._positions(torch.arange(longest), longest).detach().float().contiguous()
+        return known
 
 
 def never_attended(mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -273,10 +275,11 @@ class NativeSteps:
             address(self.source),
             self.threads,
         )
-        self.positions = decoder.inputs[1].positions(torch.arange(longest), longest).float().contiguous()
+        self.positions = decoder.inputs[1].positions(longest)
         rows = sentences * beams
         self.scratch = Scratch(stack, rows, max(longest, source_length) + 1)
         self.logits = torch.empty(rows, stack.padded(decoder.vocab_size))
+        self.best_scores, self.best_tokens = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.ancestors = torch.empty(sentences, beams, longest, dtype=torch.int32)
         self.moved = torch.empty(beams, longest, dtype=torch.int32)
         self.slots = torch.arange(sentences)
@@ -302,25 +305,34 @@ class NativeSteps:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
-        self._step(tokens, 0, False, None, None)
+        self._step(tokens, 0, None, None, None, None)
         return self.logits[: tokens.numel(), : self.decoder.vocab_size]
 
-    def best(self, tokens: torch.Tensor, count: int, is_normalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, but the `count` best next tokens: their log-probabilities or logits, and they; `(rows, count)`."""
-        count = min(count, self.decoder.vocab_size)
-        best = torch.empty(tokens.numel(), count)
-        index = torch.empty(tokens.numel(), count, dtype=torch.long)
-        self._step(tokens, count, is_normalised, best, index)
-        return best, index
+    def best(
+        self, tokens: torch.Tensor, totals: torch.Tensor | None, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `generation.RanksTokens`."""
+        sentences, live = tokens.shape
+        count = min(count, live * self.decoder.vocab_size)
+        scores = torch.empty(sentences, count)
+        beams, found = torch.empty(2, sentences, count, dtype=torch.long)
+        if totals is not None:
+            totals = totals.contiguous()
+        self._step(tokens, count, totals, scores, beams, found)
+        return scores, beams, found
 
     def _step(
         self,
         tokens: torch.Tensor,
         count: int,
-        is_normalised: bool,
-        best: torch.Tensor | None,
-        index: torch.Tensor | None,
+        totals: torch.Tensor | None,
+        scores: torch.Tensor | None,
+        beams: torch.Tensor | None,
+        found: torch.Tensor | None,
     ) -> None:
+        if count > self.best_scores.shape[1]:
+            self.best_scores = torch.empty(self.logits.shape[0], count)
+            self.best_tokens = torch.empty(self.logits.shape[0], count, dtype=torch.long)
         target, decoder, config = self.target, self.decoder, self.stack.structure
         if target.length == BLOCK * len(self.blocks):
             shape = (config.num_layers, target.slots, BLOCK, target.beams, self.width)
@@ -340,9 +352,12 @@ class NativeSteps:
             address(self.logits),
             self.logits.shape[1],
             count,
-            is_normalised,
-            address(best),
-            address(index),
+            address(totals),
+            address(self.best_scores),
+            address(self.best_tokens),
+            address(scores),
+            address(beams),
+            address(found),
             self.threads,
         )
         target.length += 1
