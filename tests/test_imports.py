@@ -36,7 +36,7 @@ NEVER_PUBLISHED = {"__init__.py"}
 MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 
 # Each may import itself and what stands before it; `data` only itself.
-FOLDERS = ["data", "visualization", "evaluation", "training", "comparison", "hub", "benchmark", "cli"]
+FOLDERS = ["data", "visualization", "native", "evaluation", "training", "comparison", "hub", "benchmark", "cli"]
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
 

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
+import vanilla_transformer.evaluation.translate as evaluation
 from tests.families import END as OUR_END
 from tests.families import FAMILIES, START, Family
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
@@ -316,11 +317,9 @@ def test_a_decoder_that_cannot_be_prepared_decodes_too(family, ours, our_tokeniz
 
 
 @pytest.mark.parametrize("translate", [translate_lines, translate_stream])
-def test_a_decoder_is_prepared_once_for_all_lines(family, ours, our_tokenizer, lines, monkeypatch, translate):
-    prepared, prepare = [], family.seq2seq_class.prepare_decoding
-    monkeypatch.setattr(
-        family.seq2seq_class, "prepare_decoding", lambda *given: prepared.append(given) or prepare(*given)
-    )
+def test_a_decoder_is_prepared_once_for_all_lines(ours, our_tokenizer, lines, monkeypatch, translate):
+    prepared, prepare = [], evaluation.prepared_decoder
+    monkeypatch.setattr(evaluation, "prepared_decoder", lambda *given: prepared.append(given) or prepare(*given))
     options = {"window": 4} if translate is translate_stream else {}
     list(translate(ours, our_tokenizer, lines, max_batch_tokens=40, **options))
     assert len(prepared) == 1

@@ -126,6 +126,12 @@ def test_the_decoder_is_prepared_once(family, folder, lines, monkeypatch):
     assert prepared == ["bfloat16"]
 
 
+def test_every_engine_says_the_same(family, folder, lines):
+    engines = [Translator.from_pretrained(folder, device="cpu", engine=one) for one in ("auto", "torch")]
+    assert [one.engine for one in engines] == ["native" if family is FAMILIES[0] else "torch", "torch"]
+    assert engines[0].translate(lines) == engines[1].translate(lines)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_every_family_decodes_in_every_precision(folder, lines, precision):
     """Scores, unlike the words of random weights, move little: a number of 8 bits is within 1 %.

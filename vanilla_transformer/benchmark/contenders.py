@@ -103,7 +103,7 @@ class TorchContender:
             for batch in batches
         ]
         model: Any = self.model
-        native = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
+        native: Any = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
 
         def run(count: int) -> list[list[int]]:
             found = []

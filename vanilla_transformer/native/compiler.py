@@ -13,6 +13,7 @@ from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("transformer.cpp")
+HEADERS = sorted(SOURCE.parent.glob("*.h"))
 
 
 def find_compiler() -> str | None:
@@ -25,7 +26,7 @@ def find_compiler() -> str | None:
 
 @cache
 def library() -> ctypes.CDLL:
-    """transformer.cpp as a library, compiled where it is not yet.
+    """transformer.cpp and its headers as a library, compiled where it is not yet.
 
     It lies in `XDG_CACHE_HOME`/vanilla_transformer (~/.cache), under a name that the source, the compiler and the CPU
     decide. Loaded after torch, it shares torch's OpenMP and so its team of threads: two teams on the same cores slow
@@ -41,7 +42,7 @@ def library() -> ctypes.CDLL:
             "by CXX, or use engine='torch'"
         )
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = (SOURCE.read_text(), compiler, version, platform.platform(), _cpu(), *FLAGS)
+    parts = (*(one.read_text() for one in (SOURCE, *HEADERS)), compiler, version, platform.platform(), _cpu(), *FLAGS)
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = _folder() / f"transformer-{name}.so"
     if not path.exists():
@@ -56,8 +57,8 @@ def _folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"engine='native' keeps what it compiles in {folder}, which cannot be made ({error.strerror}); name another "
-            "folder by XDG_CACHE_HOME, or use engine='torch'"
+            f"engine='native' keeps what it compiles in {folder}, which cannot be made ({error.strerror}); name "
+            "another folder by XDG_CACHE_HOME, or use engine='torch'"
         ) from None
     return folder
 

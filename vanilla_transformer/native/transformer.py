@@ -54,6 +54,7 @@ class _Stack(Structure):
 class _Scratch(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("states", "normed", "wide", "mixed", "projected", "scores", "entries")),
+        *((name, c_void_p) for name in ("quantized", "steps")),
         *((name, c_int32) for name in ("stride", "longest")),
     ]
 
@@ -72,7 +73,7 @@ class Stack:
     Args:
         stack: with plain modules; later changes of its weights have no effect.
         precision: "int8": a scale for each output, and the weights as whole numbers up to 127; what they are
-            multiplied with stays float32.
+            multiplied with has about 13 bits, and a scale for each row.
     """
 
     def __init__(self, stack: nn.Module, precision: NativePrecision, is_decoder: bool):
@@ -127,8 +128,10 @@ class Stack:
         scale = None
         if self.precision == "int8":
             scale = (padded.abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (rows)
-            padded = (padded / scale[:, None]).round().to(torch.int8)
-        panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()  # (panels, inputs, panel)
+            padded = nn.functional.pad((padded / scale[:, None]).round().to(torch.int8), (0, inputs % 2))
+            panels = padded.view(-1, self.panel, (inputs + 1) // 2, 2).transpose(1, 2)  # (panels, pairs, panel, 2)
+        else:
+            panels = padded.view(-1, self.panel, inputs).transpose(1, 2)  # (panels, inputs, panel)
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
@@ -148,26 +151,30 @@ class Scratch:
     def __init__(self, stack: Stack, rows: int, longest: int):
         threads = torch.get_num_threads()
         longest = -(-longest // 16) * 16  # whole vectors
-        self.rows = torch.empty(5, max(rows, threads * FEW), stack.stride)
+        rows = max(rows, threads * FEW)
+        self.rows = torch.empty(5, rows, stack.stride)
+        quantized = (rows, stack.stride) if stack.precision == "int8" else (0, 0)
+        self.quantized, self.steps = torch.empty(quantized, dtype=torch.int16), torch.empty(rows)
         self.scores, self.entries = torch.empty(threads, longest), torch.empty(threads, longest, dtype=torch.long)
         self.structure = _Scratch(
-            *(one.data_ptr() for one in (*self.rows, self.scores, self.entries)), stride=stack.stride, longest=longest
+            *(one.data_ptr() for one in (*self.rows, self.scores, self.entries, self.quantized, self.steps)),
+            stride=stack.stride,
+            longest=longest,
         )
 
 
 class NativeDecoder:
-    """Encoder, decoder and projection of a `VanillaTransformerForConditionalGeneration` for `beam_search(…, decoder=…)`.
+    """A whole `VanillaTransformerForConditionalGeneration` for `beam_search(…, decoder=…)`; it encodes, too.
 
     Args:
-        model: on a CPU, its decoder as this package made it; later changes of its weights have no effect here.
+        model: one of which `why_not_native` has nothing to say; later changes of its weights have no effect here.
 
     Raises:
-        ValueError: another kind of model or device, a changed decoder, an activation other than ReLU; no compiler.
+        ValueError: the compiler refused.
     """
 
     @torch.no_grad()
     def __init__(self, model: Any, precision: NativePrecision = "float32"):
-        model.check_can_prepare_decoding()
         self.decoder = Stack(model.model.decoder, precision, is_decoder=True)
         self.encoder = Stack(model.model.encoder, precision, is_decoder=False)
         self.projection = self.decoder.linear(model.lm_head.weight, model.lm_head.bias)
@@ -176,7 +183,7 @@ class NativeDecoder:
 
     @torch.no_grad()
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> VanillaTransformerEncoderOutput:
-        """What the model's encoder returns, for `generate(…, encoder_outputs=…)`; `(sentences, source_length)` twice."""
+        """`(sentences, source_length)` twice → what the model's encoder returns, for `generate(encoder_outputs=…)`."""
         stack = self.encoder
         sentences, length = input_ids.shape
         embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which engine decodes what, and the reasons that are given."""
+
+import pytest
+import torch
+
+from tests.families import FAMILIES
+from vanilla_transformer.native import engine
+from vanilla_transformer.native.engine import native_decoder
+from vanilla_transformer.native.transformer import NativeDecoder
+
+
+def hooked():
+    model = FAMILIES[0].model()
+    model.model.encoder.layers[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+CASES = {
+    "a Transformer": (FAMILIES[0].model, "float32", None),
+    "in int8": (FAMILIES[0].model, "int8", None),
+    "in bfloat16": (FAMILIES[0].model, "bfloat16", "it computes in float32 and int8"),
+    "in float64": (lambda: FAMILIES[0].model(torch.float64), "float32", "a model in torch.float64"),
+    "an RNN": (FAMILIES[2].model, "float32", "it decodes the Transformer, and this is a RNNSeq2Seq"),
+    "another activation": (
+        lambda: FAMILIES[0].model(activation_function="gelu"),
+        "float32",
+        "activation_function='gelu'",
+    ),
+    "a hook": (hooked, "float32", "the model has adapters, hooks, shards or replaced modules"),
+}
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), CASES.values(), ids=CASES)
+def test_auto_is_native_where_it_can_be(make, precision, reason):
+    assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+def test_native_says_why_it_cannot_be(make, precision, reason):
+    with pytest.raises(ValueError, match="engine='native' cannot decode this") as error:
+        native_decoder(make(), precision, "native")
+    assert reason in str(error.value)
+
+
+def test_torch_is_always_torch():
+    assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None
+
+
+def test_without_a_compiler_auto_is_torch(monkeypatch):
+    monkeypatch.setattr(engine, "find_compiler", lambda: None)
+    assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
+    with pytest.raises(ValueError, match=r"there is no C\+\+ compiler here"):
+        native_decoder(FAMILIES[0].model(), "float32", "native")
+
+
+def test_an_unknown_engine_names_the_known_ones():
+    with pytest.raises(ValueError, match="engine='fast' must be one of auto, native, torch"):
+        native_decoder(FAMILIES[0].model(), "float32", "fast")  # pyright: ignore[reportArgumentType] -- on purpose

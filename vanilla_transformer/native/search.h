@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The best next tokens, without a pass that writes all probabilities.
+
+#pragma once
+
+#include "vectors.h"
+
+// The `count` largest of `values`, first the largest, as log-probabilities if `is_normalised`; NaN if there is a NaN.
+static void best_of(const float *values, int width, int count, int is_normalised, float *best, int64_t *index) {
+    int found = 0, whole = width / (8 * LANES) * (8 * LANES);
+    Lanes sums = {};
+    Whole wrong = {};
+    for (int i = 0; i < whole; i += LANES) {
+        Lanes now = load(values + i);
+        wrong |= now != now;
+    }
+    for (int from = 0; from < width; from += 8 * LANES) {
+        int end = from + 8 * LANES < width ? from + 8 * LANES : width;
+        if (found == count && end - from == 8 * LANES) { // mostly nothing here is large enough
+            Lanes peak = load(values + from);
+            for (int j = 1; j < 8; j++)
+                peak = larger(load(values + from + j * LANES), peak);
+            if (!(largest(peak) > best[count - 1]))
+                continue;
+        }
+        for (int i = from; i < end; i++) {
+            if (found == count && !(values[i] > best[count - 1]))
+                continue;
+            int at = found < count ? found++ : count - 1;
+            for (; at > 0 && values[i] > best[at - 1]; at--) {
+                best[at] = best[at - 1];
+                index[at] = index[at - 1];
+            }
+            best[at] = values[i];
+            index[at] = i;
+        }
+    }
+    bool is_wrong = false;
+    for (int i = 0; i < LANES; i++)
+        is_wrong |= wrong[i] != 0;
+    for (int i = whole; i < width; i++)
+        is_wrong |= values[i] != values[i];
+    if (is_wrong)
+        best[0] = NAN;
+    if (!is_normalised)
+        return;
+    float total, peak = best[0];
+    for (int i = 0; i < whole; i += LANES)
+        sums += exponential(load(values + i) - peak);
+    total = sum(sums);
+    for (int i = whole; i < width; i++)
+        total += expf(values[i] - peak);
+    float log_of_sum = peak + logf(total);
+    for (int i = 0; i < count; i++)
+        best[i] -= log_of_sum;
+}
+
+// The `count` best of a sentence among the best `each` of its `live` hypotheses, whose log-probabilities are `totals`.
+static void best_of_sentence(int live, int each, const float *totals, const float *best, const int64_t *index,
+                             int count, float *scores, int64_t *beams, int64_t *found) {
+    int kept = 0;
+    for (int beam = 0; beam < live; beam++)
+        for (int i = 0; i < each; i++) {
+            float score = best[beam * each + i] + (totals ? totals[beam] : 0.0f);
+            if (score != score) { // then nothing here is known
+                for (int j = 0; j < count; j++)
+                    scores[j] = NAN, beams[j] = found[j] = 0;
+                return;
+            }
+            if (kept == count && !(score > scores[count - 1]))
+                break; // nor is what follows
+            int at = kept < count ? kept++ : count - 1;
+            for (; at > 0 && score > scores[at - 1]; at--) {
+                scores[at] = scores[at - 1];
+                beams[at] = beams[at - 1];
+                found[at] = found[at - 1];
+            }
+            scores[at] = score;
+            beams[at] = beam;
+            found[at] = index[beam * each + i];
+        }
+}
