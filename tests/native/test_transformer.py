@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled loops against the modules that they stand for, and their search against exact decoding."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -241,3 +243,21 @@ def test_a_target_beyond_learned_positions_is_refused():
     encoded = native.encode(*sources(1))
     with pytest.raises(ValueError, match="longer than the learned positions reach"):
         native.begin(encoded, None, 11, beams=1)
+
+
+def test_a_decoder_serves_searches_at_once():
+    """Each has its own memory, and what is used again is as good as new."""
+    model = model_with()
+    decoder = NativeDecoder(model)
+    options = {"custom_generate": beam_search, "num_beams": 3, "max_new_tokens": 20}
+    batches = [sources(count) for count in (1, 4, 9, 2)]
+    expected = [model.generate(ids, attention_mask=mask, **options) for ids, mask in batches]
+
+    def decode(batch):
+        ids, mask = batch
+        encoded = decoder.encode(ids, mask)
+        return model.generate(ids, attention_mask=mask, encoder_outputs=encoded, decoder=decoder, **options)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(decode, batches * 3))
+    assert all(map(torch.equal, found, expected * 3))

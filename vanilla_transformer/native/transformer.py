@@ -10,8 +10,8 @@ from torch import nn
 
 from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
-from vanilla_transformer.native.arena import Arena
 from vanilla_transformer.native.compiler import library
+from vanilla_transformer.native.memory import Arena, Buffers
 
 NativePrecision = Literal["float32", "int8"]
 BLOCK, FEW = 32, 4  # as in transformer.cpp
@@ -148,13 +148,13 @@ class Stack:
 class Scratch:
     """Memory of a call with so many rows, that attend to so many positions."""
 
-    def __init__(self, stack: Stack, rows: int, longest: int):
+    def __init__(self, stack: Stack, buffers: Buffers, rows: int, longest: int):
         threads = torch.get_num_threads()
         longest = -(-longest // 16) * 16  # whole vectors
         rows = max(rows, threads * FEW)
-        self.rows = torch.empty(5, rows, stack.stride)
+        self.rows = buffers.take(self, 5, rows, stack.stride)
         quantized = (rows, stack.stride) if stack.precision == "int8" else (0, 0)
-        self.quantized, self.steps = torch.empty(quantized, dtype=torch.int16), torch.empty(rows)
+        self.quantized, self.steps = buffers.take(self, *quantized, dtype=torch.int16), torch.empty(rows)
         self.scores, self.entries = torch.empty(threads, longest), torch.empty(threads, longest, dtype=torch.long)
         self.structure = _Scratch(
             *(one.data_ptr() for one in (*self.rows, self.scores, self.entries, self.quantized, self.steps)),
@@ -179,6 +179,7 @@ class NativeDecoder:
         self.encoder = Stack(model.model.encoder, precision, is_decoder=False)
         self.projection = self.decoder.linear(model.lm_head.weight, model.lm_head.bias)
         self.vocab_size = model.lm_head.weight.shape[0]
+        self.buffers = Buffers()
         self.inputs = [Embedding(one) for one in (model.model.encoder, model.model.decoder)]
 
     @torch.no_grad()
@@ -188,7 +189,7 @@ class NativeDecoder:
         sentences, length = input_ids.shape
         embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask))
         d_model = embedded.shape[2]
-        scratch = Scratch(stack, sentences * length, length)
+        scratch = Scratch(stack, self.buffers, sentences * length, length)
         scratch.rows[0, : sentences * length, :d_model] = embedded.flatten(0, 1)
         mask = never_attended(attention_mask)
         encoded = torch.empty(sentences, length, d_model)
@@ -271,8 +272,8 @@ class NativeSteps:
         config = stack.structure
         self.width = config.num_heads * (config.d_k + config.d_v)  # of keys and values
         encoded = encoded.float().contiguous()
-        self.source = torch.empty(config.num_layers, sentences, source_length, self.width)
-        scratch = Scratch(stack, sentences * source_length, 1)
+        self.source = self.decoder.buffers.take(self, config.num_layers, sentences, source_length, self.width)
+        scratch = Scratch(stack, decoder.buffers, sentences * source_length, 1)
         stack.library.project_source(
             ctypes.byref(config),
             ctypes.byref(scratch.structure),
@@ -284,8 +285,8 @@ class NativeSteps:
         )
         self.positions = decoder.inputs[1].positions(longest)
         rows = sentences * beams
-        self.scratch = Scratch(stack, rows, max(longest, source_length) + 1)
-        self.logits = torch.empty(rows, stack.padded(decoder.vocab_size))
+        self.scratch = Scratch(stack, decoder.buffers, rows, max(longest, source_length) + 1)
+        self.logits = self.decoder.buffers.take(self, rows, stack.padded(decoder.vocab_size))
         self.best_scores, self.best_tokens = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.ancestors = torch.empty(sentences, beams, longest, dtype=torch.int32)
         self.moved = torch.empty(beams, longest, dtype=torch.int32)
@@ -343,7 +344,7 @@ class NativeSteps:
         target, decoder, config = self.target, self.decoder, self.stack.structure
         if target.length == BLOCK * len(self.blocks):
             shape = (config.num_layers, target.slots, BLOCK, target.beams, self.width)
-            self.blocks.append(torch.empty(shape))
+            self.blocks.append(self.decoder.buffers.take(self, *shape))
             self.pointers[len(self.blocks) - 1] = self.blocks[-1].data_ptr()
         tokens = tokens.contiguous()
         self.stack.library.decode(

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for weights that are read from end to end at every step."""
+"""Memory for weights, and for what is computed with them."""
 
+import math
 import mmap
 import sys
+import weakref
+from collections import defaultdict
 
 import torch
 
@@ -36,3 +39,26 @@ class Arena:
         start = -whole.data_ptr() % HUGE
         self._chunks.append((memory, whole[start : start + size]))
         self._used = 0
+
+
+class Buffers:
+    """Buffers that are used again: the first touch of new memory costs more than what is computed there.
+
+    The C library gives large ones back to the system at once, and decoding a file would spend 8% of its time in page
+    faults. A buffer has one user at a time, in whatever thread.
+    """
+
+    def __init__(self):
+        self._free: defaultdict[int, list[torch.Tensor]] = defaultdict(list)  # by size
+
+    def take(self, user: object, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Uninitialised memory, for as long as `user` lives; what of it is not touched is no memory."""
+        size = math.prod(shape) * dtype.itemsize
+        free = self._free[1 << size.bit_length()]
+        try:
+            buffer = free.pop()
+        except IndexError:
+            with torch.inference_mode(False):  # or it could not be written to in any other mode
+                buffer = torch.empty(1 << size.bit_length(), dtype=torch.uint8)
+        weakref.finalize(user, free.append, buffer).atexit = False
+        return buffer[:size].view(dtype).view(shape)

@@ -3,7 +3,7 @@ import ctypes
 
 import torch
 
-from vanilla_transformer.native.arena import ALIGNMENT, CHUNK, Arena
+from vanilla_transformer.native.memory import ALIGNMENT, CHUNK, Arena, Buffers
 
 
 def test_copies_stay_what_they_were_wherever_they_lie():
@@ -25,3 +25,31 @@ def test_more_than_a_chunk_has_its_own():
     first, large = arena.place(torch.ones(1)), arena.place(torch.ones(CHUNK // 4 + 1))
     assert ctypes.c_float.from_address(first).value == 1.0
     assert ctypes.c_float.from_address(large + CHUNK).value == 1.0
+
+
+class User:
+    """Someone who needs memory."""
+
+
+def test_a_buffer_is_used_again_when_its_user_is_gone():
+    buffers, user = Buffers(), User()
+    first = buffers.take(user, 3, 100)
+    assert first.shape == (3, 100)
+    address = first.data_ptr()
+    assert buffers.take(user, 300).data_ptr() != address  # it is in use
+    del user
+    assert buffers.take(User(), 150, 2, dtype=torch.int32).data_ptr() == address
+
+
+def test_two_users_at_once_do_not_share():
+    buffers, users = Buffers(), [User(), User()]
+    one, other = (buffers.take(user, 1000).fill_(number) for number, user in enumerate(users))
+    assert not one.any()
+    assert bool((other == 1).all())
+
+
+def test_what_is_taken_in_inference_mode_is_written_elsewhere():
+    buffers = Buffers()
+    with torch.inference_mode():
+        buffers.take(User(), 10)
+    buffers.take(User(), 10).zero_()
