@@ -17,10 +17,11 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedToke
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.evaluation.processes import process_state
-from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints, Progress
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
 from vanilla_transformer.training.corpora import Corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.output_dir import claim_output_dir
+from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.schedule import paper_schedule
 
 logger = logging.getLogger(__name__)
