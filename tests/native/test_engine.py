@@ -48,9 +48,12 @@ def test_torch_is_always_torch():
 
 
 def test_without_a_compiler_auto_is_torch(monkeypatch):
-    monkeypatch.setattr(engine, "find_compiler", lambda: None)
+    def refuses():
+        raise ValueError("there is no C++ compiler")
+
+    monkeypatch.setattr(engine, "library", refuses)
     assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
-    with pytest.raises(ValueError, match=r"there is no C\+\+ compiler here"):
+    with pytest.raises(ValueError, match=r"there is no C\+\+ compiler; use engine='torch', or 'auto'"):
         native_decoder(FAMILIES[0].model(), "float32", "native")
 
 

@@ -261,3 +261,11 @@ def test_a_decoder_serves_searches_at_once():
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(decode, batches * 3))
     assert all(map(torch.equal, found, expected * 3))
+
+
+def test_a_token_outside_of_the_vocabulary_is_named():
+    native = NativeDecoder(model_with())
+    steps = native.begin(native.encode(*sources(2)), None, 5, beams=1)
+    for token in (31, -1):
+        with pytest.raises(IndexError, match=f"token {token} is not in a vocabulary of 31"):
+            steps(torch.tensor([[3], [token]]))

@@ -19,9 +19,8 @@ HEADERS = sorted(SOURCE.parent.glob("*.h"))
 def find_compiler() -> str | None:
     """The program that `CXX` names, else c++, g++ or clang++; `None`: there is none."""
     named = os.environ.get("CXX")
-    return next(
-        (found for one in ([named] if named else ["c++", "g++", "clang++"]) if (found := shutil.which(one))), None
-    )
+    found = map(shutil.which, [named] if named else ["c++", "g++", "clang++"])
+    return next((one for one in found if one is not None), None)
 
 
 @cache
@@ -33,13 +32,12 @@ def library() -> ctypes.CDLL:
     each other down.
 
     Raises:
-        ValueError: there is no compiler, or it refuses.
+        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded.
     """
     compiler = find_compiler()
     if compiler is None:
         raise ValueError(
-            "engine='native' compiles its loops once, and there is no C++ compiler: install one (Debian: g++), name it "
-            "by CXX, or use engine='torch'"
+            "its loops are compiled once, and there is no C++ compiler: install one (Debian: g++), or name it by CXX"
         )
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = (*(one.read_text() for one in (SOURCE, *HEADERS)), compiler, version, platform.platform(), _cpu(), *FLAGS)
@@ -47,7 +45,10 @@ def library() -> ctypes.CDLL:
     path = _folder() / f"transformer-{name}.so"
     if not path.exists():
         _compile(compiler, path)
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ValueError(f"what {compiler} compiled cannot be loaded: {error}") from error
 
 
 def _folder() -> Path:
@@ -57,8 +58,8 @@ def _folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"engine='native' keeps what it compiles in {folder}, which cannot be made ({error.strerror}); name "
-            "another folder by XDG_CACHE_HOME, or use engine='torch'"
+            f"what is compiled is kept in {folder}, which cannot be made ({error.strerror}): name another folder by "
+            "XDG_CACHE_HOME"
         ) from None
     return folder
 
@@ -79,8 +80,5 @@ def _compile(compiler: str, path: Path) -> None:
             [compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise ValueError(
-                f"engine='native': {compiler} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}; use "
-                "engine='torch'"
-            )
+            raise ValueError(f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")
         os.replace(made, path)  # whole or not at all, whoever else compiles

@@ -7,7 +7,7 @@ import torch
 
 from vanilla_transformer.conditional_generation import is_as_made
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.native.compiler import find_compiler
+from vanilla_transformer.native.compiler import library
 from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import Precision
 
@@ -29,8 +29,10 @@ def why_not_native(model: Any, precision: Precision) -> str | None:
         return f"it knows the paper's ReLU, and the model has activation_function={model.config.activation_function!r}"
     if not (is_as_made(model.get_encoder()) and model.can_prepare_decoding()):
         return "the model has adapters, hooks, shards or replaced modules"
-    if find_compiler() is None:
-        return "it is compiled once, and there is no C++ compiler here (Debian: g++; CXX names another)"
+    try:
+        library()
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -41,7 +43,7 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
         engine: "auto": compiled where that is possible; "native": an error where it is not.
 
     Raises:
-        ValueError: an unknown engine; "native" where it cannot be; the compiler refused.
+        ValueError: an unknown engine; "native" where it cannot be.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")

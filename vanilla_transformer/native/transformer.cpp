@@ -53,11 +53,15 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
 
 // One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`; and if `count`, as
 // `generation.RanksTokens` has it, the best that may follow in each sentence; `best` and `index` are of each row.
-void decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
-            const float *embedding, float scale, const float *position, const int64_t *tokens, int32_t rows,
-            float *logits, int32_t logits_stride, int32_t count, const float *totals, float *best, int64_t *index,
-            float *scores, int64_t *beams, int64_t *found, int32_t threads) {
+// Returns the row of a token that the vocabulary does not have, or -1.
+int32_t decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
+               const float *embedding, int32_t vocab_size, float scale, const float *position, const int64_t *tokens,
+               int32_t rows, float *logits, int32_t logits_stride, int32_t count, const float *totals, float *best,
+               int64_t *index, float *scores, int64_t *beams, int64_t *found, int32_t threads) {
     int live = rows / target->sentences;
+    for (int row = 0; row < rows; row++)
+        if (tokens[row] < 0 || tokens[row] >= vocab_size)
+            return row;
     int each = count < projection->outputs ? count : projection->outputs;
 #pragma omp parallel num_threads(threads)
     {
@@ -84,6 +88,7 @@ void decode(const Stack *stack, const Scratch *scratch, const Target *target, co
         int64_t own = target->slot[row / live] * target->beams + row % live;
         target->ancestors[own * target->longest + target->length] = row % live;
     }
+    return -1;
 }
 
 // From now on hypothesis i of a sentence continues what was its hypothesis `parents[sentence * live + i]`.

@@ -342,17 +342,19 @@ class NativeSteps:
             self.best_scores = torch.empty(self.logits.shape[0], count)
             self.best_tokens = torch.empty(self.logits.shape[0], count, dtype=torch.long)
         target, decoder, config = self.target, self.decoder, self.stack.structure
+        assert target.length < target.longest
         if target.length == BLOCK * len(self.blocks):
             shape = (config.num_layers, target.slots, BLOCK, target.beams, self.width)
             self.blocks.append(self.decoder.buffers.take(self, *shape))
             self.pointers[len(self.blocks) - 1] = self.blocks[-1].data_ptr()
         tokens = tokens.contiguous()
-        self.stack.library.decode(
+        wrong = self.stack.library.decode(
             ctypes.byref(config),
             ctypes.byref(self.scratch.structure),
             ctypes.byref(target),
             ctypes.byref(decoder.projection),
             address(decoder.inputs[1].table),
+            len(decoder.inputs[1].table),
             c_float(decoder.inputs[1].scale),
             address(self.positions[target.length]),
             address(tokens),
@@ -368,6 +370,8 @@ class NativeSteps:
             address(found),
             self.threads,
         )
+        if wrong >= 0:
+            raise IndexError(f"token {int(tokens.flatten()[wrong])} is not in a vocabulary of {decoder.vocab_size}")
         target.length += 1
         if self.weights is not None:
             weights = self.weights[: tokens.numel()].mean(dim=1)  # of the heads
