@@ -77,7 +77,8 @@ def parameters_by_the_paper(row: Row) -> int:
 
 COMPARISONS = sorted(CONFIGS.glob("compare*.yaml"))
 BENCHMARKS = sorted(CONFIGS.glob("benchmark*.yaml"))
-RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS]
+OF_OTHERS = [CONFIGS / "finetune.yaml", *(CONFIGS / "accelerate").glob("*.yaml")]  # whose tests load them
+RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS + OF_OTHERS]
 
 
 def meta_model(model: dict, vocab_size: int) -> PreTrainedModel:

@@ -2,15 +2,16 @@
 """Batches: every pair once, within both budgets, the same for the same seed and epoch."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
-from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
+from vanilla_transformer.data.batches import NEIGHBOURS, StreamingTokenBatches, TokenBatchSampler, share_evenly
 
 Lengths = tuple[list[int], list[int]]
+NUMBERS_OF_PROCESSES = (1, 2, 3, 4)
 
 
 @pytest.fixture
@@ -28,6 +29,56 @@ def padded_sizes(batch: list[int], lengths: Lengths) -> list[int]:
     return [len(batch) * max(side[i] for i in batch) for side in lengths]
 
 
+def steps(lengths: Lengths, num_processes: int, epoch: int = 0, begun_pairs: int = 0, start_batch: int = 0, **options):
+    """For each step the batches of all processes, which are as many for each."""
+    processes = []
+    for index in range(num_processes):
+        each = sampler(lengths, num_processes=num_processes, process_index=index, **options)
+        each.set_begun(epoch, begun_pairs)
+        each.set_epoch(epoch, start_batch)
+        processes.append(list(each))
+    return list(zip(*processes, strict=True))
+
+
+def flat(steps) -> list[list[int]]:
+    return [batch for step in steps for batch in step]
+
+
+def pairs_of(steps) -> Counter:
+    return Counter(chain.from_iterable(flat(steps)))
+
+
+class TestShareEvenly:
+    @pytest.mark.parametrize(
+        ("sizes", "num_processes"),
+        [
+            ([4, 4, 4], 2),
+            ([6, 6, 6, 1], 3),  # the last cannot be cut
+            ([5] + [1] * 9, 4),  # nor can any of the last nine
+            ([1, 1, 2, 1, 2, 1, 1, 1, 1], 3),
+            ([3], 3),
+            ([1] * 6, 3),
+        ],
+    )
+    def test_everything_once_and_nothing_empty(self, sizes: list[int], num_processes: int):
+        numbers = iter(range(sum(sizes)))
+        groups = list(share_evenly([[next(numbers) for _ in range(size)] for size in sizes], num_processes))
+        assert list(chain.from_iterable(flat(groups))) == list(range(sum(sizes)))
+        assert all(len(group) == num_processes and all(group) for group in groups)
+        assert len(groups) == -(-len(sizes) // num_processes)  # no batch is cut without need
+
+    def test_only_the_end_is_cut(self):
+        batches = [[i, i, i] for i in range(14)]
+        assert flat(share_evenly(batches, 4))[:12] == batches[:12]
+
+    def test_a_stream_is_shared_before_its_end_is_known(self):
+        assert next(share_evenly(repeat([1, 2, 3]), 4)) == [[1, 2, 3]] * 4
+
+    def test_too_few_pairs(self):
+        with pytest.raises(ValueError, match="the last 4 batches, with 5 pairs in all, cannot be shared evenly by 3"):
+            list(share_evenly([[1], [2], [3, 4], [5]], 3))
+
+
 class TestTokenBatchSampler:
     @pytest.mark.parametrize("shuffle", [False, True])
     @pytest.mark.parametrize("num_processes", [1, 2, 3, 7])
@@ -41,6 +92,52 @@ class TestTokenBatchSampler:
         assert Counter(i for batches in processes for batch in batches for i in batch) == Counter(range(500))
         assert len({len(batches) for batches in processes}) == 1
         assert all(batch for batches in processes for batch in batches)
+
+    @pytest.mark.parametrize("epoch", [0, 1, 5])
+    @pytest.mark.parametrize("num_processes", [2, 3, 4, 7, 16])
+    def test_the_order_is_the_same_for_any_number_of_processes(self, lengths: Lengths, num_processes: int, epoch: int):
+        alone, together = (flat(steps(lengths, number, epoch)) for number in (1, num_processes))
+        whole = len(alone) // num_processes * num_processes
+        assert together[:whole] == alone[:whole]
+
+    @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
+    @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
+    def test_another_number_of_processes_takes_what_is_left(self, lengths: Lengths, before: int, now: int):
+        for epoch in (0, 3):
+            whole = steps(lengths, before, epoch)
+            for taken in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
+                begun_pairs = sampler(lengths).taken_pairs(epoch, before, taken)
+                assert begun_pairs == pairs_of(whole[:taken]).total()
+                left = steps(lengths, now, epoch, begun_pairs)
+                assert pairs_of(whole[:taken]) + pairs_of(left) == Counter(range(500))
+
+    @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
+    @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
+    def test_what_is_left_comes_as_if_all_had_been_of_the_other_number(self, lengths: Lengths, before: int, now: int):
+        """After 12 batches, which are a whole number of steps for either."""
+        begun_pairs = sampler(lengths).taken_pairs(2, before, 12 // before)
+        assert steps(lengths, now, 2, begun_pairs) == steps(lengths, now, 2)[12 // now :]
+
+    def test_the_number_of_processes_may_change_more_than_once_in_an_epoch(self, lengths: Lengths):
+        order = sampler(lengths)
+        first = steps(lengths, 3)[:4]
+        order.set_begun(0, order.taken_pairs(0, 3, 4))
+        second = steps(lengths, 2, begun_pairs=order.begun_pairs)[:7]
+        order.set_begun(0, order.taken_pairs(0, 2, 7))
+        third = steps(lengths, 4, begun_pairs=order.begun_pairs)
+        resumed = steps(lengths, 4, begun_pairs=order.begun_pairs, start_batch=2)
+        assert pairs_of(first) + pairs_of(second) + pairs_of(third) == Counter(range(500))
+        assert resumed == third[2:]
+
+    def test_what_others_took_of_one_epoch_is_there_in_the_next(self, lengths: Lengths):
+        each = sampler(lengths)
+        each.set_begun(0, 70)
+        each.set_epoch(1)
+        assert Counter(chain.from_iterable(each)) == Counter(range(500))
+
+    def test_too_few_pairs_are_left_for_more_processes(self):
+        with pytest.raises(ValueError, match="the last 1 batches, with 1 pairs in all"):
+            steps(([150] * 6, [150] * 6), 2, begun_pairs=5)
 
     @pytest.mark.parametrize("num_processes", [1, 3])
     def test_padded_sizes_stay_within_both_budgets(self, lengths: Lengths, num_processes: int):
@@ -102,6 +199,41 @@ class TestTokenBatchSampler:
         steps = [step for _, step in ranges]
         assert steps[::2] == steps[1::2]
 
+    @pytest.mark.parametrize(("num_processes", "share"), [(2, 1), (4, 1), (8, 1), (3, 0.6)])
+    def test_most_steps_are_of_batches_that_follow_one_another_in_length(
+        self, lengths: Lengths, num_processes: int, share: float
+    ):
+        """All, if windows of neighbours hold a whole number of steps; the last step may have been cut."""
+        ascending = flat(steps(lengths, 1, shuffle=False))
+        assert len(ascending) > 5 * NEIGHBOURS
+        sizes = [(lengths[0][i], lengths[1][i]) for batch in ascending for i in batch]
+        ends = np.cumsum([len(batch) for batch in ascending])
+        rank = {size: int(np.searchsorted(ends, number, side="right")) for number, size in enumerate(sizes)}
+        whole = steps(lengths, num_processes)[:-1]
+        spans = []
+        for step in whole:
+            # Pairs of equal lengths may stand in either of two batches, so the longest pair of each tells.
+            ranks = [rank[max((lengths[0][i], lengths[1][i]) for i in batch)] for batch in step]
+            spans.append(max(ranks) - min(ranks))
+        assert sum(span <= num_processes for span in spans) >= share * len(whole)
+
+    def test_a_short_epoch_is_shuffled_too(self):
+        """With 8 batches, no window holds all of them or half of them."""
+        orders = set()
+        for epoch in range(20):
+            each = sampler(([10] * 80 + [20] * 80, [10] * 160), max_source_tokens=200, max_target_tokens=2000)
+            each.set_epoch(epoch)
+            orders.add(tuple(batch[0] < 80 for batch in each))
+        assert len(orders) > 5
+
+    def test_share_taken_is_of_pairs(self, lengths: Lengths):
+        each = sampler(lengths, num_processes=2)
+        each.set_begun(1, 100)
+        each.set_epoch(1)
+        taken = pairs_of(steps(lengths, 2, 1, begun_pairs=100)[:3]).total()
+        assert each.share_taken(0) == pytest.approx(100 / 500)
+        assert each.share_taken(3) == pytest.approx((100 + taken) / 500)
+
     def test_padding_share_is_that_of_the_padded_matrices(self, lengths: Lengths):
         each = sampler(lengths)
         padded = sum(sum(padded_sizes(batch, lengths)) for batch in each)
@@ -131,7 +263,7 @@ class TestTokenBatchSampler:
             sampler(([], []))
 
     def test_batches_that_cannot_be_cut_are_no_empty_batches(self):
-        with pytest.raises(ValueError, match="5 batches of one pair cannot be shared evenly by 2 processes"):
+        with pytest.raises(ValueError, match="the last 5 batches, with 5 pairs in all, cannot be shared"):
             sampler(([150] * 5, [150] * 5), num_processes=2)
 
 
@@ -172,9 +304,34 @@ class TestStreamingTokenBatches:
         each.set_epoch(1, start_batch=7)
         assert self.numbers(each) == whole[7:]
 
-    def test_several_processes_are_refused(self, lengths: Lengths):
-        with pytest.raises(ValueError, match="streaming serves one process, not 2"):
-            self.batches(lengths, num_processes=2)
+    def steps(self, lengths: Lengths, num_processes: int, epoch: int = 0, begun_pairs: int = 0, **options):
+        processes = []
+        for index in range(num_processes):
+            each = self.batches(lengths, num_processes=num_processes, process_index=index, **options)
+            each.set_begun(epoch, begun_pairs)
+            each.set_epoch(epoch)
+            processes.append(self.numbers(each))
+        return list(zip(*processes, strict=True))
+
+    @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or a single one
+    @pytest.mark.parametrize("num_processes", [2, 3, 4])
+    def test_processes_share_every_pair_in_one_order(self, lengths: Lengths, num_processes: int, pool_size: int):
+        alone, together = (self.steps(lengths, number, epoch=2, pool_size=pool_size) for number in (1, num_processes))
+        assert pairs_of(together) == Counter(range(500))
+        whole = len(flat(together)) - 2 * num_processes  # the last ones may be cut
+        assert flat(together)[:whole] == flat(alone)[:whole]
+
+    @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (3, 2), (2, 4), (4, 3)])
+    def test_another_number_of_processes_takes_what_is_left(self, lengths: Lengths, before: int, now: int):
+        whole = self.steps(lengths, before, epoch=1)
+        for taken in (len(whole) // 2, len(whole) - 1):
+            begun_pairs = self.batches(lengths).taken_pairs(1, before, taken)
+            left = self.steps(lengths, now, 1, begun_pairs)
+            assert pairs_of(whole[:taken]) + pairs_of(left) == Counter(range(500))
+
+    def test_fewer_pairs_than_processes(self):
+        with pytest.raises(ValueError, match="2 pairs in all, cannot be shared evenly by 3"):
+            self.steps(([1, 1], [1, 1]), 3)
 
     def test_a_stream_without_pairs(self):
         def nothing():

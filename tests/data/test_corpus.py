@@ -2,6 +2,7 @@
 """Corpora: alignment that nothing shifts, errors in one line, nothing dropped in silence."""
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,14 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, IterableDataset
 
-from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs, read_aligned, read_lines
+from vanilla_transformer.data.corpus import (
+    CorpusConfig,
+    fingerprint,
+    load_corpus,
+    prepare_pairs,
+    read_aligned,
+    read_lines,
+)
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
@@ -276,6 +284,37 @@ class TestOneFile:
     def test_a_missing_path(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             load_corpus(CorpusConfig(path=str(tmp_path / "c.csv")))
+
+
+class TestFingerprint:
+    def test_each_file_has_its_size_and_hash(self, tmp_path: Path):
+        config = two_files(tmp_path, "a\n", "été\n")
+        assert fingerprint(config) == {
+            config.source: f"2 bytes, SHA-256 {hashlib.sha256(b'a' + bytes([10])).hexdigest()}",
+            config.target: f"6 bytes, SHA-256 {hashlib.sha256('été'.encode() + bytes([10])).hexdigest()}",
+        }
+
+    def test_it_tells_of_a_change_that_size_and_time_do_not_tell(self, tmp_path: Path):
+        path = write(tmp_path / "c.csv", "source,target\na,b\n")
+        config, status = CorpusConfig(path=str(path)), os.stat(path)
+        before = fingerprint(config)
+        write(path, "source,target\na,c\n")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert before.keys() == fingerprint(config).keys() == {str(path)}
+        assert before != fingerprint(config)
+
+    @STREAMING
+    def test_a_data_set_of_another_version_has_another(self, tmp_path: Path, streaming: bool):
+        config = CorpusConfig(dataset=str(tmp_path), streaming=streaming)
+        path = write(tmp_path / "train.jsonl", json.dumps({"source": "a", "target": "x"}) + "\n")
+        before = fingerprint(config)
+        assert fingerprint(config) == before
+        os.utime(path, (1, 1))  # of a local folder, the times of its files are the version
+        assert fingerprint(config) != before
+
+    def test_a_missing_file(self, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            fingerprint(CorpusConfig(path=str(tmp_path / "c.csv")))
 
 
 class TestPreparePairs:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+import vanilla_transformer  # noqa: F401 -- registers the models with transformers
 from tests.conftest import write_reversals
 
 pytestmark = pytest.mark.slow

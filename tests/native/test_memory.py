@@ -8,7 +8,7 @@ from vanilla_transformer.native.memory import ALIGNMENT, CHUNK, Arena, Buffers
 
 def test_copies_stay_what_they_were_wherever_they_lie():
     arena = Arena()
-    tensors = [torch.randn(3, 5), torch.randint(-127, 128, (CHUNK - 100,), dtype=torch.int8), torch.randn(7).T]
+    tensors = [torch.randn(3, 5), torch.randint(-127, 128, (CHUNK - 100,), dtype=torch.int8), torch.randn(7)]
     tensors.append(torch.randn(4, 6).t())  # not contiguous
     addresses = [arena.place(one) for one in tensors]
     originals = [one.clone() for one in tensors]

@@ -1,10 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import logging
+import os
+import shutil
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
+from tests.conftest import TinyRun
+from tests.distributed.test_processes import free_port
+from tests.families import FAMILIES
+from vanilla_transformer.training import manifest
+from vanilla_transformer.training.checkpoint import Checkpoints, clear_interrupted, list_checkpoints, replaced_whole
+from vanilla_transformer.training.configuration import TrainingConfig
+from vanilla_transformer.training.progress import Progress
+from vanilla_transformer.training.run_state import RunState
+from vanilla_transformer.training.schedule import paper_schedule
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A run of 8 updates with checkpoints of 4 and 8; not to be written to."""
+    run = TinyRun(tmp_path_factory.mktemp("finished"))
+    run.train()
+    return run
+
+
+class Copy:
+    """The finished run in another folder, to be damaged and gone on with."""
+
+    def __init__(self, run: TinyRun, folder: Path):
+        self.run, self.folder = run, folder
+        self.checkpoints = folder / "checkpoints"
+        shutil.copytree(run.output_dir, folder)
+
+    def go_on(self, updates: int, *overrides: str):
+        return self.run.train(
+            f"training.output_dir={self.folder}",
+            f"training.max_updates={updates}",
+            "training.average_checkpoints=1",
+            *overrides,
+        )
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.checkpoints.iterdir())
+
+
+@pytest.fixture
+def copy(finished: TinyRun, tmp_path: Path) -> Copy:
+    return Copy(finished, tmp_path / "copy")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def remembers_events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """What is flushed to the disk and what is renamed, in order."""
+    events = []
+    fsync, rename = os.fsync, Path.rename
+
+    def note_fsync(descriptor: int) -> None:
+        events.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        events.append(("rename", path))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    return events
 
 
 def test_a_folder_is_replaced_when_all_is_written(tmp_path: Path):
@@ -51,3 +130,178 @@ def test_each_checkpoint_is_a_model_folder(tiny_run):
     for folder in list_checkpoints(tiny_run.output_dir / "checkpoints"):
         assert AutoModelForSeq2SeqLM.from_pretrained(folder).config.d_model == 16
         assert AutoTokenizer.from_pretrained(folder)("a b")["input_ids"][-1] == 2
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(tiny_run, monkeypatch):
+    events = remembers_events(monkeypatch)
+    tiny_run.train("training.checkpoint_every=1000", "training.average_checkpoints=1")
+    folder = tiny_run.output_dir / "checkpoints"
+    unfinished, checkpoint = folder / ".unfinished-update-00000008", folder / "update-00000008"
+    renamed = events.index(("rename", unfinished))
+    expected = [unfinished / path.relative_to(checkpoint) for path in [checkpoint, *checkpoint.rglob("*")]]
+    assert {("fsync", path) for path in expected} <= set(events[:renamed])
+    assert events[renamed + 1] == ("fsync", folder)
+
+
+def test_only_json_safetensors_and_text_are_written(finished):
+    """The model's own code is text too."""
+    for checkpoint in list_checkpoints(finished.output_dir / "checkpoints"):
+        for path in (path for path in checkpoint.rglob("*") if path.is_file()):
+            if path.suffix == ".safetensors":
+                assert load_file(path)
+            elif path.suffix == ".json":
+                json.loads(path.read_text("utf-8"))
+            else:
+                assert path.suffix in (".txt", ".py")
+                assert path.read_text("utf-8").isprintable() or "\n" in path.read_text("utf-8")
+
+
+def test_resuming_unpickles_nothing(copy, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    monkeypatch.setattr("pickle.load", refuse)
+    monkeypatch.setattr("torch.load", refuse)
+    assert copy.go_on(9).progress.updates == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),  # test_manifest.py has every damage to every file
+    [
+        ("model.safetensors", truncate),
+        ("optimizer.safetensors", flip_a_bit),
+        ("config.json", Path.unlink),
+        ("tokenizer.json", flip_a_bit),
+        ("manifest.json", truncate),
+        ("manifest.json", Path.unlink),
+    ],
+)
+def test_the_newest_that_is_whole_is_resumed_from(copy, caplog, name: str, damage):
+    caplog.set_level(logging.INFO, logger="vanilla_transformer")
+    damage(copy.checkpoints / "update-00000008" / name)
+    copy.go_on(5)
+    assert f"update-00000008 is damaged and left out: {name if name != 'manifest.json' else ''}" in caplog.text
+    assert f"resuming from {copy.checkpoints / 'update-00000004'}: 4 updates" in caplog.text
+
+
+def test_without_one_that_is_whole_each_is_named_with_its_reason(copy):
+    truncate(copy.checkpoints / "update-00000004" / "optimizer.safetensors")
+    (copy.checkpoints / "update-00000008" / "config.json").unlink()
+    before = sorted(copy.folder.rglob("*"))
+    with pytest.raises(
+        ValueError,
+        match=r"are damaged \(update-00000008: config.json is missing; update-00000004: optimizer.safetensors has .* "
+        r"bytes, manifest.json says .*\); choose another training.output_dir, or remove that folder to start anew",
+    ):
+        copy.go_on(9)
+    assert set(before) <= set(copy.folder.rglob("*"))
+
+
+def test_the_last_that_is_whole_stays_until_the_next_is_there(copy, monkeypatch):
+    truncate(copy.checkpoints / "update-00000008" / "model.safetensors")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunState, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        copy.go_on(6, "training.keep_checkpoints=1")
+    assert manifest.find_damage(copy.checkpoints / "update-00000004") is None
+
+
+def test_damaged_ones_do_not_count_among_those_that_are_kept(copy):
+    truncate(copy.checkpoints / "update-00000008" / "model.safetensors")
+    copy.go_on(6, "training.keep_checkpoints=2")
+    assert copy.names() == ["update-00000004", "update-00000006"]
+
+
+def test_old_ones_that_are_damaged_do_not_count_either(copy):
+    flip_a_bit(copy.checkpoints / "update-00000004" / "model.safetensors")  # of the same size
+    copy.go_on(12, "training.keep_checkpoints=2")
+    assert copy.names() == ["update-00000008", "update-00000012"]
+
+
+def test_hashes_are_compared_once_in_a_process(copy, monkeypatch):
+    compared = []
+    find_damage = manifest.find_damage
+
+    def note(folder: Path, hashes: bool = True) -> str | None:
+        if hashes:
+            compared.append(folder.name)
+        return find_damage(folder, hashes)
+
+    monkeypatch.setattr("vanilla_transformer.training.checkpoint.find_damage", note)
+    copy.go_on(12, "training.checkpoint_every=1")
+    assert compared == ["update-00000008", "update-00000004"]
+
+
+def test_a_checkpoint_that_was_being_written_is_cleared_away(copy):
+    shutil.copytree(copy.checkpoints / "update-00000008", copy.checkpoints / ".unfinished-update-00000012")
+    assert copy.go_on(9).progress.updates == 9
+    assert copy.names() == ["update-00000004", "update-00000008", "update-00000009"]
+
+
+def test_one_that_was_being_replaced_is_there_again(tmp_path: Path):
+    """A process may be killed between any two steps of a replacement."""
+    for name in (".replaced-update-00000004", ".replaced-update-00000008", "update-00000008", ".unfinished-a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    clear_interrupted(tmp_path)
+    assert {path.parent.name: path.read_text() for path in tmp_path.glob("*/weights")} == {
+        "update-00000004": ".replaced-update-00000004",
+        "update-00000008": "update-00000008",
+    }
+
+
+def test_pickles_of_an_earlier_version_are_refused(copy):
+    newest = copy.checkpoints / "update-00000008"
+    (newest / "manifest.json").unlink()
+    for name in ("optimizer.bin", "random_states_0.pkl"):
+        (newest / name).write_bytes(b"")
+    with pytest.raises(
+        ValueError,
+        match=f"checkpoint {newest} is of an earlier version, whose pickled files .optimizer.bin, random_states_0.pkl. "
+        "are not read any more; choose another training.output_dir to start anew, or go on with that version$",
+    ):
+        copy.go_on(9)
+
+
+def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """In each of two processes: save a sharded model after an update, spoil it, and load it again."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "model")
+    fully_shard(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    progress = Progress()
+    state = RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
+    checkpoints = Checkpoints(folder / "checkpoints", TrainingConfig(output_dir=str(folder)), tokenizer, state)
+    ids = torch.tensor([[3, 4, 2]])
+    model(input_ids=ids, labels=ids, num_items_in_batch=torch.tensor(3)).loss.backward()
+    optimizer.step()
+    progress.updates = 1
+    expected = [parameter.to_local().clone() for parameter in model.parameters()]
+    checkpoints.save(progress)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert checkpoints.load_latest() == folder / "checkpoints" / "update-00000001"
+    for parameter, before in zip(model.parameters(), expected, strict=True):
+        assert torch.equal(parameter.to_local(), before)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_sharded_model_is_saved_whole(model_folder, tmp_path: Path, tied: bool):
+    alone = FAMILIES[0].model(dropout=0.0, tie_word_embeddings=tied).float()
+    alone.save_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    start_processes(save_sharded, (free_port(), tmp_path, tokenizer), nprocs=2, start_method="spawn")
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoints" / "update-00000001").state_dict()
+    assert {name: weight.shape for name, weight in loaded.items()} == {
+        name: weight.shape for name, weight in alone.state_dict().items()
+    }
+    assert not torch.equal(loaded["lm_head.weight"], alone.state_dict()["lm_head.weight"])

@@ -132,6 +132,7 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("training.max_minutes=.inf", "training.max_minutes=inf must be greater than 0, and finite"),
         ("training.max_updates=null", "training has no end"),
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
+        ("training.max_skipped_in_a_row=0", "training.max_skipped_in_a_row=0 must be at least 1"),
         ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0"),
         ("optimizer.learning_rate_scale=nan", "optimizer.learning_rate_scale=nan"),

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import fcntl
+
 import pytest
 
 
@@ -26,3 +28,14 @@ def test_another_configuration_does_not_go_on(tiny_run):
         ValueError, match=r"another model\.d_ff \(32 there, 64 now\); choose another training\.output_dir"
     ):
         tiny_run.train("model.d_ff=64")
+
+
+def test_a_folder_in_which_another_run_is_going_is_left_alone(tiny_run):
+    tiny_run.output_dir.mkdir()
+    with (tiny_run.output_dir / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write('{"pid": 4711, "host": "elsewhere", "since": "2017-06-12T17:57:34+00:00"}')
+        file.flush()
+        with pytest.raises(ValueError, match="in use by the run of process 4711 on elsewhere since 2017-06-12T17:57"):
+            tiny_run.train()
+    assert [path.name for path in tiny_run.output_dir.iterdir()] == [".lock"]

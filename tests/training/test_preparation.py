@@ -44,18 +44,57 @@ def test_bfloat16_trains_to_about_the_same_loss(tiny_run, caplog):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_the_number_of_processes_stays(tiny_run):
-    run = tiny_run.train("training.max_updates=3")
+SMALL_BATCHES = ("training.max_source_tokens=40", "training.max_target_tokens=40")
+
+
+def save_as_if_of_two_processes(run) -> None:
     run.progress.processes = 2
     run.checkpoints.save(run.progress)
-    with pytest.raises(ValueError, match="was trained by 2 processes, and now there are 1"):
-        tiny_run.train()
 
 
-def test_the_corpus_stays(tiny_run):
-    tiny_run.train("training.max_updates=3")
-    for side in ("source", "target"):
-        path = tiny_run.folder / f"train.{side}"
-        path.write_text(path.read_text() + "a\n")
-    with pytest.raises(ValueError, match=r"was trained on 120 pairs, and now data\.train has 121"):
+def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
+    """Two that took 3 batches each leave a single one all but 6."""
+    caplog.set_level(logging.INFO, logger="vanilla_transformer")
+    save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
+    run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=1")
+    assert run.progress.updates == 3 + len(run.order) - 6
+    assert (run.progress.epoch, run.progress.processes) == (1, 1)
+    assert "processes: 2 before, 1 now" in caplog.text
+    assert "batches in an update (2 before, 1 now)" in caplog.text
+
+
+def test_the_number_of_processes_before_is_known_after_another_stop(tiny_run):
+    save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
+    tiny_run.train(*SMALL_BATCHES, "training.max_updates=4")
+    run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=5")
+    assert (run.progress.begun_epoch, run.progress.batches) == (0, 2)
+    assert run.epochs() * 120 == pytest.approx(run.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
+
+
+def test_an_epoch_after_another_number_of_processes_is_a_whole_one(tiny_run):
+    save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
+    run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=2")
+    assert run.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
+    assert run.epochs() == 2.0
+
+
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_the_corpus_stays(tiny_run, streaming):
+    """As many pairs of as many letters: one letter is another."""
+    options = [f"data.train.streaming={streaming}", "data.max_length=20"]
+    tiny_run.train("training.max_updates=3", *options)
+    path = tiny_run.folder / "train.target"
+    text = path.read_text()
+    path.write_text(("b" if text[0] == "a" else "a") + text[1:])
+    with pytest.raises(ValueError, match=r"train\.target has changed since .*run was trained.*SHA-256.*bring it back"):
+        tiny_run.train(*options)
+    path.write_text(text)
+    assert tiny_run.train(*options, "training.max_updates=4").progress.updates == 4
+
+
+def test_the_number_of_pairs_stays(tiny_run):
+    run = tiny_run.train("training.max_updates=3")
+    run.progress.pairs = 121
+    run.checkpoints.save(run.progress)
+    with pytest.raises(ValueError, match=r"was trained on 121 pairs, and now data\.train has 120"):
         tiny_run.train()

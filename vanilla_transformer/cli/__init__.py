@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vanilla_transformer.cli import average, compare, evaluate, pull, push, quickstart, train, translate
+from vanilla_transformer.cli import average, compare, evaluate, finetune, pull, push, quickstart, train, translate
 from vanilla_transformer.cli.usage import UsageError
 
 SUBCOMMANDS = {
     "train": train,
+    "finetune": finetune,
     "translate": translate,
     "evaluate": evaluate,
     "average": average,

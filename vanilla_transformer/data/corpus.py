@@ -3,6 +3,7 @@
 
 import csv
 import gzip
+import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -189,6 +190,27 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
         if path.name.endswith((".tsv", ".tsv.gz")):
             return _load_from_reader(read_tsv, {"path": path}, columns, config.streaming)
     return _load_with_datasets(config)
+
+
+def fingerprint(config: CorpusConfig) -> dict[str, str]:
+    """What changes if the corpus does: size and SHA-256 of each file's bytes, or a data set's version.
+
+    The version is the hash of `datasets`, over the revision on the Hub (of a local folder: the times of its files).
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_corpus`.
+    """
+    from datasets import load_dataset_builder
+
+    if config.dataset is not None:
+        return {config.dataset: f"version {load_dataset_builder(config.dataset, config.subset).hash}"}
+    found = {}
+    for path in (config.source, config.target, config.path):
+        if path is not None:
+            with _existing(path).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path] = f"{file.tell()} bytes, SHA-256 {digest}"
+    return found
 
 
 def _existing(path: str | Path) -> Path:

@@ -1,34 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: each one an ordinary model folder, with what Accelerate needs to go on from there."""
+"""Checkpoints: each one an ordinary model folder, with what a run needs to go on from there."""
 
+import logging
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
-from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_model
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, load_model
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.training.configuration import TrainingConfig
+from vanilla_transformer.training.manifest import MANIFEST, find_damage, sync, sync_folder, write_manifest
 from vanilla_transformer.training.progress import Progress
+from vanilla_transformer.training.run_state import RunState
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"  # in the run's output_dir
 CHECKPOINT_NAME = re.compile(r"update-(\d{8})")
+UNFINISHED, REPLACED = ".unfinished-", ".replaced-"  # before the name of a folder
+PICKLED = {".bin", ".pkl", ".pt", ".pth"}
+
+
+def _empty_unfinished(folder: Path) -> Path:
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    """All of `unfinished` is on the disk already. One that it replaces is there until it is not needed any more."""
+    replaced = folder.with_name(f"{REPLACED}{folder.name}")
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+    unfinished.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into; it takes the place of `folder` if the block ends without an error."""
-    unfinished = folder.with_name(f".unfinished-{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = _empty_unfinished(folder)
     yield unfinished
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    sync_folder(unfinished)
+    _put_in_place(unfinished, folder)
+
+
+def clear_interrupted(folder: Path) -> None:
+    """Remove what a process that was killed has left in `folder`; what it was about to replace is there again."""
+    for path in sorted(folder.glob(f"{REPLACED}*")):
+        whole = path.with_name(path.name.removeprefix(REPLACED))
+        if whole.exists():
+            shutil.rmtree(path)
+        else:  # killed between two renames
+            path.rename(whole)
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -48,33 +84,34 @@ class Checkpoints:
     One that a stop request wrote between two regular ones goes with the next of them: a run that was stopped and
     resumed ends with the same checkpoints, and the same average, as an uninterrupted one.
 
-    `accelerator.save_state` does the work; the hooks below replace its own file of weights by `save_pretrained`,
-    so that every checkpoint opens with `from_pretrained` and weights are stored once.
+    Each opens with `from_pretrained`. One that is damaged (see `manifest.py`) counts for nothing.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, folder: Path, settings: TrainingConfig, tokenizer: PreTrainedTokenizerBase
-    ):
-        self.accelerator = accelerator
+    def __init__(self, folder: Path, settings: TrainingConfig, tokenizer: PreTrainedTokenizerBase, state: RunState):
         self.folder = folder
         self.settings = settings
         self.tokenizer = tokenizer
-        accelerator.register_save_state_pre_hook(self._save_model)
-        accelerator.register_load_state_pre_hook(self._load_model)
+        self.state = state
+        self.accelerator = state.accelerator
+        self._found: dict[Path, str | None] = {}  # what is wrong with those whose hashes were compared
 
     def save(self, progress: Progress) -> Path:
         """Written beside its place and renamed, so that a checkpoint is there whole or not at all."""
+        assert progress is self.state.progress
         checkpoint = self.folder / f"update-{progress.updates:08d}"
-        unfinished = self.folder / f".unfinished-{checkpoint.name}"
+        unfinished = self.folder / f"{UNFINISHED}{checkpoint.name}"
         if self.accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _empty_unfinished(checkpoint)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
+        self._save_model(unfinished)
+        self.state.save(unfinished)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(checkpoint, ignore_errors=True)  # the same updates, before the last validation
-            unfinished.rename(checkpoint)
+            write_manifest(unfinished)
+            _put_in_place(unfinished, checkpoint)
+            self._found[checkpoint] = None
             kept = self.newest(self.settings.keep_checkpoints)
+            assert checkpoint in kept
             for path in list_checkpoints(self.folder):
                 if path not in kept:
                     shutil.rmtree(path)
@@ -82,35 +119,86 @@ class Checkpoints:
         return checkpoint
 
     def newest(self, count: int) -> list[Path]:
-        """The newest `count` checkpoints, oldest first: the regular ones and the very last."""
-        found = list_checkpoints(self.folder)
+        """The newest `count` checkpoints that are whole, oldest first: the regular ones and the very last."""
+        found = [path for path in list_checkpoints(self.folder) if self._damage(path) is None]
         every = self.settings.checkpoint_every
         return [path for path in found if path == found[-1] or _updates(path) % every == 0][-count:]
 
     def load_latest(self) -> Path | None:
-        """Restore weights, optimizer, schedule, random states and progress; `None` if there is no checkpoint.
+        """Restore weights, optimizer, schedule, random states and progress from the newest checkpoint that is whole.
+
+        The main process chooses, and logs those that are damaged.
+
+        Returns:
+            The checkpoint; `None` if there is none at all.
 
         Raises:
-            ValueError: its files are damaged.
+            ValueError: all are damaged, or the newest that is not is of a version that wrote pickles.
         """
-        checkpoints = list_checkpoints(self.folder)
-        if not checkpoints:
-            return None
-        latest = checkpoints[-1]
-        try:
-            self.accelerator.load_state(str(latest))
-        except (SafetensorError, EOFError, UnpicklingError, RuntimeError, OSError) as error:
-            raise ValueError(
-                f"checkpoint {latest} is damaged ({' '.join(str(error).split())[:200]}); remove that folder to go on "
-                "from the one before"
-            ) from error
-        return latest
-
-    def _save_model(self, models: list, weights: list, output_dir: str) -> None:
+        choice: list[Path | ValueError | None] = [None]
         if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(models[0]).save_pretrained(output_dir)
-            self.tokenizer.save_pretrained(output_dir)
-        weights.clear()  # Accelerate then writes none of its own
+            try:
+                choice = [self._choose()]
+            except ValueError as error:  # which the other processes would wait for
+                choice = [error]
+        [chosen] = broadcast_object_list(choice)
+        if isinstance(chosen, ValueError):
+            raise chosen
+        if chosen is not None:
+            self._load_model(chosen)
+            self.state.load(chosen)
+        return chosen
 
-    def _load_model(self, models: list, input_dir: str) -> None:
-        load_model(self.accelerator.unwrap_model(models.pop()), Path(input_dir) / "model.safetensors")
+    def _choose(self) -> Path | None:
+        damaged = []
+        for path in reversed(list_checkpoints(self.folder)):
+            pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
+            if pickled and not (path / MANIFEST).exists():
+                raise ValueError(
+                    f"checkpoint {path} is of an earlier version, whose pickled files ({', '.join(pickled)}) are not "
+                    "read any more; choose another training.output_dir to start anew, or go on with that version"
+                )
+            damage = self._damage(path)
+            if damage is None:
+                return path
+            logger.warning(f"checkpoint {path} is damaged and left out: {damage}")
+            damaged.append(f"{path.name}: {damage}")
+        if damaged:
+            raise ValueError(
+                f"all checkpoints in {self.folder} are damaged ({'; '.join(damaged)}); "
+                "choose another training.output_dir, or remove that folder to start anew"
+            )
+        return None
+
+    def _damage(self, checkpoint: Path) -> str | None:
+        """Hashes are compared once in a process, then sizes: gigabytes should not be read again at every save.
+
+        One that was damaged remains so: a disk that gives its bytes now and then is not to be relied upon, and what is
+        newer than the checkpoint that the run went on from is not this run's.
+        """
+        if checkpoint not in self._found:
+            self._found[checkpoint] = find_damage(checkpoint)
+        return self._found[checkpoint] or find_damage(checkpoint, hashes=False)
+
+    def _save_model(self, folder: Path) -> None:
+        """Of a sharded model, which every process has a part of, all of it."""
+        model = self.accelerator.unwrap_model(self.state.model)
+        whole = None
+        if _is_sharded(model):
+            whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if self.accelerator.is_main_process:
+            model.save_pretrained(folder, state_dict=whole)
+            self.tokenizer.save_pretrained(folder)
+
+    def _load_model(self, folder: Path) -> None:
+        model, file = self.accelerator.unwrap_model(self.state.model), folder / "model.safetensors"
+        if _is_sharded(model):
+            # Not strict: of tables that are tied, the file has one.
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_model_state_dict(model, dict[str, Any](load_file(file)), options=options)
+        else:
+            load_model(model, file)
+
+
+def _is_sharded(model) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -82,6 +82,7 @@ class TrainingConfig:
         gradient_accumulation_steps: micro-batches in an update; the last update of an epoch may have fewer.
         mixed_precision: "auto" takes bf16 where a matrix product is faster in bf16 than in float32, measured.
         attention: the attention backend of training.
+        max_skipped_in_a_row: an update whose loss or gradient is not finite is skipped; so many in a row end the run.
         gradient_checkpointing: keep less for the backward pass, and compute it again.
         seed: of initialisation, dropout and the order of the data.
         log_every, validate_every, checkpoint_every: in updates.
@@ -102,6 +103,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 1
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] = "sdpa"
+    max_skipped_in_a_row: int = 10
     gradient_checkpointing: bool = False
     seed: int = 1
     log_every: int = 50
@@ -219,7 +221,8 @@ def _check_numbers(config: RunConfig) -> None:
         "generation.batch_tokens": generation.batch_tokens,
     }
     counts = ("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "log_every", "validate_every")
-    for name in (*counts, "checkpoint_every", "validation_beams", "validation_sentences", "keep_checkpoints"):
+    counts += ("checkpoint_every", "validation_beams", "validation_sentences", "keep_checkpoints")
+    for name in (*counts, "max_skipped_in_a_row"):
         at_least_one[f"training.{name}"] = getattr(training, name)
     for name in ("max_updates", "max_epochs"):
         if getattr(training, name) is not None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, fingerprint, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints, replaced_whole
@@ -29,13 +29,15 @@ MODEL_INPUTS = ("input_ids", "labels")
 class Corpora:
     """The run's corpora; `validation` and `test` are `None` if there are none.
 
-    `train` and `validation` have text and tokens, `test` text alone. `dropped` counts what was left out of `train`.
+    `train` and `validation` have text and tokens, `test` text alone. `dropped` counts what was left out of `train`,
+    `fingerprint` tells whether it is the same another time.
     """
 
     train: Dataset | IterableDataset
     dropped: DroppedPairs
     validation: Dataset | None
     test: Dataset | None
+    fingerprint: dict[str, str]
 
     def pairs(self) -> int | None:
         """To train on; `None` for a stream, whose length nobody knows."""
@@ -59,7 +61,7 @@ def prepare_corpora(config: RunConfig, output_dir: Path) -> tuple[PreTrainedToke
     if data.validation is not None:
         validation, dropped_there = prepare_pairs(_whole(data.validation), tokenizer, data.max_length)
         _log_dropped("validation", dropped_there)
-    return tokenizer, Corpora(train, dropped, validation, test)
+    return tokenizer, Corpora(train, dropped, validation, test, fingerprint(data.train))
 
 
 def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
@@ -119,9 +121,9 @@ def make_batches(
     # in the middle of an epoch, would draw one more than the uninterrupted one.
     generator = torch.Generator()
     budgets = {"max_source_tokens": settings.max_source_tokens, "max_target_tokens": settings.max_target_tokens}
+    place = {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
     if isinstance(pairs, IterableDataset):
-        processes = accelerator.num_processes
-        order = StreamingTokenBatches(pairs, **budgets, seed=settings.seed, num_processes=processes)
+        order = StreamingTokenBatches(pairs, **budgets, **place, seed=settings.seed)
         return order, DataLoader(
             order,
             batch_size=None,  # what comes are batches already
@@ -132,10 +134,9 @@ def make_batches(
         pairs["source_length"],
         pairs["target_length"],
         **budgets,
+        **place,
         seed=settings.seed,
         shuffle=shuffle,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
     )
     rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # a Dataset is what torch's class of that name describes
     return order, DataLoader(rows, batch_sampler=order, collate_fn=collate, generator=generator)

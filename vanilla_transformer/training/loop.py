@@ -5,15 +5,15 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 
 from vanilla_transformer.data.batches import StreamingTokenBatches
-from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.finished_model import write_finished_model
+from vanilla_transformer.training.gradients import backward, clip_gradients, skip_update
 from vanilla_transformer.training.preparation import Run, prepare_run
 from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.validation import validate
@@ -30,34 +30,50 @@ def train(config: RunConfig) -> Run:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder, before any update.
+        ValueError: training.max_skipped_in_a_row updates without a finite loss and gradient, or a pair that does not
+            fit in memory.
         SystemExit: SIGINT or SIGTERM came; a checkpoint was written.
     """
     run = prepare_run(config)
     settings, progress = config.training, run.progress
     run.model.train()
     with stop_requests() as stop, ProgressReport(run) as report:
+        skipped_in_a_row = 0
         start = time.perf_counter()
         for micro_batches in updates(run):
-            loss, likelihood, tokens = backward(run, micro_batches)
-            if config.optimizer.max_grad_norm is not None:
-                run.accelerator.clip_grad_norm_(run.model.parameters(), config.optimizer.max_grad_norm)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
-            run.schedule.step()  # once per update, not per micro-batch
-            progress.updates += 1
-            progress.target_tokens += tokens
-            progress.seconds += time.perf_counter() - start
-            report.add(loss, likelihood, tokens)
+            loss, likelihood, tokens_on_device = backward(run, micro_batches)
+            norm = clip_gradients(run)
+            is_finite = torch.isfinite(loss) & torch.isfinite(norm)
+            tokens = int(tokens_on_device)  # waits for the device, so that the clock counts its work
+            start, before = time.perf_counter(), start
+            progress.seconds += start - before
+            # Asked before the step, whose time counts for the next update: so one reduction tells both.
+            is_over, is_skipped = agreed(run, bool(stop) or is_complete(run), not is_finite)
+            skipped_in_a_row = skipped_in_a_row + 1 if is_skipped else 0
+            if is_skipped:
+                report.show_skipped(skipped_in_a_row, float(norm))
+                skip_update(run, skipped_in_a_row)
+            else:
+                run.optimizer.step()
+                run.optimizer.zero_grad()
+                run.schedule.step()  # once per update, not per micro-batch
+                progress.updates += 1
+                progress.target_tokens += tokens
+                report.add(loss, likelihood, tokens)
 
-            if agreed(run, bool(stop) or is_complete(run)):
+            if is_over or is_complete(run):
                 break
+            if is_skipped:
+                continue  # the same number of updates as before, whose checkpoint is written
+            before = time.perf_counter()
             if progress.updates % settings.validate_every == 0 and run.corpora.validation is not None:
                 report.show_validation(validate(run))
             if progress.updates % settings.checkpoint_every == 0:
                 run.checkpoints.save(progress)
-            start = time.perf_counter()
+            start += time.perf_counter() - before
         run.checkpoints.save(progress)
-        if agreed(run, bool(stop)) and not agreed(run, is_complete(run)):
+        is_stopped, is_done = agreed(run, bool(stop), is_complete(run))
+        if is_stopped and not is_done:
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
         validation = validate(run) if run.corpora.validation is not None else None
@@ -88,29 +104,6 @@ def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
             logger.info(f"data.train, epoch {progress.epoch}: {run.corpora.dropped}, in all that was read so far")
 
 
-def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Gradients of the mean loss over the target tokens of the whole update: all micro-batches, all processes.
-
-    Returns:
-        This process's part of the smoothed loss and of the negative log-likelihood (their sums over the processes
-        are the update's means), and the update's number of target tokens.
-    """
-    accelerator = run.accelerator
-    mine = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches))
-    tokens = run.sum_over_processes(mine)
-    loss = likelihood = torch.zeros((), device=accelerator.device)
-    for index, batch in enumerate(micro_batches):
-        is_last = index == len(micro_batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(run.model):
-            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            output = run.model(**batch, num_items_in_batch=tokens)
-            # DistributedDataParallel takes the mean of the processes' gradients; the loss needs their sum.
-            accelerator.backward(output.loss * accelerator.num_processes)
-        loss = loss + output.loss.detach()
-        likelihood = likelihood + output.negative_log_likelihood
-    return loss, likelihood, int(tokens)
-
-
 def is_complete(run: Run) -> bool:
     """Whether one of max_updates, max_epochs and max_minutes is reached."""
     settings, progress = run.config.training, run.progress
@@ -122,11 +115,11 @@ def is_complete(run: Run) -> bool:
     return any(reached)
 
 
-def agreed(run: Run, here: bool) -> bool:
-    """Whether any process says so: clocks and signals differ between processes, but all must act alike."""
+def agreed(run: Run, *here: bool) -> list[bool]:
+    """Whether any process says so, for each question: clocks and signals differ, but all processes must act alike."""
     if run.accelerator.num_processes == 1:
-        return here
-    return bool(run.sum_over_processes(torch.tensor(int(here))) > 0)
+        return list(here)
+    return (run.sum_over_processes(torch.tensor(here, dtype=torch.int64)) > 0).tolist()
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from vanilla_transformer.evaluation.processes import process_state
-from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, clear_interrupted, list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.run_lock import lock_for_this_run
 
 # What may change between the parts of a resumed run; everything else would make it another run.
 MAY_CHANGE = {
@@ -22,6 +23,7 @@ MAY_CHANGE = {
         "log_every",
         "trackers",
         "keep_checkpoints",
+        "max_skipped_in_a_row",
     }
     | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
@@ -29,15 +31,21 @@ MAY_CHANGE = {
 
 
 def claim_output_dir(config: RunConfig) -> Path:
-    """Make the run's folder and write the resolved configuration into it.
+    """Make the run's folder, keep other runs out of it, and write the resolved configuration into it.
+
+    What an earlier part of the run has left half written is removed first.
 
     Raises:
-        ValueError: the folder holds a run with another configuration; the message names the first difference.
+        ValueError: another process runs in the folder, or it holds a run with another configuration; the message names
+            the process, or the first difference.
         PermissionError: the folder cannot be written.
     """
     output_dir = Path(config.training.output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        if process_state().is_main_process:
+            lock_for_this_run(output_dir)
+            clear_interrupted(output_dir / CHECKPOINTS)
         resolved = output_dir / "config.yaml"
         values = config.to_dict()
         if list_checkpoints(output_dir / CHECKPOINTS):

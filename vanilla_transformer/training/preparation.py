@@ -22,6 +22,7 @@ from vanilla_transformer.training.configuration import RunConfig, model_config_o
 from vanilla_transformer.training.corpora import Corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.progress import Progress
+from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ class Run:
         """Epochs so far; of a stream, whose length nobody knows, the finished ones."""
         if isinstance(self.order, StreamingTokenBatches):
             return float(self.progress.epoch)
-        return self.progress.epoch + self.progress.batches / len(self.order)
+        if self.order.epoch != self.progress.epoch:  # the next one has not begun
+            return float(self.progress.epoch)
+        return self.progress.epoch + self.order.share_taken(self.progress.batches)
 
     def sum_over_processes(self, here: torch.Tensor) -> torch.Tensor:
         """The sum of every process's tensor, on this process's device."""
@@ -92,8 +95,8 @@ def prepare_run(config: RunConfig) -> Run:
         optimizer, model.config.hidden_size, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs())
-    accelerator.register_for_checkpointing(schedule, progress)
+    progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs(), corpus=corpora.fingerprint)
+    state = RunState(accelerator, model, optimizer, schedule, progress)
     order, batches = make_batches(corpora.train, config, tokenizer, accelerator, shuffle=True)
     validation_batches = None
     if corpora.validation is not None:
@@ -111,7 +114,7 @@ def prepare_run(config: RunConfig) -> Run:
         optimizer=optimizer,
         schedule=schedule,
         progress=progress,
-        checkpoints=Checkpoints(accelerator, output_dir / CHECKPOINTS, config.training, tokenizer),
+        checkpoints=Checkpoints(output_dir / CHECKPOINTS, config.training, tokenizer, state),
     )
     resumed_from = run.checkpoints.load_latest()
     if resumed_from is not None:
@@ -186,18 +189,35 @@ def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
 
 
 def _check_resumed(run: Run) -> None:
-    """What a process has seen of an epoch is a number of its batches, which must mean the same as before."""
+    """What is left of an epoch is known by counting, so it must be the same corpus; another number of processes goes
+    on from the same place."""
     progress, processes, pairs = run.progress, run.accelerator.num_processes, run.corpora.pairs()
-    if progress.processes != processes:
-        raise ValueError(
-            f"{run.output_dir} was trained by {progress.processes} processes, and now there are {processes}; use as "
-            "many again, or choose another training.output_dir"
-        )
+    for name, now in run.corpora.fingerprint.items():
+        before = progress.corpus.get(name)
+        if before != now:
+            raise ValueError(
+                f"{name} has changed since {run.output_dir} was trained on it (then {before}, now {now}), and the rest "
+                "of the epoch is not known; bring it back as it was, or choose another training.output_dir"
+            )
     if progress.pairs != pairs:
         raise ValueError(
             f"{run.output_dir} was trained on {progress.pairs} pairs, and now data.train has {pairs}; give it the same "
             "corpus again, or choose another training.output_dir"
         )
+    run.order.set_begun(progress.begun_epoch, progress.begun_pairs)
+    if progress.processes != processes:
+        if run.accelerator.is_main_process:
+            steps = run.config.training.gradient_accumulation_steps
+            logger.warning(
+                f"processes: {progress.processes} before, {processes} now; the batches go on in the same order, each "
+                "pair once an epoch, but the weights will not be exactly those of an uninterrupted run; other than "
+                f"there are the number of batches in an update ({progress.processes * steps} before, "
+                f"{processes * steps} now), the last batches of an epoch, and dropout's random numbers"
+            )
+        taken = run.order.taken_pairs(progress.epoch, progress.processes, progress.batches)
+        progress.share_among(processes, taken)
+        run.order.set_begun(progress.epoch, taken)
+    run.order.set_epoch(progress.epoch, progress.batches)
 
 
 def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ConditionalGeneration:

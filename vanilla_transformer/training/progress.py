@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a run has come."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -12,12 +12,18 @@ class Progress:
     Args:
         updates: updates of the weights so far.
         epoch: epochs finished.
-        batches: micro-batches of the current epoch that this process has consumed.
+        batches: micro-batches of the current epoch that this process, like each other, has consumed since there
+            are as many `processes`.
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
         processes: among which the batches are shared.
         pairs: to train on; `None` for a stream.
+        corpus: what `data.corpus.fingerprint` says of the training corpus.
+        begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and the pairs of it that
+            were taken before.
+        skipped_updates: not made, because their loss or gradient was not finite; not among `updates`.
+        halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
     """
 
     updates: int = 0
@@ -28,6 +34,16 @@ class Progress:
     best_bleu: float = -1.0
     processes: int = 1
     pairs: int | None = None
+    corpus: dict[str, str] = field(default_factory=dict)
+    begun_epoch: int = 0
+    begun_pairs: int = 0
+    skipped_updates: int = 0
+    halved_batches: int = 0
+
+    def share_among(self, processes: int, taken_pairs: int) -> None:
+        """Go on with another number of processes, which share what is left of the epoch after so many pairs."""
+        self.processes, self.batches = processes, 0
+        self.begun_epoch, self.begun_pairs = self.epoch, taken_pairs
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

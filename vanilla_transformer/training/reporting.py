@@ -69,7 +69,7 @@ class ProgressReport:
         self.bar.set_postfix_str(
             f"loss {loss:.3f}, ppl {figures['perplexity']:.2f}, lr {figures['learning_rate']:.2e}, "
             f"{figures['target_tokens_per_second']:,.0f} target tokens/s, epoch {figures['epoch']:.1f}"
-            f"{self._time_left()}"
+            f"{self._time_left()}{self._mishaps()}"
         )
         self._start_window()
 
@@ -79,6 +79,19 @@ class ProgressReport:
             return ""
         left = max(0, round(self.settings.max_minutes * 60 - self.run.progress.seconds))
         return f", {left // 60}:{left % 60:02d} left"
+
+    def _mishaps(self) -> str:
+        """What is not as it should be, in all parts of the run; nothing if there is none."""
+        progress = self.run.progress
+        counts = {"updates skipped": progress.skipped_updates, "batches halved": progress.halved_batches}
+        return "".join(f", {count} {name}" for name, count in counts.items() if count)
+
+    def show_skipped(self, in_a_row: int, gradient_norm: float) -> None:
+        """One line for an update that was not made; the norm is the gradient's."""
+        self.write(
+            f"after update {self.run.progress.updates}: an update is skipped, its loss or gradient is not finite "
+            f"(gradient norm {gradient_norm}); {in_a_row} in a row"
+        )
 
     def show_validation(self, result: Validation) -> None:
         """Its figures and a few translations above the bar, the figures to the trackers too."""

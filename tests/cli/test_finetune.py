@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import write_reversals
+from vanilla_transformer.cli import main
+
+
+@pytest.fixture
+def config(model_folder, tmp_path) -> Path:
+    values = {
+        "model": str(model_folder),
+        "data": {"train": write_reversals(tmp_path, "train", 60), "validation": write_reversals(tmp_path, "test", 5)},
+        "batches": {"max_source_tokens": 100, "max_target_tokens": 100},
+        "training": {"output_dir": str(tmp_path / "tuned"), "max_steps": 2, "disable_tqdm": True},
+    }
+    path = tmp_path / "finetune.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("adapter", [[], ["lora={target_modules: [q_proj]}"]], ids=["all weights", "LoRA"])
+def test_what_comes_out_translates(config, give_input, capsys, adapter):
+    assert main(["finetune", str(config), *adapter]) == 0
+    said = capsys.readouterr().out
+    folder = config.parent / "tuned" / "model"
+    assert f"finished model: {folder}" in said
+    assert "validation: BLEU " in said
+    give_input(b"a b c\nd\n")
+    assert main(["translate", str(folder)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=/nowhere/model", "model folder /nowhere/model does not exist"),
+        ("data.train.source=nowhere.en", "corpus file nowhere.en does not exist"),
+        ("training.label_smoothing_factor=0.2", "the model smooths by itself"),
+        ("training.learning=1", "unknown key training.learning"),
+        ("training.output_dir=/dev/null/run", "training.output_dir=/dev/null/run cannot be written"),
+        ("batches.max_target_tokens=3", "more than max_target_tokens=3; raise it"),
+        ("lora={target_modules: [nowhere]}", "nowhere"),
+        ("training.learning_rate=fast", "training.learning_rate='fast'"),
+        ("training.optim=nothing", "nothing"),
+    ],
+)
+def test_an_error_is_one_line(config, capsys, override, said):
+    assert main(["finetune", str(config), override]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("vanilla-transformer finetune: error: ")
+    assert said in lines[-1]
+    assert not any("Traceback" in line for line in lines)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Updates that cannot be made as they come: numbers that are not finite, batches that do not fit in memory."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from vanilla_transformer.training import loop
+from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
+from vanilla_transformer.training.gradients import backward
+from vanilla_transformer.training.preparation import prepare_run
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def state_of(run) -> dict[str, torch.Tensor]:
+    """Weights, Adam's averages and step counts, and the rate of the next update."""
+    state = {name: weight.clone() for name, weight in run.bare_model().state_dict().items()}
+    for index, values in run.optimizer.state_dict()["state"].items():
+        state |= {f"{index}.{name}": value for name, value in values.items()}
+    return state | {"rate": torch.tensor(run.schedule.get_last_lr())}
+
+
+def without(positions: set[int]):
+    """The loop's updates, but those at `positions` are never seen by it."""
+    every = loop.updates
+
+    def updates(run):
+        for position, micro_batches in enumerate(every(run)):
+            if position not in positions:
+                yield micro_batches
+
+    return updates
+
+
+def after_backward(monkeypatch, change) -> None:
+    """`change(run, position, result)` returns what the loop sees of the backward pass of each update."""
+    step, position = loop.backward, iter(range(1_000_000))
+    monkeypatch.setattr(
+        loop, "backward", lambda run, micro_batches: change(run, next(position), step(run, micro_batches))
+    )
+
+
+def nan_loss(positions: set[int]):
+    def change(run, position, result):
+        loss, likelihood, tokens = result
+        return (loss * NAN if position in positions else loss), likelihood, tokens
+
+    return change
+
+
+def infinite_gradient(positions: set[int]):
+    def change(run, position, result):
+        if position in positions:
+            run.model.get_input_embeddings().weight.grad[0, 0] = INFINITE
+        return result
+
+    return change
+
+
+@pytest.mark.parametrize("clipping", ["null", "0.5"])
+@pytest.mark.parametrize("fault", [nan_loss, infinite_gradient])
+def test_an_update_that_is_not_finite_is_as_if_its_batches_had_not_been(tiny_run, monkeypatch, fault, clipping):
+    options = ["model.dropout=0.0", "training.max_updates=7", f"optimizer.max_grad_norm={clipping}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "updates", without({2, 5}))
+        expected = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'without'}")
+    after_backward(monkeypatch, fault({2, 5}))
+    run = tiny_run.train(*options)
+    torch.testing.assert_close(state_of(run), state_of(expected), rtol=0, atol=0)
+    assert run.progress.skipped_updates == 2
+    for name in ("updates", "epoch", "batches", "target_tokens"):
+        assert getattr(run.progress, name) == getattr(expected.progress, name)
+
+
+def test_a_run_of_skipped_updates_ends_by_its_epochs(tiny_run, monkeypatch):
+    after_backward(monkeypatch, nan_loss(set(range(1000))))
+    run = tiny_run.train("training.max_updates=null", "training.max_epochs=2", "training.max_skipped_in_a_row=1000")
+    assert (run.progress.epoch, run.progress.updates, run.progress.target_tokens) == (2, 0, 0)
+    assert run.progress.skipped_updates == 2 * len(run.order)
+
+
+def test_too_many_in_a_row_end_the_run_and_leave_the_checkpoint_before(tiny_run, monkeypatch):
+    options = ["model.dropout=0.0", "training.checkpoint_every=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "updates", without({0, 1}))
+        expected = tiny_run.train(*options, "training.max_updates=4", f"training.output_dir={tiny_run.folder / 'four'}")
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, progress: saved.append(progress.updates) or save(self, progress)
+    )
+    bad, seen = nan_loss({0, 1, *range(6, 16)}), []  # two, then four good ones, then ten
+    after_backward(monkeypatch, lambda run, position, result: seen.append(position) or bad(run, position, result))
+    with pytest.raises(ValueError, match="10 updates in a row were skipped after update 4") as caught:
+        tiny_run.train(*options, "training.max_updates=50")
+    assert (saved, len(seen)) == ([2, 4], 16)
+    latest = list_checkpoints(tiny_run.output_dir / "checkpoints")[-1]
+    for words in (str(latest), "optimizer.learning_rate_scale", "max_grad_norm", "mixed_precision=no"):
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    good = load_file(expected.output_dir / "checkpoints" / "update-00000004" / "model.safetensors")
+    torch.testing.assert_close(load_file(latest / "model.safetensors"), good, rtol=0, atol=0)
+
+
+def test_a_resumed_run_with_skipped_updates_equals_an_uninterrupted_one(tiny_run, monkeypatch):
+    with monkeypatch.context() as patch:
+        after_backward(patch, nan_loss({1, 5, 9}))
+        whole = tiny_run.train("training.max_updates=9", f"training.output_dir={tiny_run.folder / 'whole'}")
+    after_backward(monkeypatch, nan_loss({1, 5, 9}))  # which counts on from one part to the next
+    for updates in (3, 8, 9):
+        resumed = tiny_run.train(f"training.max_updates={updates}")
+    assert resumed.progress.skipped_updates == whole.progress.skipped_updates == 3
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
+
+
+def test_a_run_that_never_made_an_update_has_no_checkpoint_to_name(tiny_run, monkeypatch):
+    after_backward(monkeypatch, nan_loss(set(range(1000))))
+    with pytest.raises(ValueError, match="3 updates in a row .* there is no checkpoint yet"):
+        tiny_run.train("training.max_skipped_in_a_row=3")
+    assert not list_checkpoints(tiny_run.output_dir / "checkpoints")
+
+
+def test_a_skipped_update_is_said_once_and_counted_in_the_log(tiny_run, monkeypatch):
+    said, figures = [], []
+    monkeypatch.setattr(loop.ProgressReport, "write", lambda self, text: said.append(text))
+    after_backward(monkeypatch, nan_loss({2}))
+
+    class Report(loop.ProgressReport):
+        def __exit__(self, *error):
+            figures.append(self.bar.postfix)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(loop, "ProgressReport", Report)
+    tiny_run.train()
+    assert len(said) == 1
+    assert said[0].startswith("after update 2: an update is skipped")
+    assert figures[0].endswith("1 updates skipped")
+
+
+def prepared(tiny_run, *options: str):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run = prepare_run(tiny_run.load("model.dropout=0.0", *options))
+    run.model.double().train()
+    return run
+
+
+def gradients(run) -> dict[str, torch.Tensor]:
+    return {name: weight.grad.clone() for name, weight in run.bare_model().named_parameters()}
+
+
+def no_memory(*_):
+    raise RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:1] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 8 bytes. Error code 12 (Cannot allocate memory)"
+    )
+
+
+def limit_pairs(run, most: int, where: str) -> None:
+    """Make batches of more than `most` pairs fail, in the forward pass or in the middle of the backward pass."""
+
+    def limit(module, arguments, output):
+        if len(output) <= most:
+            return
+        if where == "forward":
+            no_memory()
+        output.register_hook(no_memory)  # the decoder's gradients are there by then, the encoder's are not
+
+    run.bare_model().get_input_embeddings().register_forward_hook(limit)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_gradients_of_a_halved_batch_are_those_of_the_whole(tiny_run, where):
+    run = prepared(tiny_run, "model.tie_word_embeddings=false")
+    micro_batches = list(run.batches)[:3]
+    micro_batches[0] = {name: tensor[:4] for name, tensor in micro_batches[0].items()}
+    micro_batches[2] = {name: tensor[:7] for name, tensor in micro_batches[2].items()}
+    assert len(micro_batches[1]["labels"]) > 4
+    whole = backward(run, micro_batches)
+    expected = gradients(run)
+    run.optimizer.zero_grad()
+    limit_pairs(run, 4, where)
+    parts = backward(run, micro_batches)
+    torch.testing.assert_close(gradients(run), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+    assert run.progress.halved_batches >= 2
+
+
+def test_a_batch_of_seven_is_halved_down_to_single_pairs(tiny_run):
+    """7 = 3 + 4 = (1 + 2) + (2 + 2), and three twos: six cuts make seven single pairs."""
+    run = prepared(tiny_run)
+    batch = next(iter(run.batches))
+    limit_pairs(run, 1, "forward")
+    backward(run, [{name: tensor[:7] for name, tensor in batch.items()}])
+    assert run.progress.halved_batches == 6
+
+
+def test_a_run_short_of_memory_trains_to_the_same_weights(tiny_run, monkeypatch):
+    options = ["model.dropout=0.0", "training.max_updates=6", "training.gradient_accumulation_steps=2"]
+    expected = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'enough'}")
+    prepare = loop.prepare_run
+
+    def short_of_memory(config):
+        run = prepare(config)
+        limit_pairs(run, 15, "backward")
+        return run
+
+    monkeypatch.setattr(loop, "prepare_run", short_of_memory)
+    run = tiny_run.train(*options)
+    assert run.progress.halved_batches > 0
+    assert run.progress.target_tokens == expected.progress.target_tokens
+    # Adam's eps is 1e-9: it magnifies rounding
+    torch.testing.assert_close(state_of(run), state_of(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_a_single_pair_that_does_not_fit_is_named_with_its_lengths(tiny_run):
+    run = prepared(tiny_run)
+    batch = next(iter(run.batches))
+    first = [tensor[0].tolist() for tensor in (batch["input_ids"], batch["labels"])]
+    source, target = sum(i != run.tokenizer.pad_token_id for i in first[0]), sum(i != -100 for i in first[1])
+    limit_pairs(run, 0, "forward")
+    with pytest.raises(ValueError, match=f"single pair of {source} source and {target} target tokens") as caught:
+        backward(run, [batch])
+    assert "training.max_source_tokens=100 and training.max_target_tokens=100" in str(caught.value)
+
+
+def test_an_error_that_is_not_of_memory_is_raised(tiny_run):
+    run = prepared(tiny_run)
+
+    def broken(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    run.bare_model().get_input_embeddings().register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        backward(run, [next(iter(run.batches))])
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from vanilla_transformer.training import loop
+from vanilla_transformer.training.configuration import load_run_config
+
+step, calls = loop.backward, []
+def backward(run, micro_batches):
+    loss, likelihood, tokens = step(run, micro_batches)
+    calls.append(0)
+    if len(calls) == 3 and run.accelerator.process_index == 1:
+        loss = loss * float("nan")  # the loss alone: gradients are one and the same in all processes anyway
+    return loss, likelihood, tokens
+
+loop.backward = backward
+run = loop.train(load_run_config(sys.argv[1], sys.argv[3:]))
+weights = torch.cat([weight.flatten() for weight in run.bare_model().state_dict().values()]).double()
+result = {"skipped": run.progress.skipped_updates, "updates": run.progress.updates, "weights": weights.sum().item()}
+open(f"{sys.argv[2]}/{run.accelerator.process_index}.json", "w").write(json.dumps(result | {"seen": len(calls)}))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run):
+    script = tiny_run.folder / "two.py"
+    script.write_text(TWO_PROCESSES)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    command = [sys.executable, str(script), str(tiny_run.config), str(tiny_run.folder), "training.max_updates=5"]
+    both = [
+        subprocess.Popen(command, env=os.environ | common | {"OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert (first["skipped"], first["updates"], first["seen"]) == (1, 5, 6)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import os
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
+
+from tests.distributed.test_processes import free_port
+from vanilla_transformer.training.progress import Progress
+from vanilla_transformer.training.run_state import RunState
+from vanilla_transformer.training.schedule import paper_schedule
+
+
+def tied_model() -> torch.nn.Module:
+    """Two tables that are one parameter, and another parameter; sizes that do not divide by two."""
+    model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(7, 3), "projection": torch.nn.Linear(3, 7)})
+    model["projection"].weight = model["embedding"].weight
+    return model
+
+
+def new_state(model: torch.nn.Module | None = None) -> RunState:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    model = tied_model() if model is None else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.9, 0.98), fused=True)
+    schedule = paper_schedule(optimizer, 16, 10)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    return RunState(accelerator, wrapped, optimizer, schedule, Progress())
+
+
+def update(state: RunState) -> None:
+    model = state.accelerator.unwrap_model(state.model)
+    loss = model["projection"](model["embedding"](torch.arange(7))).logsumexp(-1).sum()
+    state.accelerator.backward(loss)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.schedule.step()
+    state.progress.updates += 1
+
+
+def weights(state: RunState) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in state.model.state_dict().items()}
+
+
+@pytest.fixture
+def trained() -> RunState:
+    state = new_state()
+    for _ in range(3):
+        update(state)
+    return state
+
+
+def test_another_goes_on_to_the_bit(trained: RunState, tmp_path: Path):
+    trained.save(tmp_path)
+    other = new_state()
+    other.model.load_state_dict(weights(trained))
+    other.load(tmp_path)
+    assert other.progress.updates == 3
+    for state in (trained, other):
+        update(state)
+    for name, weight in weights(trained).items():
+        assert torch.equal(weight, weights(other)[name])
+    assert trained.schedule.state_dict() == other.schedule.state_dict()
+    assert trained.optimizer.state_dict()["param_groups"] == other.optimizer.state_dict()["param_groups"]
+
+
+def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunState, tmp_path: Path):
+    trained.save(tmp_path)
+    names = [name for name, _ in trained.model.named_parameters()]
+    assert names == ["embedding.weight", "projection.bias"]
+    tensors = load_file(tmp_path / "optimizer.safetensors")
+    assert tensors.keys() == {f"{name}.{key}" for name in names for key in ("step", "exp_avg", "exp_avg_sq")}
+    table = trained.model.get_parameter("embedding.weight")
+    assert torch.equal(tensors["embedding.weight.exp_avg_sq"], trained.optimizer.state[table]["exp_avg_sq"])
+    assert tensors["projection.bias.step"] == 3
+    [group] = json.loads((tmp_path / "optimizer.json").read_text())
+    assert group["params"] == names
+    assert group["lr"] == trained.schedule.get_last_lr()[0]
+
+
+def test_it_is_json_and_safetensors(trained: RunState, tmp_path: Path):
+    trained.save(tmp_path)
+    names = {"optimizer.json", "schedule.json", "progress.json", "random_states_0.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "optimizer.safetensors"}
+    for name in names:
+        json.loads((tmp_path / name).read_text())
+
+
+def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Path):
+    state = new_state()
+    state.save(tmp_path)
+    assert not state.optimizer.state
+    other = new_state()
+    other.load(tmp_path)
+    assert not other.optimizer.state
+
+
+def test_another_models_optimizer_is_refused(trained: RunState, tmp_path: Path):
+    trained.save(tmp_path)
+    other = new_state(torch.nn.ModuleDict({"projection": torch.nn.Linear(3, 7)}))
+    with pytest.raises(ValueError, match="has other parameters than the model"):
+        other.load(tmp_path)
+
+
+def draws() -> list[float]:
+    """Of every generator, those of pairs too, of which one number is kept for the next time."""
+    return [
+        *(random.random(), random.gauss(), np.random.random(), np.random.standard_normal()),
+        *torch.rand(3).tolist(),
+        *torch.randn(3).tolist(),
+    ]
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path: Path):
+    state = new_state()
+    draws()
+    state.save(tmp_path)
+    expected = draws() + draws()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(5)
+    state.load(tmp_path)
+    assert draws() + draws() == expected
+
+
+def test_a_process_that_was_not_there_keeps_its_seed(tmp_path: Path, caplog):
+    new_state().save(tmp_path)
+    (tmp_path / "random_states_0.json").rename(tmp_path / "random_states_1.json")
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    state = new_state()
+    torch.manual_seed(3)
+    state.load(tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert "is of fewer processes: number 0 starts anew" in caplog.text
+
+
+def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
+    states = [new_state(), new_state()]
+    scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0)]
+    for state, scaler in zip(states, scalers, strict=True):
+        state.accelerator.scaler = scaler
+    states[0].save(tmp_path)
+    states[1].load(tmp_path)
+    assert scalers[1].get_scale() == 128.0
+
+
+@pytest.mark.parametrize("way", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
+def test_ways_to_share_out_that_know_no_names_are_refused(trained: RunState, monkeypatch: pytest.MonkeyPatch, way):
+    monkeypatch.setattr(trained.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
+    monkeypatch.setattr(trained.accelerator.state, "distributed_type", way)
+    with pytest.raises(ValueError, match=f"distributed_type {way.value} .*use MULTI_GPU or FSDP with fsdp_version 2"):
+        dataclasses.replace(trained)
+
+
+def train_sharded(rank: int, port: int, folder: Path) -> None:
+    """In each of two processes: save a sharded optimizer after 3 updates, and go on from it with another."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 7), torch.nn.Linear(7, 5))
+        fully_shard(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        states.append(RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
+
+    def step(state: RunState) -> None:
+        state.model(torch.ones(2, 3)).logsumexp(-1).sum().backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+
+    for _ in range(3):
+        step(states[0])
+    states[0].save(folder)
+    accelerator.wait_for_everyone()
+    with torch.no_grad():
+        for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+            one.copy_(other)
+    states[1].load(folder)
+    for state in states:
+        step(state)
+    for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+        assert torch.equal(one.to_local(), other.to_local())
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_sharded_optimizer_goes_on_to_the_bit_and_is_saved_whole(tmp_path: Path):
+    start_processes(train_sharded, (free_port(), tmp_path), nprocs=2, start_method="spawn")
+    tensors = load_file(tmp_path / "optimizer.safetensors")
+    assert tensors["0.weight.exp_avg"].shape == (7, 3)
+    assert {path.name for path in tmp_path.glob("random*")} == {"random_states_0.json", "random_states_1.json"}

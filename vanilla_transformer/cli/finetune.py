@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tune a model folder as a YAML file says, whole or by a LoRA adapter; the same command resumes.
+
+    vanilla-transformer finetune my.yaml model=runs/my/model data.train.path=my.tsv
+    vanilla-transformer finetune my.yaml "lora={r: 8, target_modules: [q_proj, v_proj]}"
+
+configs/finetune.yaml is one to begin with.
+
+On several processes: accelerate launch scripts/finetune.py my.yaml
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, see configs/finetune.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vanilla_transformer.evaluation.processes import process_state
+    from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
+    disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
+    folder, scores = finetune(load_finetuning_config(arguments.config, arguments.overrides))
+    if process_state().is_main_process:
+        if scores:
+            print(f"validation: BLEU {scores['eval_bleu']:.2f}, chrF {scores['eval_chrf']:.2f}")
+        print(f"finished model: {folder}")
+    return 0

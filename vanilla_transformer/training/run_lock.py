@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
+
+import fcntl
+import json
+import os
+import platform
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+LOCK = ".lock"  # in the run's output_dir; stays there, and means nothing by itself
+
+# What this process holds. Accelerate keeps one state for a process, so a process has one run at a time: that it asks
+# for a folder, the same or another, means that its run before has ended.
+_held = ExitStack()
+# A worker that is forked inherits the open file, and would hold the lock when the run itself is gone.
+os.register_at_fork(after_in_child=_held.close)
+
+
+def lock_for_this_run(output_dir: Path) -> None:
+    """Take the folder's lock until this process ends or takes another; of several processes, only for the main one.
+
+    Raises:
+        ValueError: a run in another process has it; the message names that process.
+    """
+    _held.close()
+    file = _held.enter_context((output_dir / LOCK).open("a+", encoding="utf-8"))  # without emptying it: not ours yet
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = _describe(file.read())
+        _held.close()
+        raise ValueError(
+            f"{output_dir} is in use by {holder}; wait for its end, or choose another training.output_dir"
+        ) from error
+    file.truncate(0)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    json.dump({"pid": os.getpid(), "host": platform.node(), "since": since}, file)
+    file.flush()
+
+
+def _describe(content: str) -> str:
+    try:
+        holder = json.loads(content)
+    except json.JSONDecodeError:  # it has just taken the lock, and not yet written who it is
+        return "another run"
+    return f"the run of process {holder['pid']} on {holder['host']} since {holder['since']}"
