@@ -23,6 +23,14 @@ def test_the_last_checkpoints_of_a_run(tiny_run, tmp_path, capsys):
     assert AutoTokenizer.from_pretrained(output)("a")["input_ids"][-1] == 2
 
 
+def test_a_damaged_checkpoint_is_named(tiny_run, tmp_path, capsys):
+    tiny_run.train("training.checkpoint_every=2")
+    weights = list_checkpoints(tiny_run.output_dir / "checkpoints")[-2] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert main(["average", str(tiny_run.output_dir), "--last", "3", "--output", str(tmp_path / "averaged")]) == 1
+    assert "update-00000006 is damaged: model.safetensors has" in capsys.readouterr().err
+
+
 def test_model_folders_by_name(model_folder, tmp_path, capsys):
     output = tmp_path / "averaged"
     assert main(["average", str(model_folder), str(model_folder), "--output", str(output)]) == 0

@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.hub.run_facts import write_card_of_average
     from vanilla_transformer.training.averaging import average_checkpoints
     from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
+    from vanilla_transformer.training.manifest import find_damage
 
     folders = [Path(folder) for folder in arguments.folders]
     run_folder = folders[0] if arguments.last is not None else None
@@ -33,6 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
         if len(folders) != 1:
             raise UsageError(f"--last takes one run's folder, {len(folders)} were given")
         found = list_checkpoints(folders[0] / "checkpoints")
+        for damage, path in ((find_damage(path), path) for path in found[-arguments.last :]):
+            if damage is not None:
+                raise ValueError(f"checkpoint {path} is damaged: {damage}; name whole ones instead of --last")
         if len(found) < arguments.last:
             raise ValueError(f"{folders[0]} has {len(found)} checkpoints, --last asks for {arguments.last}")
         folders = found[-arguments.last :]
