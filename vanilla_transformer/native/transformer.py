@@ -14,7 +14,7 @@ from vanilla_transformer.native.compiler import library
 from vanilla_transformer.native.memory import Arena, Buffers
 
 NativePrecision = Literal["float32", "int8"]
-BLOCK, FEW = 32, 4  # as in transformer.cpp
+BLOCK, FEW = 32, 4  # as in layers.h and linear.h
 INT8_LEVELS = 127
 
 
