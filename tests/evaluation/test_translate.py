@@ -300,6 +300,36 @@ def test_our_models_decode_as_the_paper_does(ours, our_tokenizer, lines):
     assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == expected
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_many_lines_are_decoded_side_by_side(our_tokenizer):
+    """As they are one by one, and within one budget."""
+    ours, done = our_model(FAMILIES[0]), []
+    lines = [" ".join(random.choices(WORDS, k=length)) for length in range(1, 61)]
+    found = translate_lines(
+        ours, our_tokenizer, lines, max_batch_tokens=2000, on_progress=lambda *numbers: done.append(numbers)
+    )
+    assert texts(found) == one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search)
+    assert len(done) >= sum(range(1, 61)) * 3 / (2000 / 2)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_side_by_side_names_a_line(our_tokenizer):
+    ours = our_model(FAMILIES[0])
+    with torch.no_grad():
+        ours.lm_head.weight[7] = math.nan
+    with pytest.raises(ValueError, match="decoding failed at line [0-9]+: the logits are no numbers"):
+        translate_lines(ours, our_tokenizer, ["w1 w2"] * 80, max_batch_tokens=2000)
+
+
 def test_options_of_transformers_apply(ours, our_tokenizer, lines):
     options = {"min_new_tokens": 6, "max_new_tokens": 8, "suppress_tokens": [0, 1, 3, 9], "no_repeat_ngram_size": 1}
     found = texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100, **options))

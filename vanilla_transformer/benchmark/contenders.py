@@ -18,6 +18,7 @@ from vanilla_transformer.benchmark.machine import lacks_precision
 from vanilla_transformer.benchmark.peers import as_marian
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.native.side_by_side import side_by_side
 from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import quantize_linears
 
@@ -72,7 +73,8 @@ class TorchContender:
 
     Args:
         model: its generation config is replaced: what it leaves open, transformers would fill in from there.
-        options: of `generate`, beside the generation config. A native decoder in them also encodes.
+        options: of `generate`, beside the generation config. A native decoder in them also encodes, and takes several
+            batches at once, as `translate` does.
         has_paper_penalty: `generate` takes the paper's `alpha`.
     """
 
@@ -105,12 +107,15 @@ class TorchContender:
         model: Any = self.model
         native: Any = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
 
+        def decode(one: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
+            batch, config = one
+            encoded = {} if native is None else {"encoder_outputs": native.encode(**batch)}
+            return model.generate(**batch, **encoded, generation_config=config, **options)[:, 1:].tolist()
+
         def run(count: int) -> list[list[int]]:
-            found = []
-            for batch, config in zip(inputs[:count], configs[:count], strict=True):
-                if native is not None:
-                    batch = batch | {"encoder_outputs": native.encode(**batch)}
-                found += model.generate(**batch, generation_config=config, **options)[:, 1:].tolist()
+            those = list(zip(inputs[:count], configs[:count], strict=True))
+            decoded = map(decode, those) if native is None else side_by_side(decode, those)
+            found = [row for rows in decoded for row in rows]
             return found if end is None else [row[: row.index(end)] if end in row else row for row in found]
 
         yield run
@@ -126,7 +131,8 @@ class TorchContender:
 class CTranslate2Contender:
     """A CTranslate2 folder.
 
-    A translator lives as long as it is measured: it has a worker and a team of threads, and two teams on the same
+    Several batches have a worker for each thread, which is the fastest: 235 sentences per second where one worker of
+    two threads translates 174. A translator lives as long as it is measured, for two teams of threads on the same
     cores slow each other down.
     """
 
@@ -137,13 +143,16 @@ class CTranslate2Contender:
     def ready(self, batches: list[Batch], decoding: Decoding) -> Iterator[Run]:
         import ctranslate2
 
+        threads = torch.get_num_threads()
+        workers = min(threads, len(batches))
+
         def load() -> Any:
             return ctranslate2.Translator(
                 str(self.folder),
                 device="cpu",
                 compute_type=self.compute_type,
-                inter_threads=1,
-                intra_threads=torch.get_num_threads(),
+                inter_threads=workers,
+                intra_threads=threads // workers,
             )
 
         # In a thread of its own, which ends: quantizing computes in parallel where it is called, and that team of
@@ -153,16 +162,17 @@ class CTranslate2Contender:
         inputs = [[[str(token) for token in source] for source in batch.sources] for batch in batches]
 
         def run(count: int) -> list[list[int]]:
-            found = []
+            begun = []
             for batch, sources in zip(batches[:count], inputs[:count], strict=True):
-                found += alive[0].translate_batch(
+                begun += alive[0].translate_batch(
                     sources,
+                    asynchronous=True,
                     beam_size=decoding.beams,
                     length_penalty=decoding.length_penalty,
                     max_decoding_length=batch.longest,
                     min_decoding_length=batch.longest if decoding.is_exact else 1,
                 )
-            return [[int(token) for token in one.hypotheses[0]] for one in found]
+            return [[int(token) for token in one.result().hypotheses[0]] for one in begun]
 
         try:
             yield run

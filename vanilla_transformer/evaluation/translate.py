@@ -17,10 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.generation import DecodingError, PreparesDecoding, beam_search
 from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.native.side_by_side import side_by_side
 from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import Precision
 
 LINES_NAMED = 10  # in an error message
+LINES_SIDE_BY_SIDE = 16  # for each thread, at least; threads that have fewer share a batch
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def translate_lines(
     """Translate every line; an empty one, or one without a token, gives an empty translation.
 
     Args:
-        max_batch_tokens: padded source tokens times beams in a batch; a longer line is a batch of its own.
+        max_batch_tokens: padded source tokens times beams in all batches that are decoded at once, which is one, or
+            one for each thread where compiled loops decode; a longer line is a batch of its own.
         max_length: tokens of the longest line that is taken on; `None`: there is no limit. Memory grows with the
             square of a line's length, and time faster than that, so one line can stop a whole file.
         num_return_sequences: translations for each line, best first; at most as many as beams.
@@ -86,19 +89,25 @@ def translate_lines(
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers, encoded = _encode(tokenizer, lines, first_line, max_length)
-    order = sorted(range(len(numbers)), key=lambda i: -len(encoded[i]))  # the longest first: memory fails at once
     options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}
     done = len(lines) - len(numbers)
     was_training = model.training
     model.eval()
     try:
-        if order:
+        if encoded:
             options |= _paper_decoding(model, decoder)
-        while order:
-            size = max(1, max_batch_tokens // (len(encoded[order[0]]) * beams))
-            batch, order = order[:size], order[size:]
+        at_once = 1
+        if (
+            isinstance(options.get("decoder"), NativeDecoder)
+            and len(encoded) >= LINES_SIDE_BY_SIDE * torch.get_num_threads()
+        ):
+            at_once = torch.get_num_threads()
+        sizes = [len(ids) * beams for ids in encoded]
+        batches = _batches(sizes, max_batch_tokens // at_once, -(-len(encoded) // at_once))
+
+        def translate(batch: list[int]) -> list[list[Translation]]:
             try:
-                translations = _translate_batch(model, tokenizer, [encoded[i] for i in batch], options)
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], options)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -106,6 +115,9 @@ def translate_lines(
                 else:
                     where = f"in the batch with {_name_lines(sorted(numbers[i] + first_line for i in batch))}"
                 raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
+
+        found = side_by_side(translate, batches) if at_once > 1 else map(translate, batches)
+        for batch, translations in zip(batches, found, strict=True):
             for i, best in zip(batch, translations, strict=True):
                 results[numbers[i]] = best
             done += len(batch)
@@ -114,6 +126,17 @@ def translate_lines(
     finally:
         model.train(was_training)
     return results
+
+
+def _batches(sizes: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
+    """Lines by their number in `sizes`, which is tokens times beams; the longest first: memory fails at once."""
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    batches = []
+    while order:
+        count = max(1, min(max_lines, max_tokens // sizes[order[0]]))
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
 
 
 def _encode(

@@ -101,7 +101,7 @@ class Translator:
             count: at most `num_beams`.
             num_beams: beam width; `None`: the model's own.
             alpha: of the paper's length penalty; `None`: the model's own.
-            max_batch_tokens: padded source tokens times beams in a batch; a longer line is a batch of its own.
+            max_batch_tokens: as for `translate_lines`.
             options: as for `translate_stream`: `window`, `max_length`, and what `model.generate` takes.
 
         Raises:

@@ -5,7 +5,8 @@
 
 #include "linear.h"
 
-#define BLOCK 32 // target tokens in a block of the cache
+#define BLOCK 32   // target tokens in a block of the cache
+#define TOGETHER 4 // hypotheses that attend to their source at once, at most
 
 struct Norm {
     const float *weight, *bias;
@@ -30,9 +31,10 @@ struct Target {
     const int64_t *slot; // of each sentence, where its memory is
     float *const *cache; // blocks (num_layers, slots, num_heads, BLOCK, beams, d_k + d_v)
     int32_t *ancestors;  // (slots, beams, longest): whose entry a hypothesis continues
-    const float *source; // (num_layers, slots, num_heads, source_length, d_k + d_v)
-    const float *mask;   // added to scores, (slots, source_length), or nullptr
-    float *attention;    // of the last layer, (rows, num_heads, source_length), or nullptr
+    const float
+        *source;       // (num_layers, slots, num_heads), each keys (d_k, padded_length) and values (source_length, d_v)
+    const float *mask; // added to scores, (slots, source_length), or nullptr
+    float *attention;  // of the last layer, (rows, num_heads, source_length), or nullptr
 };
 
 static inline float dot(const float *a, const float *b, int width) {
@@ -84,6 +86,81 @@ static void attend(const float *query, const float *const *entry, int entries, i
         for (int t = 0; t < entries; t++)
             part += entry[t][value + i] * scores[t];
         mixed[i] = part;
+    }
+}
+
+static inline int padded_length(int length) { return (length + LANES - 1) / LANES * LANES; }
+
+// Scores of some queries for as many positions as `vectors` hold.
+template <int queries, int vectors>
+static inline void score(const float *query, int64_t stride, const float *keys, int width, int d_k, float *scores) {
+    Lanes sums[queries][vectors] = {};
+    for (int k = 0; k < d_k; k++)
+        for (int q = 0; q < queries; q++)
+            for (int v = 0; v < vectors; v++)
+                sums[q][v] += load(keys + int64_t(k) * width + v * LANES) * query[q * stride + k];
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++)
+            store(scores + int64_t(q) * width + v * LANES, sums[q][v]);
+}
+
+// Equation 1 for some hypotheses of a sentence, which share its source; `scores` are `queries` padded rows.
+template <int queries>
+static void attend_together(const float *query, int64_t stride, const float *source, int length, int d_k, int d_v,
+                            const float *mask, float *scores, float *mixed) {
+    int width = padded_length(length), done = 0;
+    for (; done + 2 * LANES <= width; done += 2 * LANES)
+        score<queries, 2>(query, stride, source + done, width, d_k, scores + done);
+    for (; done < width; done += LANES)
+        score<queries, 1>(query, stride, source + done, width, d_k, scores + done);
+    for (int q = 0; q < queries; q++) {
+        float *own = scores + int64_t(q) * width;
+        for (int t = 0; mask && t < length; t++)
+            own[t] += mask[t];
+        for (int t = length; t < width; t++)
+            own[t] = -INFINITY;
+        Lanes peaks = load(own), sums = {};
+        for (int t = LANES; t < width; t += LANES)
+            peaks = larger(load(own + t), peaks);
+        float most = largest(peaks);
+        for (int t = 0; t < width; t += LANES)
+            store(own + t, exponential(load(own + t) - most));
+        for (int t = length; t < width; t++)
+            own[t] = 0;
+        for (int t = 0; t < width; t += LANES)
+            sums += load(own + t);
+        Lanes total = Lanes{} + sum(sums);
+        for (int t = 0; t < width; t += LANES)
+            store(own + t, load(own + t) / total);
+    }
+    const float *values = source + int64_t(width) * d_k;
+    int i = 0;
+    for (; i + 2 * LANES <= d_v; i += 2 * LANES) {
+        Lanes parts[queries][2] = {};
+        for (int t = 0; t < length; t++)
+            for (int q = 0; q < queries; q++)
+                for (int v = 0; v < 2; v++)
+                    parts[q][v] += load(values + int64_t(t) * d_v + i + v * LANES) * scores[q * int64_t(width) + t];
+        for (int q = 0; q < queries; q++)
+            for (int v = 0; v < 2; v++)
+                store(mixed + q * stride + i + v * LANES, parts[q][v]);
+    }
+    for (; i < d_v; i++)
+        for (int q = 0; q < queries; q++) {
+            float part = 0;
+            for (int t = 0; t < length; t++)
+                part += values[int64_t(t) * d_v + i] * scores[q * int64_t(width) + t];
+            mixed[q * stride + i] = part;
+        }
+}
+
+static void attend_together(int queries, const float *query, int64_t stride, const float *source, int length, int d_k,
+                            int d_v, const float *mask, float *scores, float *mixed) {
+    switch (queries) {
+    case 1: return attend_together<1>(query, stride, source, length, d_k, d_v, mask, scores, mixed);
+    case 2: return attend_together<2>(query, stride, source, length, d_k, d_v, mask, scores, mixed);
+    case 3: return attend_together<3>(query, stride, source, length, d_k, d_v, mask, scores, mixed);
+    case 4: return attend_together<4>(query, stride, source, length, d_k, d_v, mask, scores, mixed);
     }
 }
 
@@ -177,23 +254,25 @@ static void attend_to_target(const Stack *stack, const Scratch *scratch, const T
 }
 
 static void attend_to_source(const Stack *stack, const Scratch *scratch, const Target *target, int layer, int rows,
-                             float *scores, const float **entry) {
+                             float *scores) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
     int d_k = stack->d_k, d_v = stack->d_v, live = rows / target->sentences, length = target->source_length;
-    int64_t tasks = int64_t(rows) * heads;
+    int parts = (live + TOGETHER - 1) / TOGETHER, width = padded_length(length);
+    int64_t tasks = int64_t(target->sentences) * heads * parts;
     for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-        int64_t sentence = task / live / heads;
-        int head = task / live % heads, row = sentence * live + task % live;
-        int64_t slot = target->slot[sentence];
-        const float *first =
-            target->source + ((layer * int64_t(target->slots) + slot) * heads + head) * length * (d_k + d_v);
-        for (int t = 0; t < length; t++)
-            entry[t] = first + t * (d_k + d_v);
-        int64_t own = row * int64_t(scratch->stride);
-        attend(scratch->wide + own + head * d_k, entry, length, 0, d_k, d_k, d_v,
-               target->mask ? target->mask + slot * length : nullptr, scores, scratch->mixed + own + head * d_v);
+        int64_t sentence = task / parts / heads, slot = target->slot[sentence];
+        int head = task / parts % heads, first = int(task % parts) * TOGETHER;
+        int queries = live - first < TOGETHER ? live - first : TOGETHER;
+        int64_t row = sentence * live + first, own = row * scratch->stride;
+        const float *source = target->source + ((layer * int64_t(target->slots) + slot) * heads + head) *
+                                                   (int64_t(width) * d_k + int64_t(length) * d_v);
+        attend_together(queries, scratch->wide + own + head * d_k, scratch->stride, source, length, d_k, d_v,
+                        target->mask ? target->mask + slot * length : nullptr, scores,
+                        scratch->mixed + own + head * d_v);
         if (target->attention && layer == stack->num_layers - 1)
-            memcpy(target->attention + (row * int64_t(heads) + head) * length, scores, length * sizeof(float));
+            for (int q = 0; q < queries; q++)
+                memcpy(target->attention + ((row + q) * heads + head) * length, scores + int64_t(q) * width,
+                       length * sizeof(float));
     }
 }
 
@@ -219,7 +298,7 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
                                const float *mask, int rows) {
     int64_t stride = scratch->stride, thread = omp_get_thread_num();
     Own own = own_rows(scratch, rows);
-    float *scores = scratch->scores + thread * scratch->longest;
+    float *scores = scratch->scores + thread * TOGETHER * scratch->longest;
     const float **entry = scratch->entries + thread * scratch->longest;
     const Norm *last = stack->last.weight ? &stack->last : nullptr;
     const float *read = add_and_norm(stack, scratch, &own, nullptr, nullptr, &stack->layers[0].norms[0]);
@@ -238,7 +317,7 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
             read = add_and_norm(stack, scratch, &own, scratch->projected, &layer->norms[0], &layer->norms[1]);
             linear(scratch, &layer->cross_query, read, stride, rows, scratch->wide, stride, false);
 #pragma omp barrier
-            attend_to_source(stack, scratch, target, i, rows, scores, entry);
+            attend_to_source(stack, scratch, target, i, rows, scores);
 #pragma omp barrier
             linear(scratch, &layer->cross_output, scratch->mixed, stride, rows, scratch->projected, stride, false);
 #pragma omp barrier

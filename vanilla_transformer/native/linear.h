@@ -22,10 +22,10 @@ struct Linear {
 
 struct Scratch { // all of them with padded rows, for the rows of one call
     float *states, *normed, *wide, *mixed, *projected, *scores;
-    const float **entries;   // as `scores`
+    const float **entries;
     int16_t *quantized;      // what a linear map reads
     float *steps;            // of `quantized`, one for each row
-    int32_t stride, longest; // of every row; of `scores`, one row for each thread
+    int32_t stride, longest; // of every row; of `scores` (threads, TOGETHER, longest) and `entries` (threads, longest)
 };
 
 // `rows` by a panel: sums[rows][2] += x w. Few rows take several inputs at once, for a sum waits for the one before.

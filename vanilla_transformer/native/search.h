@@ -8,12 +8,6 @@
 // The `count` largest of `values`, first the largest, as log-probabilities if `is_normalised`; NaN if there is a NaN.
 static void best_of(const float *values, int width, int count, int is_normalised, float *best, int64_t *index) {
     int found = 0, whole = width / (8 * LANES) * (8 * LANES);
-    Lanes sums = {};
-    Whole wrong = {};
-    for (int i = 0; i < whole; i += LANES) {
-        Lanes now = load(values + i);
-        wrong |= now != now;
-    }
     for (int from = 0; from < width; from += 8 * LANES) {
         int end = from + 8 * LANES < width ? from + 8 * LANES : width;
         if (found == count && end - from == 8 * LANES) { // mostly nothing here is large enough
@@ -35,22 +29,29 @@ static void best_of(const float *values, int width, int count, int is_normalised
             index[at] = i;
         }
     }
-    bool is_wrong = false;
-    for (int i = 0; i < LANES; i++)
-        is_wrong |= wrong[i] != 0;
-    for (int i = whole; i < width; i++)
-        is_wrong |= values[i] != values[i];
-    if (is_wrong)
-        best[0] = NAN;
-    if (!is_normalised)
+    if (!is_normalised) {
+        Whole wrong[8] = {};
+        int are_wrong = 0;
+        for (int from = 0; from < whole; from += 8 * LANES)
+            for (int j = 0; j < 8; j++)
+                wrong[j] |= load(values + from + j * LANES) != load(values + from + j * LANES);
+        for (int j = 0; j < 8; j++)
+            for (int i = 0; i < LANES; i++)
+                are_wrong |= wrong[j][i];
+        for (int i = whole; i < width; i++)
+            are_wrong |= values[i] != values[i];
+        if (are_wrong)
+            best[0] = NAN;
         return;
-    float total, peak = best[0];
-    for (int i = 0; i < whole; i += LANES)
-        sums += exponential(load(values + i) - peak);
-    total = sum(sums);
+    }
+    Lanes sums[4] = {}; // each waits for its own last addition only
+    for (int from = 0; from < whole; from += 4 * LANES)
+        for (int j = 0; j < 4; j++)
+            sums[j] += exponential(load(values + from + j * LANES) - best[0]);
+    float total = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (int i = whole; i < width; i++)
-        total += expf(values[i] - peak);
-    float log_of_sum = peak + logf(total);
+        total += expf(values[i] - best[0]);
+    float log_of_sum = best[0] + logf(total); // no number, if a value is none
     for (int i = 0; i < count; i++)
         best[i] -= log_of_sum;
 }

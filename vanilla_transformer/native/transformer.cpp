@@ -34,6 +34,7 @@ void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32
 void project_source(const Stack *stack, const Scratch *scratch, const float *encoded, int32_t sentences, int32_t length,
                     float *source, int32_t threads) {
     int heads = stack->num_heads, d_k = stack->d_k, d_v = stack->d_v, rows = sentences * length;
+    int width = padded_length(length);
 #pragma omp parallel num_threads(threads)
     for (int layer = 0; layer < stack->num_layers; layer++) {
         linear(scratch, &stack->layers[layer].cross_key_value, encoded, stack->d_model, rows, scratch->wide,
@@ -43,10 +44,13 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
         for (int row = 0; row < rows; row++)
             for (int head = 0; head < heads; head++) {
                 const float *from = scratch->wide + row * int64_t(scratch->stride);
-                int64_t block = (layer * int64_t(sentences) + row / length) * heads + head;
-                float *to = source + (block * length + row % length) * (d_k + d_v);
-                memcpy(to, from + head * d_k, d_k * sizeof(float));
-                memcpy(to + d_k, from + heads * d_k + head * d_v, d_v * sizeof(float));
+                int64_t block = (layer * int64_t(sentences) + row / length) * heads + head, t = row % length;
+                float *keys = source + block * (int64_t(width) * d_k + int64_t(length) * d_v);
+                for (int k = 0; k < d_k; k++)
+                    keys[int64_t(k) * width + t] = from[head * d_k + k];
+                memcpy(keys + int64_t(width) * d_k + t * d_v, from + heads * d_k + head * d_v, d_v * sizeof(float));
+                for (int k = 0; t == length - 1 && k < d_k; k++) // what is beyond the end counts for nothing
+                    memset(keys + int64_t(k) * width + length, 0, (width - length) * sizeof(float));
             }
     }
 }

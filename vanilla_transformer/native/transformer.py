@@ -14,7 +14,8 @@ from vanilla_transformer.native.compiler import library
 from vanilla_transformer.native.memory import Arena, Buffers
 
 NativePrecision = Literal["float32", "int8"]
-BLOCK, FEW = 32, 4  # as in layers.h and linear.h
+BLOCK, TOGETHER, FEW = 32, 4, 4  # as in layers.h and linear.h
+WHOLE = 16  # numbers: a multiple of every vector
 INT8_LEVELS = 127
 
 
@@ -150,12 +151,13 @@ class Scratch:
 
     def __init__(self, stack: Stack, buffers: Buffers, rows: int, longest: int):
         threads = torch.get_num_threads()
-        longest = -(-longest // 16) * 16  # whole vectors
+        longest = -(-longest // WHOLE) * WHOLE
         rows = max(rows, threads * FEW)
         self.rows = buffers.take(self, 5, rows, stack.stride)
         quantized = (rows, stack.stride) if stack.precision == "int8" else (0, 0)
         self.quantized, self.steps = buffers.take(self, *quantized, dtype=torch.int16), torch.empty(rows)
-        self.scores, self.entries = torch.empty(threads, longest), torch.empty(threads, longest, dtype=torch.long)
+        self.scores = torch.empty(threads, TOGETHER, longest)
+        self.entries = torch.empty(threads, longest, dtype=torch.long)
         self.structure = _Scratch(
             *(one.data_ptr() for one in (*self.rows, self.scores, self.entries, self.quantized, self.steps)),
             stride=stack.stride,
@@ -272,7 +274,8 @@ class NativeSteps:
         config = stack.structure
         self.width = config.num_heads * (config.d_k + config.d_v)  # of keys and values
         encoded = encoded.float().contiguous()
-        self.source = self.decoder.buffers.take(self, config.num_layers, sentences, source_length, self.width)
+        padded_length = -(-source_length // WHOLE) * WHOLE
+        self.source = self.decoder.buffers.take(self, config.num_layers, sentences, padded_length, self.width)
         scratch = Scratch(stack, decoder.buffers, sentences * source_length, 1)
         stack.library.project_source(
             ctypes.byref(config),
