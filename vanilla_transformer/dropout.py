@@ -15,7 +15,9 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Any shape; the same shape."""
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training:
+            return input
+        if self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
         levels = min(round(self.p * 2**16), 2**16 - 1)  # of 2^16 equally likely values, how many drop the element
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

@@ -35,12 +35,11 @@ def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleave
     """
     # Angles in float64: in float32 the angle of position 10,000 is already off by 6e-4. MPS has no float64.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / d_model  # (d_model / 2)
-    angles = position_ids.to(dtype)[..., None] * torch.pow(10000.0, -exponents)  # (..., d_model / 2)
-    sines, cosines = angles.sin().float(), angles.cos().float()
+    exponents = torch.arange(0, -d_model, -2, dtype=dtype, device=position_ids.device) / d_model  # (d_model / 2)
+    angles = position_ids[..., None] * torch.pow(10000.0, exponents)  # (..., d_model / 2)
     if layout == "concatenated":
-        return torch.cat([sines, cosines], dim=-1)  # (..., d_model)
-    return torch.stack([sines, cosines], dim=-1).flatten(-2)  # (..., d_model)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).float()  # (..., d_model)
 
 
 class SinusoidalPositions(nn.Module):
