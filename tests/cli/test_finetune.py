@@ -6,6 +6,7 @@ import yaml
 
 from tests.conftest import write_reversals
 from vanilla_transformer.cli import main
+from vanilla_transformer.hub.published_folder import check_folder
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def test_what_comes_out_translates(config, give_input, capsys, adapter):
     give_input(b"a b c\nd\n")
     assert main(["translate", str(folder)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_model_card_names_base_data_and_settings(config):
+    assert main(["finetune", str(config), "training.learning_rate=0.02"]) == 0
+    folder = config.parent / "tuned" / "model"
+    assert check_folder(folder) == []
+    card = (folder / "README.md").read_text("utf-8")
+    assert "Fine-tuned from run." in card  # the name of the run whose model it was
+    assert "train.source, train.target" in card
+    assert "| training.learning_rate | 0.02 |" in card
+    assert "loss per token" in card
+    assert str(config.parent) not in card
 
 
 @pytest.mark.parametrize(

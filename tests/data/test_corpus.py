@@ -92,12 +92,12 @@ class TestTextFiles:
         assert isinstance(corpus, IterableDataset if streaming else Dataset)
         assert corpus.column_names == ["source", "target"]
 
-    def test_a_changed_file_is_read_again(self, tmp_path: Path):
+    def test_a_changed_file_is_read_again_whatever_its_date(self, tmp_path: Path):
         config = two_files(tmp_path, "a\n", "b\n")
         assert rows(config) == [("a", "b")]
         status = os.stat(tmp_path / "s.txt")
         write(tmp_path / "s.txt", "c\n")  # as long as before
-        os.utime(tmp_path / "s.txt", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        os.utime(tmp_path / "s.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
         assert rows(config) == [("c", "b")]
 
     def test_other_lengths_name_both_counts_and_the_first_surplus_line(self, tmp_path: Path):

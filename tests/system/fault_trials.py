@@ -1,185 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults at random moments of a real run, and whether anything is lost: `python -m tests.system.fault_trials`.
+"""Faults of every kind in real runs, and whether anything is lost: `python -m tests.system.fault_trials`.
 
-    python -m tests.system.fault_trials --kills 100 --damages 40 --seed 1
+    python -m tests.system.fault_trials                            # a few of each kind
+    python -m tests.system.fault_trials --kills 100 --damages 40   # these alone
 
-Every run trains a tiny model in a process of its own. One that nothing happens to gives the weights that all others
-must end with, bit for bit.
+Every run trains a tiny model by the installed command. One that nothing happens to gives the weights that all others
+must end with, bit for bit, after faults at random moments and the same command again.
 """
 
 import argparse
-import multiprocessing
-import os
-import random
-import shutil
-import signal
 import sys
 import tempfile
-import time
-from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from tests.conftest import TinyRun
-
-CHECKPOINT_EVERY = 3
-OPTIONS = ("training.max_updates=45", f"training.checkpoint_every={CHECKPOINT_EVERY}", "training.average_checkpoints=5")
-PATIENCE = 120  # seconds for a run, after which it is taken to hang
-PRELOADED = ["tests.conftest", "vanilla_transformer.training.loop"]  # imported once, by the server that forks
+from tests.system import number_faults, process_faults, storage_faults
+from tests.system.trial_runs import Chain, NotRun, Trials
 
 
-class Trials:
-    """A folder for runs, and what has happened in them."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of trial.
 
-    def __init__(self, folder: Path, seed: int, *options: str):
-        self.folder, self.random = folder, random.Random(seed)
-        self.run = TinyRun(folder)
-        self.options = [*OPTIONS, *options]
-        self.counts: Counter[str] = Counter()
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(PRELOADED)
-        self._finish()  # which also pays for the imports
-        self._start_anew()
-        self.seconds = self._finish()  # of an undisturbed run
-        self.expected = self._weights()
-        assert self.expected is not None, f"even an undisturbed run failed: {(folder / 'said').read_text()[-2000:]}"
-        self._start_anew()
+    Args:
+        make: one trial, or none if the run was faster; of a `Chain` if `options` are given, of `Trials` if not.
+        count: how many, if nothing is said.
+        options: of the chain's runs.
+    """
 
-    def kill(self, while_writing: bool) -> None:
-        """One run is killed, at any moment or while a checkpoint is being written; it goes on in the next trial."""
-        process = self._start()
-        if while_writing:
-            is_writing = self._wait_for_writing(process)
-        else:
-            process.join(self.random.uniform(0.0, self.seconds))
-            is_writing = any(self._checkpoints.glob(".unfinished-*"))
-        if process.exitcode is not None:  # it was faster
-            self._ended(process.exitcode)
-            return
-        before = self._newest()
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
-        self.counts["kills"] += 1
-        self.counts["kills while a checkpoint was written"] += is_writing
-        self.counts["updates lost beyond the last checkpoint"] += max(0, before - self._newest())
-
-    def damage(self) -> None:
-        """A file of the newest checkpoint is cut or one of its bits turned, and the run goes on from the one before."""
-        process = self._start()
-        process.join(self.random.uniform(self.seconds / 2, self.seconds))
-        if process.exitcode is not None:
-            self._ended(process.exitcode)
-            return
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
-        whole = sorted(self._checkpoints.glob("update-*"))
-        if len(whole) < 2:
-            return
-        file = self.random.choice(sorted(path for path in whole[-1].rglob("*") if path.is_file()))
-        content = bytearray(file.read_bytes())
-        if self.random.random() < 0.5:
-            del content[self.random.randrange(len(content)) :]
-            self.counts["files cut"] += 1
-        else:
-            content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
-            self.counts["bits turned"] += 1
-        file.write_bytes(content)
-
-    def end(self) -> None:
-        """The run under way, if there is one, to its end."""
-        if self._checkpoints.exists():
-            self._finish()
-            self._compare()
-
-    def _start(self) -> multiprocessing.process.BaseProcess:
-        process = self.processes.Process(target=_train, args=(self.folder, self.options))
-        process.start()
-        return process
-
-    def _finish(self) -> float:
-        start, process = time.perf_counter(), self._start()
-        process.join(PATIENCE)
-        if process.exitcode is None:
-            os.kill(process.pid or 0, signal.SIGKILL)
-            self.counts["runs that hung"] += 1
-        elif process.exitcode != 0:
-            self.counts["runs that failed"] += 1
-        return time.perf_counter() - start
-
-    def _ended(self, status: int) -> None:
-        if status == 0:
-            self._compare()
-        else:
-            self.counts["runs that failed"] += 1
-            self._start_anew()
-
-    def _compare(self) -> None:
-        self.counts["runs to the end"] += 1
-        found = self._weights()
-        same = found is not None and all(found[name].equal(one) for name, one in self.expected.items())
-        self.counts["runs that ended with wrong weights"] += not same
-        self._start_anew()
-
-    def _wait_for_writing(self, process) -> bool:
-        deadline = time.perf_counter() + self.random.uniform(0, self.seconds / 2)  # not always the first one
-        while process.exitcode is None:
-            if time.perf_counter() > deadline and any(self._checkpoints.glob(".unfinished-*")):
-                return True
-        return False
-
-    def _newest(self) -> int:
-        """Updates of the newest checkpoint."""
-        found = sorted(self._checkpoints.glob("update-*"))
-        return int(found[-1].name.removeprefix("update-")) if found else 0
-
-    def _weights(self):
-        file = self.run.output_dir / "model" / "model.safetensors"
-        return load_file(file) if file.exists() else None
-
-    def _start_anew(self) -> None:
-        shutil.rmtree(self.run.output_dir, ignore_errors=True)
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.run.output_dir / "checkpoints"
+    what: str
+    count: int
+    make: Callable
+    options: tuple[str, ...] | None = None
 
 
-def _train(folder: Path, options: list[str]) -> None:
-    sys.stdout = sys.stderr = open(folder / "said", "a")  # noqa: SIM115 -- as long as the process lives
-    TinyRun(folder).train(*options)
+KEPT = ("training.keep_checkpoints=2", "training.average_checkpoints=1")
+KINDS = {
+    "kills": Kind("kill -9, a quarter while a checkpoint is written", 8, process_faults.kill, ()),
+    "ranks": Kind("kill -9 of one of two processes over gloo", 3, process_faults.kill_one_of_two),
+    "signals": Kind("SIGTERM or SIGINT", 4, process_faults.ask_to_stop, ()),
+    "seconds": Kind("a second run in the folder of the first", 4, process_faults.start_a_second, ()),
+    "own-processes": Kind("kill -9 of a process that trains for another", 2, process_faults.kill_own_process, ()),
+    "workers": Kind("kill -9 of a DataLoader's worker", 2, process_faults.kill_loader_worker),
+    "damages": Kind("a file of the newest checkpoint cut, or a bit turned", 10, storage_faults.damage, ()),
+    "tokenizers": Kind("the run's tokenizer cut, or a bit turned", 4, storage_faults.damage_tokenizer, ()),
+    "kept": Kind("the newest of two kept checkpoints damaged", 4, storage_faults.damage_the_newer, KEPT),
+    "changes": Kind("a data file changed since the checkpoint", 4, storage_faults.change_data, ()),
+    "disks": Kind("a full disk (a small tmpfs)", 4, storage_faults.fill_disk),
+    "read-only": Kind("a folder that cannot be written", 4, storage_faults.forbid_writing, ()),
+    "not-finite": Kind("a few updates without finite loss or gradient", 4, number_faults.not_finite),
+    "never-finite": Kind("no finite loss or gradient any more", 4, number_faults.never_finite, ()),
+    "memory": Kind("no memory for large batches", 4, number_faults.no_memory),
+    "clocks": Kind("a clock that jumps by hours", 4, number_faults.jump_in_time, ()),
+}
+
+
+def run_trials(folder: Path, counts: Mapping[str, int], seed: int, show: Callable[[str], object] = print) -> Trials:
+    """So many faults of each kind, and every run to its end."""
+    trials = Trials(folder, seed)
+    for name, count in counts.items():
+        kind, before = KINDS[name], trials.total().trials
+        show(f"{count} x {kind.what} ...")
+        chain = None if kind.options is None else Chain(trials, *kind.options)
+        try:
+            while trials.total().trials - before + (chain.pending() if chain else 0) < count:
+                kind.make(chain or trials)
+        except NotRun as reason:
+            trials.not_run[kind.what] = str(reason)
+        if chain is not None:
+            chain.end()
+    return trials
+
+
+def print_table(trials: Trials) -> None:
+    print(f"{'trial':56s}  trials  survived  updates lost  wrong weights")
+    rows = [*trials.rows.items(), ("in all", trials.total())]
+    for kind, row in rows:
+        print(f"{kind:56s}  {row.trials:6d}  {row.survived:8d}  {row.lost:12d}  {row.wrong:13d}")
+    for what, reason in trials.not_run.items():
+        print(f"{what:56s}  not run: {reason}")
+    for kind, row in trials.rows.items():
+        for note in row.notes:
+            print(f"{kind}: {note}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Faults at random moments of a run, counted.")
-    parser.add_argument("--kills", type=int, default=100, help="kill -9, a quarter while a checkpoint is written")
-    parser.add_argument("--damages", type=int, default=40, help="files of the newest checkpoint cut, or a bit turned")
+    parser = argparse.ArgumentParser(description="Faults at random moments of runs, counted.")
+    for name, kind in KINDS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{kind.what} (by default {kind.count})")
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = vars(parser.parse_args())
+    given = {name: arguments[name.replace("-", "_")] for name in KINDS}
+    counts = {name: count for name, count in given.items() if count is not None}
     with tempfile.TemporaryDirectory() as folder:
-        trials = run_trials(Path(folder), arguments.kills, arguments.damages, arguments.seed)
-    for what, count in trials.counts.items():
-        print(f"{count:6d} {what}")
-    return int(any(trials.counts[what] for what in LOSSES))
-
-
-LOSSES = (
-    "updates lost beyond the last checkpoint",
-    "runs that ended with wrong weights",
-    "runs that failed",
-    "runs that hung",
-)
-
-
-def run_trials(folder: Path, kills: int, damages: int, seed: int) -> Trials:
-    """So many faults, and the last run to its end."""
-    trials = Trials(folder, seed)
-    while trials.counts["kills"] < kills:
-        trials.kill(while_writing=trials.counts["kills"] % 4 == 0)
-    while trials.counts["files cut"] + trials.counts["bits turned"] < damages:
-        trials.damage()
-    trials.end()
-    return trials
+        trials = run_trials(
+            Path(folder),
+            counts or {name: kind.count for name, kind in KINDS.items()},
+            arguments["seed"],
+            show=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        print_table(trials)
+    return int(trials.total().survived != trials.total().trials)
 
 
 if __name__ == "__main__":

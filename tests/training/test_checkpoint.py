@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.conftest import TinyRun
-from tests.distributed.test_processes import free_port
+from tests.distributed.launching import free_port
 from tests.families import FAMILIES
 from vanilla_transformer.training import manifest
 from vanilla_transformer.training.checkpoint import Checkpoints, clear_interrupted, list_checkpoints, replaced_whole
@@ -111,6 +112,28 @@ def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path):
     assert (folder / "weights").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    "error",  # each library has its own
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("No space left"),
+        Exception("No space left (os error 28)"),
+    ],
+    ids=["Python", "safetensors", "tokenizers"],
+)
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, error: Exception):
+    folder = tmp_path / "model"
+
+    def fail():
+        with replaced_whole(folder) as unfinished:
+            (unfinished / "weights").write_text("half of the n")
+            raise error
+
+    with pytest.raises(OSError, match=f"^{folder} cannot be written .*No space left.*; what was there before is as it"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_checkpoints_are_listed_oldest_first_and_whole_ones_only(tmp_path: Path):
     names = ["update-00000900", "update-00010000", ".unfinished-update-00020000", "notes"]
     for name in names:
@@ -204,8 +227,9 @@ def test_the_last_that_is_whole_stays_until_the_next_is_there(copy, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunState, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="update-00000006 cannot be written .*No space left"):
         copy.go_on(6, "training.keep_checkpoints=1")
+    assert copy.names() == ["update-00000004", "update-00000008"]
     assert manifest.find_damage(copy.checkpoints / "update-00000004") is None
 
 
@@ -219,6 +243,14 @@ def test_old_ones_that_are_damaged_do_not_count_either(copy):
     flip_a_bit(copy.checkpoints / "update-00000004" / "model.safetensors")  # of the same size
     copy.go_on(12, "training.keep_checkpoints=2")
     assert copy.names() == ["update-00000008", "update-00000012"]
+
+
+def test_an_older_one_that_is_damaged_is_named_too(copy, caplog):
+    """It would have been a part of the mean of the last ones."""
+    older = copy.checkpoints / "update-00000004"
+    flip_a_bit(older / "model.safetensors")
+    copy.go_on(12, "training.average_checkpoints=3")
+    assert caplog.text.count(f"checkpoint {older} is damaged and left out: model.safetensors has another sha256") == 1
 
 
 def test_hashes_are_compared_once_in_a_process(copy, monkeypatch):

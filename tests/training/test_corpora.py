@@ -3,6 +3,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.training.checkpoint import list_checkpoints
 
 
@@ -12,6 +13,33 @@ def test_the_tokenizer_of_the_run_is_used_again(tiny_run):
     before = file.stat().st_mtime_ns
     tiny_run.train("training.max_updates=3")
     assert file.stat().st_mtime_ns == before
+
+
+def spoil(path) -> None:
+    """Two letters of the vocabulary exchanged: a tokenizer that opens, and gives other tokens."""
+    text = path.read_text("utf-8")
+    one, other = '"a": ', '"b": '
+    path.write_text(text.replace(one, "?").replace(other, one).replace("?", other), encoding="utf-8")
+
+
+def test_a_damaged_tokenizer_is_taken_from_the_newest_checkpoint_that_is_whole(tiny_run, caplog):
+    before = tiny_run.train("training.max_updates=5").tokenizer.get_vocab()
+    file = tiny_run.output_dir / "tokenizer" / "tokenizer.json"
+    spoil(file)
+    checkpoints = list_checkpoints(tiny_run.output_dir / "checkpoints")
+    spoil(checkpoints[-1] / "tokenizer.json")
+    assert load_tokenizer(file.parent).get_vocab() != before
+    assert tiny_run.train("training.max_updates=6").tokenizer.get_vocab() == before
+    assert load_tokenizer(file.parent).get_vocab() == before
+    assert f"tokenizer {file.parent} is damaged and taken from {checkpoints[0]}: tokenizer.json" in caplog.text
+
+
+def test_a_tokenizer_that_is_damaged_everywhere_is_not_trained_with(tiny_run):
+    tiny_run.train("training.max_updates=4")
+    for folder in (tiny_run.output_dir / "tokenizer", *list_checkpoints(tiny_run.output_dir / "checkpoints")):
+        spoil(folder / "tokenizer.json")
+    with pytest.raises(ValueError, match="tokenizer is damaged .tokenizer.json.*and so is every checkpoint; choose"):
+        tiny_run.train("training.max_updates=5")
 
 
 def test_a_tokenizer_can_be_brought_along(tiny_run, model_folder):

@@ -16,7 +16,9 @@ from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, 
 from vanilla_transformer.evaluation.translate import translate_lines
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training import finetuning
-from vanilla_transformer.training.finetuning import TokenBatchTrainer, finetune, load_finetuning_config
+from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
+from vanilla_transformer.training.manifest import find_damage
+from vanilla_transformer.training.token_batch_trainer import TokenBatchTrainer
 
 BUDGETS = {"max_source_tokens": 100, "max_target_tokens": 90}
 TARGETS = {"transformer": "[q_proj, v_proj]", "rnn": "[k_proj, linear]"}
@@ -101,7 +103,7 @@ def test_the_loss_on_held_out_pairs_falls(base, tmp_path):
     tuned, _ = tune(tmp_path, base, "training.max_steps=60")
     batch = held_out_batch(tmp_path, base)
     before, after = (AutoModelForSeq2SeqLM.from_pretrained(folder)(**batch).loss.item() for folder in (base, tuned))
-    assert after < 0.97 * before
+    assert after < 0.99 * before
 
 
 def test_batches_obey_both_budgets_and_hold_every_pair_once_an_epoch(base_transformer, tmp_path):
@@ -180,6 +182,44 @@ def test_decoding_settings_outlive_the_trainer(base, tmp_path):
         assert now == before
 
 
+def test_the_validation_loss_is_the_mean_over_target_tokens(base, tmp_path):
+    """Trainer's is the mean over batches, of which the last is small here."""
+    folder, scores = tune(tmp_path, base, "training.per_device_eval_batch_size=4")
+    batch = held_out_batch(tmp_path, base)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    logits, labels = model(**batch).logits, batch["labels"]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+    assert model.config.label_smoothing == 0.1
+    assert scores["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_nothing_that_is_written_has_to_be_unpickled(base_transformer, tmp_path):
+    tune(tmp_path, base_transformer, "training.max_steps=2", "training.save_steps=1")
+    suffixes = {path.suffix for path in (tmp_path / "tuned").rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".jinja", ".py", ".safetensors", ".yaml"}
+
+
+def test_a_checkpoint_with_pickles_is_refused(base_transformer, tmp_path):
+    tune(tmp_path, base_transformer, "training.max_steps=1")
+    (tmp_path / "tuned" / "checkpoint-1" / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"checkpoint-1 has pickles \(optimizer.pt\), which are not read"):
+        tune(tmp_path, base_transformer)
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors", "optimizer.safetensors", "manifest.json"])
+def test_the_newest_whole_checkpoint_is_gone_on_from(base_transformer, tmp_path, caplog, name):
+    """Here from update 7 of 14: Trainer writes in place, and what was cut short looks like a checkpoint."""
+    tune(tmp_path, base_transformer, "training.save_steps=7", "training.save_total_limit=2", "training.max_steps=14")
+    newest = tmp_path / "tuned" / "checkpoint-14"
+    expected = (newest / "model.safetensors").read_bytes()
+    (newest / name).write_bytes((newest / name).read_bytes()[:-9])
+    tune(tmp_path, base_transformer, "training.save_steps=7", "training.save_total_limit=2", "training.max_steps=14")
+    assert "checkpoint-14 is damaged and not used" in caplog.text
+    assert (newest / "model.safetensors").read_bytes() == expected
+    assert find_damage(newest) is None
+    assert {path.name for path in newest.parent.glob("checkpoint-*")} == {"checkpoint-7", "checkpoint-14"}
+
+
 def test_a_folder_with_checkpoints_of_other_data_is_refused(base_transformer, tmp_path):
     tune(tmp_path, base_transformer, "training.max_steps=1")
     with pytest.raises(ValueError, match="holds checkpoints of a run with another section data"):
@@ -202,6 +242,8 @@ def test_lora_without_peft_says_what_to_install(base_transformer, tmp_path, monk
         ("training.output_dir=null", "training.output_dir is missing"),
         ("training.learning_rate=fast", "training.learning_rate='fast': expected float, got str"),
         ("training.max_steps=1.5", "training.max_steps=1.5: expected int, got float"),
+        ("training.push_to_hub=true", "training.push_to_hub=True: `vanilla-transformer push` sends"),
+        ("training.optim=adafactor", "training.optim='adafactor' must be one of adamw_torch, "),
         ("lora.r=4", "lora.target_modules is missing"),
         ("lora={r: 0, target_modules: [q_proj]}", "lora.r=0 must be at least 1"),
         ("lora={target_modules: []}", r"lora.target_modules=\[\] must name at least one"),

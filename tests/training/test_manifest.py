@@ -107,6 +107,14 @@ def test_what_is_no_list_of_files_is_damage(folder: Path, text: str):
     assert find_damage(folder) == "manifest.json does not list files with their size and sha256"
 
 
+@pytest.mark.parametrize("name", ["../beside", "/etc/hostname", "sub/../../beside"])
+def test_a_manifest_that_leads_out_of_its_folder_is_damage(folder: Path, name: str):
+    (folder.parent / "beside").write_text("")
+    entry = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps({name: entry}))
+    assert find_damage(folder) == f"manifest.json names {name!r}, which is not a file of the folder"
+
+
 def test_a_file_that_cannot_be_read_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_):
         raise OSError(5, "Input/output error")  # as a failing disk does

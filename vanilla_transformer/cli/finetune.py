@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.evaluation.processes import process_state
+    from vanilla_transformer.hub.run_facts import write_card_of_finetuning
     from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -30,7 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
     folder, scores = finetune(load_finetuning_config(arguments.config, arguments.overrides))
     if process_state().is_main_process:
+        write_card_of_finetuning(folder.parent)
         if scores:
-            print(f"validation: BLEU {scores['eval_bleu']:.2f}, chrF {scores['eval_chrf']:.2f}")
+            print(
+                f"validation: BLEU {scores['eval_bleu']:.2f}, chrF {scores['eval_chrf']:.2f}, "
+                f"loss {scores['eval_loss']:.4f} per token"
+            )
         print(f"finished model: {folder}")
     return 0

@@ -207,10 +207,14 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
     found = {}
     for path in (config.source, config.target, config.path):
         if path is not None:
-            with _existing(path).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                found[path] = f"{file.tell()} bytes, SHA-256 {digest}"
+            found[path] = _fingerprint_of_file(_existing(path))
     return found
+
+
+def _fingerprint_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{file.tell()} bytes, SHA-256 {digest}"
 
 
 def _existing(path: str | Path) -> Path:
@@ -243,10 +247,9 @@ def _load_from_reader(
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
     for _ in pairs:
         pass
-    statuses = [path.stat() for path in files.values()]
-    # A part of the key of datasets' cache, which would otherwise outlive a change of the files. Not a list: that
-    # would mean shards.
-    version = " ".join(f"{status.st_size} bytes at {status.st_mtime_ns} ns" for status in statuses)
+    # A part of the key of datasets' cache, which would otherwise outlive a change of the files (whose dates may stay).
+    # Not a list: that would mean shards.
+    version = " ".join(_fingerprint_of_file(path) for path in files.values())
     return Dataset.from_generator(
         _read_version, gen_kwargs={"reader": reader, "arguments": arguments, "version": version}, features=_features()
     )

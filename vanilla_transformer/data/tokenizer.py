@@ -132,7 +132,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # or it would ask, and run code after a yes
     except OSError as error:
         raise FileNotFoundError(f"cannot open the tokenizer {path}: {' '.join(str(error).split())}") from error
     except Exception as error:  # tokenizers raises a bare Exception for a damaged tokenizer.json

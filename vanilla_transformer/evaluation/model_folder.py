@@ -17,32 +17,50 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 import vanilla_transformer  # noqa: F401 -- registers the models with the auto classes
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+UNPICKLING = (
+    "to open it is to run whatever it says, so it is not opened: where you trust it, open it with transformers and "
+    "save it again, which writes safetensors"
+)
 
 
 def load_model_folder(path: str | Path, device: torch.device | None = None) -> PreTrainedModel:
     """`AutoModelForSeq2SeqLM.from_pretrained(path)` for a local folder or a Hub id, in evaluation mode.
 
-    Code in the folder is not executed; this package's is.
+    Nothing of the folder is executed: neither its code (this package's is), nor pickles, nor what config.json would
+    have transformers fetch. All that is read is of the folder.
 
     Args:
         device: where the model is put; `None`: it stays on the CPU.
 
     Raises:
-        FileNotFoundError: no such folder or Hub id, or one without config.json or weights.
-        ValueError: no encoder-decoder; weights that are truncated, or that do not fit config.json.
+        FileNotFoundError: no such folder or Hub id, or one without config.json, or without weights as safetensors.
+        ValueError: no encoder-decoder; an adapter; weights that are truncated, or that do not fit config.json; names
+            or links that lead out of the folder.
     """
+    if "://" in str(path):  # not repeated: it may hold a password
+        raise ValueError("the model must be a folder or user/name on the Hub, not an address")
     folder = Path(path)
-    if folder.exists() or folder.is_absolute() or str(path).startswith("."):
+    is_local = folder.exists() or folder.is_absolute() or str(path).startswith(".")
+    if is_local:
         _check_folder(folder)
     try:
-        _check_kind(path)
+        _check_config(path)
+        if not is_local:
+            _check_index_on_hub(str(path))
         with _without_reports():
             model, report = AutoModelForSeq2SeqLM.from_pretrained(
-                path, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+                path,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
     except SafetensorError as error:
         raise ValueError(f"the weights in {path} are damaged (truncated download or copy?): {error}") from error
@@ -51,6 +69,8 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"a json file in {path} is damaged: {_one_line(error)}") from error
     except OSError as error:
+        if "use_safetensors" in str(error):
+            raise FileNotFoundError(f"{path} has no {WEIGHTS}; of weights as a pickle: {UNPICKLING}") from error
         raise FileNotFoundError(f"cannot open the model {path}: {_one_line(error)}") from error
     if report["mismatched_keys"]:
         name, found, expected = min(report["mismatched_keys"])
@@ -74,31 +94,66 @@ def _check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
+    _check_links(folder)
     if (folder / WEIGHTS).is_file():
         return
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{folder} has no weights: expected {WEIGHTS} (or {INDEX} and its shards)")
+        pickled = [name for name in PICKLED_WEIGHTS if (folder / name).is_file()]
+        why = f"; it has {pickled[0]}, a pickle: {UNPICKLING}" if pickled else ""
+        raise FileNotFoundError(f"{folder} has no weights: expected {WEIGHTS} (or {INDEX} and its shards){why}")
     for name in _shards(folder / INDEX):
-        if Path(name).name != name:
-            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of the folder")
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} lacks {name}, which {INDEX} names")
 
 
+def _check_links(folder: Path) -> None:
+    """A folder that somebody else has packed may link to any file of this machine; the Hub's cache links to blobs."""
+    folder = folder.resolve()
+    places = [folder] if folder.parent.name != "snapshots" else [folder, folder.parents[1] / "blobs"]
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+            name = path.relative_to(folder)
+            raise ValueError(f"{folder} has a link {name} to something outside of it; replace it by what it points to")
+
+
 def _shards(index: Path) -> list[str]:
+    """The files that an index of weights names, which are beside it."""
     try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is damaged: it has no readable weight_map") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is not a .safetensors file of the folder")
+    return names
 
 
-def _check_kind(path: str | Path) -> None:
-    """transformers would offer to run the folder's code for a model_type that it does not know."""
-    model_type = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+def _check_index_on_hub(repo_id: str) -> None:
+    """transformers downloads what the index names, and would unpickle what is not called .safetensors."""
+    try:
+        index = cached_file(repo_id, INDEX)
+    except OSError:  # no index; or no network, which opening the model tells of
+        return
+    if index is not None:
+        _shards(Path(index))
+
+
+def _check_config(path: str | Path) -> None:
+    """transformers would run the folder's code for a model_type that it does not know, and fetch what it is told to."""
+    config = PreTrainedConfig.get_config_dict(path)[0]
+    model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(f"config.json in {path} has model_type={model_type!r}, which transformers does not know")
     if CONFIG_MAPPING[model_type] not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise ValueError(f"config.json in {path} has model_type={model_type!r}, which is no encoder-decoder")
+    if (name := config.get("transformers_weights")) is not None:
+        raise ValueError(f"config.json in {path} has transformers_weights={name!r}: only {WEIGHTS} is read; remove it")
+    if "/" in str(kernel := config.get("attn_implementation")):
+        raise ValueError(
+            f"config.json in {path} has attn_implementation={kernel!r}: code of the Hub is not executed; remove it"
+        )
+    if find_adapter_config_file(str(path)) is not None:
+        raise ValueError(f"{path} has an adapter_config.json: merge the adapter into its model, and open that")
 
 
 @contextmanager

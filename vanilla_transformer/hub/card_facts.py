@@ -68,6 +68,8 @@ class ModelCardFacts:
         model_name: id on the Hub, or a name.
         parameters: number of weights; tied ones count once.
         model_type: of its configuration.
+        base_model: what it was fine-tuned from: an id on the Hub, or a name.
+        base_model_on_hub: whether it is an id.
         example_input: a line for the code in the card, written as the training data are.
         recipe: hyperparameters, nested sections allowed. It is published as it is: leave out paths of your machine.
         languages: ISO 639 codes, the source's first; with at least two the card calls the model a translator.
@@ -85,12 +87,14 @@ class ModelCardFacts:
         comparison: with another model.
 
     Raises:
-        ValueError: languages or datasets given as one string; a dataset that cannot be on the Hub.
+        ValueError: languages or datasets given as one string; a dataset or base_model that cannot be on the Hub.
     """
 
     model_name: str
     parameters: int
     model_type: str = "vanilla_transformer"
+    base_model: str | None = None
+    base_model_on_hub: bool = False
     example_input: str = "One line of the source."
     recipe: Mapping[str, Any] = field(default_factory=dict)
     languages: Sequence[str] = ()
@@ -114,5 +118,5 @@ class ModelCardFacts:
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ValueError(f"{name}={value!r} must be a list, such as {example}")
-        for name in self.datasets:
+        for name in [*self.datasets, *([self.base_model] if self.base_model_on_hub else [])]:
             validate_repo_id(name)

@@ -38,11 +38,18 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
 
 def _description(facts: ModelCardFacts) -> str:
     direction = f" for {escape(' → '.join(facts.languages))}" if facts.languages else ""
+    origin = f" Fine-tuned from {_base_model(facts)}." if facts.base_model is not None else ""
     if facts.model_type == RNNSeq2SeqConfig.model_type:
         return (
             f"A recurrent encoder-decoder (RNN){direction}, the kind of model that the Transformer of {PAPER} replaced."
+            f"{origin}"
         )
-    return f"A Transformer encoder-decoder{direction}, as in {PAPER}."
+    return f"A Transformer encoder-decoder{direction}, as in {PAPER}.{origin}"
+
+
+def _base_model(facts: ModelCardFacts) -> str:
+    name = escape(facts.base_model or "")
+    return f"[{name}](https://huggingface.co/{facts.base_model})" if facts.base_model_on_hub else name
 
 
 def _training_data(facts: ModelCardFacts) -> str:

@@ -42,6 +42,12 @@ def clear_errors(repo_id: str, revision: str | None = None, token: str | None = 
         raise type(clear)(" ".join(_without_tokens(str(clear), secrets).split())) from error
 
 
+def refuse_address(repo_id: str) -> None:
+    """Raises ValueError for an address in place of a name; it is not repeated, since it may hold a token."""
+    if "://" in repo_id:
+        raise ValueError("the repository must be user/name, not an address")
+
+
 def _clear_error(error: BaseException, repo_id: str, revision: str | None) -> OSError | None:
     """`None` for what has nothing to do with the Hub."""
     hub = constants.ENDPOINT

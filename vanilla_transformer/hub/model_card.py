@@ -54,6 +54,7 @@ def _card_data(facts: ModelCardFacts) -> ModelCardData:
     return ModelCardData(
         language=list(facts.languages) or None,
         license=facts.weights_license,
+        base_model=facts.base_model if facts.base_model_on_hub else None,
         library_name="transformers",
         pipeline_tag="translation" if is_translator else None,
         tags=list(dict.fromkeys(["vanilla_transformer", facts.model_type])),  # the package, then the model

@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from vanilla_transformer.hub.hub_errors import clear_errors
+from vanilla_transformer.hub.hub_errors import clear_errors, refuse_address
 from vanilla_transformer.hub.published_folder import ANY_WEIGHTS, CARD, check_folder, list_files
 
 # As model_card.md has it.
@@ -66,6 +66,7 @@ def push_folder(
 
 def check_name(repo_id: str) -> None:
     """Raises ValueError for what the Hub would not take as a name."""
+    refuse_address(repo_id)
     if repo_id.count("/") != 1:
         raise ValueError(f"the repository must be user/name, not {repo_id!r}")
     validate_repo_id(repo_id)

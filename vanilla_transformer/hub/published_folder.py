@@ -141,6 +141,8 @@ def _needed_code(folder: Path) -> dict[str, str]:
         if not (folder / file).is_file():
             continue
         for name in sorted(get_relative_imports(folder / file)):  # as transformers will look for them
+            if not name.isidentifier():  # a regular expression found it, in a docstring perhaps
+                continue
             imported = str(PurePosixPath(file).with_name(f"{name}.py"))
             if imported not in needed:
                 needed[imported] = file
@@ -149,6 +151,8 @@ def _needed_code(folder: Path) -> dict[str, str]:
 
 
 def _wrong_code(folder: Path) -> Iterator[str]:
+    from transformers.dynamic_module_utils import get_relative_imports
+
     config = _read_json(folder / CONFIG)
     if not config:
         return
@@ -162,6 +166,10 @@ def _wrong_code(folder: Path) -> Iterator[str]:
         if f"auto_map.{name} in {CONFIG}" not in understood:
             yield f"auto_map.{name} in {CONFIG} is {reference!r}; it must be 'file.Class' of a file beside it"
     for file, needed_by in sorted(_needed_code(folder).items()):
+        if (folder / file).is_file():
+            for name in sorted(get_relative_imports(folder / file)):
+                if not name.isidentifier():
+                    yield f"{file} imports {f'.{name}'!r}, which is no file beside it"
         if not (folder / file).is_file() and file not in REQUIRED:
             yield f"{file} is missing: {needed_by} needs it"
     for where, module, class_name in _references(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
-from vanilla_transformer.hub.hub_errors import clear_errors
+from vanilla_transformer.hub.hub_errors import clear_errors, refuse_address
 from vanilla_transformer.hub.published_folder import CONFIG, INDEX, WEIGHTS, is_pickle_name
 
 
@@ -34,6 +34,7 @@ def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; choose another folder")
+    refuse_address(repo_id)
     validate_repo_id(repo_id)
     with clear_errors(repo_id, revision, token):
         # Before the download, and not by it: without the network it would be content with what is in its folder.

@@ -26,6 +26,17 @@ RECIPE = {
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
 }
 
+FINE_TUNING_RECIPE = {
+    "data": ("max_length",),
+    "batches": ("max_source_tokens", "max_target_tokens"),
+    "training": (
+        *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "seed", "bf16", "fp16", "optim"),
+        *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
+        *("adam_beta1", "adam_beta2", "adam_epsilon"),
+    ),
+    "lora": ("r", "alpha", "dropout", "target_modules"),
+}
+
 
 def write_card_of_run(output_dir: Path, more_scores: Sequence[Score] = (), **more_facts: Any) -> Path:
     """Write the model card of a finished run, and the licence of the code, into its model folder.
@@ -65,6 +76,55 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
     training = config["training"] | {"average_checkpoints": len(checkpoints)}
     results |= {"config": config | {"training": training}, "scores": []}
     return write_model_card(folder, facts=facts_of_run(results, name))
+
+
+def write_card_of_finetuning(output_dir: Path) -> Path:
+    """Write the model card of a finished fine-tuning, and the licence of the code, into its model folder.
+
+    Args:
+        output_dir: of the run, with its results.json.
+
+    Returns:
+        The path of the card.
+    """
+    results = _read(output_dir)
+    config = results["config"]
+    base, train = config["model"], config["data"]["train"]
+    scores = _scores_of(results, "validation")
+    if results["loss"] is not None:
+        scores.append(Score("validation", "loss per token", results["loss"]))
+    facts = ModelCardFacts(
+        model_name=output_dir.resolve().name,
+        parameters=results["parameters"],
+        model_type=results["model_type"],
+        base_model=_name_of_folder(Path(base)) if Path(base).exists() else base,
+        base_model_on_hub=not Path(base).exists(),
+        recipe={
+            section: {name: config[section][name] for name in names if name in config[section]}
+            for section, names in FINE_TUNING_RECIPE.items()
+            if config[section] is not None
+        },
+        data_description=_names_of_files(train),
+        datasets=_datasets(train),
+        pairs=results["pairs"],
+        updates=results["updates"],
+        torch_version=results["torch"],
+        transformers_version=results["transformers"],
+        scores=scores,
+    )
+    return write_model_card(output_dir / MODEL, facts=facts)
+
+
+def _name_of_folder(folder: Path) -> str:
+    """That of its run, if it is the model of one."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == MODEL else folder.name
+
+
+def _names_of_files(corpus: Mapping[str, Any]) -> str | None:
+    """Without the places where they are on this machine."""
+    names = [Path(corpus[side]).name for side in ("source", "target", "path") if corpus[side] is not None]
+    return ", ".join(names) or None
 
 
 def compared_model(output_dir: Path, name: str, scores: Sequence[Score]) -> ComparedModel:
@@ -138,12 +198,13 @@ def _datasets(train: Mapping[str, Any]) -> list[str]:
     return [name]
 
 
+def _scores_of(results: Mapping[str, Any], where: str) -> list[Score]:
+    return [Score(where, score["metric"], score["value"], score["signature"]) for score in results["scores"]]
+
+
 def _scores(results: Mapping[str, Any]) -> list[Score]:
     corpus = results["config"]["data"]["name"] or "the corpus"
-    scores = [
-        Score(f"{corpus}: {score['data']}", score["metric"], score["value"], score["signature"])
-        for score in results["scores"]
-    ]
+    scores = _scores_of(results, f"{corpus}: test")
     validation = results["validation"]
     if validation is not None:
         scores.append(

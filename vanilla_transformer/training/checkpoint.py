@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
@@ -28,11 +29,9 @@ UNFINISHED, REPLACED = ".unfinished-", ".replaced-"  # before the name of a fold
 PICKLED = {".bin", ".pkl", ".pt", ".pth"}
 
 
-def _empty_unfinished(folder: Path) -> Path:
-    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    return unfinished
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
@@ -47,11 +46,31 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 @contextmanager
+def _written(unfinished: Path, folder: Path) -> Iterator[None]:
+    """The block writes to `unfinished`; if it cannot, what there is of it goes: a full disk should not be fuller."""
+    try:
+        yield
+    except Exception as error:
+        # Of a disk: Python's own, that of safetensors, and tokenizers raises a bare Exception.
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)
+        reason = " ".join(str(error).split())
+        raise OSError(f"{folder} cannot be written ({reason}); what was there before is as it was") from error
+
+
+@contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it takes the place of `folder` if the block ends without an error."""
-    unfinished = _empty_unfinished(folder)
-    yield unfinished
-    sync_folder(unfinished)
+    """A folder beside `folder` to write into; it takes the place of `folder` if the block ends without an error.
+
+    Raises:
+        OSError: something cannot be written; nothing is left of it.
+    """
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    with _written(unfinished, folder):
+        _make_empty(unfinished)
+        yield unfinished
+        sync_folder(unfinished)
     _put_in_place(unfinished, folder)
 
 
@@ -96,18 +115,24 @@ class Checkpoints:
         self._found: dict[Path, str | None] = {}  # what is wrong with those whose hashes were compared
 
     def save(self, progress: Progress) -> Path:
-        """Written beside its place and renamed, so that a checkpoint is there whole or not at all."""
+        """Written beside its place and renamed, so that a checkpoint is there whole or not at all.
+
+        Raises:
+            OSError: it cannot be written, for want of room perhaps; the ones before are as they were.
+        """
         assert progress is self.state.progress
         checkpoint = self.folder / f"update-{progress.updates:08d}"
         unfinished = self.folder / f"{UNFINISHED}{checkpoint.name}"
+        with _written(unfinished, checkpoint):
+            if self.accelerator.is_main_process:
+                _make_empty(unfinished)
+            self.accelerator.wait_for_everyone()
+            self._save_model(unfinished)
+            self.state.save(unfinished)
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                write_manifest(unfinished)
         if self.accelerator.is_main_process:
-            _empty_unfinished(checkpoint)
-        self.accelerator.wait_for_everyone()
-        self._save_model(unfinished)
-        self.state.save(unfinished)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            write_manifest(unfinished)
             _put_in_place(unfinished, checkpoint)
             self._found[checkpoint] = None
             kept = self.newest(self.settings.keep_checkpoints)
@@ -161,7 +186,6 @@ class Checkpoints:
             damage = self._damage(path)
             if damage is None:
                 return path
-            logger.warning(f"checkpoint {path} is damaged and left out: {damage}")
             damaged.append(f"{path.name}: {damage}")
         if damaged:
             raise ValueError(
@@ -171,14 +195,18 @@ class Checkpoints:
         return None
 
     def _damage(self, checkpoint: Path) -> str | None:
-        """Hashes are compared once in a process, then sizes: gigabytes should not be read again at every save.
+        """Hashes are compared once in a process, then sizes: gigabytes should not be read again at every save. The
+        first time that it is damaged, that is logged, whether it was to be resumed from, kept, or a part of the mean.
 
         One that was damaged remains so: a disk that gives its bytes now and then is not to be relied upon, and what is
         newer than the checkpoint that the run went on from is not this run's.
         """
-        if checkpoint not in self._found:
-            self._found[checkpoint] = find_damage(checkpoint)
-        return self._found[checkpoint] or find_damage(checkpoint, hashes=False)
+        is_new = checkpoint not in self._found
+        damage = self._found.get(checkpoint) or find_damage(checkpoint, hashes=is_new)
+        if damage is not None and self._found.get(checkpoint) is None:
+            logger.warning(f"checkpoint {checkpoint} is damaged and left out: {damage}")
+        self._found[checkpoint] = damage
+        return damage
 
     def _save_model(self, folder: Path) -> None:
         """Of a sharded model, which every process has a part of, all of it."""
@@ -186,6 +214,8 @@ class Checkpoints:
         whole = None
         if _is_sharded(model):
             whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+            for name in model.all_tied_weights_keys:  # each of which was gathered as a matrix of its own
+                whole.pop(name, None)  # the other processes have nothing
         if self.accelerator.is_main_process:
             model.save_pretrained(folder, state_dict=whole)
             self.tokenizer.save_pretrained(folder)

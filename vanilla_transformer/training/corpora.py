@@ -19,6 +19,7 @@ from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints, replaced_whole
 from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.manifest import find_damage, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +68,41 @@ def prepare_corpora(config: RunConfig, output_dir: Path) -> tuple[PreTrainedToke
 def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:
     """The run's tokenizer: the one in its folder, else the configured one, else trained on both sides of `text`."""
     folder = output_dir / "tokenizer"
-    # One of an attempt that came to no checkpoint may be of other data. The main process comes first and writes it.
-    if list_checkpoints(output_dir / CHECKPOINTS) or not process_state().is_main_process:
+    if not process_state().is_main_process:  # the main one comes first
+        return load_tokenizer(folder)
+    # One of an attempt that came to no checkpoint may be of other data.
+    if checkpoints := list_checkpoints(output_dir / CHECKPOINTS):
+        _mend_tokenizer(folder, checkpoints)
         return load_tokenizer(folder)
     if config.tokenizer.path is not None:
         tokenizer = load_tokenizer(config.tokenizer.path)
         _check_tokenizer(config.tokenizer.path, tokenizer)
     else:
         tokenizer = train_tokenizer(_both_sides(text), config.tokenizer)
+    _write_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     with replaced_whole(folder) as unfinished:
         tokenizer.save_pretrained(unfinished)
-    return tokenizer
+        write_manifest(unfinished)
+
+
+def _mend_tokenizer(folder: Path, checkpoints: list[Path]) -> None:
+    """A turned bit may leave a tokenizer that opens and gives other tokens; every checkpoint has it too."""
+    damage = find_damage(folder)
+    if damage is None:
+        return
+    for checkpoint in reversed(checkpoints):
+        if find_damage(checkpoint) is None:
+            logger.warning(f"tokenizer {folder} is damaged and taken from {checkpoint}: {damage}")
+            _write_tokenizer(load_tokenizer(checkpoint), folder)
+            return
+    raise ValueError(
+        f"tokenizer {folder} is damaged ({damage}), and so is every checkpoint; choose another training.output_dir, or "
+        "remove that folder to start anew"
+    )
 
 
 def _check_tokenizer(path: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,51 +4,49 @@
 Batches are of as many tokens as in the training loop, and scores are of the translations that `translate` gives.
 """
 
-import copy
+import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+import transformers
 import yaml
 from datasets import Dataset
 from huggingface_hub.dataclasses import strict
-from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.data.batches import TokenBatchSampler
 from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.evaluation.translation_quality import score_translations
-from vanilla_transformer.generation import beam_search
-from vanilla_transformer.training.checkpoint import replaced_whole
+from vanilla_transformer.training.checkpoint import PICKLED, replaced_whole
+from vanilla_transformer.training.finished_model import MODEL, RESULTS
+from vanilla_transformer.training.manifest import find_damage
+from vanilla_transformer.training.token_batch_trainer import INPUTS, SMOOTHED_ALREADY, TokenBatchTrainer
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
 
 logger = logging.getLogger(__name__)
 
-MODEL, ADAPTER, RESOLVED = "model", "adapter", "config.yaml"  # in training.output_dir
-INPUTS = ["input_ids", "labels"]
+ADAPTER, RESOLVED = "adapter", "config.yaml"  # in training.output_dir
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # whose state is tensors alone
 
 # Fields of Seq2SeqTrainingArguments that would be given for nothing, or for harm.
 REFUSED = {
-    "label_smoothing_factor": "the model smooths by itself, by label_smoothing of its config.json: a second time is "
-    "one too many",
+    "label_smoothing_factor": SMOOTHED_ALREADY,
     "per_device_train_batch_size": "batches are of as many tokens as batches.max_source_tokens and "
     "batches.max_target_tokens allow",
     "auto_find_batch_size": "lower batches.max_source_tokens and batches.max_target_tokens",
@@ -59,6 +57,8 @@ REFUSED = {
     "predict_with_generate": "translations are always scored",
     "fsdp": "every process holds the whole model",
     "deepspeed": "every process holds the whole model",
+    "push_to_hub": "`vanilla-transformer push` sends the finished model, checked and in one commit",
+    "hub_token": "a token has no place in a file; log in with `hf auth login` or set HF_TOKEN",
 }
 
 
@@ -163,9 +163,13 @@ def _check_training_section(config: FineTuningConfig) -> None:
     allowed = [one.name for one in fields(Seq2SeqTrainingArguments) if one.init and one.name not in REFUSED]
     for key, value in config.training.items():
         if key in REFUSED and value:
-            raise ValueError(f"training.{key}={value!r}: {REFUSED[key]}; leave it out")
+            shown = "***" if key == "hub_token" else repr(value)
+            raise ValueError(f"training.{key}={shown}: {REFUSED[key]}; leave it out")
         if key not in allowed and key not in REFUSED:
             raise ValueError(f"unknown key training.{key}; known are the fields of Seq2SeqTrainingArguments")
+    optimizer = config.training.get("optim", OPTIMIZERS[0])
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"training.optim={optimizer!r} must be one of {', '.join(OPTIMIZERS)}")
     given = strict(make_dataclass("Given", [(key, types[key]) for key in config.training], kw_only=True))
     config.training = asdict(build_section(given, config.training, where="training"))
     if not config.training.get("output_dir"):
@@ -176,87 +180,11 @@ def _check_training_section(config: FineTuningConfig) -> None:
         )
 
 
-class TokenBatches(DataLoader):
-    """A loader whose order Trainer can set: it asks the loader, which must hand it on to its batch sampler."""
-
-    def set_epoch(self, epoch: int) -> None:
-        assert isinstance(self.batch_sampler, TokenBatchSampler)
-        self.batch_sampler.set_epoch(epoch)
-
-
-class TokenBatchTrainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer with batches by token budget, and evaluation by the paper's beam search.
-
-    Args:
-        budgets: `max_source_tokens` and `max_target_tokens` of a batch of one process.
-        options: Seq2SeqTrainer's own. `train_dataset` is what `prepare_pairs` makes.
-
-    Raises:
-        ValueError: `args` would smooth labels that the model smooths; FSDP or DeepSpeed; as `TokenBatchSampler`.
-    """
-
-    def __init__(self, *, budgets: dict[str, int], **options):
-        arguments = options["args"]
-        if arguments.label_smoothing_factor != 0:
-            raise ValueError(
-                f"label_smoothing_factor={arguments.label_smoothing_factor} must be 0: "
-                f"{REFUSED['label_smoothing_factor']}"
-            )
-        super().__init__(**options)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed"
-            )
-        pairs = options["train_dataset"]
-        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-        self.order = TokenBatchSampler(
-            pairs["source_length"],
-            pairs["target_length"],
-            max_source_tokens=budgets["max_source_tokens"],
-            max_target_tokens=budgets["max_target_tokens"],
-            seed=seed,
-            num_processes=arguments.world_size,
-            process_index=arguments.process_index,
-        )
-
-    def get_train_dataloader(self) -> DataLoader:
-        # Not prepared by Accelerate, which would share out once more what each process has for itself already.
-        assert isinstance(self.train_dataset, Dataset)
-        rows: Any = self.train_dataset.select_columns(INPUTS)  # a Dataset is what torch's class of that name describes
-        arguments = self.args
-        return TokenBatches(
-            rows,
-            batch_sampler=self.order,
-            collate_fn=self.data_collator,
-            num_workers=arguments.dataloader_num_workers,
-            pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
-            persistent_workers=arguments.dataloader_persistent_workers,
-            prefetch_factor=arguments.dataloader_prefetch_factor,
-        )
-
-    def get_total_train_batch_size(self, args: Any) -> int:
-        """Pairs of an update, on the average; Trainer counts speed by it."""
-        return round(len(self.order.source_lengths) / len(self.order) * args.gradient_accumulation_steps)
-
-    def evaluate(self, *arguments, **options) -> dict[str, float]:
-        return super().evaluate(*arguments, **({"custom_generate": beam_search} | options))
-
-    def prediction_step(self, *arguments, **options):
-        """Seq2SeqTrainer leaves transformers' defaults in the model's generation config: outputs of 20 tokens."""
-        assert self.model is not None
-        settings = vars(self.model.generation_config)
-        before = copy.deepcopy(settings)
-        try:
-            return super().prediction_step(*arguments, **options)
-        finally:
-            settings.clear()
-            settings.update(before)
-
-
 def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     """Fine-tune as configured, going on from the last checkpoint in `training.output_dir`.
 
-    Writes there `model`, a model folder with its tokenizer, and with `lora` also `adapter`, which `model` has merged.
+    Writes there `model`, a model folder with its tokenizer, and with `lora` also `adapter`, which `model` has merged;
+    and `results.json`, the facts for a model card.
 
     Returns:
         The folder `model`, and the scores of `data.validation` (none without one).
@@ -264,6 +192,7 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable model, data, configuration or folder, before any
             update.
+        RuntimeError: a worker of training.dataloader_num_workers died.
     """
     state = process_state()
     output_dir = Path(config.training["output_dir"])
@@ -278,6 +207,7 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     arguments = Seq2SeqTrainingArguments(**options)
     set_seed(arguments.seed)  # Trainer does so later; an adapter's weights are drawn here
     adapted = model if config.lora is None else _with_adapter(model, config.lora)
+    metric = None if held_out is None else TranslationMetric(tokenizer, held_out["target"][:])
     trainer = TokenBatchTrainer(
         budgets=asdict(config.batches),
         model=adapted,
@@ -286,12 +216,27 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
         eval_dataset=None if held_out is None else held_out.select_columns(INPUTS),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=None if held_out is None else _metric(tokenizer, held_out["target"][:]),
+        compute_metrics=metric,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+    except EOFError as error:  # all that is known of one that died while it handed over a batch
+        raise RuntimeError("a DataLoader worker died; the same command goes on from the last checkpoint") from error
     scores = trainer.evaluate() if held_out is not None else {}
     if state.is_main_process:
         _write(output_dir, adapted, tokenizer, has_adapter=config.lora is not None)
+        results = {
+            "config": config.to_dict(),
+            "model_type": model.config.model_type,
+            "parameters": model.num_parameters(),
+            "pairs": len(train),
+            "updates": trainer.state.global_step,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "loss": scores.get("eval_loss"),
+            "scores": metric.scores() if metric is not None else [],
+        }
+        (output_dir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return output_dir / MODEL, scores
 
@@ -340,6 +285,22 @@ def _claim(output_dir: Path, config: FineTuningConfig) -> None:
         ) from error
 
 
+def _last_checkpoint(output_dir: Path) -> str | None:
+    """The newest that is whole; damaged ones are named. Raise if it holds pickles, as those of earlier versions do."""
+    for checkpoint in reversed(sort_checkpoints(str(output_dir))):
+        pickled = sorted(file.name for file in Path(checkpoint).iterdir() if file.suffix in PICKLED)
+        if pickled:
+            raise ValueError(
+                f"checkpoint {checkpoint} has pickles ({', '.join(pickled)}), which are not read, since to open one is "
+                "to run whatever it says; choose another training.output_dir to start anew"
+            )
+        damage = find_damage(Path(checkpoint))
+        if damage is None:
+            return checkpoint
+        logger.warning(f"checkpoint {checkpoint} is damaged and not used: {damage}")
+    return None
+
+
 def _pairs(config: FineTuningConfig, name: str, corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     text = load_corpus(corpus)
     assert isinstance(text, Dataset)  # the configuration admits no stream
@@ -369,18 +330,34 @@ def _with_adapter(model: PreTrainedModel, lora: LoRASectionConfig) -> Any:
     return get_peft_model(model, settings)
 
 
-def _metric(tokenizer: PreTrainedTokenizerBase, references: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+class TranslationMetric:
     """BLEU and chrF of decoded predictions against the corpus's own text, which labels may not spell whole."""
 
-    def score(prediction: EvalPrediction) -> dict[str, float]:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, references: list[str]):
+        self.tokenizer = tokenizer
+        self.references = references
+        self.found: dict[str, Any] = {}  # the last time
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         tokens: Any = prediction.predictions
         # Several processes see the first pairs twice where they do not divide evenly; those come last.
-        tokens = tokens[: len(references)]
-        tokens[tokens < 0] = tokenizer.pad_token_id  # Trainer's padding between batches
-        found = score_translations(tokenizer.batch_decode(tokens, skip_special_tokens=True), references)
+        tokens = tokens[: len(self.references)]
+        tokens[tokens < 0] = self.tokenizer.pad_token_id  # Trainer's padding between batches
+        found = score_translations(self.tokenizer.batch_decode(tokens, skip_special_tokens=True), self.references)
+        self.found = dict(found)
         return {"bleu": found["bleu"], "chrf": found["chrf"]}
 
-    return score
+    def scores(self) -> list[dict[str, Any]]:
+        """As results.json of a run has them."""
+        return [
+            {
+                "data": "validation",
+                "metric": name,
+                "value": self.found[key],
+                "signature": self.found[f"{key}_signature"],
+            }
+            for name, key in (("BLEU", "bleu"), ("chrF", "chrf"))
+        ]
 
 
 def _write(output_dir: Path, model: Any, tokenizer: PreTrainedTokenizerBase, has_adapter: bool) -> None:

@@ -73,6 +73,9 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     entries = [*files.values()] if isinstance(files, dict) else []
     if not entries or not all(isinstance(entry, dict) and entry.keys() == {"size", "sha256"} for entry in entries):
         raise _Unreadable(f"{MANIFEST} does not list files with their size and sha256")
+    for name in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise _Unreadable(f"{MANIFEST} names {name!r}, which is not a file of the folder")
     return files
 
 

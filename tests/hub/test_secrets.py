@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token of the Hub is in nothing that a command writes or says, nor in what the Hub gets beside the header."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import TinyRun, write_reversals
+from tests.hub.hub_client import READ, WRITE, command, environment
+from vanilla_transformer.training.finetuning import load_finetuning_config
+
+Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(params=["HF_TOKEN", "hf auth login"])
+def run(request, hub, tmp_path) -> Command:
+    """The installed command, by somebody who has a token; `--debug` shows whole tracebacks."""
+    variables = environment(hub.url, tmp_path / "home", HF_HUB_DISABLE_XET="1")
+    if request.param == "HF_TOKEN":
+        variables["HF_TOKEN"] = WRITE
+    else:
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "token").write_text(WRITE)
+
+    def call(*arguments: str, **more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "vanilla_transformer.cli", *arguments, "--debug"],
+            env=variables | more,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return call
+
+
+def holding(folder: Path, *secrets: str) -> list[str]:
+    """The files with one of them, in whatever encoding of bytes; that of the login itself may."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path != folder / "home" / "token"]
+    return [str(path) for path in paths if any(secret.encode() in path.read_bytes() for secret in secrets)]
+
+
+@pytest.mark.slow
+def test_a_token_is_nowhere_after_training_tuning_pushing_and_failing(hub, run: Command, name, tmp_path):
+    trained = TinyRun(tmp_path)
+    said = []
+
+    def ends(status: int, *arguments: str, **more: str) -> None:
+        ended = run(*arguments, **more)
+        assert ended.returncode == status, ended.stderr[-3000:]
+        said.append(ended.stdout + ended.stderr)
+
+    ends(0, "train", str(trained.config), *trained.validation(), "training.trackers=[tensorboard]")
+    model = trained.output_dir / "model"
+    tuning = {"output_dir": str(tmp_path / "tuned"), "max_steps": 2, "save_steps": 1, "report_to": "tensorboard"}
+    data = {side: write_reversals(tmp_path, side, 20) for side in ("train", "validation")}
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump({"model": str(model), "data": data, "training": tuning}))
+    ends(0, "finetune", str(tmp_path / "tune.yaml"))
+    assert list(tmp_path.rglob("events.out.tfevents.*")) != []
+    for folder in (model, tmp_path / "tuned" / "model"):
+        ends(0, "push", str(folder), name)
+    ends(0, "pull", name, str(tmp_path / "pulled"))
+    for status in (401, 403, 500):
+        hub.fail(f"POST /api/models/{name}/commit", status=status, message=f"not with {WRITE}")
+        ends(1, "push", str(model), name, "--message", "again", "--revision", f"r{status}")
+    hub.fail(f"GET /api/models/{name}", times=1000)
+    ends(1, "pull", name, str(tmp_path / "never"))
+    ends(1, "translate", name)
+    hub.faults.clear()
+    assert holding(tmp_path, WRITE) == []
+    assert [text for text in said if WRITE in text] == []
+    head = hub.repositories[name].branches["main"]
+    assert not any(WRITE.encode() in (file.content or hub.objects[file.sha256]) for file in head.files.values())
+    assert not any(WRITE in entry.path for entry in hub.log)
+
+
+@pytest.mark.parametrize("arguments", [["push", "{model}", "{name}"], ["pull", "{name}", "p"], ["translate", "{name}"]])
+def test_a_token_in_an_address_is_not_repeated(client, complete, arguments):
+    """Whosever it is, and however short."""
+    name = f"https://ann:{READ}@127.0.0.1/ann/model"
+    ended = client(command, *(part.format(model=complete, name=name) for part in arguments))
+    assert ended.status == 1
+    assert ended.err.endswith(", not an address\n")
+    assert ended.err.count("\n") == 1
+    assert READ not in ended.out + ended.err
+
+
+def test_a_token_in_a_file_is_refused_and_not_repeated(tmp_path):
+    files = write_reversals(tmp_path, "train", 3)
+    training = {"output_dir": str(tmp_path), "hub_token": WRITE}
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump({"model": "m", "data": {"train": files}, "training": training}))
+    with pytest.raises(ValueError, match=r"training.hub_token=\*\*\*: a token has no place in a file; log in") as error:
+        load_finetuning_config(tmp_path / "tune.yaml")
+    assert WRITE not in str(error.value)
