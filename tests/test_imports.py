@@ -36,7 +36,7 @@ NEVER_PUBLISHED = {"__init__.py"}
 MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 
 # Each may import itself and what stands before it; `data` only itself.
-FOLDERS = ["data", "visualization", "native", "evaluation", "training", "comparison", "hub", "benchmark", "cli"]
+FOLDERS = ["data", "visualization", "native", "evaluation", "training", "comparison", "hub", "benchmark", "demo", "cli"]
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
 
@@ -154,6 +154,8 @@ def test_the_root_rule_rejects(source: str):
         ("training", "from ..data.corpus import load_corpus"),
         ("training", "from .loop import train"),
         ("hub", "from vanilla_transformer.cli import main"),
+        ("demo", "from vanilla_transformer.cli.translate import open_translator"),
+        ("evaluation", "from vanilla_transformer.demo.shown_model import ShownModel"),
         ("cli", "import scripts.train"),
     ],
 )

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vanilla_transformer.cli import average, compare, evaluate, finetune, pull, push, quickstart, train, translate
+from vanilla_transformer.cli import average, compare, evaluate, finetune, plot, pull, push, quickstart, train, translate
 from vanilla_transformer.cli.usage import UsageError
 
 SUBCOMMANDS = {
@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "push": push,
     "pull": pull,
     "compare": compare,
+    "plot": plot,
     "quickstart": quickstart,
 }
 

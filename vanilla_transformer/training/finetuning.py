@@ -220,7 +220,7 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     )
     try:
         trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
-    except EOFError as error:  # all that is known of one that died while it handed over a batch
+    except (EOFError, ConnectionError) as error:  # all that is known of one that died while it handed over a batch
         raise RuntimeError("a DataLoader worker died; the same command goes on from the last checkpoint") from error
     scores = trainer.evaluate() if held_out is not None else {}
     if state.is_main_process:

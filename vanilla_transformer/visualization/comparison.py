@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of a comparison. A model has one colour and one marker in all of them.
 
-They are sized to stay legible at half their pixels, about the width of a page on GitHub. The schema of the results is
-told by `vanilla_transformer.comparison.report`.
+The schema of the results is told by `vanilla_transformer.comparison.report`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,28 +9,21 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-DOTS_PER_INCH = 150
-FONT_SIZE = 16  # points: 16 pixels at half size
+from vanilla_transformer.visualization.style import COLOURS, FONT_SIZE, GIVEN, MARKERS, empty_figure
+
 TASK_TITLES = {"copy": "copy", "recall": "associative recall", "parity": "parity (state tracking)"}
 DISTANCE_UNITS = {"copy": "symbols", "recall": "pairs", "parity": "bits"}
 MOMENTS = {"initialisation": "at initialisation", "after training": "after training"}
-GIVEN = {"color": "0.35", "linewidth": 2.5, "zorder": 1}  # lines that are no measurement
 
 # What is smaller is drawn here: a float32 sum keeps seven digits, so no optimizer sees the difference, and a scale
 # down to 1e-40 would hide the differences that it does see.
 SMALLEST_DRAWN_NORM = 1e-12
-
-# Petroff (2021), "Accessible Color Sequences for Data Visualization": told apart with the common colour blindnesses.
-COLOURS = [to_hex(colour) for colour in matplotlib.color_sequences["petroff10"]]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def relative_norms(run: Mapping[str, Any]) -> list[float]:
 
 def plot_speed(speed: Mapping[str, Any], styles: Mapping[str, ModelStyle]) -> Figure:
     """Training speed (tokens per second) against length (tokens), both logarithmic: median, and all the repeats."""
-    figure, (axes,) = _figure(1, 1, (11, 6))
+    figure, (axes,) = empty_figure(1, 1, (11, 6))
     for model in _in_order(styles, speed["rows"]):
         rows = sorted((row for row in speed["rows"] if row["model"] == model), key=lambda row: row["length"])
         repeats = [row["tokens_per_second"] for row in rows]
@@ -106,7 +98,7 @@ def plot_speed(speed: Mapping[str, Any], styles: Mapping[str, ModelStyle]) -> Fi
 def plot_gradients(gradients: Sequence[Mapping[str, Any]], styles: Mapping[str, ModelStyle]) -> Figure:
     """The gradient's norm, relative to that at 0 steps back: median over the seeds, and all of them."""
     moments = [when for when in MOMENTS if any(run["when"] == when for run in gradients)]
-    figure, panels = _figure(1, len(moments), (5 + 5 * len(moments), 6), sharey=True)
+    figure, panels = empty_figure(1, len(moments), (5 + 5 * len(moments), 6), sharey=True)
     for axes, when in zip(panels, moments, strict=True):
         for model in _in_order(styles, gradients):
             runs = [relative_norms(run) for run in gradients if run["model"] == model and run["when"] == when]
@@ -133,7 +125,7 @@ def plot_long_range(
         chance: the accuracy, between 0 and 1, of guessing at each task.
     """
     tasks = list(dict.fromkeys(run["task"] for run in runs))
-    figure, panels = _figure(1, len(tasks), (4 + 4.2 * len(tasks), 6), sharey=True)
+    figure, panels = empty_figure(1, len(tasks), (4 + 4.2 * len(tasks), 6), sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         of_task = [run for run in runs if run["task"] == task]
         for model in _in_order(styles, of_task):
@@ -167,7 +159,7 @@ def plot_quality_by_length(
     if not chosen:
         raise ValueError(f"no task was measured at {budget}")
     models = [model for model in styles if any(model in result["models"] for _, result in chosen)]
-    figure, panels = _figure(len(chosen), 1, (13, 1 + 4.5 * len(chosen)))
+    figure, panels = empty_figure(len(chosen), 1, (13, 1 + 4.5 * len(chosen)))
     for axes, (task, result) in zip(panels, chosen, strict=True):
         present = [model for model in models if model in result["models"]]
         width = 0.84 / len(present)
@@ -191,20 +183,6 @@ def plot_quality_by_length(
     patches = [Patch(facecolor=styles[m].colour, hatch=styles[m].hatch, edgecolor="white") for m in models]
     figure.legend(patches, models, loc="outside right center", frameon=False, fontsize=FONT_SIZE)
     return figure
-
-
-def _figure(
-    rows: int, columns: int, inches: tuple[float, float], sharey: bool = False
-) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure, made without pyplot, which keeps every figure for ever, and its panels."""
-    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten().tolist()
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=FONT_SIZE)
-    return figure, panels
 
 
 def _in_order(styles: Mapping[str, ModelStyle], rows: Iterable[Mapping[str, Any]]) -> list[str]:

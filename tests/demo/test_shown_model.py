@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model answers, against its Translator, whatever is typed and however many ask."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.demo.conftest import LETTERS
+from vanilla_transformer.demo.shown_model import LONGEST_SENTENCE, LONGEST_TEXT, ShownModel, open_models
+
+SENTENCES = [" ".join(LETTERS[:length]) for length in (1, 3, 5, 8)]
+
+
+@pytest.fixture(params=["transformer", "rnn"])
+def model(request) -> ShownModel:
+    return request.getfixturevalue(request.param)
+
+
+def test_it_answers_as_the_translator_does_and_attends_to_the_best(model):
+    answer, attention = model.answer("a b c"), model.attention("a b c")
+    assert answer.translations == next(iter(model.translator.n_best(["a b c"], 3)))
+    assert attention.source_tokens == ["a", "b", "c", "</s>"]
+    written = [token for token in attention.target_tokens if token != "</s>"]
+    assert " ".join(written) == answer.translations[0].text
+
+
+def test_every_layer_and_head_can_be_drawn(model, rnn):
+    kinds = {kind for kind, _ in model.views.values()}
+    assert kinds == ({"cross"} if model is rnn else {"cross", "decoder", "encoder"})
+    assert next(iter(model.views.values())) == ("cross", 1 if model is rnn else 2)  # the last layer
+    assert len(model.heads) == (1 if model is rnn else 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing to translate"),
+        (" \n\t ", "nothing to translate"),
+        ("a " * LONGEST_SENTENCE, f"{LONGEST_SENTENCE + 1:,} tokens"),  # the end is a token
+        ("a" * (LONGEST_TEXT + 1), f"{LONGEST_TEXT + 1:,} characters"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(model, text, message):
+    with pytest.raises(ValueError, match=message):
+        model.answer(text)
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "\x00", "‮a", "a\r\nb", "\U0001f600" * 20, "́" * 500, "</s> <pad>"])
+def test_strange_characters_are_text(model, text):
+    assert len(model.answer(text).translations) == model.beams
+
+
+def test_what_is_longer_than_a_picture_is_translated_all_the_same(model):
+    sentence = "a " * 150
+    assert model.answer(sentence).translations
+    with pytest.raises(ValueError, match="151 tokens, more than the limit of 100"):
+        model.attention(sentence)
+
+
+def test_words_that_are_letters_of_the_vocabulary_are_spelt(model):
+    assert (model.answer("a b").unknown, model.answer("a b").spelt) == ([], "")
+    answer = model.answer("bad a cab bad")
+    assert (answer.unknown, answer.spelt) == (["bad", "cab"], "b a d c a b")
+    answer = model.answer("bad zoo")
+    assert (answer.unknown, answer.spelt) == (["bad", "zoo"], "")
+
+
+def test_many_at_once_get_what_each_would_get_alone(model):
+    alone = [(model.answer(one).translations, model.attention(one).cross) for one in SENTENCES]
+
+    def ask(place: int):
+        sentence = SENTENCES[place % len(SENTENCES)]
+        return model.answer(sentence).translations, model.attention(sentence).cross
+
+    with ThreadPoolExecutor(8) as people:
+        together = list(people.map(ask, range(2 * len(SENTENCES))))
+    for place, (translations, cross) in enumerate(together):
+        expected, weights = alone[place % len(SENTENCES)]
+        assert translations == expected
+        assert (cross == weights).all()
+
+
+def test_a_model_without_attention_translates_and_says_why_there_is_no_picture(mute_folder):
+    model = ShownModel.open(mute_folder)
+    assert model.answer("a b").translations
+    assert (model.views, model.heads) == ({}, {})
+    assert "has no attention" in model.why_no_attention
+
+
+def test_a_model_given_twice_is_refused(transformer_folder):
+    with pytest.raises(ValueError, match="is given twice"):
+        open_models([transformer_folder, transformer_folder])

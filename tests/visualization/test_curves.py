@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from vanilla_transformer.visualization.curves import PANELS, plot_curves
+from vanilla_transformer.visualization.run_history import RunHistory, read_history
+
+
+def write_run(folder: Path, *parts: dict[int, float]) -> Path:
+    """A run that reported a loss at these updates, in parts: it was stopped and went on."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("")
+    for number, part in enumerate(parts):
+        writer = SummaryWriter(str(folder / "logs" / "vanilla_transformer"), filename_suffix=f".{number}")
+        for update, loss in part.items():
+            writer.add_scalar("train/loss", loss, update, walltime=1000.0 * number + update)
+        writer.close()
+    return folder
+
+
+def test_of_updates_that_were_made_twice_the_last_counts_and_nan_is_left_out(tmp_path):
+    run = write_run(tmp_path / "run", {10: 3.0, 20: 2.0}, {20: 1.5, 30: float("nan"), 40: 1.0})
+    assert read_history(run, "mine") == RunHistory("mine", {"train/loss": ([10, 20, 40], [3.0, 1.5, 1.0])})
+
+
+def test_what_is_no_run_or_has_no_history_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run .*nowhere does not exist"):
+        read_history(tmp_path / "nowhere", "a")
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
+        read_history(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"has no history .* training.trackers"):
+        read_history(write_run(tmp_path / "silent"), "a")
+
+
+def test_each_run_is_drawn_in_each_panel_beside_its_formula():
+    tags = [tag for tags in PANELS.values() for tag in tags]
+    histories = [
+        RunHistory(name, {tag: ([1, 2], [first, 1.0]) for tag in tags}) for name, first in (("one", 2.0), ("two", 3.0))
+    ]
+    figure = plot_curves(histories, {"one": ([1, 2, 3], [0.1, 0.2, 0.3])})
+    panels: dict[str, Any] = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == list(PANELS)
+    for title, axes in panels.items():
+        firsts = sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-")
+        assert firsts == sorted([2.0, 3.0] * len(PANELS[title]))
+    [formula] = [line for line in panels["learning rate"].lines if line.get_linestyle() == "--"]
+    assert list(formula.get_ydata()) == [0.1, 0.2, 0.3]

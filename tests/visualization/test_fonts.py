@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+
+from vanilla_transformer.visualization import fonts
+from vanilla_transformer.visualization.fonts import OWN, fonts_for
+
+
+def test_latin_and_cyrillic_need_no_other_font(caplog):
+    assert fonts_for(["façade", "Łódź", "Быстрая", "</s>"]) == [OWN]
+    assert caplog.records == []
+
+
+def test_a_missing_font_is_named_in_one_line_with_its_remedy(monkeypatch, caplog):
+    monkeypatch.setattr(fonts, "_installed", list)
+    with caplog.at_level(logging.WARNING):
+        fonts_for(["中文", "한"])
+    [record] = caplog.records
+    assert record.getMessage() == "no installed font has 中 文 한; on Debian: apt-get install fonts-noto-cjk"
+
+
+def test_an_installed_font_is_taken_for_what_is_lacking(monkeypatch, caplog):
+    monkeypatch.setattr(fonts, "OWN", "cmr10")  # comes with matplotlib, and has no Cyrillic
+    from matplotlib.font_manager import findfont
+
+    monkeypatch.setattr(fonts, "_installed", lambda: [findfont("DejaVu Sans")])
+    assert fonts_for(["лиса"]) == ["cmr10", "DejaVu Sans"]
+    assert caplog.records == []

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens a model attended to when it translated a sentence, as arrays and readable tokens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vanilla_transformer.conditional_generation import ConditionalGeneration
+from vanilla_transformer.evaluation.translate import Translation
+from vanilla_transformer.evaluation.translator import Translator
+from vanilla_transformer.generation import beam_search
+from vanilla_transformer.native.transformer import NativeDecoder
+
+BROKEN = "\ufffd"  # what bytes that are no character decode to
+LONGEST_RUN = 8  # tokens that may share a character: it has four bytes at most, but a token may hold the end of one
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The attention in one translation (section 3.2.3 of the paper); every row of weights sums to 1.
+
+    Position i of the decoder reads `target_inputs[i]` and produces `target_tokens[i]`: the inputs are the produced
+    tokens shifted right.
+
+    Args:
+        source_tokens: of the source, its end included.
+        target_tokens: produced by the decoder, in order.
+        target_inputs: read by the decoder, of the same length.
+        encoder: self-attention, `(layers, heads, source_length, source_length)`; `None` for an RNN.
+        decoder: masked self-attention, `(layers, heads, target_length, target_length)`; its columns are
+            `target_inputs`. `None` for an RNN.
+        cross: over the source, `(layers, heads, target_length, source_length)`. An RNN has one layer and one head.
+    """
+
+    source_tokens: list[str]
+    target_tokens: list[str]
+    target_inputs: list[str]
+    encoder: np.ndarray | None
+    decoder: np.ndarray | None
+    cross: np.ndarray
+
+
+def attention_weights(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, target: Sequence[int]
+) -> AttentionWeights:
+    """The weights of a translation that was already made, from one more forward pass.
+
+    The pass computes attention by the "eager" backend, which alone returns the weights; afterwards the model's own is
+    set again. The model must not be used by another thread meanwhile.
+
+    Args:
+        target: as `generate` returns it: the start token, then what was produced.
+
+    Raises:
+        ValueError: a source without a token; a target without a produced token; a model without attention.
+    """
+    inputs = tokenizer([source], return_tensors="pt").to(model.device)  # (1, source_length)
+    if not source.strip() or inputs["input_ids"].shape[1] == 0:
+        raise ValueError("the sentence is empty: there is nothing to attend to")
+    if len(target) < 2:
+        raise ValueError(f"target={list(target)} must hold the start token and at least one that was produced")
+    decoder_input_ids = torch.tensor([target[:-1]], device=model.device)  # (1, target_length)
+    with _eager(model), torch.inference_mode():
+        outputs: Any = model(
+            **inputs, decoder_input_ids=decoder_input_ids, use_cache=False, output_attentions=True, return_dict=True
+        )
+    if outputs.cross_attentions is None:
+        raise ValueError(
+            f"this model of model_type={model.config.model_type!r} has no attention: its decoder knows the source by "
+            "the encoder's last state alone"
+        )
+    return AttentionWeights(
+        source_tokens=readable_tokens(tokenizer, inputs["input_ids"][0].tolist()),
+        target_tokens=readable_tokens(tokenizer, target[1:]),
+        target_inputs=readable_tokens(tokenizer, target[:-1]),
+        encoder=_stacked(outputs.encoder_attentions),
+        decoder=_stacked(outputs.decoder_attentions),
+        cross=_stacked(outputs.cross_attentions),
+    )
+
+
+def explain(
+    translator: Translator, line: str, *, max_length: int | None = None, **options
+) -> tuple[Translation, AttentionWeights]:
+    """Translate a sentence, and what the model attended to meanwhile.
+
+    Args:
+        max_length: tokens of the longest source that is taken on; `None`: there is no limit. The weights take memory
+            by the square of the length, for every layer and head.
+        options: what `Translator.translate` takes for one sentence: `num_beams`, `alpha`, `max_new_tokens`, …
+
+    Raises:
+        ValueError: an empty sentence, or one longer than `max_length`, before it is translated; and as
+            `attention_weights`.
+    """
+    model: Any = translator.model
+    tokenizer, decoder = translator.tokenizer, translator.decoder
+    length = len(tokenizer(line)["input_ids"]) if line.strip() else 0
+    if length == 0:
+        raise ValueError("the sentence is empty: there is nothing to translate")
+    if max_length is not None and length > max_length:
+        raise ValueError(f"the sentence has {length:,} tokens, more than the limit of {max_length:,}; split it")
+    inputs: dict[str, Any] = dict(tokenizer([line], return_tensors="pt").to(model.device))  # (1, source_length)
+    if isinstance(decoder, NativeDecoder):
+        options |= {"encoder_outputs": decoder.encode(**inputs)}
+    if isinstance(model, ConditionalGeneration):
+        options |= {"custom_generate": beam_search, "decoder": decoder}
+    beams = options.get("num_beams") or model.generation_config.num_beams or 1
+    with torch.inference_mode():
+        output: Any = translator.model.generate(
+            **inputs, **options, return_dict_in_generate=True, output_scores=beams > 1
+        )  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
+    target = output.sequences[0].tolist()
+    score = output.sequences_scores[0].item() if beams > 1 else None
+    text = str(tokenizer.decode(target, skip_special_tokens=True))
+    return Translation(text, score), attention_weights(model, tokenizer, line, target)
+
+
+def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """A label for every token, as a person reads it: without marks of word starts, special tokens by their names.
+
+    Tokens that share a character (bytes of it) have it together: "中 1/2", "中 2/2". A token of white space alone is
+    "␣", and control characters are escaped.
+    """
+    labels: list[str] = []
+    while len(labels) < len(ids):
+        start = len(labels)
+        text, count = _shortest_text(tokenizer, ids[start : start + LONGEST_RUN])
+        text = text.strip(" ") or "␣"
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        labels += [text] if count == 1 else [f"{text} {part}/{count}" for part in range(1, count + 1)]
+    return labels
+
+
+def _shortest_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, int]:
+    """The text of the first token, with as many of the next as complete its characters; and how many they are."""
+    prefixes = (list(ids[:count]) for count in range(1, len(ids) + 1))
+    texts = [str(tokenizer.decode(one, clean_up_tokenization_spaces=False)) for one in prefixes]
+    return next(((text, count) for count, text in enumerate(texts, start=1) if BROKEN not in text), (texts[0], 1))
+
+
+@contextmanager
+def _eager(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation, with the attention backend that returns its weights."""
+    backend: Any = model.config._attn_implementation
+    was_training = model.training
+    model.eval()
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(backend)
+        model.train(was_training)
+
+
+def _stacked(attentions: Sequence[torch.Tensor] | None) -> Any:
+    """Of each layer `(1, heads, queries, keys)` → `(layers, heads, queries, keys)` in float32."""
+    if not attentions:
+        return None
+    return torch.cat([weights.float().cpu() for weights in attentions]).numpy()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bertviz's views of attention as one HTML file that loads nothing: its scripts are inside."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch  # bertviz takes its tensors
+
+from vanilla_transformer.visualization.attention_blocks import KINDS, NAMES, Attention, Kind, tokens_of
+
+View = Literal["head", "model"]
+# What bertviz's scripts load from elsewhere, and the packages that have it as a file.
+SCRIPTS = [
+    ("mpld3", "mpld3/js/d3.v5.min.js"),
+    ("xstatic-jquery", "xstatic/pkg/jquery/data/jquery.min.js"),
+]
+# Instead of require.js, which would load both: they are there already.
+REQUIRE = "const requirejs = (names, run) => run(window.jQuery, window.d3);"
+THEIR_LOADING = (r'<script src="[^"]*require[^"]*"></script>', r"require\.config\(\{.*?\}\s*\}\);")
+LESS_THAN, AS_JSON = "\ue000", "\\ue000"  # stands for "<" while bertviz writes the tokens into a script
+DIGITS = 4  # of a weight in the file
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>body {{ font-family: sans-serif; margin: 2em; }}</style>
+{scripts}
+</head>
+<body>
+<h1>{title}</h1>
+<p>{help}</p>
+{views}
+</body>
+</html>
+"""
+HELP = {
+    "head": "Left: the tokens that attend; right: those attended to. Point at a token to see its lines alone; "
+    "double-click a colour to see its head alone. Layers are counted from 0.",
+    "model": "A row for each layer, a column for each head, both counted from 0. Click one to enlarge it.",
+}
+
+
+def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = KINDS, title: str = "") -> str:
+    """The HTML of a page with one view for each kind of attention that the model has.
+
+    Args:
+        view: "head": one layer at a time, all heads; "model": all layers and heads, small.
+
+    Raises:
+        ValueError: this version of bertviz loads its scripts in another way.
+    """
+    views = [
+        f"<h2>{NAMES[kind]}</h2>\n{_view(attention, kind, view)}"
+        for kind in kinds
+        if getattr(attention, kind) is not None
+    ]
+    scripts = "\n".join(f"<script>{_script(*where)}</script>" for where in SCRIPTS)
+    return PAGE.format(
+        title=escape(title or "Attention"),
+        scripts=f"{scripts}\n<script>{REQUIRE}</script>",
+        help=HELP[view],
+        views="\n".join(views),
+    )
+
+
+def _view(attention: Attention, kind: Kind, view: View) -> str:
+    from bertviz import head_view, model_view
+
+    weights = np.round(getattr(attention, kind).astype(np.float64), DIGITS)  # (layers, heads, queries, keys)
+    queries, keys = tokens_of(attention, kind)
+    # As cross-attention whatever it is, so that the tokens that attend and those attended to may differ.
+    draw: Any = head_view if view == "head" else partial(model_view, display_mode="light")
+    html = draw(
+        cross_attention=[torch.from_numpy(layer[None]) for layer in weights],
+        encoder_tokens=[token.replace("<", LESS_THAN) for token in keys],
+        decoder_tokens=[token.replace("<", LESS_THAN) for token in queries],
+        prettify_tokens=False,
+        html_action="return",
+    ).data.replace(AS_JSON, "\\u003c")
+    for pattern in THEIR_LOADING:
+        html, found = re.subn(pattern, "", html, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(
+                f"bertviz {distribution('bertviz').version} does not load its scripts as 1.4.1 does: install that one"
+            )
+    return html
+
+
+def _script(package: str, file: str) -> str:
+    """The text of a script that a Python package has, without importing it."""
+    return Path(str(distribution(package).locate_file(file))).read_text("utf-8").replace("</script", "<\\/script")
