@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.hub.hub_client import environment
 from tests.hub.hub_server import HubServer
+from vanilla_transformer.cli import _parser
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/models.md", "docs/reference.md")  # in the order of reading: one goes on from the other
@@ -45,7 +47,12 @@ def test_every_command_is_tested_here():
     known = [*("make quickstart", "make test"), *(line for line in commands() if line.startswith(".venv/bin/"))]
     others = [line for line in commands() if line not in known]
     assert [line.split()[0] for line in others] == ["accelerate", "torchrun"]
-    assert [line.split()[1] for line in known[2:]] == ["train", "translate", "evaluate", "push", "push", "pull"]
+    ours = [line.split()[1] for line in known[2:] if "/bin/vanilla-transformer" in line]
+    assert ours == ["train", "translate", "evaluate", "plot", "plot", "push", "push", "pull"]
+    assert [line.split()[:2] for line in known[2:] if "/bin/vanilla-transformer" not in line] == [
+        [".venv/bin/pip", "install"],
+        [".venv/bin/python", "scripts/demo.py"],
+    ]
 
 
 def test_quickstart(tmp_path: Path):
@@ -86,11 +93,23 @@ def folder(tmp_path_factory) -> Iterator[Path]:
         on_hub = environment(hub.url, path / "home", PYTHONPATH=str(REPOSITORY), HF_TOKEN="hf_ofUser")
         on_hub["HF_HUB_DISABLE_XET"] = "1"
         for line in commands():
-            if line.startswith(".venv/bin/vanilla-transformer "):
+            if line.startswith(".venv/bin/vanilla-transformer ") and " plot " not in line:
                 more = shlex.join(SHORT_TRAINING) if " train " in line else ""
                 command = f"{line.replace('.venv/bin/vanilla-transformer', program, 1)} {more}"
                 run(command, cwd=path, env=on_hub if " user/name" in line else ENVIRONMENT)
         yield path
+
+
+def test_pictures_are_asked_for_as_the_command_takes_it():
+    """What it draws, tests/cli/test_plot.py looks at."""
+    lines = [shlex.split(line)[1:] for line in commands() if " plot " in line]
+    assert [_parser().parse_args(line).picture for line in lines] == ["attention", "curves"]
+
+
+def test_the_extra_that_it_installs_exists():
+    (line,) = (line for line in commands() if "/bin/pip " in line)
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.findall(r"\.\[(\w+)\]", line)[0] in extras
 
 
 def test_own_text_is_translated_line_by_line(folder: Path):
