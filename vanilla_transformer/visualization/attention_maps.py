@@ -62,7 +62,8 @@ def plot_attention_maps(blocks: Sequence[AttentionBlock]) -> Figure:
             if head + ACROSS >= count:  # there is no panel below
                 rotation = 90 if is_upright else 0
                 axes.set_xticks(range(len(block.keys)), block.keys, rotation=rotation, **text.properties)
-                axes.set_xlabel(block.key_name, fontsize=FONT_SIZE)
+                if column == 0:  # once for the row: it may be wider than a panel
+                    axes.set_xlabel(block.key_name, fontsize=FONT_SIZE, loc="left")
             right = max(right, x + width)
         y += -(-count // ACROSS) * (height + GAP + LINE) + below
     assert image is not None  # there is a block, and it has a head
