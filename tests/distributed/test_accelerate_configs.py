@@ -1,59 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of configs/accelerate: Accelerate's own reading of them, and runs that it starts by them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_multi_gpu_env
 from transformers import AutoModelForSeq2SeqLM
 
 from tests.conftest import write_reversals
+from tests.distributed.launching import CONFIGS, REPOSITORY, TRAIN, launch, weights
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.training.sharding import is_sharding_asked_for
 
-REPOSITORY = Path(__file__).parents[2]
-FOLDER = REPOSITORY / "configs" / "accelerate"
 KINDS = {
     "one_gpu": DistributedType.NO,
     "ddp": DistributedType.MULTI_GPU,
     "multi_node": DistributedType.MULTI_GPU,
     "cpu": DistributedType.MULTI_GPU,
+    "fsdp2": DistributedType.FSDP,
 }
 
 
 def launch_arguments(name: str, *options: str):
     """What `accelerate launch` makes of a file before it starts anything."""
-    arguments = ["--config_file", str(FOLDER / f"{name}.yaml"), *options, "scripts/train.py", "configs/small.yaml"]
+    arguments = ["--config_file", str(CONFIGS / f"{name}.yaml"), *options, "scripts/train.py", "configs/small.yaml"]
     parsed, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     return parsed
 
 
 def test_there_are_the_files_that_the_documentation_names():
-    assert {path.stem for path in FOLDER.iterdir()} == set(KINDS)
+    assert {path.stem for path in CONFIGS.iterdir()} == set(KINDS)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_accelerate_reads_the_file(name):
-    config = load_config_from_file(str(FOLDER / f"{name}.yaml"))  # raises for unknown keys
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))  # raises for unknown keys
     assert isinstance(config, ClusterConfig)
     assert config.distributed_type == KINDS[name]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_precision_is_left_to_the_run(name):
-    assert load_config_from_file(str(FOLDER / f"{name}.yaml")).mixed_precision is None
+    assert load_config_from_file(str(CONFIGS / f"{name}.yaml")).mixed_precision is None
     assert launch_arguments(name).mixed_precision == "no"
 
 
 @pytest.mark.parametrize(
     ("name", "way"),
-    [("ddp", "multi_gpu"), ("multi_node", "multi_gpu"), ("cpu", "multi_gpu"), ("one_gpu", None)],
+    [
+        ("ddp", "multi_gpu"),
+        ("multi_node", "multi_gpu"),
+        ("cpu", "multi_gpu"),
+        ("fsdp2", "use_fsdp"),
+        ("one_gpu", None),
+    ],
 )
 def test_accelerate_launches_it_the_way_it_is_meant(name, way):
     arguments = launch_arguments(name)
@@ -68,33 +71,49 @@ def test_a_machine_is_chosen_on_the_command_line():
     assert arguments.num_processes % arguments.num_machines == 0
 
 
-def accelerate_launch(name: str, script: str, arguments: list[str], *options: str) -> str:
-    command = ["-m", "accelerate.commands.launch", "--config_file", str(FOLDER / f"{name}.yaml"), *options]
-    result = subprocess.run(
-        [sys.executable, *command, str(REPOSITORY / "scripts" / script), *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+def told(name: str, *options: str) -> dict[str, str]:
+    """The variables that `accelerate launch` gives its processes."""
+    return prepare_multi_gpu_env(launch_arguments(name, *options))
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
+@pytest.mark.parametrize("name", ["ddp", "multi_node", "cpu", "fsdp2"])
+def test_weights_are_shared_out_by_fsdp2_alone(name, monkeypatch):
+    for variable, value in told(name).items():
+        monkeypatch.setenv(variable, value)
+    assert is_sharding_asked_for() == (name == "fsdp2")
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--fsdp_version", "1"], "fsdp_version='1' .*FSDP1 has no parameters with names; set it to 2"),
+        (["--fsdp_offload_params", "true"], "fsdp_offload_params='true' .*set it to false"),
+        (["--fsdp_reshard_after_forward", "false"], "fsdp_reshard_after_forward='false' .*set it to true"),
+        (["--fsdp_cpu_ram_efficient_loading", "true"], "fsdp_cpu_ram_efficient_loading='true' .*set it to false"),
+        (["--fsdp_activation_checkpointing", "true"], "training.gradient_checkpointing=true instead"),
+        (["--fsdp_auto_wrap_policy", "SIZE_BASED_WRAP"], "fsdp_auto_wrap_policy='SIZE_BASED_WRAP' .*leave it out"),
+        (["--fsdp_transformer_layer_cls_to_wrap", "EncoderLayer"], "='EncoderLayer' .*leave it out"),
+    ],
+)
+def test_what_fsdp2_would_not_honour_is_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
+    for variable, value in told("fsdp2", *options).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=remedy) as caught:
+        tiny_run.train()
+    assert "\n" not in str(caught.value)
+    assert not tiny_run.output_dir.exists()
 
 
 @pytest.mark.slow
-def test_two_processes_on_cpus_train_as_one_that_accumulates(tiny_run):
+@pytest.mark.parametrize("name", ["cpu", "fsdp2"])
+def test_two_processes_on_cpus_train_as_one_that_accumulates(tiny_run, name):
     """An epoch is one update either way, so the gradients are of the same pairs."""
     options = [str(tiny_run.config), "model.dropout=0.0", "training.max_updates=3"]
     options += [f"training.max_{side}_tokens=280" for side in ("source", "target")]
     alone, together = tiny_run.folder / "alone", tiny_run.folder / "together"
     tiny_run.train(*options[1:], f"training.output_dir={alone}", "training.gradient_accumulation_steps=100")
     settings = [f"training.output_dir={together}", "training.gradient_accumulation_steps=50"]
-    accelerate_launch("cpu", "train.py", [*options, *settings])
+    launch([TRAIN, *options, *settings], config=name)
     assert '"devices": 2' in (together / "results.json").read_text()
     expected = weights(alone / "model")
     for name, weight in weights(together / "model").items():
@@ -118,7 +137,7 @@ def test_two_processes_fine_tune_as_one_that_accumulates(model_folder, tmp_path)
     scores = []
     for name, processes, accumulation in (("alone", 1, 100), ("together", 2, 50)):
         settings = [f"training.output_dir={tmp_path / name}", f"training.gradient_accumulation_steps={accumulation}"]
-        said = accelerate_launch("cpu", "finetune.py", [str(path), *settings], "--num_processes", str(processes))
+        said = launch([str(REPOSITORY / "scripts" / "finetune.py"), str(path), *settings], processes, config="cpu")
         scores.append([line for line in said.splitlines() if line.startswith("validation: ")])
     assert scores[0] == scores[1]
     assert len(scores[0]) == 1

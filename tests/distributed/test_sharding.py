@@ -13,8 +13,8 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.distributed import DistributedConfig
 
 from tests import families
+from tests.distributed.launching import free_port
 from tests.distributed.sharded_steps import generated, run, updates
-from tests.distributed.test_processes import free_port
 from tests.families import FAMILIES, Family, tiny_batch
 
 multiprocessing.set_forkserver_preload(["tests.distributed.sharded_steps"])  # imports torch once for all of them

@@ -226,6 +226,14 @@ def test_a_folder_with_checkpoints_of_other_data_is_refused(base_transformer, tm
         tune(tmp_path, base_transformer, "data.max_length=30")
 
 
+def test_fsdp_is_refused(base_transformer, tmp_path, monkeypatch):
+    """On a CPU, too, where Accelerate would ignore it."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ValueError, match="not weights: launch it without FSDP"):
+        trainer_of(tmp_path, base_transformer)
+
+
 def test_lora_without_peft_says_what_to_install(base_transformer, tmp_path, monkeypatch):
     monkeypatch.setattr(finetuning, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"lora needs peft: pip install 'vanilla-transformer\[finetuning\]'"):

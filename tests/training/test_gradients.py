@@ -2,18 +2,17 @@
 """Updates that cannot be made as they come: numbers that are not finite, batches that do not fit in memory."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from tests.distributed.launching import FSDP2, start_together
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
+from vanilla_transformer.training.configuration import load_run_config
 from vanilla_transformer.training.gradients import backward
 from vanilla_transformer.training.preparation import prepare_run
 
@@ -242,41 +241,29 @@ def test_an_error_that_is_not_of_memory_is_raised(tiny_run):
         backward(run, [next(iter(run.batches))])
 
 
-TWO_PROCESSES = """
-import json, sys
-import torch
-from vanilla_transformer.training import loop
-from vanilla_transformer.training.configuration import load_run_config
+def train_with_a_fault(config: Path, overrides: list[str]) -> None:
+    """In each of several processes: the third loss of the second of them is not finite, and its loss alone, as
+    gradients are one and the same in all processes anyway."""
+    step, calls = loop.backward, []
 
-step, calls = loop.backward, []
-def backward(run, micro_batches):
-    loss, likelihood, tokens = step(run, micro_batches)
-    calls.append(0)
-    if len(calls) == 3 and run.accelerator.process_index == 1:
-        loss = loss * float("nan")  # the loss alone: gradients are one and the same in all processes anyway
-    return loss, likelihood, tokens
+    def faulty(run, micro_batches):
+        loss, likelihood, tokens = step(run, micro_batches)
+        calls.append(0)
+        if len(calls) == 3 and run.accelerator.process_index == 1:
+            loss = loss * NAN
+        return loss, likelihood, tokens
 
-loop.backward = backward
-run = loop.train(load_run_config(sys.argv[1], sys.argv[3:]))
-weights = torch.cat([weight.flatten() for weight in run.bare_model().state_dict().values()]).double()
-result = {"skipped": run.progress.skipped_updates, "updates": run.progress.updates, "weights": weights.sum().item()}
-open(f"{sys.argv[2]}/{run.accelerator.process_index}.json", "w").write(json.dumps(result | {"seen": len(calls)}))
-"""
+    loop.backward = faulty
+    run = loop.train(load_run_config(config, overrides))
+    found = {"skipped": run.progress.skipped_updates, "updates": run.progress.updates, "seen": len(calls)}
+    path = config.parent / f"{run.accelerator.process_index}.json"
+    path.write_text(json.dumps(found | {"rate": run.schedule.get_last_lr()}))
 
 
 @pytest.mark.slow
-def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run):
-    script = tiny_run.folder / "two.py"
-    script.write_text(TWO_PROCESSES)
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
-    command = [sys.executable, str(script), str(tiny_run.config), str(tiny_run.folder), "training.max_updates=5"]
-    both = [
-        subprocess.Popen(command, env=os.environ | common | {"OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+@pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
+def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run, environment):
+    start_together(train_with_a_fault, 2, tiny_run.config, ["training.max_updates=5"], **environment)
     first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert (first["skipped"], first["updates"], first["seen"]) == (1, 5, 6)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 
-from tests.distributed.test_processes import free_port
+from tests.distributed.launching import free_port
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule

@@ -63,7 +63,7 @@ def test_logits_of_a_batch_never_exist_at_once(run, monkeypatch):
     monkeypatch.setattr(
         run.bare_model().lm_head, "forward", lambda *_: pytest.fail("the whole projection was computed")
     )
-    _likelihood(run)
+    _likelihood(run, run.bare_model())
 
 
 def test_a_hopeless_model_has_infinite_perplexity():

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes among which work is shared, as Accelerate sees them."""
 
+import atexit
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -18,4 +20,14 @@ def process_state() -> PartialState:
     would not let several processes meet on a machine without an accelerator.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    had_met = dist.is_initialized()
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    if dist.is_initialized() and not had_met:
+        atexit.register(_part)
+    return state
+
+
+def _part() -> None:
+    """Without it a process may abort at its end, after its work is done: gloo's threads are still running."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -13,13 +13,13 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.manifest import MANIFEST, find_damage, sync, sync_folder, write_manifest
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
+from vanilla_transformer.training.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class Checkpoints:
         """Of a sharded model, which every process has a part of, all of it."""
         model = self.accelerator.unwrap_model(self.state.model)
         whole = None
-        if _is_sharded(model):
+        if is_sharded(model):
             whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
             for name in model.all_tied_weights_keys:  # each of which was gathered as a matrix of its own
                 whole.pop(name, None)  # the other processes have nothing
@@ -222,13 +222,9 @@ class Checkpoints:
 
     def _load_model(self, folder: Path) -> None:
         model, file = self.accelerator.unwrap_model(self.state.model), folder / "model.safetensors"
-        if _is_sharded(model):
+        if is_sharded(model):
             # Not strict: of tables that are tied, the file has one.
             options = StateDictOptions(full_state_dict=True, strict=False)
             set_model_state_dict(model, dict[str, Any](load_file(file)), options=options)
         else:
             load_model(model, file)
-
-
-def _is_sharded(model) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.distributed.tensor import DTensor
 
 from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.checkpoint import list_checkpoints
@@ -49,10 +50,11 @@ def _accumulate(
     for index, batch in enumerate(parts):
         is_last = index == len(parts) - 1
         try:
-            with nullcontext() if is_last else accelerator.no_sync(run.model):
+            # Of a sharded model each part's are shared out at once: whole ones would take the memory that it spares.
+            with nullcontext() if is_last or run.sharing else accelerator.no_sync(run.model):
                 batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
                 output = run.model(**batch, num_items_in_batch=tokens)
-                # DistributedDataParallel takes the mean of the processes' gradients; the loss needs their sum.
+                # DistributedDataParallel and FSDP2 take the mean of the processes' gradients; the loss needs their sum.
                 accelerator.backward(output.loss * accelerator.num_processes)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
@@ -90,14 +92,15 @@ def _halves(run: Run, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Te
 
 
 def clip_gradients(run: Run) -> torch.Tensor:
-    """Clip the gradients' global norm as configured; the norm before, the same in every process."""
+    """Clip the gradients' global norm as configured; the norm before, over all shards, the same in every process."""
     longest = run.config.optimizer.max_grad_norm
     if longest is not None:
         norm = run.accelerator.clip_grad_norm_(run.model.parameters(), longest)
         assert norm is not None
-        return norm
-    run.accelerator.unscale_gradients()  # of fp16, as clipping does
-    return torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    else:
+        run.accelerator.unscale_gradients()  # of fp16, as clipping does
+        norm = torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def skip_update(run: Run, in_a_row: int) -> None:

@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
+from vanilla_transformer.training.sharding import is_sharded, is_sharding_asked_for, shard, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +35,12 @@ class Run:
     """Everything that a run holds.
 
     `batches` are the micro-batches of the epoch that `order` is set to; `validation_batches` is `None` without such a
-    corpus.
+    corpus; `sharing` is whether FSDP2 shares out the model among the processes.
     """
 
     config: RunConfig
     accelerator: Accelerator
+    sharing: bool
     output_dir: Path
     tokenizer: PreTrainedTokenizerBase
     corpora: Corpora
@@ -53,6 +56,20 @@ class Run:
     def bare_model(self) -> ConditionalGeneration:
         """The model itself, without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    def whole_model(self) -> ConditionalGeneration:
+        """The model itself with all its weights, for each process to use in its own time.
+
+        Of a sharded model it is a copy, for which all processes have to call this together.
+        """
+        model = self.bare_model()
+        if not is_sharded(model):
+            return model
+        with torch.random.fork_rng(devices=[]):  # the copy's first weights, drawn on the CPU, are not the run's
+            whole = prepare_model(self.config, self.tokenizer)
+        whole.to(self.accelerator.device)
+        whole.load_state_dict(whole_weights(model))
+        return whole.train(model.training)
 
     def epochs(self) -> float:
         """Epochs so far; of a stream, whose length nobody knows, the finished ones."""
@@ -73,28 +90,26 @@ def prepare_run(config: RunConfig) -> Run:
     """Everything before the first update, and the state of an earlier part of the same run.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder.
+        ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder; a way to share out the
+            model that `sharding` refuses.
     """
-    optimizer_config = config.optimizer
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
+    sharing = is_sharding_asked_for()
     with process_state().main_process_first():
         output_dir = claim_output_dir(config)
     accelerator = start_accelerator(config)
     with accelerator.main_process_first():
         tokenizer, corpora = prepare_corpora(config, output_dir)
     model = prepare_model(config, tokenizer)
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=1.0,  # the schedule gives the rate itself
-        betas=(optimizer_config.beta1, optimizer_config.beta2),
-        eps=optimizer_config.eps,
-        fused=True,
-    )
-    schedule = paper_schedule(
-        optimizer, model.config.hidden_size, optimizer_config.warmup_steps, optimizer_config.learning_rate_scale
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
+    if sharing:
+        model = shard(model, accelerator)
+    optimizer, schedule = prepare_optimizer(config, model)
+    if sharing:  # already; `evaluation_mode` is Accelerate's word for wrapping nothing around it
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+        optimizer = accelerator.prepare_optimizer(optimizer)
+    else:
+        model, optimizer = accelerator.prepare(model, optimizer)
     progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs(), corpus=corpora.fingerprint)
     state = RunState(accelerator, model, optimizer, schedule, progress)
     order, batches = make_batches(corpora.train, config, tokenizer, accelerator, shuffle=True)
@@ -104,6 +119,7 @@ def prepare_run(config: RunConfig) -> Run:
     run = Run(
         config=config,
         accelerator=accelerator,
+        sharing=sharing,
         output_dir=output_dir,
         tokenizer=tokenizer,
         corpora=corpora,
@@ -132,6 +148,7 @@ def describe(run: Run, resumed_from: Path | None) -> None:
     logger.info(
         f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
+        f"{', weights shared out by FSDP2' if run.sharing else ''}"
     )
     if isinstance(order, TokenBatchSampler):
         logger.info(
@@ -253,3 +270,18 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Cond
         decoder_start_token_id=model_config.decoder_start_token_id,
     )
     return model
+
+
+def prepare_optimizer(config: RunConfig, model: ConditionalGeneration) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam for the model's parameters, and the schedule of its rate (section 5.3)."""
+    settings = config.optimizer
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=1.0,  # the schedule gives the rate itself
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
+    )
+    of_model: Any = model.config
+    schedule = paper_schedule(optimizer, of_model.hidden_size, settings.warmup_steps, settings.learning_rate_scale)
+    return optimizer, schedule

@@ -18,6 +18,7 @@ from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.manifest import MANIFEST, write_manifest
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
+from vanilla_transformer.training.sharding import is_sharding_asked_for
 
 INPUTS = ["input_ids", "labels"]
 SMOOTHED_ALREADY = "the model smooths by itself, by label_smoothing of its config.json: a second time is one too many"
@@ -46,8 +47,9 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         arguments = options["args"]
         if arguments.label_smoothing_factor != 0:
             raise ValueError(f"label_smoothing_factor={arguments.label_smoothing_factor} must be 0: {SMOOTHED_ALREADY}")
+        is_sharding = is_sharding_asked_for()  # on CPUs too, where Accelerate would ignore it
         super().__init__(**options)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if is_sharding or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed"
             )

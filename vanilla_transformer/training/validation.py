@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.loss import IGNORED, smoothed_cross_entropy
@@ -44,11 +45,12 @@ def perplexity(negative_log_likelihood: float) -> float:
 def validate(run: Run) -> Validation:
     """Score the model on the validation corpus; every process gets the result of all."""
     assert run.corpora.validation is not None
-    loss, likelihood = _likelihood(run)
+    model = run.whole_model()
+    loss, likelihood = _likelihood(run, model)
     sentences = run.corpora.validation[: run.config.training.validation_sentences]
     sources, references = sentences["source"], sentences["target"]
     translations = translate_on_all_processes(
-        run.bare_model(),
+        model,
         run.tokenizer,
         sources,
         max_batch_tokens=run.config.generation.batch_tokens,
@@ -61,7 +63,7 @@ def validate(run: Run) -> Validation:
         run.progress.best_bleu = score["bleu"]
         if run.accelerator.is_main_process:
             with replaced_whole(run.output_dir / "best") as folder:
-                run.bare_model().save_pretrained(folder)
+                model.save_pretrained(folder)
                 run.tokenizer.save_pretrained(folder)
     return Validation(
         loss=loss,
@@ -74,10 +76,10 @@ def validate(run: Run) -> Validation:
 
 
 @torch.no_grad()
-def _likelihood(run: Run) -> tuple[float, float]:
+def _likelihood(run: Run, model: ConditionalGeneration) -> tuple[float, float]:
     """Mean smoothed loss and mean unsmoothed negative log-likelihood per target token, over all processes."""
     assert run.validation_batches is not None
-    model, device = run.bare_model(), run.accelerator.device
+    device = run.accelerator.device
     model.eval()
     sums = torch.zeros(3)  # loss, negative log-likelihood, target tokens
     for batch in run.validation_batches:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was interrupted in the middle of an epoch ends as the one that was not: in every byte that it keeps."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from tests.conftest import TinyRun
+from tests.distributed.launching import FSDP2, start_together, train_here, weights
+from vanilla_transformer.training.configuration import load_run_config
+from vanilla_transformer.training.preparation import prepare_run
+from vanilla_transformer.training.validation import validate
+
+SMALL_BATCHES = ["training.max_source_tokens=40", "training.max_target_tokens=40"]
+STREAM = ["data.train.streaming=true", "data.max_length=20"]
+
+
+def train_by(processes: int, tiny_run: TinyRun, overrides: list[str], environment: dict[str, str]) -> None:
+    if processes == 1:
+        tiny_run.train(*overrides)
+    else:
+        start_together(train_here, processes, tiny_run.config, overrides, **environment)
+
+
+def contents(checkpoint: Path) -> dict:
+    """All that a run goes on from, but for the time that it took; its tokenizer has a folder of its own."""
+    found: dict = {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
+    found |= {path.name: json.loads(path.read_text()) for path in checkpoint.glob("*.json")}
+    del found["manifest.json"], found["tokenizer_config.json"], found["progress.json"]["seconds"]
+    return found
+
+
+def cell(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
+    kind = [f"{processes} processes", *["fsdp2"] * fsdp2, f"accumulation {accumulation}", *["stream"] * bool(options)]
+    marks = [pytest.mark.slow] * (processes > 1)
+    return pytest.param(processes, accumulation, options, FSDP2 if fsdp2 else {}, id=", ".join(kind), marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulation", "options", "environment"),
+    [
+        cell(1, 3),
+        cell(1, 3, *STREAM),
+        cell(2, 1),
+        cell(2, 2),
+        cell(2, 2, *STREAM),
+        cell(2, 2, fsdp2=True),
+        cell(2, 1, *STREAM, fsdp2=True),
+    ],
+)
+def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, accumulation, options, environment):
+    """Dropout is on, and validation comes in between."""
+    overrides = [*SMALL_BATCHES, *options, *tiny_run.validation(), "training.validate_every=4"]
+    overrides.append(f"training.gradient_accumulation_steps={accumulation}")
+    ends = [7, 12]
+    whole, parts = tiny_run.folder / "whole", tiny_run.folder / "parts"
+    for folder, updates in ((whole, ends[-1]), *((parts, end) for end in ends)):
+        settings = [f"training.output_dir={folder}", f"training.max_updates={updates}"]
+        train_by(processes, tiny_run, [*overrides, *settings], environment)
+        if updates == ends[0]:
+            progress = json.loads((folder / "checkpoints" / "update-00000007" / "progress.json").read_text())
+            assert progress["batches"] > 0  # in the middle of an epoch
+            assert progress["processes"] == processes
+    expected = contents(whole / "checkpoints" / "update-00000012")
+    assert len([name for name in expected if name.startswith("random_states_")]) == processes
+    found = contents(parts / "checkpoints" / "update-00000012")
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run):
+    """And writes an ordinary folder; the weights it starts from score as they did among two."""
+    overrides = [*SMALL_BATCHES, *tiny_run.validation(), "training.validate_every=1000"]
+    start_together(train_here, 2, tiny_run.config, [*overrides, "training.max_updates=4"], **FSDP2)
+    results = json.loads((tiny_run.output_dir / "results.json").read_text())
+    assert results["devices"] == 2
+    names = load_file(tiny_run.output_dir / "model" / "model.safetensors").keys()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run = prepare_run(tiny_run.load(*overrides))
+    assert run.progress.updates == 4
+    assert results["parameters"] == run.bare_model().num_parameters()
+    figures = asdict(validate(run))
+    for name in ("loss", "perplexity", "bleu"):
+        assert figures[name] == pytest.approx(results["validation"][name], rel=1e-5)
+    run = tiny_run.train(*overrides, "training.max_updates=6")
+    assert run.progress.updates == 6
+    assert load_file(tiny_run.output_dir / "model" / "model.safetensors").keys() == names
+
+
+def copy_here(config: Path, overrides: list[str], folder: Path) -> None:
+    run = prepare_run(load_run_config(config, overrides))
+    assert run.sharing
+    before = torch.get_rng_state()
+    whole = run.whole_model()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.save(whole.state_dict(), folder / f"whole-{run.accelerator.process_index}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["model.tie_word_embeddings=false"]], ids=["tied", "untied"])
+def test_each_process_can_have_all_of_a_sharded_model(tiny_run, options):
+    start_together(train_here, 1, tiny_run.config, options)  # this process would keep the folder for itself
+    start_together(copy_here, 2, tiny_run.config, options, tiny_run.folder, **FSDP2)
+    expected = weights(tiny_run.output_dir / "checkpoints" / "update-00000008")
+    for rank in (0, 1):
+        whole = torch.load(tiny_run.folder / f"whole-{rank}.pt", weights_only=True)
+        assert whole.keys() == expected.keys()
+        for name, weight in whole.items():
+            assert torch.equal(weight, expected[name]), name
