@@ -5,10 +5,12 @@ import fcntl
 import json
 import os
 import platform
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+SIGNING = 0.5  # seconds in which whoever has just taken the lock will have written who it is
 LOCK = ".lock"  # in the run's output_dir; stays there, and means nothing by itself
 
 # What this process holds. Accelerate keeps one state for a process, so a process has one run at a time: that it asks
@@ -29,6 +31,7 @@ def lock_for_this_run(output_dir: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        time.sleep(SIGNING)
         file.seek(0)
         holder = _describe(file.read())
         _held.close()
@@ -44,6 +47,6 @@ def lock_for_this_run(output_dir: Path) -> None:
 def _describe(content: str) -> str:
     try:
         holder = json.loads(content)
-    except json.JSONDecodeError:  # it has just taken the lock, and not yet written who it is
+    except json.JSONDecodeError:  # a machine so busy that it is still about to write who it is
         return "another run"
     return f"the run of process {holder['pid']} on {holder['host']} since {holder['since']}"
