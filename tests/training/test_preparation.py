@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import time
+from itertools import accumulate, cycle
 from pathlib import Path
 
 import pytest
+
+from vanilla_transformer.training.preparation import bfloat16_is_faster
 
 
 def test_what_a_person_should_know_is_logged(tiny_run, caplog):
@@ -98,3 +102,12 @@ def test_the_number_of_pairs_stays(tiny_run):
     run.checkpoints.save(run.progress)
     with pytest.raises(ValueError, match=r"was trained on 121 pairs, and now data\.train has 120"):
         tiny_run.train()
+
+
+@pytest.mark.parametrize(("float32", "bfloat16"), [(1.0, 2.0), (2.0, 1.0)])
+def test_the_time_at_work_decides_the_precision_and_not_the_time_that_passes(monkeypatch, float32, bfloat16):
+    """What else runs on the machine may make either the slower one by the clock on the wall."""
+    at_work = accumulate(cycle([0.0, float32, 0.0, bfloat16]))
+    monkeypatch.setattr(time, "thread_time", lambda: next(at_work))
+    monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("of a CPU"))
+    assert bfloat16_is_faster() == (bfloat16 < float32)

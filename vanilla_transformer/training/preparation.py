@@ -187,22 +187,25 @@ def start_accelerator(config: RunConfig) -> Accelerator:
 def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
     """Whether a square matrix product takes less time in bfloat16 than in float32 on this device.
 
-    A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely.
+    A CPU without bfloat16 instructions computes it, a hundred times slower; no list of names tells it as surely. On a
+    CPU it is the time of one thread at work, which whatever else runs on the machine does not lengthen.
     """
     device = process_state().device  # an Accelerator would fix its precision here
     assert device is not None
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(size, size, dtype=dtype, device=device)
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    matrices = [torch.ones(size, size, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)]
+    seconds: list[list[float]] = [[], []]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(repeats):
+        for matrix, times in zip(matrices, seconds, strict=True):
+            start = clock()
             (matrix @ matrix)[0, 0].item()  # item() waits for the device
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return seconds[torch.bfloat16] < seconds[torch.float32]
+            times.append(clock() - start)
+    torch.set_num_threads(threads)
+    return min(seconds[1]) < min(seconds[0])
 
 
 def _check_resumed(run: Run) -> None:
