@@ -100,10 +100,10 @@ def trainer_of(folder: Path, model_folder: Path, **arguments) -> TokenBatchTrain
 
 
 def test_the_loss_on_held_out_pairs_falls(base, tmp_path):
-    tuned, _ = tune(tmp_path, base, "training.max_steps=60")
+    tuned, _ = tune(tmp_path, base, "training.max_steps=150")
     batch = held_out_batch(tmp_path, base)
     before, after = (AutoModelForSeq2SeqLM.from_pretrained(folder)(**batch).loss.item() for folder in (base, tuned))
-    assert after < 0.99 * before
+    assert after < 0.97 * before
 
 
 def test_batches_obey_both_budgets_and_hold_every_pair_once_an_epoch(base_transformer, tmp_path):
