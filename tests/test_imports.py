@@ -22,6 +22,7 @@ MAY_BE_PUBLISHED = {
     "dropout.py",
     "embeddings.py",
     "generation.py",
+    "linear.py",
     "loss.py",
     "modeling_rnn_seq2seq.py",
     "modeling_vanilla_transformer.py",

@@ -9,6 +9,8 @@ from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .linear import Linear
+
 
 def scaled_dot_product_attention(
     module: nn.Module,
@@ -63,10 +65,10 @@ class MultiHeadAttention(nn.Module):
         self.scaling = config.d_k**-0.5
         self.attention_dropout = config.attention_dropout
         bias = config.attention_bias
-        self.q_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
-        self.k_proj = nn.Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
-        self.v_proj = nn.Linear(config.d_model, config.num_heads * config.d_v, bias=bias)
-        self.out_proj = nn.Linear(config.num_heads * config.d_v, config.d_model, bias=bias)
+        self.q_proj = Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.k_proj = Linear(config.d_model, config.num_heads * config.d_k, bias=bias)
+        self.v_proj = Linear(config.d_model, config.num_heads * config.d_v, bias=bias)
+        self.out_proj = Linear(config.num_heads * config.d_v, config.d_model, bias=bias)
 
     def forward(
         self,

@@ -35,8 +35,9 @@ def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleave
     """
     # Angles in float64: in float32 the angle of position 10,000 is already off by 6e-4. MPS has no float64.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    exponents = torch.arange(0, -d_model, -2, dtype=dtype, device=position_ids.device) / d_model  # (d_model / 2)
-    angles = position_ids[..., None] * torch.pow(10000.0, exponents)  # (..., d_model / 2)
+    last = 8 / d_model - 4  # 10000^(-2i / d_model) is 10^(-8i / d_model), and the last i is d_model / 2 - 1
+    frequencies = torch.logspace(0, last, d_model // 2, dtype=dtype, device=position_ids.device)  # (d_model / 2)
+    angles = position_ids[..., None] * frequencies  # (..., d_model / 2)
     if layout == "concatenated":
         return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).float()  # (..., d_model)
@@ -98,7 +99,8 @@ class InputEmbedding(nn.Module):
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
         """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
         positions = self.positions(position_ids, longest).to(inputs_embeds.dtype)
-        return self.dropout(inputs_embeds * self.scale + positions)
+        embedded = torch.add(positions, inputs_embeds, alpha=self.scale)  # (batch, length, d_model)
+        return self.dropout(embedded) if self.dropout.training else embedded
 
 
 def positions_of_real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
 from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
+from .linear import Linear
 from .packed_linear import Precision
 from .transformer_decoding import FusedDecoder
 
@@ -46,10 +47,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__()
-        self.linear_1 = nn.Linear(config.d_model, config.d_ff)
+        self.linear_1 = Linear(config.d_model, config.d_ff)
         self.activation = ACT2FN[config.activation_function]
         self.dropout = Dropout(config.activation_dropout)  # 0 in the paper
-        self.linear_2 = nn.Linear(config.d_ff, config.d_model)
+        self.linear_2 = Linear(config.d_ff, config.d_model)
         self.positions_at_once = config.chunk_size_feed_forward  # 0: all
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -62,7 +63,8 @@ class FeedForward(nn.Module):
         return torch.cat([self._transformed(chunk) for chunk in chunks], dim=1)
 
     def _transformed(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.linear_2(self.dropout(self.activation(self.linear_1(hidden_states))))
+        inner = self.activation(self.linear_1(hidden_states))  # (batch, positions, d_ff)
+        return self.linear_2(self.dropout(inner) if self.dropout.training else inner)
 
 
 class AddAndLayerNorm(nn.LayerNorm):
@@ -78,14 +80,17 @@ class AddAndLayerNorm(nn.LayerNorm):
 
     def sublayer_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """What the sub-layer reads: x itself (post-norm), or LayerNorm(x) (pre-norm)."""
-        return super().forward(hidden_states) if self.is_pre_norm else hidden_states
+        return self._norm(hidden_states) if self.is_pre_norm else hidden_states
 
     def forward(self, hidden_states: torch.Tensor, sublayer_output: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- a LayerNorm of a sum has two inputs
         """Both `(batch, length, d_model)` → `(batch, length, d_model)`."""
         if self.dropout.training:  # a call that does nothing costs 3% of a step of decoding
             sublayer_output = self.dropout(sublayer_output)
         hidden_states = hidden_states + sublayer_output
-        return hidden_states if self.is_pre_norm else super().forward(hidden_states)
+        return hidden_states if self.is_pre_norm else self._norm(hidden_states)
+
+    def _norm(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(hidden_states, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -400,10 +405,19 @@ class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaT
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.position_embedding == "learned":
             self.longest_target = config.max_position_embeddings
         self.post_init()
+
+    def _reorder_cache(self, cache: Cache, beam_idx: torch.LongTensor) -> Cache:
+        """What transformers' beam search calls: keys and values of the target follow their hypotheses.
+
+        Those of the source are the same for all hypotheses of a sentence, and stay.
+        """
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        own.reorder_cache(beam_idx)
+        return cache
 
     def prepare_decoding(self, precision: Precision = "float32") -> FusedDecoder:
         """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.

@@ -121,5 +121,5 @@ def quantize_linears(module: nn.Module) -> None:
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(parent, name, PackedLinear(child.weight, child.bias, "int8"))

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from vanilla_transformer import linear as linear_module
+from vanilla_transformer.linear import FEW, Linear
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_two(monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(linear_module, "LARGE", 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def products(monkeypatch) -> list[str]:
+    """Names of the products in blocks that are computed."""
+    computed = []
+    for name in ("bmm", "baddbmm"):
+        original = getattr(torch, name)
+
+        def counted(*args, name=name, original=original):
+            computed.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(torch, name, counted)
+    return computed
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 3, 5), (FEW,)])
+@torch.no_grad()
+def test_blocks_are_the_same_map(shape, bias, products):
+    torch.manual_seed(0)
+    part = Linear(24, 10, bias=bias)
+    inputs = torch.randn(*shape, 24)
+    expected = inputs.double() @ part.weight.double().T + (part.bias.double() if bias else 0)
+    torch.testing.assert_close(part(inputs), expected.float())
+    assert products == ["baddbmm" if bias else "bmm"]
+
+
+@torch.no_grad()
+def test_other_numbers_of_outputs_and_rows_are_one_product(products):
+    torch.manual_seed(0)
+    odd, inputs = Linear(24, 7), torch.randn(FEW + 1, 24)
+    assert torch.equal(odd(inputs[:3]), nn.functional.linear(inputs[:3], odd.weight, odd.bias))
+    even = Linear(24, 10)
+    assert torch.equal(even(inputs), nn.functional.linear(inputs, even.weight, even.bias))
+    assert not products
+
+
+def test_gradients_are_those_of_one_product(products):
+    part, inputs = Linear(24, 10), torch.randn(3, 24)
+    part(inputs).sum().backward()
+    torch.testing.assert_close(part.weight.grad, inputs.sum(0).expand(10, -1))
+    assert not products
