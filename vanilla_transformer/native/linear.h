@@ -207,8 +207,10 @@ static void linear(const Scratch *scratch, const Linear *map, const float *x, in
 #pragma omp barrier
         }
     }
-    for (int64_t row = 0; row < rows; row += MANY) { // each part of x stays in a cache while the weights pass
-        int count = rows - row < MANY ? rows - row : MANY;
+    int parts = (rows + MANY - 1) / MANY;
+    for (int part = 0; part < parts; part++) { // each part of x stays in a cache while the weights pass
+        int64_t row = int64_t(rows) * part / parts;
+        int count = int(int64_t(rows) * (part + 1) / parts - row);
         if (map->scale)
             multiply(map, first, end, quantized + row * scratch->stride, scratch->stride, steps + row, count,
                      y + row * y_stride, y_stride, relu);

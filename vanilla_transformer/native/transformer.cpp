@@ -8,43 +8,69 @@
 #include "layers.h"
 #include "search.h"
 
+#define AT_ONCE 256 // rows, about, that pass through all layers, so that what is between the layers stays in a cache
+
+// Sentences `from` up to `end` are part `part` of so many.
+struct Part {
+    int from, end;
+};
+
+static int parts_of(int sentences, int rows_of_each) {
+    int parts = int((int64_t(sentences) * rows_of_each + AT_ONCE - 1) / AT_ONCE);
+    return parts < sentences ? parts : sentences;
+}
+
+static Part part_of(int sentences, int parts, int part) {
+    return {int(int64_t(sentences) * part / parts), int(int64_t(sentences) * (part + 1) / parts)};
+}
+
 extern "C" {
 
 int32_t panel_width(void) { return PANEL; }
 
-// Encode: `scratch->states` `(rows, stride)` holds embedded sources, and afterwards `encoded` their encodings.
+// Encode: `embedded` sources `(sentences * length, d_model)` → `encoded` of the same shape, which may be the same
+// memory.
 void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32_t length, const float *mask,
-            float *encoded, int32_t threads) {
-    int rows = sentences * length;
-    int64_t stride = scratch->stride;
+            const float *embedded, float *encoded, int32_t threads) {
+    int parts = parts_of(sentences, length);
+    for (int i = 0; i < parts; i++) {
+        Part part = part_of(sentences, parts, i);
+        int rows = (part.end - part.from) * length;
+        int64_t first = int64_t(part.from) * length, bytes = stack->d_model * sizeof(float);
+        const float *own_mask = mask ? mask + first : nullptr;
 #pragma omp parallel num_threads(threads)
-    {
-        Own own = own_rows(scratch, rows);
-        if (own.states != scratch->states) // this thread's own copy
-            memcpy(own.states, scratch->states, rows * stride * sizeof(float));
-#pragma omp barrier
-        const float *states = run_layers(stack, scratch, nullptr, length, mask, rows);
-        if (own.is_shared || omp_get_thread_num() == 0)
+        {
+            Own own = own_rows(scratch, rows);
             for (int64_t row = own.first; row < own.end; row++)
-                memcpy(encoded + row * stack->d_model, states + row * stride, stack->d_model * sizeof(float));
+                memcpy(own.states + row * scratch->stride, embedded + (first + row) * stack->d_model, bytes);
+            const float *states = run_layers(stack, scratch, nullptr, length, own_mask, rows);
+            if (own.is_shared || omp_get_thread_num() == 0)
+                for (int64_t row = own.first; row < own.end; row++)
+                    memcpy(encoded + (first + row) * stack->d_model, states + row * scratch->stride, bytes);
+        }
     }
 }
 
 // Keys and values of the sources: `encoded` `(sentences * length, d_model)` → `source`, as `Target` has it.
 void project_source(const Stack *stack, const Scratch *scratch, const float *encoded, int32_t sentences, int32_t length,
                     float *source, int32_t threads) {
-    int heads = stack->num_heads, d_k = stack->d_k, d_v = stack->d_v, rows = sentences * length;
-    int width = padded_length(length);
+    int heads = stack->num_heads, d_k = stack->d_k, d_v = stack->d_v, width = padded_length(length);
+    int parts = parts_of(sentences, length);
 #pragma omp parallel num_threads(threads)
-    for (int layer = 0; layer < stack->num_layers; layer++) {
-        linear(scratch, &stack->layers[layer].cross_key_value, encoded, stack->d_model, rows, scratch->wide,
-               scratch->stride, false);
+    for (int i = 0; i < parts * stack->num_layers; i++) {
+        int layer = i % stack->num_layers;
+        Part part = part_of(sentences, parts, i / stack->num_layers);
+        int rows = (part.end - part.from) * length;
+        linear(scratch, &stack->layers[layer].cross_key_value, encoded + int64_t(part.from) * length * stack->d_model,
+               stack->d_model, rows, scratch->wide, scratch->stride, false);
 #pragma omp barrier
 #pragma omp for
         for (int row = 0; row < rows; row++)
             for (int head = 0; head < heads; head++) {
                 const float *from = scratch->wide + row * int64_t(scratch->stride);
-                int64_t block = (layer * int64_t(sentences) + row / length) * heads + head, t = row % length;
+                int64_t sentence = part.from + row / length,
+                        block = (layer * int64_t(sentences) + sentence) * heads + head;
+                int t = row % length;
                 float *keys = source + block * (int64_t(width) * d_k + int64_t(length) * d_v);
                 for (int k = 0; k < d_k; k++)
                     keys[int64_t(k) * width + t] = from[head * d_k + k];
@@ -55,33 +81,44 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     }
 }
 
-// One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`; and if `count`, as
-// `generation.RanksTokens` has it, the best that may follow in each sentence; `best` and `index` are of each row.
-// Returns the row of a token that the vocabulary does not have, or -1.
+// One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`; or if `count`, as
+// `generation.RanksTokens` has it, the best that may follow in each sentence; `best` and `index` are of each row, and
+// what is in `logits` is of the last rows. Returns the row of a token that the vocabulary does not have, or -1.
 int32_t decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
                const float *embedding, int32_t vocab_size, float scale, const float *position, const int64_t *tokens,
                int32_t rows, float *logits, int32_t logits_stride, int32_t count, const float *totals, float *best,
                int64_t *index, float *scores, int64_t *beams, int64_t *found, int32_t threads) {
-    int live = rows / target->sentences;
+    int live = rows / target->sentences, each = count < projection->outputs ? count : projection->outputs;
     for (int row = 0; row < rows; row++)
         if (tokens[row] < 0 || tokens[row] >= vocab_size)
             return row;
-    int each = count < projection->outputs ? count : projection->outputs;
+    int parts = parts_of(target->sentences, live);
+    for (int i = 0; i < parts; i++) {
+        Part part = part_of(target->sentences, parts, i);
+        int64_t first = int64_t(part.from) * live;
+        int some = (part.end - part.from) * live;
+        Target those = *target;
+        those.sentences = part.end - part.from;
+        those.slot += part.from;
+        if (those.attention)
+            those.attention += first * stack->num_heads * those.source_length;
+        float *own_logits = count ? logits : logits + first * logits_stride;
 #pragma omp parallel num_threads(threads)
-    {
-        Own own = own_rows(scratch, rows);
-        for (int64_t row = own.first; row < own.end; row++)
-            for (int i = 0; i < stack->d_model; i++)
-                own.states[row * scratch->stride + i] =
-                    embedding[tokens[row] * stack->d_model + i] * scale + position[i];
-        const float *states = run_layers(stack, scratch, target, 0, nullptr, rows);
-        linear(scratch, projection, states, scratch->stride, rows, logits, logits_stride, false);
-        if (count) {
+        {
+            Own own = own_rows(scratch, some);
+            for (int64_t row = own.first; row < own.end; row++)
+                for (int i = 0; i < stack->d_model; i++)
+                    own.states[row * scratch->stride + i] =
+                        embedding[tokens[first + row] * stack->d_model + i] * scale + position[i];
+            const float *states = run_layers(stack, scratch, &those, 0, nullptr, some);
+            linear(scratch, projection, states, scratch->stride, some, own_logits, logits_stride, false);
+            if (count) {
 #pragma omp barrier
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            for (int64_t row = rows * thread / team; row < rows * (thread + 1) / team; row++)
-                best_of(logits + row * logits_stride, projection->outputs, each, totals != nullptr, best + row * each,
-                        index + row * each);
+                int thread = omp_get_thread_num(), team = omp_get_num_threads();
+                for (int64_t row = some * thread / team; row < some * (thread + 1) / team; row++)
+                    best_of(own_logits + row * logits_stride, projection->outputs, each, totals != nullptr,
+                            best + (first + row) * each, index + (first + row) * each);
+            }
         }
     }
     if (count)

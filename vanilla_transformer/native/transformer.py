@@ -189,18 +189,17 @@ class NativeDecoder:
         """`(sentences, source_length)` twice → what the model's encoder returns, for `generate(encoder_outputs=…)`."""
         stack = self.encoder
         sentences, length = input_ids.shape
-        embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask))
-        d_model = embedded.shape[2]
+        embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask)).contiguous()
         scratch = Scratch(stack, self.buffers, sentences * length, length)
-        scratch.rows[0, : sentences * length, :d_model] = embedded.flatten(0, 1)
         mask = never_attended(attention_mask)
-        encoded = torch.empty(sentences, length, d_model)
+        encoded = torch.empty_like(embedded)
         stack.library.encode(
             ctypes.byref(stack.structure),
             ctypes.byref(scratch.structure),
             sentences,
             length,
             address(mask),
+            address(embedded),
             address(encoded),
             torch.get_num_threads(),
         )
