@@ -33,8 +33,9 @@ bench-decode: $(BENCHMARK)
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
-test-slow: $(DEV)
-	$(VENV)/bin/python -m pytest -m slow
+test-slow: $(DEV) .zero
+	$(VENV)/bin/python -m pytest -m slow --ignore tests/distributed/test_zero.py
+	PYTHONPATH=.zero $(VENV)/bin/python -m pytest -m slow tests/distributed/test_zero.py
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .
@@ -42,7 +43,7 @@ check: $(DEV)
 	$(VENV)/bin/pyright
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache
+	rm -rf build dist .zero .pytest_cache .ruff_cache
 	find vanilla_transformer scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch first and alone: it is most of the download, and of the builds on offer the pinned one is taken.
@@ -72,5 +73,13 @@ $(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@echo "Installing vanilla-transformer and the development tools ..."
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(BENCHMARK) $(COMPARISON) $(QUICKSTART)
+
+# DeepSpeed beside the environment, not within: once it is there, Accelerate imports it in every process, for seconds. It
+# asks for torch, which is there.
+.zero: constraints.txt
+	@echo "Installing DeepSpeed into $@ ..."
+	@rm -rf $@
+	@$(PIP) --target $@ --no-deps --no-build-isolation deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection
+	@touch $@
 
 .PHONY: help quickstart compare bench-decode test test-slow check clean

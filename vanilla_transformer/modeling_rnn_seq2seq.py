@@ -22,6 +22,7 @@ from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
+from .linear import Linear
 from .packed_linear import Precision
 from .recurrence import RecurrentCache, RecurrentStack, where_read
 from .recurrent_decoding import RecurrentDecoder
@@ -196,7 +197,8 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
 class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
     """A stack of recurrent layers over the embedded target, with or without attention over the source."""
 
-    _fsdp_plan = {"stack.layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
+    # No `_fsdp_plan`: layers that are called for each token would be gathered for each, and where one process has
+    # longer targets than another they would wait for each other. They stay with the whole model, gathered once.
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
@@ -427,7 +429,7 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.model = RNNSeq2SeqModel(config)
-        self.lm_head = nn.Linear(config.embedding_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.embedding_size, config.vocab_size, bias=False)
         self.post_init()
 
     def prepare_decoding(self, precision: Precision = "float32") -> RecurrentDecoder:

@@ -62,6 +62,8 @@ def run(rank: int, port: int, folder: Path, sizes: dict[str, int]) -> None:
         if "fsdp_size" in sizes:  # of data; in tensor parallelism both have the same
             register_fsdp_forward_method(model, "generate")  # which begins in the encoder, not in the whole model
             batch, parts = {name: tensor[rank::2] for name, tensor in batch.items()}, 2
+            longest = (batch["labels"] != -100).sum(dim=1).max()  # another for each process, as in a run
+            batch["labels"] = batch["labels"][:, :longest]
         found["before"] = generated(model)
         found["losses"] = updates(model, batch, parts)
         found["after"] = generated(model)

@@ -21,6 +21,7 @@ KINDS = {
     "multi_node": DistributedType.MULTI_GPU,
     "cpu": DistributedType.MULTI_GPU,
     "fsdp2": DistributedType.FSDP,
+    "deepspeed_zero2": DistributedType.DEEPSPEED,
 }
 
 
@@ -55,6 +56,7 @@ def test_the_precision_is_left_to_the_run(name):
         ("multi_node", "multi_gpu"),
         ("cpu", "multi_gpu"),
         ("fsdp2", "use_fsdp"),
+        ("deepspeed_zero2", "use_deepspeed"),
         ("one_gpu", None),
     ],
 )

@@ -18,6 +18,8 @@ from vanilla_transformer.training.validation import validate
 
 SMALL_BATCHES = ["training.max_source_tokens=40", "training.max_target_tokens=40"]
 STREAM = ["data.train.streaming=true", "data.max_length=20"]
+RNN = ["model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, dropout: 0.1}", "training.attention=eager"]
+NAMES = {(): "Transformer", tuple(STREAM): "stream", tuple(RNN): "RNN"}
 
 
 def train_by(processes: int, tiny_run: TinyRun, overrides: list[str], environment: dict[str, str]) -> None:
@@ -36,7 +38,7 @@ def contents(checkpoint: Path) -> dict:
 
 
 def cell(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
-    kind = [f"{processes} processes", *["fsdp2"] * fsdp2, f"accumulation {accumulation}", *["stream"] * bool(options)]
+    kind = [f"{processes} processes", *["fsdp2"] * fsdp2, f"accumulation {accumulation}", NAMES[options]]
     marks = [pytest.mark.slow] * (processes > 1)
     return pytest.param(processes, accumulation, options, FSDP2 if fsdp2 else {}, id=", ".join(kind), marks=marks)
 
@@ -51,6 +53,7 @@ def cell(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
         cell(2, 2, *STREAM),
         cell(2, 2, fsdp2=True),
         cell(2, 1, *STREAM, fsdp2=True),
+        cell(2, 2, *RNN, fsdp2=True),
     ],
 )
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, accumulation, options, environment):
@@ -73,9 +76,10 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, a
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run):
+@pytest.mark.parametrize("options", [[], pytest.param(RNN, marks=pytest.mark.slow)], ids=["Transformer", "RNN"])
+def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run, options):
     """And writes an ordinary folder; the weights it starts from score as they did among two."""
-    overrides = [*SMALL_BATCHES, *tiny_run.validation(), "training.validate_every=1000"]
+    overrides = [*SMALL_BATCHES, *options, *tiny_run.validation(), "training.validate_every=1000"]
     start_together(train_here, 2, tiny_run.config, [*overrides, "training.max_updates=4"], **FSDP2)
     results = json.loads((tiny_run.output_dir / "results.json").read_text())
     assert results["devices"] == 2

@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 from tests.conftest import TinyRun, write_reversals
 from tests.hub.hub_client import READ, WRITE, command, environment
+from vanilla_transformer.training.configuration import load_run_config
 from vanilla_transformer.training.finetuning import load_finetuning_config
 
 Command = Callable[..., subprocess.CompletedProcess]
@@ -98,3 +100,41 @@ def test_a_token_in_a_file_is_refused_and_not_repeated(tmp_path):
     with pytest.raises(ValueError, match=r"training.hub_token=\*\*\*: a token has no place in a file; log in") as error:
         load_finetuning_config(tmp_path / "tune.yaml")
     assert WRITE not in str(error.value)
+
+
+TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQ" * 2  # as long as the Hub's own
+
+
+@pytest.mark.parametrize("secret", [TOKEN, "https://ann:pass=word@hub/x"], ids=["token", "password"])
+@pytest.mark.parametrize("load", [load_run_config, load_finetuning_config])
+@pytest.mark.parametrize(
+    ("text", "overrides", "place"),
+    [
+        ("data:\n  name: from {}\n", [], "configuration {}/run.yaml, line 2: "),
+        ("data:\n  train: {{dataset: 'https://hub/x?token={}'}}\n", [], "configuration {}/run.yaml, line 2: "),
+        ("{}: 1\n", [], "configuration {}/run.yaml, line 1: "),
+        ("data: [\n'{}\n", [], "configuration {}/run.yaml, line 2: "),  # no YAML at all
+        ("extends: base.yaml\n", [], "configuration {}/base.yaml, line 1: "),
+        ("", ["data.name={}"], "override data.name=***: "),
+        ("", ["{}"], "override ***=***: "),
+    ],
+    ids=["text", "address", "key", "broken", "base", "override", "no override"],
+)
+def test_a_secret_in_a_configuration_is_refused_and_not_repeated(load, text, overrides, place, secret, tmp_path):
+    (tmp_path / "run.yaml").write_text(text.format(secret))
+    (tmp_path / "base.yaml").write_text(f"data: {{license: '{secret}'}}\n")
+    with pytest.raises(ValueError, match="a token or password has no place in a configuration") as caught:
+        load(tmp_path / "run.yaml", [override.format(secret) for override in overrides])
+    assert str(caught.value).startswith(place.format(tmp_path))
+    said = "".join(traceback.format_exception(caught.value))
+    assert TOKEN not in said
+    assert "word@" not in said
+
+
+def test_names_that_are_no_secrets_are_left_alone(tmp_path):
+    names = {"name": "hf_multi30k_english_to_german_of_flickr", "license": "https://hub/datasets/x@main"}
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({"data": names, "training": {"output_dir": "a", "max_epochs": 1}})
+    )
+    data = load_run_config(tmp_path / "run.yaml").data
+    assert (data.name, data.license) == tuple(names.values())

@@ -9,7 +9,9 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-# The others wait while the main process reads, tokenises or averages; the default is 10 minutes on GPUs.
+# Until all have come, which is a matter of imports; as torchrun's own. Of one that was killed before, nobody hears.
+LONGEST_TO_MEET = timedelta(minutes=10)
+# Afterwards the others wait while the main process reads, tokenises or averages; the default is 10 minutes on GPUs.
 LONGEST_WAIT = timedelta(hours=12)
 
 
@@ -18,11 +20,24 @@ def process_state() -> PartialState:
 
     The first call in a process decides where it computes, so every call comes through here. `PartialState()` itself
     would not let several processes meet on a machine without an accelerator.
+
+    Raises:
+        RuntimeError: some of the processes have not come.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     had_met = dist.is_initialized()
-    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    try:
+        state = PartialState(cpu=on_cpu, timeout=LONGEST_TO_MEET)
+    except dist.DistError as error:
+        minutes = LONGEST_TO_MEET.total_seconds() / 60
+        raise RuntimeError(
+            f"the processes have not all come together within {minutes:g} minutes: has one ended, or is MASTER_ADDR or "
+            f"MASTER_PORT wrong? ({' '.join(str(error).split())})"
+        ) from error
     if dist.is_initialized() and not had_met:
+        # The store's too: on GPUs the first thing that a process waits for, in a barrier, is a name from the main one.
+        dist.distributed_c10d._get_default_store().set_timeout(LONGEST_WAIT)
+        dist.distributed_c10d._set_pg_timeout(LONGEST_WAIT)
         atexit.register(_part)
     return state
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
@@ -226,5 +226,7 @@ class Checkpoints:
             # Not strict: of tables that are tied, the file has one.
             options = StateDictOptions(full_state_dict=True, strict=False)
             set_model_state_dict(model, dict[str, Any](load_file(file)), options=options)
-        else:
-            load_model(model, file)
+        else:  # not by safetensors' load_model, to which ZeRO's weights, parts of one vector, are all shared
+            weights = load_file(file)
+            tied = {name: weights[kept] for name, kept in model.all_tied_weights_keys.items()}
+            model.load_state_dict(weights | tied)

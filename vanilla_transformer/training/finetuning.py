@@ -202,7 +202,8 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
         train = _pairs(config, "train", config.data.train, tokenizer)
         validation = config.data.validation
         held_out = None if validation is None else _pairs(config, "validation", validation, tokenizer)
-    options: dict[str, Any] = {"use_cpu": state.device == torch.device("cpu"), "predict_with_generate": True}
+    assert state.device is not None  # of several on CPUs it is cpu:0
+    options: dict[str, Any] = {"use_cpu": state.device.type == "cpu", "predict_with_generate": True}
     options |= {name: value for name, value in config.training.items() if name not in REFUSED}
     arguments = Seq2SeqTrainingArguments(**options)
     set_seed(arguments.seed)  # Trainer does so later; an adapter's weights are drawn here

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gradients of one update: computed in parts that fit the memory, and judged before they change a weight."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.preparation import Run
+from vanilla_transformer.training.zero import ZeroOptimizer
 
 
 def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -48,13 +49,11 @@ def _accumulate(
     accelerator = run.accelerator
     loss = likelihood = torch.zeros((), device=accelerator.device)
     for index, batch in enumerate(parts):
-        is_last = index == len(parts) - 1
         try:
-            # Of a sharded model each part's are shared out at once: whole ones would take the memory that it spares.
-            with nullcontext() if is_last or run.sharing else accelerator.no_sync(run.model):
+            with _part_of_an_update(run, is_last=index == len(parts) - 1):
                 batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
                 output = run.model(**batch, num_items_in_batch=tokens)
-                # DistributedDataParallel and FSDP2 take the mean of the processes' gradients; the loss needs their sum.
+                # DistributedDataParallel, FSDP2 and ZeRO take the mean of the processes' gradients; we need their sum.
                 accelerator.backward(output.loss * accelerator.num_processes)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
@@ -63,6 +62,17 @@ def _accumulate(
         loss = loss + output.loss.detach()
         likelihood = likelihood + output.negative_log_likelihood
     return loss, likelihood, None
+
+
+def _part_of_an_update(run: Run, is_last: bool) -> AbstractContextManager:
+    """Gradients go to the other processes with those of the last part.
+
+    Where they are shared out, each part's go at once: whole ones would take the memory that is spared.
+    """
+    if isinstance(run.optimizer, ZeroOptimizer):
+        run.optimizer.begin_part(is_last)
+        return nullcontext()
+    return nullcontext() if is_last or run.sharing else run.accelerator.no_sync(run.model)
 
 
 def _halves(run: Run, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
@@ -94,6 +104,8 @@ def _halves(run: Run, batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Te
 def clip_gradients(run: Run) -> torch.Tensor:
     """Clip the gradients' global norm as configured; the norm before, over all shards, the same in every process."""
     longest = run.config.optimizer.max_grad_norm
+    if isinstance(run.optimizer, ZeroOptimizer):
+        return run.optimizer.gradient_norm()  # its step clips
     if longest is not None:
         norm = run.accelerator.clip_grad_norm_(run.model.parameters(), longest)
         assert norm is not None

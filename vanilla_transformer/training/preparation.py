@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, patch_environment, set_seed
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
@@ -26,6 +26,7 @@ from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
 from vanilla_transformer.training.sharding import is_sharded, is_sharding_asked_for, shard, whole_weights
+from vanilla_transformer.training.zero import ZeroOptimizer, is_zero_asked_for, share_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,14 +92,15 @@ def prepare_run(config: RunConfig) -> Run:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder; a way to share out the
-            model that `sharding` refuses.
+            model that `sharding` or `zero` refuses.
     """
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
-    sharing = is_sharding_asked_for()
-    with process_state().main_process_first():
-        output_dir = claim_output_dir(config)
-    accelerator = start_accelerator(config)
+    sharing, sharing_averages = is_sharding_asked_for(), is_zero_asked_for(config.training.mixed_precision)
+    with patch_environment(accelerate_use_deepspeed="false"):  # Accelerate's way with it is not taken: see `zero`
+        with process_state().main_process_first():
+            output_dir = claim_output_dir(config)
+        accelerator = start_accelerator(config)
     with accelerator.main_process_first():
         tokenizer, corpora = prepare_corpora(config, output_dir)
     model = prepare_model(config, tokenizer)
@@ -108,6 +110,9 @@ def prepare_run(config: RunConfig) -> Run:
     if sharing:  # already; `evaluation_mode` is Accelerate's word for wrapping nothing around it
         model = accelerator.prepare_model(model, evaluation_mode=True)
         optimizer = accelerator.prepare_optimizer(optimizer)
+    elif sharing_averages and accelerator.num_processes > 1:
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+        model, optimizer = share_optimizer(model, optimizer, accelerator, config.optimizer.max_grad_norm)
     else:
         model, optimizer = accelerator.prepare(model, optimizer)
     progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs(), corpus=corpora.fingerprint)
@@ -149,6 +154,7 @@ def describe(run: Run, resumed_from: Path | None) -> None:
         f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
         f"{', weights shared out by FSDP2' if run.sharing else ''}"
+        f"{', averages shared out by ZeRO-2' if isinstance(run.optimizer, ZeroOptimizer) else ''}"
     )
     if isinstance(order, TokenBatchSampler):
         logger.info(

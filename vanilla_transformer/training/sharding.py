@@ -43,11 +43,16 @@ def is_sharding_asked_for() -> bool:
     """
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return False
-    for name, (honoured, remedy) in HONOURED.items():
+    check_launch_options(HONOURED)
+    return True
+
+
+def check_launch_options(options: dict[str, tuple[set[str | None], str]]) -> None:
+    """Raise ValueError for a variable whose value is not among those that stand here; with the remedy."""
+    for name, (honoured, remedy) in options.items():
         value = os.environ.get(name)
         if (value if value is None else value.lower()) not in honoured:
             raise ValueError(f"{name.lower()}={value!r} of accelerate launch cannot be honoured: {remedy}")
-    return True
 
 
 def shard(model: ConditionalGeneration, accelerator: Accelerator) -> ConditionalGeneration:

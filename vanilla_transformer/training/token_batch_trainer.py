@@ -88,10 +88,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         return super().evaluate(*arguments, **({"custom_generate": beam_search} | options))
 
     def evaluation_loop(self, *arguments, metric_key_prefix: str = "eval", **options) -> EvalLoopOutput:
-        """The loss is the mean over target tokens, as in the training loop; Trainer's is the mean over batches.
-
-        Several processes see the first pairs twice where they do not divide evenly.
-        """
+        """The loss is the mean over target tokens, as in the training loop; Trainer's is the mean over batches."""
         self.sums = torch.zeros(2)  # loss, target tokens
         output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **options)
         sums: Any = self.accelerator.reduce(self.sums.to(self.args.device))
@@ -107,6 +104,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         settings = vars(self.model.generation_config)
         before = copy.deepcopy(settings)
         loss: Any
+        self._forget_repeated_pairs(inputs)
         try:
             loss, *others = super().prediction_step(model, inputs, *arguments, **options)
         finally:
@@ -114,8 +112,16 @@ class TokenBatchTrainer(Seq2SeqTrainer):
             settings.update(before)
         if loss is not None:
             tokens = (inputs["labels"] != IGNORED).sum().item()
-            self.sums += torch.tensor([loss.item() * tokens, tokens])
+            if tokens:  # the mean of none is no number
+                self.sums += torch.tensor([loss.item() * tokens, tokens])
         return loss, *others
+
+    def _forget_repeated_pairs(self, inputs: dict[str, Any]) -> None:
+        """Where pairs do not divide evenly, Accelerate fills the last batches with the first ones, after all others."""
+        state = self.accelerator.gradient_state
+        if state.end_of_dataloader and state.remainder > 0 and "labels" in inputs:
+            before = self.args.process_index * len(inputs["labels"])
+            inputs["labels"][max(0, state.remainder - before) :] = IGNORED
 
     # What a checkpoint holds beside the model, as those of the training loop do; Trainer would pickle it.
 

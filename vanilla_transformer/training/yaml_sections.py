@@ -10,17 +10,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+# A token of the Hub (shorter, it is a name), or who logs in at an address: https://user:password@host.
+SECRET = re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}|://[^/?#\s]*@")
+
 
 def read_yaml(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """The values of a file, of those it extends, and of `section.key=value` overrides, which win.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not YAML, or not sections; an override that is not of that form.
+        ValueError: not YAML, or not sections; an override that is not of that form; a token or a password.
     """
+    _refuse_secrets(str(path), "the configuration's name")
     values = _read_with_bases(path)
     for override in overrides or []:
         key, equals, text = override.partition("=")
+        _refuse_secrets(override, f"override {key if re.fullmatch('[a-z_.]+', key) else '***'}=***")
         if not equals or not key:
             raise ValueError(f"override {override!r}: write section.key=value, for example training.max_updates=100")
         try:
@@ -37,7 +42,10 @@ def _read_with_bases(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"configuration {path} does not exist")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):  # before anything of it is in an error
+            _refuse_secrets(line, f"configuration {path}, line {number}")
+        values = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -48,6 +56,15 @@ def _read_with_bases(path: Path) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ValueError(f"configuration {path}: extends={base!r} must be the name of a file")
     return merged(_read_with_bases(path.parent / base), values)
+
+
+def _refuse_secrets(text: str, where: str) -> None:
+    """A run writes its configuration beside its model, and errors repeat values of it."""
+    if SECRET.search(text):
+        raise ValueError(
+            f"{where}: a token or password has no place in a configuration, which is copied to where the model goes; "
+            "log in with `hf auth login` or set HF_TOKEN"
+        )
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
