@@ -11,6 +11,8 @@
 #define ROWS 6            // at most, and rows: 12 sums and what is multiplied fill 16 registers
 #define DEPTH 512         // inputs of a panel that stay in a cache while many rows pass
 #define MANY 128          // rows that pass at once
+#define CACHE_LINE 64     // bytes
+#define FETCHES 3         // rows: fewer wait for the weights anyway, which the machine itself sees coming
 #define FEW 4             // rows that each thread normalises for itself, which costs less than to wait for another
 
 struct Linear {
@@ -28,26 +30,48 @@ struct Scratch { // all of them with padded rows, for the rows of one call
     int32_t stride, longest; // of every row; of `scores` (threads, TOGETHER, longest) and `entries` (threads, longest)
 };
 
+// What a tile brings nearer of the panel that comes next: a cache line from `next` on, and again after `every` inputs.
+// All of them at once would wait for each other, and the products for them.
+struct Fetch {
+    const char *next;
+    int every;
+};
+
+// The share of tile `part` of so many, of a panel with `bytes` for each of `depth` inputs.
+static inline Fetch share_of(const void *panel, int bytes, int depth, int part, int parts) {
+    int every = CACHE_LINE * parts / bytes;
+    return {static_cast<const char *>(panel) + int64_t(depth) * bytes * part / parts, every > 0 ? every : 1};
+}
+
+static inline void fetch_line(Fetch *fetch) {
+    __builtin_prefetch(fetch->next, 0, 2);
+    fetch->next += CACHE_LINE;
+}
+
 // `rows` by a panel: sums[rows][2] += x w. Few rows take several inputs at once, for a sum waits for the one before.
 template <int rows>
-static inline void tile(int depth, const float *x, int64_t stride, const float *w, Lanes sums[][2]) {
+static inline void tile(int depth, const float *x, int64_t stride, const float *w, Lanes sums[][2], Fetch fetch) {
     constexpr int at_once = rows == 1 ? 4 : rows == 2 ? 2 : 1;
     Lanes part[at_once][rows][2] = {};
-    int k = 0;
-    for (; k + at_once <= depth; k += at_once)
-        for (int i = 0; i < at_once; i++) {
-            const float *from = w + int64_t(k + i) * PANEL;
-            Lanes left = load(from), right = load(from + LANES);
-            for (int r = 0; r < rows; r++) {
-                float one = x[r * stride + k + i];
-                part[i][r][0] += left * one;
-                part[i][r][1] += right * one;
+    for (int k = 0; k < depth;) {
+        int end = fetch.next && k + fetch.every < depth ? k + fetch.every : depth;
+        if (fetch.next)
+            fetch_line(&fetch);
+        for (; k + at_once <= end; k += at_once)
+            for (int i = 0; i < at_once; i++) {
+                const float *from = w + int64_t(k + i) * PANEL;
+                Lanes left = load(from), right = load(from + LANES);
+                for (int r = 0; r < rows; r++) {
+                    float one = x[r * stride + k + i];
+                    part[i][r][0] += left * one;
+                    part[i][r][1] += right * one;
+                }
             }
-        }
-    for (; k < depth; k++)
-        for (int r = 0; r < rows; r++)
-            for (int h = 0; h < 2; h++)
-                part[0][r][h] += load(w + int64_t(k) * PANEL + h * LANES) * x[r * stride + k];
+        for (; k < end; k++)
+            for (int r = 0; r < rows; r++)
+                for (int h = 0; h < 2; h++)
+                    part[0][r][h] += load(w + int64_t(k) * PANEL + h * LANES) * x[r * stride + k];
+    }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < at_once; i++)
@@ -74,22 +98,21 @@ static inline void tile(int depth, const int16_t *x, int64_t stride, const int8_
             sums[r][h] = part[r][h];
 }
 
-template <typename Input, typename Weight, typename Sums>
-static inline void tile(int rows, int depth, const Input *x, int64_t stride, const Weight *w, Sums sums[][2]) {
+template <typename... Arguments> static inline void tile(int rows, Arguments... arguments) {
     switch (rows) {
-    case 1: return tile<1>(depth, x, stride, w, sums);
-    case 2: return tile<2>(depth, x, stride, w, sums);
-    case 3: return tile<3>(depth, x, stride, w, sums);
-    case 4: return tile<4>(depth, x, stride, w, sums);
-    case 5: return tile<5>(depth, x, stride, w, sums);
-    case 6: return tile<6>(depth, x, stride, w, sums);
+    case 1: return tile<1>(arguments...);
+    case 2: return tile<2>(arguments...);
+    case 3: return tile<3>(arguments...);
+    case 4: return tile<4>(arguments...);
+    case 5: return tile<5>(arguments...);
+    case 6: return tile<6>(arguments...);
     }
 }
 
-// Each tile brings its share of the next panel nearer.
+// Whole numbers are a quarter of the bytes: each tile fetches its share of the next panel at once.
 static inline void fetch_share(const void *panel, int64_t bytes, int part, int parts) {
     const char *from = static_cast<const char *>(panel);
-    for (int64_t i = bytes * part / parts / 64 * 64; i < bytes * (part + 1) / parts; i += 64)
+    for (int64_t i = bytes * part / parts / CACHE_LINE * CACHE_LINE; i < bytes * (part + 1) / parts; i += CACHE_LINE)
         __builtin_prefetch(from + i, 0, 2);
 }
 
@@ -110,9 +133,10 @@ static void multiply(const Linear *map, int first, int end, const float *x, int6
                     for (int r = 0; r < count; r++)
                         for (int h = 0; h < 2; h++)
                             sums[r][h] = load(write + r * y_stride + h * LANES);
-                if (tiles > 1 && panel + 1 < end)
-                    fetch_share(w + int64_t(map->inputs) * PANEL, depth * PANEL * sizeof(float), i, tiles);
-                tile(count, depth, x + row * x_stride + from, x_stride, w, sums);
+                Fetch fetch = {nullptr, 0};
+                if (panel + 1 < end && rows >= FETCHES)
+                    fetch = share_of(w + int64_t(map->inputs) * PANEL, PANEL * sizeof(float), depth, i, tiles);
+                tile(count, depth, x + row * x_stride + from, x_stride, w, sums, fetch);
                 for (int r = 0; r < count; r++)
                     for (int h = 0; h < 2; h++) {
                         Lanes value = sums[r][h];
