@@ -35,7 +35,7 @@ def address(transformer: ShownModel, rnn: ShownModel) -> Iterator[str]:
 def browser():
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
-        pytest.fail("this test drives Chromium; on Debian: apt-get install chromium chromium-driver")
+        pytest.fail("this test drives Chromium; on Debian: apt-get install chromium chromium-driver", pytrace=False)
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

@@ -1,22 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention of no model, for the tests of its pictures."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-
-@dataclass(frozen=True)
-class ExampleAttention:
-    source_tokens: list[str]
-    target_tokens: list[str]
-    target_inputs: list[str]
-    encoder: np.ndarray | None
-    decoder: np.ndarray | None
-    cross: np.ndarray
+from vanilla_transformer.evaluation.attention_weights import AttentionWeights
 
 
-def example_attention(source: list[str], target: list[str], heads: int = 2, is_rnn: bool = False) -> ExampleAttention:
+def example_attention(source: list[str], target: list[str], heads: int = 2, is_rnn: bool = False) -> AttentionWeights:
     """Two layers of an encoder, three of a decoder; an RNN has one layer and one head over the source."""
 
     def rows(layers: int, queries: int, keys: int) -> np.ndarray:
@@ -24,7 +14,7 @@ def example_attention(source: list[str], target: list[str], heads: int = 2, is_r
 
     n, m = len(source), len(target)
     causal = np.tril(rows(3, m, m))
-    return ExampleAttention(
+    return AttentionWeights(
         source,
         target,
         ["<s>", *target[:-1]],

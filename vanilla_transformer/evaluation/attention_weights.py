@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.conditional_generation import ConditionalGeneration
-from vanilla_transformer.evaluation.translate import Translation
+from vanilla_transformer.evaluation.translate import Translation, beam_width, generate, paper_decoding
 from vanilla_transformer.evaluation.translator import Translator
-from vanilla_transformer.generation import beam_search
-from vanilla_transformer.native.transformer import NativeDecoder
 
 BROKEN = "\ufffd"  # what bytes that are no character decode to
 LONGEST_RUN = 8  # tokens that may share a character: it has four bytes at most, but a token may hold the end of one
@@ -99,22 +96,16 @@ def explain(
             `attention_weights`.
     """
     model: Any = translator.model
-    tokenizer, decoder = translator.tokenizer, translator.decoder
+    tokenizer = translator.tokenizer
     length = len(tokenizer(line)["input_ids"]) if line.strip() else 0
     if length == 0:
         raise ValueError("the sentence is empty: there is nothing to translate")
     if max_length is not None and length > max_length:
         raise ValueError(f"the sentence has {length:,} tokens, more than the limit of {max_length:,}; split it")
-    inputs: dict[str, Any] = dict(tokenizer([line], return_tensors="pt").to(model.device))  # (1, source_length)
-    if isinstance(decoder, NativeDecoder):
-        options |= {"encoder_outputs": decoder.encode(**inputs)}
-    if isinstance(model, ConditionalGeneration):
-        options |= {"custom_generate": beam_search, "decoder": decoder}
-    beams = options.get("num_beams") or model.generation_config.num_beams or 1
-    with torch.inference_mode():
-        output: Any = translator.model.generate(
-            **inputs, **options, return_dict_in_generate=True, output_scores=beams > 1
-        )  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
+    options |= paper_decoding(model, translator.decoder)
+    beams = beam_width(model, options)
+    inputs = tokenizer([line], return_tensors="pt").to(model.device)  # (1, source_length)
+    output = generate(model, inputs, options | {"output_scores": beams > 1})
     target = output.sequences[0].tolist()
     score = output.sequences_scores[0].item() if beams > 1 else None
     text = str(tokenizer.decode(target, skip_special_tokens=True))

@@ -84,7 +84,7 @@ def translate_lines(
     alpha = generate_kwargs.get("alpha")
     if alpha is not None and not math.isfinite(alpha):
         raise ValueError(f"alpha={alpha} must be a finite number")
-    beams = _num_beams(model, generate_kwargs)
+    beams = beam_width(model, generate_kwargs)
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
@@ -95,7 +95,7 @@ def translate_lines(
     model.eval()
     try:
         if encoded:
-            options |= _paper_decoding(model, decoder)
+            options |= paper_decoding(model, decoder)
         at_once = 1
         if (
             isinstance(options.get("decoder"), NativeDecoder)
@@ -158,7 +158,7 @@ def _encode(
     return [i for i, _ in found], [ids for _, ids in found]
 
 
-def _paper_decoding(model: PreTrainedModel, decoder: Any) -> dict[str, Any]:
+def paper_decoding(model: PreTrainedModel, decoder: Any) -> dict[str, Any]:
     """What makes `generate` the paper's decoding, for models of this package; nothing for others."""
     if not isinstance(model, ConditionalGeneration):
         return {} if decoder is None else {"decoder": decoder}  # which their `generate` refuses
@@ -182,8 +182,8 @@ def prepared_decoder(model: PreTrainedModel, precision: Precision = "float32", e
     return None
 
 
-def _num_beams(model: PreTrainedModel, generate_kwargs: dict) -> int:
-    """As `generate` resolves it: the keyword, else the generation config given, else the model's own."""
+def beam_width(model: PreTrainedModel, generate_kwargs: dict) -> int:
+    """The beams, as `generate` resolves it: the keyword, else the generation config given, else the model's own."""
     configs = [generate_kwargs.get("generation_config"), model.generation_config]
     widths = [generate_kwargs.get("num_beams"), *(config.num_beams for config in configs if config is not None)]
     return next((width for width in widths if width is not None), 1)
@@ -195,14 +195,24 @@ def _name_lines(numbers: list[int]) -> str:
 
 
 @torch.inference_mode()
+def generate(model: PreTrainedModel, inputs: Any, options: dict[str, Any]) -> Any:
+    """What `model.generate` returns for a batch of sources; a native decoder reads them by its own encoder.
+
+    Args:
+        inputs: `input_ids` and `attention_mask`, `(batch, source_length)`.
+        options: for `generate`, with those of `paper_decoding`.
+    """
+    if isinstance(options.get("decoder"), NativeDecoder):
+        options = options | {"encoder_outputs": options["decoder"].encode(**inputs)}
+    return model.generate(**inputs, **options, return_dict_in_generate=True)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
+
+
 def _translate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], options: dict
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
-    if isinstance(options.get("decoder"), NativeDecoder):
-        options = options | {"encoder_outputs": options["decoder"].encode(**inputs)}
     # Without beams nobody needs the scores, and generate would keep (batch, vocab_size) of them for every step.
-    output = model.generate(**inputs, **options, return_dict_in_generate=True)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
+    output = generate(model, inputs, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.sequences_scores.tolist() if options["output_scores"] else [None] * len(texts)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]

@@ -64,7 +64,7 @@ def plot_paper_attention(blocks: Sequence[AttentionBlock], word: str | None = No
         axes.legend(handles=heads, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=FONT_SIZE)
         right = max(right, width)
         y += LINE + GAP
-    return sheet.finished(right + LEGEND, y)
+    return sheet.finished(right + LEGEND, y - GAP)
 
 
 def head_styles(heads: Sequence[str]) -> list[tuple[str, tuple[str, Dash]]]:
