@@ -49,6 +49,16 @@ def test_a_map_for_each_head_holds_its_weights():
         np.testing.assert_array_equal(mesh.get_array(), weights)
 
 
+def test_the_key_to_the_grey_covers_no_words_of_a_narrow_picture():
+    figure = plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"], average=True))
+    renderer: Any = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    [key] = figure.legends
+    words = [*figure.texts, *figure.axes[0].texts]
+    boxes = [text.get_window_extent(renderer) for text in words]
+    assert not any(key.get_window_extent(renderer).overlaps(box) for box in boxes)
+
+
 def test_what_the_decoder_may_not_see_is_no_weight_of_zero():
     [first, *_] = maps_in(plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"])))
     np.testing.assert_array_equal(first.get_array().mask, np.triu(np.ones((3, 3), bool), k=1))

@@ -111,14 +111,16 @@ def plot_attention_maps(blocks: Sequence[AttentionBlock]) -> Figure:
     bar_axes = sheet.panel(right + GAP, 2 * LINE, BAR, SMALLEST_SIDE)
     bar = sheet.figure.colorbar(mesh, cax=bar_axes)
     bar.set_label("attention weight", fontsize=FONT_SIZE)
+    y -= GAP
     if any(block.is_causal for block in blocks):
+        y += 2 * LINE  # in a line of its own: beside a title there may be no room
         sheet.figure.legend(
             handles=[Patch(facecolor=UNSEEN, edgecolor="0.5", label="hidden from the decoder")],
-            loc="upper right",
+            loc="lower left",
             fontsize=FONT_SIZE,
             frameon=False,
         )
-    return sheet.finished(right + GAP + BAR + BAR_TEXT, y - GAP)
+    return sheet.finished(right + GAP + BAR + BAR_TEXT, y)
 
 
 # The tokens are plain text: a tick of an axis takes matplotlib several times as long, and a sheet has hundreds.
