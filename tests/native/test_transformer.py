@@ -55,7 +55,7 @@ def test_it_encodes_as_the_encoder(model, count):
     torch.testing.assert_close(found.last_hidden_state * mask[..., None], expected * mask[..., None])
 
 
-@pytest.mark.parametrize(("count", "beams"), [(1, 1), (1, 3), (3, 4), (40, 4)])
+@pytest.mark.parametrize(("count", "beams"), [(1, 1), (1, 3), (3, 4), (70, 4)])  # 280 rows: more than pass at once
 def test_each_step_has_the_decoders_logits(model, count, beams):
     """Over hypotheses that change places, sentences that leave, and more tokens than a block of the cache holds."""
     encoded = model.get_encoder()(*sources(count))
@@ -77,13 +77,14 @@ def test_each_step_has_the_decoders_logits(model, count, beams):
             left = 2
 
 
-def test_the_best_continuations_are_those_of_the_logits(model):
-    encoded = model.get_encoder()(*sources(3))
+@pytest.mark.parametrize("count", [3, 70])
+def test_the_best_continuations_are_those_of_the_logits(model, count):
+    encoded = model.get_encoder()(*sources(count))
     decoder = NativeDecoder(model)
     ranking, steps = (decoder.begin(encoded, encoded.attention_mask, 5, beams=4) for _ in range(2))
-    tokens, totals = torch.randint(3, 31, (3, 4)), torch.randn(3, 4)
+    tokens, totals = torch.randint(3, 31, (count, 4)), torch.randn(count, 4)
     scores, beams, found = ranking.best(tokens, totals, 9)
-    logits = steps(tokens).view(3, 4, -1).log_softmax(dim=-1)
+    logits = steps(tokens).view(count, 4, -1).log_softmax(dim=-1)
     everything = (totals[..., None] + logits).flatten(1)  # (sentences, beams * vocab_size)
     expected, index = everything.topk(9)
     torch.testing.assert_close(scores, expected)

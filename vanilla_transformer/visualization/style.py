@@ -75,7 +75,7 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[int, int]:
     """
     path = check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of zlib's ways the one for runs of equal bytes: a sheet of many panels is written in half the time.
+    # Of zlib's ways the one for runs of equal bytes: a sheet of many panels is written in 0.6 of the time.
     options: dict[str, Any] = {"pil_kwargs": {"compress_type": zlib.Z_RLE}} if path.suffix.lower() == ".png" else {}
     with without_missing_glyphs():
         figure.savefig(path, **options)
