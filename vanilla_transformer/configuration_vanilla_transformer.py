@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the Transformer of "Attention Is All You Need" (Vaswani et al., 2017, arXiv:1706.03762)."""
 
+from copy import copy
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -135,9 +136,10 @@ class VanillaTransformerConfig(PublishedConfig):
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """As in transformers; the decoder's view counts the decoder's layers, which the caches are sized by."""
-        config = super().get_text_config(decoder=decoder, encoder=encoder)
-        if decoder and not encoder:  # a copy, by super's contract for encoder-decoders
-            config.num_layers = self.num_decoder_layers
+        if not decoder or encoder:
+            return super().get_text_config(decoder=decoder, encoder=encoder)
+        config = copy(self)  # super's copy is deep, which `generate` would wait for three times in each call
+        config.num_layers = self.num_decoder_layers
         return config
 
 

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import nn
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 
@@ -53,17 +52,19 @@ class RanksTokens(Steps, Protocol):
     """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
 
     def best(
-        self, tokens: torch.Tensor, totals: torch.Tensor | None, count: int
+        self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Read a token of each hypothesis, `(sentences, beams)`, and find the `count` best that may follow.
+        """Read a token of each hypothesis, `(sentences, live)`, and find the best that may follow.
 
         Args:
-            totals: log-probabilities of the hypotheses so far, `(sentences, beams)`; `None`: the logits decide, of
-                one hypothesis for each sentence.
+            totals: log-probabilities of the hypotheses so far, `(sentences, live)`; `None`: the logits decide, of one
+                hypothesis for each sentence.
+            beams: so many are sought that are none of `ends`, `(ends)`, and whatever is better than the last of them.
 
         Returns:
             Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
-            `(sentences, count)`, best first, fewer where fewer are possible. No number, where a logit is none.
+            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. What comes after those
+            that are sought may be anything. No number, where a logit is none.
         """
         ...
 
@@ -95,6 +96,11 @@ class Search:
     coverage: float = 0.0
     processors: Callable | None = None
     criteria: Callable | None = None
+
+    @property
+    def ranks_by_tokens_alone(self) -> bool:
+        """Whether what may follow, and what ends, depends on no history."""
+        return self.processors is None and self.criteria is None
 
 
 def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
@@ -155,7 +161,7 @@ class BeamSearch:
     ):
         sentences = prompt.shape[0]
         self.steps, self.search, self.source_mask, self.may_leave = steps, search, source_mask, may_leave
-        self.ranking = steps if search.processors is None and isinstance(steps, RanksTokens) else None
+        self.ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, RanksTokens) else None
         self.prompt_length, self.length = prompt.shape[1], 0
         self.limits, self.longest = limits, int(limits.max())
         self.nearest_limit = int(limits.min())
@@ -217,11 +223,11 @@ class BeamSearch:
             `(sentences, candidates)`.
         """
         sentences, live = self.live_scores.shape
-        wanted = (1 + len(self.search.ends)) * self.search.beams
         if self.ranking is not None:
-            candidates = self.ranking.best(self.live[:, :, -1], self.live_scores, wanted)
+            candidates = self.ranking.best(self.live[:, :, -1], self.live_scores, self.search.beams, self.search.ends)
             self._look()
             return candidates
+        wanted = (1 + len(self.search.ends)) * self.search.beams
         logits = self.steps(self.live[:, :, -1])  # (sentences * live, vocab_size)
         self._look()
         log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -264,8 +270,8 @@ class BeamSearch:
         ranked = ranked.masked_fill(~entering, -torch.inf)
         self.finished_scores, best = torch.cat([self.finished_scores, ranked], dim=1).topk(beams)
         extended = self._extended(beam[:, :beams], token[:, :beams])
-        padded = nn.functional.pad(extended, (0, self.finished.shape[2] - extended.shape[2]), value=self.search.filler)
-        self.finished = _take(torch.cat([self.finished, padded], dim=1), best)
+        until_now = self.finished[:, :, : extended.shape[2]]  # what is beyond is still filler
+        until_now.copy_(_take(torch.cat([until_now, extended], dim=1), best))
         lengths = torch.full_like(beam[:, :beams], self.length)
         self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
         self.live_scores, going_on = scores.masked_fill(is_end, -torch.inf).topk(min(beams, scores.shape[1]))
@@ -350,7 +356,7 @@ def greedy_search(
     rows, tokens, length = torch.arange(prompt.shape[0], device=prompt.device), prompt[:, -1], 0
     is_done = torch.zeros_like(rows, dtype=torch.bool)
     has_done = False  # any that stays in the batch
-    ranking = steps if search.processors is None and isinstance(steps, RanksTokens) else None
+    ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, RanksTokens) else None
     while len(rows):
         if ranking is None:
             logits = steps(tokens[:, None])  # (sentences, vocab_size)
@@ -358,7 +364,7 @@ def greedy_search(
                 logits = search.processors(targets[rows, : prompt_length + length], logits.float())
             best, token = top(logits, 1)
         else:
-            best, _, token = ranking.best(tokens[:, None], None, 1)
+            best, _, token = ranking.best(tokens[:, None], None, 1, search.ends[:0])
         if not math.isfinite(float(best.sum(dtype=torch.float32))):
             row = int(rows[~best[:, 0].isfinite()][0])
             fault = "no numbers (NaN)" if bool(best.isnan().any()) else "such that none is allowed"

@@ -77,18 +77,26 @@ def test_each_step_has_the_decoders_logits(model, count, beams):
             left = 2
 
 
-@pytest.mark.parametrize("count", [3, 70])
-def test_the_best_continuations_are_those_of_the_logits(model, count):
+@pytest.mark.parametrize("count", [3, 70])  # of 70 the two better hypotheses are read first, and then who is needed
+@pytest.mark.parametrize("ends", [[], [5], [5, 9]])
+def test_the_best_continuations_are_those_of_the_logits(model, count, ends):
     encoded = model.get_encoder()(*sources(count))
     decoder = NativeDecoder(model)
     ranking, steps = (decoder.begin(encoded, encoded.attention_mask, 5, beams=4) for _ in range(2))
-    tokens, totals = torch.randint(3, 31, (count, 4)), torch.randn(count, 4)
-    scores, beams, found = ranking.best(tokens, totals, 9)
+    tokens, totals = torch.randint(3, 31, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
+    scores, beams, found = ranking.best(tokens, totals, 4, torch.tensor(ends, dtype=torch.long))
     logits = steps(tokens).view(count, 4, -1).log_softmax(dim=-1)
     everything = (totals[..., None] + logits).flatten(1)  # (sentences, beams * vocab_size)
-    expected, index = everything.topk(9)
-    torch.testing.assert_close(scores, expected)
-    assert torch.equal(beams * 31 + found, index)
+    expected, index = everything.topk(4 * (1 + len(ends)))
+    going_on = ~torch.isin(index % 31, torch.tensor(ends))
+    is_sought = going_on.cumsum(dim=1) - going_on.long() < 4
+    assert scores.shape == expected.shape
+    torch.testing.assert_close(scores[is_sought], expected[is_sought])
+    assert torch.equal((beams * 31 + found)[is_sought], index[is_sought])
+    last = expected.masked_fill(~(going_on & is_sought), torch.inf).amin(dim=1, keepdim=True)
+    if count == 70:
+        assert (totals[:, 2:] < last).any()
+        assert (totals[:, 2:] > last).any()
 
 
 def test_greedy_decoding_has_the_largest_logit(model):
@@ -96,7 +104,7 @@ def test_greedy_decoding_has_the_largest_logit(model):
     decoder = NativeDecoder(model)
     ranking, steps = (decoder.begin(encoded, encoded.attention_mask, 5, beams=1) for _ in range(2))
     tokens = torch.randint(3, 31, (3, 1))
-    scores, beams, found = ranking.best(tokens, None, 1)
+    scores, beams, found = ranking.best(tokens, None, 1, torch.tensor([], dtype=torch.long))
     expected, index = steps(tokens).max(dim=1)
     torch.testing.assert_close(scores[:, 0], expected)
     assert torch.equal(found[:, 0], index)
@@ -107,7 +115,9 @@ def test_more_than_there_is_gives_what_there_is():
     model = model_with()
     encoded = model.get_encoder()(*sources(1))
     scores, beams, found = (
-        NativeDecoder(model).begin(encoded, None, 5, beams=2).best(torch.tensor([[3, 4]]), torch.zeros(1, 2), 100)
+        NativeDecoder(model)
+        .begin(encoded, None, 5, beams=2)
+        .best(torch.tensor([[3, 4]]), torch.zeros(1, 2), 100, torch.tensor([2]))
     )
     assert scores.shape == (1, 2 * 31)
     assert sorted((beams * 31 + found)[0].tolist()) == list(range(2 * 31))

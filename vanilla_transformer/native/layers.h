@@ -26,6 +26,12 @@ struct Stack {
     Norm last; // weight nullptr: none
 };
 
+// Hypotheses of a target that read a token at once; they stand in groups of one sentence, which share its source.
+struct Rows {
+    int32_t count, groups, live; // rows; groups; hypotheses that a sentence has
+    int32_t *id, *first;         // of a row: sentence * live + hypothesis; of a group: its first row, (groups + 1)
+};
+
 struct Target {
     int32_t sentences, beams, length, source_length, slots, longest;
     const int64_t *slot; // of each sentence, where its memory is
@@ -34,7 +40,7 @@ struct Target {
     const float
         *source;       // (num_layers, slots, num_heads), each keys (d_k, padded_length) and values (source_length, d_v)
     const float *mask; // added to scores, (slots, source_length), or nullptr
-    float *attention;  // of the last layer, (rows, num_heads, source_length), or nullptr
+    float *attention;  // of the last layer, (sentences * live, num_heads, source_length), or nullptr
 };
 
 static inline float dot(const float *a, const float *b, int width) {
@@ -231,39 +237,39 @@ static inline float *entry_of(const Stack *stack, const Target *target, int laye
     return target->cache[t / BLOCK] + (row * target->beams + beam) * (stack->d_k + stack->d_v);
 }
 
-static void attend_to_target(const Stack *stack, const Scratch *scratch, const Target *target, int layer, int rows,
-                             float *scores, const float **entry) {
+static void attend_to_target(const Stack *stack, const Scratch *scratch, const Target *target, const Rows *rows,
+                             int layer, float *scores, const float **entry) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
-    int d_k = stack->d_k, d_v = stack->d_v, live = rows / target->sentences, now = target->length;
-    int64_t tasks = int64_t(rows) * heads;
+    int d_k = stack->d_k, d_v = stack->d_v, now = target->length;
+    int64_t tasks = int64_t(rows->groups) * heads;
     for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-        int sentence = task / live / heads, head = task / live % heads, beam = task % live; // beams share ancestors
-        int row = sentence * live + beam;
-        int64_t slot = target->slot[sentence];
-        const int32_t *ancestors = target->ancestors + (slot * target->beams + beam) * target->longest;
-        for (int t = 0; t < now; t++)
-            entry[t] = entry_of(stack, target, layer, slot, head, t, ancestors[t]);
-        const float *projected = scratch->wide + row * int64_t(scratch->stride);
-        float *own = entry_of(stack, target, layer, slot, head, now, beam);
-        memcpy(own, projected + heads * d_k + head * d_k, d_k * sizeof(float));
-        memcpy(own + d_k, projected + 2 * heads * d_k + head * d_v, d_v * sizeof(float));
-        entry[now] = own;
-        attend(projected + head * d_k, entry, now + 1, 0, d_k, d_k, d_v, nullptr, scores,
-               scratch->mixed + row * int64_t(scratch->stride) + head * d_v);
+        int group = task / heads, head = task % heads;
+        for (int row = rows->first[group]; row < rows->first[group + 1]; row++) { // they have ancestors in common
+            int beam = rows->id[row] % rows->live;
+            int64_t slot = target->slot[rows->id[row] / rows->live];
+            const int32_t *ancestors = target->ancestors + (slot * target->beams + beam) * target->longest;
+            for (int t = 0; t < now; t++)
+                entry[t] = entry_of(stack, target, layer, slot, head, t, ancestors[t]);
+            const float *projected = scratch->wide + row * int64_t(scratch->stride);
+            float *own = entry_of(stack, target, layer, slot, head, now, beam);
+            memcpy(own, projected + heads * d_k + head * d_k, d_k * sizeof(float));
+            memcpy(own + d_k, projected + 2 * heads * d_k + head * d_v, d_v * sizeof(float));
+            entry[now] = own;
+            attend(projected + head * d_k, entry, now + 1, 0, d_k, d_k, d_v, nullptr, scores,
+                   scratch->mixed + row * int64_t(scratch->stride) + head * d_v);
+        }
     }
 }
 
-static void attend_to_source(const Stack *stack, const Scratch *scratch, const Target *target, int layer, int rows,
-                             float *scores) {
+static void attend_to_source(const Stack *stack, const Scratch *scratch, const Target *target, const Rows *rows,
+                             int layer, float *scores) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
-    int d_k = stack->d_k, d_v = stack->d_v, live = rows / target->sentences, length = target->source_length;
-    int parts = (live + TOGETHER - 1) / TOGETHER, width = padded_length(length);
-    int64_t tasks = int64_t(target->sentences) * heads * parts;
+    int d_k = stack->d_k, d_v = stack->d_v, length = target->source_length, width = padded_length(length);
+    int64_t tasks = int64_t(rows->groups) * heads;
     for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-        int64_t sentence = task / parts / heads, slot = target->slot[sentence];
-        int head = task / parts % heads, first = int(task % parts) * TOGETHER;
-        int queries = live - first < TOGETHER ? live - first : TOGETHER;
-        int64_t row = sentence * live + first, own = row * scratch->stride;
+        int group = task / heads, head = task % heads, row = rows->first[group];
+        int queries = rows->first[group + 1] - row;
+        int64_t slot = target->slot[rows->id[row] / rows->live], own = row * int64_t(scratch->stride);
         const float *source = target->source + ((layer * int64_t(target->slots) + slot) * heads + head) *
                                                    (int64_t(width) * d_k + int64_t(length) * d_v);
         attend_together(queries, scratch->wide + own + head * d_k, scratch->stride, source, length, d_k, d_v,
@@ -271,8 +277,8 @@ static void attend_to_source(const Stack *stack, const Scratch *scratch, const T
                         scratch->mixed + own + head * d_v);
         if (target->attention && layer == stack->num_layers - 1)
             for (int q = 0; q < queries; q++)
-                memcpy(target->attention + ((row + q) * heads + head) * length, scores + int64_t(q) * width,
-                       length * sizeof(float));
+                memcpy(target->attention + (int64_t(rows->id[row + q]) * heads + head) * length,
+                       scores + int64_t(q) * width, length * sizeof(float));
     }
 }
 
@@ -293,9 +299,10 @@ static void attend_within_source(const Stack *stack, const Scratch *scratch, int
     }
 }
 
-// All layers, for this thread; `target` for a decoder, `length` and `mask` of the source for an encoder.
-static const float *run_layers(const Stack *stack, const Scratch *scratch, const Target *target, int length,
-                               const float *mask, int rows) {
+// All layers, for this thread; `target` and `those` of its rows for a decoder, `length` and `mask` of the source for an
+// encoder.
+static const float *run_layers(const Stack *stack, const Scratch *scratch, const Target *target, const Rows *those,
+                               int length, const float *mask, int rows) {
     int64_t stride = scratch->stride, thread = omp_get_thread_num();
     Own own = own_rows(scratch, rows);
     float *scores = scratch->scores + thread * TOGETHER * scratch->longest;
@@ -307,7 +314,7 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
         linear(scratch, &layer->query_key_value, read, stride, rows, scratch->wide, stride, false);
 #pragma omp barrier
         if (stack->is_decoder)
-            attend_to_target(stack, scratch, target, i, rows, scores, entry);
+            attend_to_target(stack, scratch, target, those, i, scores, entry);
         else
             attend_within_source(stack, scratch, length, mask, rows, scores, entry);
 #pragma omp barrier
@@ -317,7 +324,7 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
             read = add_and_norm(stack, scratch, &own, scratch->projected, &layer->norms[0], &layer->norms[1]);
             linear(scratch, &layer->cross_query, read, stride, rows, scratch->wide, stride, false);
 #pragma omp barrier
-            attend_to_source(stack, scratch, target, i, rows, scores);
+            attend_to_source(stack, scratch, target, those, i, scores);
 #pragma omp barrier
             linear(scratch, &layer->cross_output, scratch->mixed, stride, rows, scratch->projected, stride, false);
 #pragma omp barrier

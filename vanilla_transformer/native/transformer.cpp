@@ -9,6 +9,8 @@
 #include "search.h"
 
 #define AT_ONCE 256 // rows, about, that pass through all layers, so that what is between the layers stays in a cache
+#define DIVIDED 48  // rows from which it pays to read the weights twice, if that spares some rows
+#define WAITS 2.0f  // how far, in log-probability, a hypothesis is behind the best of its sentence that waits for it
 
 // Sentences `from` up to `end` are part `part` of so many.
 struct Part {
@@ -22,6 +24,31 @@ static int parts_of(int sentences, int rows_of_each) {
 
 static Part part_of(int sentences, int parts, int part) {
     return {int(int64_t(sentences) * part / parts), int(int64_t(sentences) * (part + 1) / parts)};
+}
+
+// The hypotheses of some sentences; where some wait for the others, first the others, then those that can still add to
+// the ranking.
+static Rows rows_of(Part part, int live, const Ranking *ranking, bool some_wait, bool is_second, int32_t *places,
+                    int room) {
+    Rows rows = {0, 0, live, places, places + room};
+    for (int sentence = part.from; sentence < part.end; sentence++) {
+        float least = NAN; // not known yet
+        int of_sentence = 0;
+        for (int id = sentence * live; id < (sentence + 1) * live; id++) {
+            bool waits = some_wait && ranking->totals[id] < ranking->totals[sentence * live] - WAITS;
+            for (int64_t i = int64_t(id) * ranking->each; waits && !is_second && i < (id + 1) * ranking->each; i++)
+                ranking->best[i] = -INFINITY, ranking->index[i] = 0;
+            if (waits && is_second && std::isnan(least))
+                least = least_that_goes_on(ranking, sentence, live);
+            if (waits != is_second || (waits && ranking->totals[id] <= least))
+                continue;
+            if (of_sentence++ % TOGETHER == 0)
+                rows.first[rows.groups++] = rows.count;
+            rows.id[rows.count++] = id;
+        }
+    }
+    rows.first[rows.groups] = rows.count;
+    return rows;
 }
 
 extern "C" {
@@ -43,7 +70,7 @@ void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32
             Own own = own_rows(scratch, rows);
             for (int64_t row = own.first; row < own.end; row++)
                 memcpy(own.states + row * scratch->stride, embedded + (first + row) * stack->d_model, bytes);
-            const float *states = run_layers(stack, scratch, nullptr, length, own_mask, rows);
+            const float *states = run_layers(stack, scratch, nullptr, nullptr, length, own_mask, rows);
             if (own.is_shared || omp_get_thread_num() == 0)
                 for (int64_t row = own.first; row < own.end; row++)
                     memcpy(encoded + (first + row) * stack->d_model, states + row * scratch->stride, bytes);
@@ -81,53 +108,49 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     }
 }
 
-// One token of each hypothesis: `tokens` `(rows)` → `logits` `(rows, logits_stride)`; or if `count`, as
-// `generation.RanksTokens` has it, the best that may follow in each sentence; `best` and `index` are of each row, and
-// what is in `logits` is of the last rows. Returns the row of a token that the vocabulary does not have, or -1.
+// One token of each hypothesis: `tokens` `(sentences * live)` → `logits` `(sentences * live, logits_stride)`, or with a
+// `ranking` what that asks for, and then `logits` holds those of the last rows. `places` has room for two numbers of
+// each hypothesis, and one more. Returns which token the vocabulary does not have, or -1.
 int32_t decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
                const float *embedding, int32_t vocab_size, float scale, const float *position, const int64_t *tokens,
-               int32_t rows, float *logits, int32_t logits_stride, int32_t count, const float *totals, float *best,
-               int64_t *index, float *scores, int64_t *beams, int64_t *found, int32_t threads) {
-    int live = rows / target->sentences, each = count < projection->outputs ? count : projection->outputs;
-    for (int row = 0; row < rows; row++)
-        if (tokens[row] < 0 || tokens[row] >= vocab_size)
-            return row;
+               int32_t live, int32_t *places, float *logits, int32_t logits_stride, const Ranking *ranking,
+               int32_t threads) {
+    int hypotheses = target->sentences * live;
+    for (int i = 0; i < hypotheses; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab_size)
+            return i;
     int parts = parts_of(target->sentences, live);
-    for (int i = 0; i < parts; i++) {
-        Part part = part_of(target->sentences, parts, i);
-        int64_t first = int64_t(part.from) * live;
-        int some = (part.end - part.from) * live;
-        Target those = *target;
-        those.sentences = part.end - part.from;
-        those.slot += part.from;
-        if (those.attention)
-            those.attention += first * stack->num_heads * those.source_length;
-        float *own_logits = count ? logits : logits + first * logits_stride;
+    for (int i = 0; i < 2 * parts; i++) {
+        Part part = part_of(target->sentences, parts, i / 2);
+        bool some_wait = ranking && ranking->totals && (part.end - part.from) * live >= DIVIDED;
+        Rows rows = rows_of(part, live, ranking, some_wait, i % 2, places, hypotheses);
+        if (rows.count == 0)
+            continue;
+        float *own_logits = ranking ? logits : logits + int64_t(part.from) * live * logits_stride;
 #pragma omp parallel num_threads(threads)
         {
-            Own own = own_rows(scratch, some);
+            Own own = own_rows(scratch, rows.count);
             for (int64_t row = own.first; row < own.end; row++)
-                for (int i = 0; i < stack->d_model; i++)
-                    own.states[row * scratch->stride + i] =
-                        embedding[tokens[first + row] * stack->d_model + i] * scale + position[i];
-            const float *states = run_layers(stack, scratch, &those, 0, nullptr, some);
-            linear(scratch, projection, states, scratch->stride, some, own_logits, logits_stride, false);
-            if (count) {
+                for (int j = 0; j < stack->d_model; j++)
+                    own.states[row * scratch->stride + j] =
+                        embedding[tokens[rows.id[row]] * stack->d_model + j] * scale + position[j];
+            const float *states = run_layers(stack, scratch, target, &rows, 0, nullptr, rows.count);
+            linear(scratch, projection, states, scratch->stride, rows.count, own_logits, logits_stride, false);
+            if (ranking) {
 #pragma omp barrier
-                int thread = omp_get_thread_num(), team = omp_get_num_threads();
-                for (int64_t row = some * thread / team; row < some * (thread + 1) / team; row++)
-                    best_of(own_logits + row * logits_stride, projection->outputs, each, totals != nullptr,
-                            best + (first + row) * each, index + (first + row) * each);
+                int thread = omp_get_thread_num(), team = omp_get_num_threads(), each = ranking->each;
+                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
+                    best_of(own_logits + row * logits_stride, projection->outputs, each, ranking->totals != nullptr,
+                            ranking->best + int64_t(rows.id[row]) * each,
+                            ranking->index + int64_t(rows.id[row]) * each);
             }
         }
     }
-    if (count)
-        for (int64_t i = 0; i < target->sentences; i++)
-            best_of_sentence(live, each, totals ? totals + i * live : nullptr, best + i * live * each,
-                             index + i * live * each, count, scores + i * count, beams + i * count, found + i * count);
-    for (int row = 0; row < rows; row++) {
-        int64_t own = target->slot[row / live] * target->beams + row % live;
-        target->ancestors[own * target->longest + target->length] = row % live;
+    for (int i = 0; ranking && i < target->sentences; i++)
+        best_of_sentence(ranking, i, live);
+    for (int i = 0; i < hypotheses; i++) {
+        int64_t own = target->slot[i / live] * target->beams + i % live;
+        target->ancestors[own * target->longest + target->length] = i % live;
     }
     return -1;
 }

@@ -68,6 +68,13 @@ class _Target(Structure):
     ]
 
 
+class _Ranking(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("count", "each", "beams", "num_ends")),
+        *((name, c_void_p) for name in ("ends", "totals", "best", "index", "scores", "parents", "found")),
+    ]
+
+
 class Stack:
     """The layers of an encoder or decoder, in panels of outputs that the machine computes at once.
 
@@ -292,6 +299,7 @@ class NativeSteps:
         self.best_scores, self.best_tokens = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.ancestors = torch.empty(sentences, beams, longest, dtype=torch.int32)
         self.moved = torch.empty(beams, longest, dtype=torch.int32)
+        self.places = torch.empty(2 * rows + 1, dtype=torch.int32)
         self.slots = torch.arange(sentences)
         self.mask = never_attended(mask)
         self.blocks: list[torch.Tensor] = []
@@ -315,34 +323,27 @@ class NativeSteps:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
-        self._step(tokens, 0, None, None, None, None)
+        self._step(tokens, None)
         return self.logits[: tokens.numel(), : self.decoder.vocab_size]
 
     def best(
-        self, tokens: torch.Tensor, totals: torch.Tensor | None, count: int
+        self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `generation.RanksTokens`."""
         sentences, live = tokens.shape
-        count = min(count, live * self.decoder.vocab_size)
-        scores = torch.empty(sentences, count)
-        beams, found = torch.empty(2, sentences, count, dtype=torch.long)
-        if totals is not None:
-            totals = totals.contiguous()
-        self._step(tokens, count, totals, scores, beams, found)
-        return scores, beams, found
-
-    def _step(
-        self,
-        tokens: torch.Tensor,
-        count: int,
-        totals: torch.Tensor | None,
-        scores: torch.Tensor | None,
-        beams: torch.Tensor | None,
-        found: torch.Tensor | None,
-    ) -> None:
+        count = min(beams * (1 + len(ends)), live * self.decoder.vocab_size)
+        each = min(count, self.decoder.vocab_size)
         if count > self.best_scores.shape[1]:
             self.best_scores = torch.empty(self.logits.shape[0], count)
             self.best_tokens = torch.empty(self.logits.shape[0], count, dtype=torch.long)
+        scores = torch.empty(sentences, count)
+        parents, found = torch.empty(2, sentences, count, dtype=torch.long)
+        totals, ends = None if totals is None else totals.contiguous(), ends.contiguous()
+        tensors = (ends, totals, self.best_scores, self.best_tokens, scores, parents, found)
+        self._step(tokens, _Ranking(count, each, min(beams, count), len(ends), *map(address, tensors)))
+        return scores, parents, found
+
+    def _step(self, tokens: torch.Tensor, ranking: _Ranking | None) -> None:
         target, decoder, config = self.target, self.decoder, self.stack.structure
         assert target.length < target.longest
         if target.length == BLOCK * len(self.blocks):
@@ -360,16 +361,11 @@ class NativeSteps:
             c_float(decoder.inputs[1].scale),
             address(self.positions[target.length]),
             address(tokens),
-            tokens.numel(),
+            tokens.shape[1],
+            address(self.places),
             address(self.logits),
             self.logits.shape[1],
-            count,
-            address(totals),
-            address(self.best_scores),
-            address(self.best_tokens),
-            address(scores),
-            address(beams),
-            address(found),
+            None if ranking is None else ctypes.byref(ranking),
             self.threads,
         )
         if wrong >= 0:
