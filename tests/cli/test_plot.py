@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `plot`: a file for each picture, and one line for what cannot be drawn."""
 
+import gc
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from vanilla_transformer.cli import main, plot
 def test_positions_are_drawn_as_large_as_it_says(tmp_path, capsys):
     output = tmp_path / "positions.png"
     assert main(["plot", "positions", "--output", str(output)]) == 0
+    assert gc.isenabled()  # for whoever calls it from Python
     width, height = Image.open(output).size
     assert capsys.readouterr().out == f"{output}: {width:,} x {height:,} pixels\n"
 

@@ -11,6 +11,10 @@
 """
 
 import argparse
+import atexit
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _require("plot draws with matplotlib", ["matplotlib"], "visualization")
-    return arguments.draw(arguments)
+    with _no_search_for_garbage():
+        return arguments.draw(arguments)
+
+
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """torch and transformers are a million objects; to go through all of them again and again takes seconds.
+
+    A picture makes little garbage of its own. At its end, too, the interpreter would go through them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+        atexit.register(gc.freeze)
 
 
 def _require(why: str, modules: list[str], extra: str) -> None:

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from vanilla_transformer.visualization.attention_blocks import AttentionBlock
 from vanilla_transformer.visualization.attention_maps import token_text
+from vanilla_transformer.visualization.fonts import OWN
 from vanilla_transformer.visualization.sheet import LINE, Sheet, TokenText
 from vanilla_transformer.visualization.style import COLOURS, FONT_SIZE
 
@@ -21,7 +22,7 @@ BETWEEN = 2.6  # inches between the two rows of words
 SMALLEST_WIDTH = 6.0  # inches, for the titles
 SPACE = 0.1  # inches between a word and its lines
 GAP = 0.5  # inches between blocks
-LEGEND = 1.8  # inches beside the lines
+LEGEND = 1.1  # inches beside the lines, without the names of the heads
 QUIET = "0.35"  # the colour of what is no token
 FAINTEST = 0.01  # weights below it are not drawn
 LINE_WIDTH = 2.5
@@ -42,7 +43,7 @@ def plot_paper_attention(blocks: Sequence[AttentionBlock], word: str | None = No
     if word is not None:
         blocks = _with_word(blocks, word)
     text, sheet = token_text(blocks), Sheet()
-    y, right = 0.0, SMALLEST_WIDTH
+    y, right = 0.0, 0.0
     for block in blocks:
         styles = head_styles(block.heads)
         sheet.text(0, y, block.title, weight="bold")
@@ -61,10 +62,10 @@ def plot_paper_attention(blocks: Sequence[AttentionBlock], word: str | None = No
         y += 2 * LINE + height
         sheet.text(0, y, f"{block.query_name} ↑", color=QUIET)
         heads = [Line2D([], [], color=style[0], linestyle=style[1], linewidth=4, label=name) for name, style in styles]
-        axes.legend(handles=heads, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=FONT_SIZE)
-        right = max(right, width)
+        axes.legend(handles=heads, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=FONT_SIZE)
+        right = max(right, width + LEGEND + TokenText(FONT_SIZE, [OWN]).inches(block.heads))
         y += LINE + GAP
-    return sheet.finished(right + LEGEND, y - GAP)
+    return sheet.finished(right, y - GAP)
 
 
 def head_styles(heads: Sequence[str]) -> list[tuple[str, tuple[str, Dash]]]:
@@ -98,10 +99,8 @@ def _places(block: AttentionBlock) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_tokens(axes: Axes, block: AttentionBlock, text: TokenText) -> None:
     queries, keys = _places(block)
-    for x, token in zip(keys, block.keys, strict=True):
-        axes.text(x, BETWEEN + SPACE, token, rotation=90, ha="center", va="bottom", zorder=3, **text.properties)
-    for x, token in zip(queries, block.queries, strict=True):
-        axes.text(x, -SPACE, token, rotation=90, ha="center", va="top", zorder=3, **text.properties)
+    text.write(axes, block.keys, [(x, BETWEEN + SPACE) for x in keys], "start", is_upright=True)
+    text.write(axes, block.queries, [(x, -SPACE) for x in queries], "end", is_upright=True)
 
 
 def _draw_lines(axes: Axes, block: AttentionBlock, styles: Sequence, word: str | None) -> None:
@@ -109,14 +108,17 @@ def _draw_lines(axes: Axes, block: AttentionBlock, styles: Sequence, word: str |
     apart = min(0.12, 0.6 / len(styles))  # tokens from one head to the next, so that equal lines do not hide others
     for head, ((_, (colour, dash)), weights) in enumerate(zip(styles, block.weights, strict=True)):
         shift = apart * (head - (len(styles) - 1) / 2)
-        drawn = [
-            (query, key)
-            for query, key in np.argwhere(weights >= FAINTEST)
-            if word is None or block.queries[query] == word
-        ]
-        lines: Any = [[(queries[query] + shift, 0.0), (keys[key] + shift, BETWEEN)] for query, key in drawn]
-        strengths = [to_rgba(colour, min(1.0, float(weights[query, key]))) for query, key in drawn]
-        axes.add_collection(LineCollection(lines, colors=strengths, linewidths=LINE_WIDTH, linestyles=dash))
+        is_drawn = weights >= FAINTEST
+        if word is not None:
+            is_drawn &= np.array([[query == word] for query in block.queries])
+        query, key = np.nonzero(is_drawn)
+        lines: Any = np.empty((len(query), 2, 2))  # (lines, ends, x and y)
+        lines[:, 0, 0], lines[:, 1, 0] = queries[query] + shift, keys[key] + shift
+        lines[:, 0, 1], lines[:, 1, 1] = 0.0, BETWEEN
+        strengths = np.tile(to_rgba(colour), (len(query), 1))
+        strengths[:, 3] = np.minimum(1.0, weights[is_drawn])
+        strong = LineCollection(lines, colors=strengths, linewidths=LINE_WIDTH, linestyles=dash)
+        axes.add_collection(strong, autolim=False)  # there may be thousands, and the axes have their limits
 
 
 def _mark_tokens(axes: Axes, block: AttentionBlock, styles: Sequence, word: str, room: tuple[float, float]) -> None:

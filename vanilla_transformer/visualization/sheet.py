@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A figure whose parts are placed in inches, and which is as large as they need."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
+from matplotlib.transforms import Affine2D
 
 from vanilla_transformer.visualization.style import DOTS_PER_INCH, FONT_SIZE, MARGIN, without_missing_glyphs
 
 LINE = 1.6 * FONT_SIZE / 72  # inches of a line of titles
+MIDDLE = 0.36  # of the size, above the baseline: half of a capital
 
 
 class Sheet:
@@ -45,27 +50,53 @@ class Sheet:
         return self.figure
 
 
-@dataclass(frozen=True)
 class TokenText:
-    """How the tokens of a figure are written: one size and one list of fonts for all of them."""
+    """How the tokens of a figure are written: one size and one list of fonts for all of them.
 
-    size: float
-    families: list[str]
+    They are drawn as outlines, and each token has them made once: to matplotlib's own texts every token is a new one,
+    and a sheet has hundreds, mostly the same.
+    """
+
+    def __init__(self, size: float, families: list[str]):
+        self.size = size
+        self._font = FontProperties(family=families, size=size)
+        self._outlines: dict[str, tuple[Path, float]] = {}
 
     @property
     def cell(self) -> float:
         """Inches from one token to the next."""
         return 1.2 * self.size / 72
 
-    @property
-    def properties(self) -> dict[str, Any]:
-        """For matplotlib. A dollar in a token is a dollar, not the start of a formula."""
-        return {"fontsize": self.size, "fontfamily": self.families, "parse_math": False}
-
-    def inches(self, tokens: list[str]) -> float:
+    def inches(self, tokens: Sequence[str]) -> float:
         """The width of the longest token."""
-        renderer: Any = FigureCanvasAgg(Figure(dpi=DOTS_PER_INCH)).get_renderer()
-        font = FontProperties(family=self.families, size=self.size)
-        with without_missing_glyphs():
-            widths = [renderer.get_text_width_height_descent(one, font, ismath=False)[0] for one in tokens]
-        return max(widths) / DOTS_PER_INCH
+        return max(self._outline(token)[1] for token in tokens) / 72
+
+    def write(
+        self,
+        axes: Axes,
+        tokens: Sequence[str],
+        places: Iterable[tuple[float, float]],
+        part: Literal["start", "middle", "end"],
+        is_upright: bool = False,
+    ) -> None:
+        """Each token with this part of it at its place, in the axes' coordinates; upright ones are read upwards."""
+        moved = []
+        for outline, width in map(self._outline, tokens):
+            along = {"start": 0.0, "middle": -width / 2, "end": -width}[part]
+            moved.append(outline.transformed(Affine2D().translate(along, -MIDDLE * self.size)))
+        written = PathCollection(
+            moved, offsets=list(places), offset_transform=axes.transData, facecolors="black", linewidths=0, zorder=3
+        )
+        turned = Affine2D().rotate_deg(90 if is_upright else 0).scale(1 / 72)
+        written.set_transform(turned + axes.figure.dpi_scale_trans)
+        axes.add_collection(written, autolim=False)
+
+    def _outline(self, token: str) -> tuple[Path, float]:
+        """A token from its origin on the baseline, and its width, in points. A dollar in it starts no formula."""
+        if token not in self._outlines:
+            scale = self.size / text_to_path.FONT_SCALE
+            with without_missing_glyphs():
+                corners, codes = text_to_path.get_text_path(self._font, token, ismath=False)
+                width, _, _ = text_to_path.get_text_width_height_descent(token, self._font, ismath=False)
+            self._outlines[token] = Path(np.reshape(corners, (-1, 2)) * scale, codes), width
+        return self._outlines[token]
