@@ -180,7 +180,7 @@ def start_accelerator(config: RunConfig) -> Accelerator:
                 f"training.trackers: {name!r} is unknown or not installed; there are {', '.join(available)}"
             )
     accelerator = Accelerator(
-        cpu=process_state().device == torch.device("cpu"),
+        cpu=process_state().device.type == "cpu",
         mixed_precision=precision,
         log_with=[*config.training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
