@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack, chdir
 from pathlib import Path
 
 import pytest
 
-from tests.hub.hub_client import environment
+from tests.hub.hub_client import HubClient
 from tests.hub.hub_server import HubServer
-from vanilla_transformer.cli import _parser
+from vanilla_transformer.cli import _parser, main
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/models.md", "docs/reference.md")  # in the order of reading: one goes on from the other
@@ -55,6 +56,22 @@ def test_every_command_is_tested_here():
     ]
 
 
+def test_make_gives_the_quickstart_its_words_and_changes(tmp_path: Path):
+    """What the command does with them, tests/cli/test_quickstart.py looks at."""
+    command = tmp_path / "bin" / "vanilla-transformer"
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    make = ["make", "quickstart", f"VENV={tmp_path}", "-o", f"{tmp_path}/.installed-quickstart"]
+    assert run(make, cwd=REPOSITORY).splitlines() == ["quickstart"]
+    more = ["WORDS=cat it's", "SET=training.max_updates=3 training.trackers=[]"]
+    arguments = _parser().parse_args(run([*make, *more], cwd=REPOSITORY).splitlines())
+    assert arguments.command == "quickstart"
+    assert arguments.words == ["cat", "it's"]
+    assert arguments.overrides == ["training.max_updates=3", "training.trackers=[]"]
+
+
+@pytest.mark.slow
 def test_quickstart(tmp_path: Path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.spelling").write_text("c a t\nt a c k\na c t\n")
@@ -79,6 +96,20 @@ def test_make_has_the_target(target: str):
     assert run(["make", "-n", target], cwd=REPOSITORY)
 
 
+def run_ours(folder: Path, line: str, *more: str) -> None:
+    """A line with our command, without a shell: its words, and the files of `<` and `>`."""
+    streams = {"<": ("stdin", "r"), ">": ("stdout", "w")}
+    words, arguments = iter(shlex.split(line)[1:]), []
+    with chdir(folder), ExitStack() as files, pytest.MonkeyPatch.context() as patch:
+        for word in words:
+            if word in streams:
+                stream, mode = streams[word]
+                patch.setattr(sys, stream, files.enter_context(open(next(words), mode, encoding="utf-8")))
+            else:
+                arguments.append(word)
+        assert main([*arguments, *more]) == 0, line
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Iterator[Path]:
     """A user's folder after the README's commands on text of their own; the Hub is one on this machine."""
@@ -87,16 +118,14 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     (path / "scripts").symlink_to(REPOSITORY / "scripts")
     (path / "my.en").write_text("A man sleeps.\nTwo dogs play.\n" * 20)
     (path / "my.de").write_text("Ein Mann schläft.\nZwei Hunde spielen.\n" * 20)
-    program = shlex.join([sys.executable, "-m", "vanilla_transformer.cli"])
     with HubServer(path / "xet") as hub:
         hub.tokens = {"hf_ofUser": ("user", True)}
-        on_hub = environment(hub.url, path / "home", PYTHONPATH=str(REPOSITORY), HF_TOKEN="hf_ofUser")
-        on_hub["HF_HUB_DISABLE_XET"] = "1"
+        client = HubClient(hub.url, path / "home", HF_HUB_DISABLE_XET="1")
         for line in commands():
             if line.startswith(".venv/bin/vanilla-transformer ") and " plot " not in line:
-                more = shlex.join(SHORT_TRAINING) if " train " in line else ""
-                command = f"{line.replace('.venv/bin/vanilla-transformer', program, 1)} {more}"
-                run(command, cwd=path, env=on_hub if " user/name" in line else ENVIRONMENT)
+                user = "hf_ofUser" if " user/name" in line else None
+                client(run_ours, path, line, *(SHORT_TRAINING if " train " in line else []), as_user=user)
+        client.close()
         yield path
 
 

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quickstart on a few words; the whole of it is `make quickstart`."""
 
+import io
 import json
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from tests.conftest import TinyRun
 from vanilla_transformer.cli import main
+from vanilla_transformer.training import own_process
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = {"cat": "K AE T", "tack": "T AE K", "act": "AE K T", "kit": "K IH T", "tick": "T IH K", "at": "AE T"}
 
 
-@pytest.fixture
-def configs(tiny_run) -> list[str]:
+def write_configs(tiny_run: TinyRun) -> list[str]:
     """The quickstart's own configurations, on words and updates that take a second; as arguments."""
     data = tiny_run.folder / "data"
     data.mkdir()
@@ -34,14 +38,39 @@ def configs(tiny_run) -> list[str]:
     return ["--config", f"{tiny_run.folder}/quickstart.yaml", "--rnn-config", f"{tiny_run.folder}/rnn.yaml"]
 
 
-def test_it_ends_with_both_models_side_by_side_and_the_next_step(configs, capsys):
-    assert main(["quickstart", *configs, "kitty"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.fixture
+def configs(tiny_run) -> list[str]:
+    return write_configs(tiny_run)
+
+
+@dataclass
+class Finished:
+    """What came of it, for one word and with a change of updates and of the seed."""
+
+    arguments: list[str]
+    lines: list[str]
+    runs: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    run = TinyRun(tmp_path_factory.mktemp("quickstart"))
+    changes = [*("--set", "training.max_updates=2"), *("--set", "training.seed=5")]
+    arguments = ["quickstart", *write_configs(run), *changes]
+    with redirect_stdout(io.StringIO()) as out:
+        assert main([*arguments, "kitty"]) == 0
+    return Finished(
+        arguments, out.getvalue().splitlines(), {"Transformer": run.output_dir, "RNN": run.output_dir / "rnn"}
+    )
+
+
+def test_it_ends_with_both_models_side_by_side_and_the_next_step(finished):
+    lines = finished.lines
     assert "2 words never seen in training:" in lines
     table = {line[2:22].strip(): line[22:].split() for line in lines if line.startswith("  ")}
     assert table[""] == ["Transformer", "RNN"]
     assert all(cell.endswith("%") for row in ("word error rate", "phoneme error rate") for cell in table[row])
-    assert table["updates"] == ["4", "4"]
+    assert table["updates"] == ["2", "2"]
     assert len(table["parameters"]) == len(table["target tokens/s"]) == len(table["minutes of training"]) == 2
     assert any("(paired bootstrap: p = " in line for line in lines)
     words = [line.split() for line in lines if line.startswith(("  tic", "  ta "))]
@@ -52,10 +81,12 @@ def test_it_ends_with_both_models_side_by_side_and_the_next_step(configs, capsys
     assert "vanilla-transformer train configs/small.yaml data.train.source=my.en" in lines[-1]
 
 
-def test_the_cards_have_the_rates_and_those_of_the_other_model(configs, tiny_run, capsys):
-    main(["quickstart", *configs])
+def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeypatch, capsys):
+    """Called again, without words."""
+    monkeypatch.setattr(own_process, "run_in_own_process", lambda *_: None)  # both have been trained
+    assert main(finished.arguments) == 0
     (difference,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "(paired bootstrap" in line)
-    runs = {"Transformer": tiny_run.output_dir, "RNN": tiny_run.output_dir / "rnn"}
+    runs = finished.runs
     parameters = {name: json.loads((run / "results.json").read_text())["parameters"] for name, run in runs.items()}
     for name, run in runs.items():
         card = ModelCard.load(run / "model" / "README.md")
@@ -64,14 +95,13 @@ def test_the_cards_have_the_rates_and_those_of_the_other_model(configs, tiny_run
         assert f"\n{difference}." in card.text
         for model in runs:
             mark = " (this model)" if model == name else ""
-            assert f"\n| {model}{mark} | {parameters[model]:,} | 4 |" in card.text
+            assert f"\n| {model}{mark} | {parameters[model]:,} | 2 |" in card.text
         assert '"a t t e n t i o n"' in card.text
         assert (run / "model" / "LICENSE").is_file()
 
 
-def test_a_change_is_one_to_both_configs(configs, tiny_run):
-    main(["quickstart", *configs, "--set", "training.max_updates=2", "--set", "training.seed=5"])
-    for run in (tiny_run.output_dir, tiny_run.output_dir / "rnn"):
+def test_a_change_is_one_to_both_configs(finished):
+    for run in finished.runs.values():
         results = json.loads((run / "results.json").read_text())
         assert (results["updates"], results["config"]["training"]["seed"]) == (2, 5)
 

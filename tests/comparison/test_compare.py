@@ -37,6 +37,13 @@ def config(tmp_path) -> CompareConfig:
     return load_compare_config(CONFIGS / "compare.yaml", [f"output_dir={tmp_path}/out"])
 
 
+@pytest.fixture
+def speed_alone(config: CompareConfig) -> CompareConfig:
+    """The comparison without its other parts, whose plots take a while."""
+    config.long_range = config.quality = None
+    return config
+
+
 def run(config: CompareConfig) -> dict:
     return compare(config, lambda *_: None)
 
@@ -74,28 +81,27 @@ def test_finished_parts_are_not_measured_again(config, measured, monkeypatch):
     assert measured == ["speed", "long_range"]
 
 
-def test_a_part_that_is_null_is_left_out(config, measured):
-    config.long_range = config.quality = None
-    results = run(config)
+def test_a_part_that_is_null_is_left_out(speed_alone, measured):
+    results = run(speed_alone)
     assert measured == ["speed"]
     assert (results["long_range"], results["quality"]) == (None, None)
 
 
 @pytest.mark.parametrize("content", ["", '{"settings": {', "[]", '{"settings": {}}'])
-def test_a_half_written_part_is_named(config, measured, content):
-    part = Path(config.output_dir) / "parts" / "speed.json"
-    run(config)
+def test_a_half_written_part_is_named(speed_alone, measured, content):
+    part = Path(speed_alone.output_dir) / "parts" / "speed.json"
+    run(speed_alone)
     part.write_text(content)
     with pytest.raises(ValueError, match=r"parts/speed.json is damaged: remove it, and the same command measures it"):
-        run(config)
+        run(speed_alone)
 
 
-def test_a_part_of_other_settings_is_named(config, measured):
-    run(config)
-    config.speed.repeats = 9
+def test_a_part_of_other_settings_is_named(speed_alone, measured):
+    run(speed_alone)
+    speed_alone.speed.repeats = 9
     with pytest.raises(ValueError, match=r"parts/speed.json was made with other settings"):
-        run(config)
-    assert "repeats: 5" in (Path(config.output_dir) / "config.yaml").read_text()  # that of the results
+        run(speed_alone)
+    assert "repeats: 5" in (Path(speed_alone.output_dir) / "config.yaml").read_text()  # that of the results
 
 
 def test_a_folder_of_something_else_is_left_alone(config, measured):

@@ -3,27 +3,30 @@
 
 import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
 
-from tests.conftest import write_reversals
+from tests.conftest import TinyRun, write_reversals
 from vanilla_transformer.comparison import quality
 from vanilla_transformer.comparison.quality import QualityConfig, load_runs, load_test_set, measure_quality
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def task(tiny_run, monkeypatch) -> QualityConfig:
+def train_here(function, values) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    function(values)
+
+
+def task_of(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> QualityConfig:
     """The Transformer of `tiny_run` and an RNN, at 3 updates and a fraction of a second."""
-
-    def train_here(function, values):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        function(values)
-
     monkeypatch.setattr(quality, "run_in_own_process", train_here)
     monkeypatch.setattr(quality, "check_parameters", lambda where, parameters: None)  # too small to be equal
     rnn = {"extends": tiny_run.config.name, "model": {"model_type": "rnn_seq2seq", "hidden_size": 12,
@@ -38,13 +41,41 @@ def task(tiny_run, monkeypatch) -> QualityConfig:
     )
 
 
+@pytest.fixture
+def task(tiny_run, monkeypatch) -> QualityConfig:
+    return task_of(tiny_run, monkeypatch)
+
+
 def measure(task, folder):
     (result,) = measure_quality({"letters": task}, folder, CPU, lambda *_: None)
     return result
 
 
-def test_every_model_is_scored_at_equal_updates_and_at_equal_time(task, tmp_path):
-    result = measure(task, tmp_path / "quality")
+@dataclass
+class Measured:
+    task: QualityConfig
+    folder: Path
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
+    """Not to be written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        run = TinyRun(tmp_path_factory.mktemp("measured"))
+        task, folder = task_of(run, patch), run.folder / "quality"
+        yield Measured(task, folder, measure(task, folder))
+
+
+@pytest.fixture
+def measured(measured_once: Measured, monkeypatch) -> Measured:
+    """Nothing can be trained any more."""
+    monkeypatch.setattr(quality, "run_in_own_process", None)
+    return measured_once
+
+
+def test_every_model_is_scored_at_equal_updates_and_at_equal_time(measured):
+    result = measured.result
     updates, time = result["budgets"]
     assert (updates["budget"], time["budget"]) == ("equal updates", "equal time")
     assert [model["updates"] for model in updates["models"].values()] == [3, 3]
@@ -62,10 +93,8 @@ def test_a_model_that_runs_out_of_time_first_goes_on_to_the_updates(task, tmp_pa
     assert [model["updates"] for model in updates["models"].values()] == [5, 5]
 
 
-def test_finished_outcomes_are_not_made_again(task, tmp_path, monkeypatch):
-    first = measure(task, tmp_path / "quality")
-    monkeypatch.setattr(quality, "run_in_own_process", None)
-    assert measure(task, tmp_path / "quality") == first
+def test_finished_outcomes_are_not_made_again(measured):
+    assert measure(measured.task, measured.folder) == measured.result
 
 
 def test_a_damaged_outcome_is_named(task, tmp_path):
@@ -76,19 +105,20 @@ def test_a_damaged_outcome_is_named(task, tmp_path):
         measure(task, tmp_path / "quality")
 
 
-def test_an_outcome_of_other_settings_is_named(task, tmp_path):
-    measure(task, tmp_path / "quality")
-    task.test_sentences = 5
+def test_an_outcome_of_other_settings_is_named(measured):
     with pytest.raises(ValueError, match="equal updates.json was made with other settings"):
-        measure(task, tmp_path / "quality")
+        measure(replace(measured.task, test_sentences=5), measured.folder)
 
 
-def test_an_outcome_of_another_model_is_named(task, tiny_run, tmp_path):
-    measure(task, tmp_path / "quality")
-    text = (tiny_run.folder / "rnn.yaml").read_text()
-    (tiny_run.folder / "rnn.yaml").write_text(text.replace("hidden_size: 12", "hidden_size: 13"))
-    with pytest.raises(ValueError, match="RNN/equal updates.json was made with other settings"):
-        measure(task, tmp_path / "quality")
+def test_an_outcome_of_another_model_is_named(measured):
+    path = Path(measured.task.runs["RNN"])
+    text = path.read_text()
+    path.write_text(text.replace("hidden_size: 12", "hidden_size: 13"))
+    try:
+        with pytest.raises(ValueError, match="RNN/equal updates.json was made with other settings"):
+            measure(measured.task, measured.folder)
+    finally:
+        path.write_text(text)
 
 
 def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ TRANSFORMER = FAMILIES[0]
 RECURRENT = [family for family in FAMILIES if families.COMPILING_AS_IT_IS in family.lacks]
 # Each takes seconds: of the RNNs the one with most in it (LSTM, reversed source, input feeding); the others are slow.
 FAST = {TRANSFORMER.name, "rnn_seq2seq-luong"}
+FEW_LAYERS = {"num_layers": 1, "num_decoder_layers": 2}  # two: one hands on to the next
 SOME_SLOW = [
     pytest.param(family, id=family.name, marks=[] if family.name in FAST else pytest.mark.slow) for family in FAMILIES
 ]
@@ -51,7 +52,7 @@ def what_torch_must_be_told(family: Family):
 
 @pytest.mark.parametrize("family", SOME_SLOW)
 def test_the_forward_pass_is_one_graph(family, batch):
-    model = family.model()
+    model = family.model(**FEW_LAYERS)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad(), what_torch_must_be_told(family):
         found = compiled(**batch)
@@ -128,7 +129,7 @@ def test_what_the_compiler_makes_computes_the_same(family, batch):
     [pytest.param(one, id=one.name, marks=[] if one is TRANSFORMER else pytest.mark.slow) for one in FAMILIES],
 )
 def test_the_exported_forward_pass_takes_other_sizes(family, batch, longer_source):
-    model = family.model()
+    model = family.model(**FEW_LAYERS)
     target = batch.pop("labels").clamp(min=3)
     inputs = batch | {"decoder_input_ids": target}
     exported = DynamoExporter().export(model, dict(inputs), DynamoConfig(dynamic=True))
@@ -155,7 +156,7 @@ def on_one_thread(exported):
 @pytest.mark.parametrize("family", SOME_SLOW)
 def test_onnx_encodes_prefills_and_decodes_as_the_model_does(family, source, longer_source):
     """The three graphs of a translation in onnxruntime, whose source has another size than that of the export."""
-    model = family.model(num_layers=1, num_decoder_layers=2)
+    model = family.model(**FEW_LAYERS)
     config = OnnxConfig(dynamic=True)
     encoder = on_one_thread(OnnxExporter().export(model.get_encoder(), dict(source), config))
     # "multi token": with two tokens in the cache, so that its length is none of the graph.

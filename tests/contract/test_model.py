@@ -347,7 +347,9 @@ def test_a_few_updates_learn_a_batch_by_heart(family, batch):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert loss.item() < 0.1
+        if loss.item() < 0.1:
+            return
+    pytest.fail(f"the loss is still {loss.item()}")
 
 
 def test_the_same_seed_gives_the_same_dropout(family, batch):

@@ -22,8 +22,10 @@ TRAIN = str(REPOSITORY / "scripts" / "train.py")
 LONGEST = 600  # seconds
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # of what `accelerate launch` says by fsdp2.yaml
 
-# Imported once, by the server from which processes are forked.
-multiprocessing.set_forkserver_preload(["tests.distributed.launching"])
+# Imported once, by the server from which processes are forked. There is one for all tests of a process, and it has what
+# was asked for last when it starts, so this is the only list.
+IMPORTED = ("tests.conftest", "tests.distributed.launching", "tests.distributed.sharded_steps")
+multiprocessing.set_forkserver_preload([*IMPORTED, "vanilla_transformer.cli.train"])
 
 
 def free_port() -> int:

@@ -4,8 +4,6 @@
 The vocabulary of 31 does not divide by two, which shows tables that are sharded as several and drift apart.
 """
 
-import multiprocessing
-
 import pytest
 import torch
 from torch.multiprocessing import start_processes
@@ -16,8 +14,6 @@ from tests import families
 from tests.distributed.launching import free_port
 from tests.distributed.sharded_steps import generated, run, updates
 from tests.families import FAMILIES, Family, tiny_batch
-
-multiprocessing.set_forkserver_preload(["tests.distributed.sharded_steps"])  # imports torch once for all of them
 
 TRANSFORMER, BAHDANAU = FAMILIES[:2]
 

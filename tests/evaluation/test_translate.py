@@ -312,13 +312,14 @@ def two_threads():
 def test_many_lines_are_decoded_side_by_side(our_tokenizer):
     """As they are one by one, and within one budget."""
     ours, done = our_model(FAMILIES[0]), []
-    lines = [" ".join(random.choices(WORDS, k=length)) for length in range(1, 61)]
+    lines = [" ".join(random.choices(WORDS, k=length)) for length in range(1, 41)]
     found = translate_lines(
-        ours, our_tokenizer, lines, max_batch_tokens=2000, on_progress=lambda *numbers: done.append(numbers)
+        ours, our_tokenizer, lines, max_batch_tokens=1000, on_progress=lambda *numbers: done.append(numbers)
     )
-    assert texts(found) == one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search)
-    assert len(done) >= sum(range(1, 61)) * 3 / (2000 / 2)
+    assert len(done) >= sum(range(1, 41)) * 3 / (1000 / 2)
     assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)  # two would wait for each other after every product, spinning if another test has a core
+    assert texts(found) == one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -2,17 +2,14 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluate
 import pytest
 import sacrebleu
 
+from tests.distributed.launching import start_together
 from vanilla_transformer.evaluation.translation_quality import TranslationQuality, score_translations
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def corpus(sentences: int) -> tuple[list[str], list[str]]:
@@ -136,32 +133,21 @@ def test_several_processes_need_a_cache_to_meet_in():
         TranslationQuality(num_process=2, process_id=0)
 
 
-PROCESS = """
-import json, sys
-from vanilla_transformer.evaluation.translation_quality import TranslationQuality
-
-corpora, cache, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
-results = []
-for number, (predictions, references) in enumerate(json.load(open(corpora, encoding="utf-8"))):
-    metric = TranslationQuality(cache_dir=cache, num_process=2, process_id=process, experiment_id=f"corpus-{number}")
-    results.append(metric.compute(predictions=predictions[process::2], references=references[process::2]))
-print(json.dumps(results))
-"""
+def score_here(folder: Path, corpora: list[tuple[list[str], list[str]]]) -> None:
+    """For `start_together`: every second sentence; the results in a file for each process."""
+    process, results = int(os.environ["RANK"]), []
+    for number, (predictions, references) in enumerate(corpora):
+        metric = TranslationQuality(
+            cache_dir=str(folder / "cache"), num_process=2, process_id=process, experiment_id=f"corpus-{number}"
+        )
+        results.append(metric.compute(predictions=predictions[process::2], references=references[process::2]))
+    (folder / f"{process}.json").write_text(json.dumps(results))
 
 
 def test_two_processes_score_as_one(tmp_path: Path):
     corpora = [corpus(21), corpus(1)]  # of one sentence, the second process has none
-    (tmp_path / "corpora.json").write_text(json.dumps(corpora), encoding="utf-8")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, tmp_path / "corpora.json", tmp_path / "cache", str(process)],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    first, second = [json.loads(process.communicate(timeout=200)[0]) for process in processes]
+    start_together(score_here, 2, tmp_path, corpora)
+    first, second = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
     assert second == [None, None]
     for result, (predictions, references) in zip(first, corpora, strict=True):
         assert result["sentences"] == len(predictions)

@@ -3,17 +3,26 @@ import json
 
 import pytest
 
+from tests.conftest import TinyRun
 from vanilla_transformer.hub.card_facts import Score
 from vanilla_transformer.hub.card_text import card_text
 from vanilla_transformer.hub.run_facts import facts_of_run
 
 
-@pytest.fixture
-def results(tiny_run) -> dict:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Not to be written to."""
+    run = TinyRun(tmp_path_factory.mktemp("finished"))
     languages = ["data.source_language=de", "data.target_language=fr", "data.license=cc0-1.0"]
     languages += ["data.weights_license=cc-by-4.0"]
-    tiny_run.train(*tiny_run.validation(), *languages)
-    return json.loads((tiny_run.output_dir / "results.json").read_text())
+    run.train(*run.validation(), *languages)
+    return run
+
+
+@pytest.fixture
+def results(finished: TinyRun) -> dict:
+    """Its own for each test."""
+    return json.loads((finished.output_dir / "results.json").read_text())
 
 
 def test_facts_are_the_runs(results):
@@ -32,8 +41,8 @@ def test_the_model_is_the_runs(results):
     assert facts_of_run(results, "tiny").model_type == "rnn_seq2seq"
 
 
-def test_the_recipe_leaves_out_places_on_this_machine(results, tiny_run):
-    assert str(tiny_run.folder) not in json.dumps(facts_of_run(results, "tiny").recipe)
+def test_the_recipe_leaves_out_places_on_this_machine(results, finished):
+    assert str(finished.folder) not in json.dumps(facts_of_run(results, "tiny").recipe)
 
 
 def test_scores_of_the_test_corpus_stand_for_the_validations_bleu(results):

@@ -27,11 +27,6 @@ from tests.distributed.launching import free_port
 MAX_UPDATES, CHECKPOINT_EVERY = 45, 3
 OPTIONS = (f"training.max_updates={MAX_UPDATES}", f"training.checkpoint_every={CHECKPOINT_EVERY}")
 PATIENCE = 900  # seconds for what takes two, after which it is taken to hang; the machine may have other things to do
-PRELOADED = [
-    "tests.conftest",
-    "vanilla_transformer.cli.train",
-    "vanilla_transformer.training.loop",
-]  # once, then forked
 
 
 class NotRun(Exception):
@@ -101,7 +96,7 @@ class TrialRun:
 
     Args:
         options: overrides of the configuration.
-        processes: how a start is made; by default forked from a server that has imported everything.
+        processes: how a start is made; by default forked from a server that has imported everything (`launching.py`).
     """
 
     def __init__(self, folder: Path, *options: str, processes: BaseContext | None = None):
@@ -110,7 +105,7 @@ class TrialRun:
         self.tiny = TinyRun(folder)
         self.output_dir = self.tiny.output_dir
         self.options = [*OPTIONS, *options]
-        self.processes = processes or _forked_from_a_server()
+        self.processes = processes or multiprocessing.get_context("forkserver")
         self.attempts = 0
         self.spoilt: dict[Path, bytes] = {}  # what trials have made of files of checkpoints
 
@@ -173,12 +168,6 @@ def _has(path: Path, content: bytes) -> bool:
         return path.read_bytes() == content
     except FileNotFoundError:  # also between two looks
         return False
-
-
-def _forked_from_a_server() -> BaseContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
 
 
 def _command(said: Path, line: list[str], change: Callable[[], object] | None, environment: dict[str, str]) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Updates that cannot be made as they come: numbers that are not finite, batches that do not fit in memory."""
 
+import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from vanilla_transformer.training.gradients import backward
 from vanilla_transformer.training.preparation import prepare_run
 
 NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _little_to_collect() -> Iterator[None]:
+    """A batch that is halved collects garbage, and would look through all that was imported each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def state_of(run) -> dict[str, torch.Tensor]:
