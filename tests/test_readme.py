@@ -62,7 +62,7 @@ def test_make_gives_the_quickstart_its_words_and_changes(tmp_path: Path):
     command.parent.mkdir()
     command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     command.chmod(0o755)
-    make = ["make", "quickstart", f"VENV={tmp_path}", "-o", f"{tmp_path}/.installed-quickstart"]
+    make = ["make", "--no-print-directory", "quickstart", f"VENV={tmp_path}", "-o", f"{tmp_path}/.installed-quickstart"]
     assert run(make, cwd=REPOSITORY).splitlines() == ["quickstart"]
     more = ["WORDS=cat it's", "SET=training.max_updates=3 training.trackers=[]"]
     arguments = _parser().parse_args(run([*make, *more], cwd=REPOSITORY).splitlines())
