@@ -24,7 +24,7 @@ SPACE = 0.1  # inches between a word and its lines
 GAP = 0.5  # inches between blocks
 LEGEND = 1.1  # inches beside the lines, without the names of the heads
 QUIET = "0.35"  # the colour of what is no token
-FAINTEST = 0.01  # weights below it are not drawn
+FAINTEST = 0.02  # weights below it are not drawn
 LINE_WIDTH = 2.5
 
 Dash = Literal["-", "--"]
