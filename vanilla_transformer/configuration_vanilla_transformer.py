@@ -138,6 +138,7 @@ class VanillaTransformerConfig(PublishedConfig):
         """As in transformers; the decoder's view counts the decoder's layers, which the caches are sized by."""
         if not decoder or encoder:
             return super().get_text_config(decoder=decoder, encoder=encoder)
+        assert self.num_decoder_layers is not None  # since __post_init__
         config = copy(self)  # super's copy is deep, which `generate` would wait for three times in each call
         config.num_layers = self.num_decoder_layers
         return config

@@ -179,8 +179,10 @@ def start_accelerator(config: RunConfig) -> Accelerator:
             raise ValueError(
                 f"training.trackers: {name!r} is unknown or not installed; there are {', '.join(available)}"
             )
+    device = process_state().device
+    assert device is not None
     accelerator = Accelerator(
-        cpu=process_state().device.type == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with=[*config.training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
