@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from vanilla_transformer import loss as loss_module
-from vanilla_transformer.loss import smoothed_cross_entropy
+from vanilla_transformer.loss import cross_entropy_of_logits, smoothed_cross_entropy
 
 
 @pytest.fixture
@@ -61,6 +61,22 @@ def test_smoothing_spreads_epsilon_over_the_whole_vocabulary():
     target = 0.8 * functional.one_hot(labels, 5) + 0.2 / 5
     expected = -(target * log_probabilities).sum(-1).mean()
     assert smoothed_cross_entropy(hidden, weight, labels, 0.2)[0].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_logits_equals_the_chunked_one(case, smoothing):
+    hidden, weight, labels = case
+    found = cross_entropy_of_logits(functional.linear(hidden, weight), labels, smoothing, 5)
+    expected = smoothed_cross_entropy(hidden, weight, labels, smoothing, 5)
+    assert torch.allclose(torch.stack(found), torch.stack(expected), atol=1e-12)
+    assert not found[1].requires_grad
+
+
+def test_half_a_token_is_a_count_too(case):
+    """Trainer divides the count by the processes of tensor parallelism."""
+    hidden, weight, labels = case
+    whole, half = (smoothed_cross_entropy(hidden, weight, labels, 0.1, torch.tensor(n))[0] for n in (1.0, 0.5))
+    assert half.item() == pytest.approx(2 * whole.item())
 
 
 def test_parts_over_a_common_count_add_up_to_the_whole(case):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning both models with what transformers' users have: Trainer, Seq2SeqTrainer, PEFT, and pipelines."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
+    GenerationConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
@@ -54,9 +56,11 @@ def pairs(tokenizer, tmp_path_factory) -> list[dict[str, list[int]]]:
     return [{"input_ids": source, "labels": target} for source, target in zip(*sides, strict=True)]
 
 
-def new_model(kind: str):
+def new_model(kind: str, **changes):
     set_seed(3)
     model_class, config, _ = MODELS[kind]
+    config = copy.deepcopy(config)
+    config.update(changes)
     return model_class(config)
 
 
@@ -132,6 +136,88 @@ def test_predict_with_generate_decodes_every_source(kind, tokenizer, pairs, tmp_
     expected = model.generate(**batch, max_length=9, num_beams=2)
     assert found.shape[0] == 10
     assert torch.equal(torch.tensor(found[:8, : expected.shape[1]]), expected)
+
+
+def test_predictions_leave_the_generation_config_alone(kind, tokenizer, pairs, tmp_path):
+    """Of several batches each decodes as the first, whatever Seq2SeqTrainer writes into the config between them."""
+    model = new_model(kind)
+    tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
+    model.generation_config = GenerationConfig(max_tokens_beyond_source=30, suppress_tokens=[2], **tokens)
+    model.save_pretrained(tmp_path / "before")
+    trainer = seq2seq_trainer_of(model, tokenizer, pairs, tmp_path, predict_with_generate=True)
+    trainer.compute_metrics = lambda prediction: {"length": prediction.predictions.shape[1]}
+    prediction = trainer.predict(pairs[:24])  # three batches
+    longest = max(len(pair["input_ids"]) for pair in pairs[:24])
+    assert prediction.metrics["test_length"] == 1 + longest + 30  # with no end, as many as are allowed
+    trainer.save_model(tmp_path / "after")
+    before, after = ((tmp_path / name / "generation_config.json").read_text("utf-8") for name in ("before", "after"))
+    assert after == before
+
+
+def test_a_user_sets_the_generation_config_after_predictions(kind, tokenizer, pairs, tmp_path):
+    model = new_model(kind)
+    trainer = seq2seq_trainer_of(model, tokenizer, pairs, tmp_path, predict_with_generate=True)
+    trainer.predict(pairs[:8])
+    model.generation_config.max_length = 7
+    assert model.generation_config.max_length == 7
+    assert model.generation_config.num_beams is None
+
+
+# -- the loss
+
+
+class WeightedLossTrainer(Trainer):
+    """What a user writes who wants rare tokens to count more."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        logits = model(**inputs).logits
+        weight = torch.linspace(0.5, 2.0, logits.shape[-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight=weight)
+        return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+
+
+def test_a_trainer_may_compute_a_loss_of_its_own(kind, tokenizer, pairs, tmp_path):
+    model = new_model(kind)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer_of(model, tokenizer, pairs, tmp_path, class_=WeightedLossTrainer, max_steps=1).train()
+    assert all(not torch.equal(one, parameter) for one, parameter in zip(before, model.parameters(), strict=True))
+
+
+def padded_with_pad(tokenizer):
+    """A collator that pads labels like sources, as users write it."""
+
+    def collate(rows):
+        source, labels = (
+            tokenizer.pad({"input_ids": [row[name] for row in rows]}, return_tensors="pt")
+            for name in ("input_ids", "labels")
+        )
+        return {**source, "labels": labels["input_ids"]}
+
+    return collate
+
+
+def test_model_and_trainer_count_the_same_labels(kind, tokenizer, pairs, tmp_path):
+    """Labels padded with the pad id count for both: the loss is torch's mean over all of them."""
+    model = new_model(kind, dropout=0.0, label_smoothing=0.0)
+    options = {"max_steps": 1, "logging_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 48}
+    trainer = trainer_of(model, tokenizer, pairs, tmp_path, **options)
+    trainer.data_collator = padded_with_pad(tokenizer)
+    batch = trainer.data_collator(pairs)
+    logits = model(**batch).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-3)  # it rounds to 4 digits
+
+
+def test_a_batch_without_labels_leaves_the_weights_finite(kind, tokenizer, pairs, tmp_path):
+    model = new_model(kind)
+    nothing = [pair | {"labels": [-100] * 3} for pair in pairs]
+    trainer_of(model, tokenizer, nothing, tmp_path, max_steps=2).train()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+# -- adapters
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .loss import IGNORED, Seq2SeqLMLossOutput, smoothed_cross_entropy
+from .loss import IGNORED, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
 
 
 def is_as_made(part: nn.Module) -> bool:
@@ -75,11 +75,36 @@ class EncoderDecoder(WithTables):
 
 
 class ConditionalGeneration(WithTables, GenerationMixin):
-    """The base of a model that has the encoder-decoder as `model` and the projection as `lm_head`."""
+    """The base of a model that has the encoder-decoder as `model` and the projection as `lm_head`.
+
+    Its classes name `GenerationMixin` among their own bases too, where transformers looks for it.
+    """
 
     model: PreTrainedModel
     lm_head: nn.Linear
     longest_target: int | None = None  # in tokens; `None`: there is no limit
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """transformers' generation config, without the defaults that Seq2SeqTrainer leaves in it.
+
+        After each prediction Seq2SeqTrainer fills every empty field with transformers' default. `generate` would take
+        its `max_length` of 20 for the user's from the second batch on, and `save_pretrained` would write it. A user
+        sets some fields, never all: where all are filled at once, the new ones are emptied again.
+        """
+        config, before = self._generation_config, self._generation_settings
+        defaults = {name: value for name, value in config._get_default_generation_params().items() if value is not None}
+        settings = vars(config)
+        if all(settings.get(name) is not None for name in defaults):
+            for name, default in defaults.items():
+                if before.get(name) is None and settings[name] == default:
+                    settings[name] = None
+        self._generation_settings = dict(settings)
+        return config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers has a plain attribute
+        self._generation_config, self._generation_settings = config, dict(vars(config))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -107,21 +132,30 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        skip_logits: bool = False,
         **kwargs,
     ) -> Seq2SeqLMLossOutput:
         """Logits of the next target token, and the loss of section 5.4 when `labels` are given.
 
         Args:
-            labels: `(batch, target_length)`, the target with its end-of-sentence token; -100 and padding are
-                ignored. They are not shifted: without `decoder_input_ids`, the decoder reads the labels shifted
-                right.
+            labels: `(batch, target_length)`, the target with its end-of-sentence token; -100 is ignored, and
+                nothing else: a label that is `pad_token_id` counts, as everywhere in transformers. They are not
+                shifted: without `decoder_input_ids`, the decoder reads the labels shifted right.
             num_items_in_batch: target tokens of the whole update, for exact gradient accumulation.
+            skip_logits: compute the loss in chunks of tokens, so that the logits never exist at once; `logits` is
+                then `None`. Gradients are the same.
 
         Returns:
             `logits` `(batch, target_length, vocab_size)`; with `labels`, `loss` (smoothed, mean over target
-            tokens) and `negative_log_likelihood` (unsmoothed). In training mode with `labels`, `logits` is `None`:
-            the loss is computed in chunks so that they never exist at once.
+            tokens; 0 where no label counts) and `negative_log_likelihood` (unsmoothed).
+
+        Raises:
+            ValueError: `skip_logits` without `labels`.
+            IndexError: a label below 0 other than -100, or one beyond the vocabulary (with `skip_logits`, torch's
+                RuntimeError).
         """
+        if skip_logits and labels is None:
+            raise ValueError("skip_logits=True leaves nothing to return without labels; give labels, or leave it out")
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -140,20 +174,17 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         )
 
         logits = loss = likelihood = None
-        pad = self.config.pad_token_id
-        if labels is None or not self.training:
+        if not skip_logits:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
-            weight: Any = self.lm_head.weight
-            if (self.tp_size or 1) > 1:  # tensor parallelism leaves each process some of the rows
-                weight = weight.full_tensor()
-            loss, likelihood = smoothed_cross_entropy(
-                outputs.last_hidden_state,
-                weight,
-                labels if pad is None else labels.masked_fill(labels == pad, IGNORED),
-                self.config.label_smoothing,
-                num_items_in_batch,
-            )
+            options = (labels, self.config.label_smoothing, num_items_in_batch)
+            if logits is not None:
+                loss, likelihood = cross_entropy_of_logits(logits, *options)
+            else:
+                weight: Any = self.lm_head.weight
+                if (self.tp_size or 1) > 1:  # tensor parallelism leaves each process some of the rows
+                    weight = weight.full_tensor()
+                loss, likelihood = smoothed_cross_entropy(outputs.last_hidden_state, weight, *options)
         return Seq2SeqLMLossOutput(
             loss=loss,
             logits=logits,

@@ -103,6 +103,11 @@ class RNNSeq2SeqConfig(PublishedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def num_attention_heads(self) -> int:
+        """1: the attention of Bahdanau and Luong is not divided. transformers' generic code reads it."""
+        return 1
+
+    @property
     def encoder_width(self) -> int:
         """Width of the encoder's output, which the decoder attends to."""
         return self.hidden_size * (2 if self.bidirectional else 1)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 5.4 of the paper: cross-entropy with label smoothing, in chunks of tokens."""
+"""Section 5.4 of the paper: cross-entropy with label smoothing, from logits or in chunks of tokens without them."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +51,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, labels.shape[0], chunk):
             inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
             is_target = targets != IGNORED  # (chunk, 1)
-            targets = targets.clamp(min=0)  # (chunk, 1)
+            # A clamp would turn every other label out of range into token 0; `gather` refuses it.
+            targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
             scores = nn.functional.linear(inputs, matrix).to(exact)  # (chunk, vocab_size)
             scores = scores.sub_(scores.amax(dim=-1, keepdim=True))
             target_score, mean_score = scores.gather(-1, targets), scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
@@ -108,13 +111,17 @@ def smoothed_cross_entropy(
     Args:
         hidden_states: the decoder's output `(batch, target_length, d_model)`.
         weight: the projection before the softmax `(vocab_size, d_model)`.
-        labels: targets `(batch, target_length)`; -100 is ignored.
+        labels: targets `(batch, target_length)`; -100 is ignored, and nothing else.
         label_smoothing: epsilon.
         num_items_in_batch: target tokens of the whole update, when this batch is one of several whose gradients
             are accumulated; the sum is divided by it. `None`: by this batch's own target tokens.
 
     Returns:
-        The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats.
+        The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats. Both are 0,
+        with zero gradients, where no label counts.
+
+    Raises:
+        RuntimeError: another label below 0, or one beyond the vocabulary (on a GPU an assertion of the device).
     """
     if not torch.is_grad_enabled():  # which autograd does not tell a Function: it would compute both gradients
         hidden_states, weight = hidden_states.detach(), weight.detach()
@@ -124,8 +131,43 @@ def smoothed_cross_entropy(
         labels.reshape(-1).to(hidden_states.device),  # (batch * target_length)
         label_smoothing,
     )  # pyright: ignore[reportGeneralTypeIssues] -- apply is untyped in torch
+    count = _target_tokens(labels, num_items_in_batch, loss.device)
+    return loss / count, likelihood / count
+
+
+def cross_entropy_of_logits(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`smoothed_cross_entropy` where the logits exist anyway, by torch's own cross-entropy.
+
+    Args:
+        logits: `(batch, target_length, vocab_size)`.
+        labels, label_smoothing, num_items_in_batch: as for `smoothed_cross_entropy`.
+
+    Returns:
+        As `smoothed_cross_entropy`.
+
+    Raises:
+        IndexError: a label below 0 other than -100, or one beyond the vocabulary.
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)  # for sums and softmax
+    scores = logits.reshape(-1, logits.shape[-1]).to(exact)  # (batch * target_length, vocab_size)
+    targets = labels.reshape(-1).to(scores.device)  # (batch * target_length)
+    sum_of = partial(nn.functional.cross_entropy, ignore_index=IGNORED, reduction="sum")
+    loss = sum_of(scores, targets, label_smoothing=label_smoothing)
+    likelihood = sum_of(scores.detach(), targets) if label_smoothing else loss.detach()
+    count = _target_tokens(labels, num_items_in_batch, loss.device)
+    return loss / count, likelihood / count
+
+
+def _target_tokens(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None, device: torch.device) -> Any:
+    """The denominator of a mean over target tokens: 1 where there is none, whose sum of 0 would be 0 / 0."""
     if num_items_in_batch is None:
-        num_items_in_batch = (labels != IGNORED).sum().to(loss.device)
-    elif isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(loss.device)
-    return loss / num_items_in_batch, likelihood / num_items_in_batch
+        num_items_in_batch = (labels != IGNORED).sum()
+    if isinstance(num_items_in_batch, torch.Tensor):
+        count = num_items_in_batch.to(device)
+        return count + (count == 0)
+    return num_items_in_batch or 1

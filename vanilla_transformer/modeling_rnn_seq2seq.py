@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
@@ -417,7 +417,7 @@ class RNNSeq2SeqModel(EncoderDecoder, RNNSeq2SeqPreTrainedModel):
         )
 
 
-class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTrainedModel):
+class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTrainedModel, GenerationMixin):
     """The model with the projection before the softmax, for translation."""
 
     _tied_weights_keys = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -392,7 +392,9 @@ class VanillaTransformerModel(EncoderDecoder, VanillaTransformerPreTrainedModel)
         )
 
 
-class VanillaTransformerForConditionalGeneration(ConditionalGeneration, VanillaTransformerPreTrainedModel):
+class VanillaTransformerForConditionalGeneration(
+    ConditionalGeneration, VanillaTransformerPreTrainedModel, GenerationMixin
+):
     """Figure 1 as a whole: the model with the projection before the softmax, for translation."""
 
     _tied_weights_keys = {

@@ -296,17 +296,68 @@ def test_labels_are_shifted_once(family, batch):
     assert model(**batch).loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_padding_in_the_labels_counts_as_ignored(family, batch):
-    model = family.model()
-    padded = batch | {"labels": batch["labels"].masked_fill(batch["labels"] == -100, PAD)}
-    assert model(**padded).loss.item() == model(**batch).loss.item()
+@pytest.mark.parametrize("skip_logits", [False, True])
+def test_minus_100_alone_is_ignored_among_labels(family, batch, skip_logits):
+    """The pad id is a token like others: a corpus may have it, and Trainer counts it."""
+    model = family.model(label_smoothing=0.1)
+    labels = batch["labels"].masked_fill(batch["labels"] == -100, PAD)
+    labels[0, 0] = -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    logits = model(**inputs, decoder_input_ids=decoder_input_ids).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+    loss = model(**inputs, labels=labels, skip_logits=skip_logits).loss
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_training_mode_leaves_the_logits_out(family, batch):
-    model = family.model(dropout=0.0).train()
-    output = model(**batch)
-    assert output.logits is None
-    assert output.loss.item() == pytest.approx(model.eval()(**batch).loss.item(), abs=1e-6)
+def test_the_loss_of_training_is_a_function_of_the_logits(family, batch):
+    output = family.model(torch.float64, dropout=0.0, label_smoothing=0.1).train()(**batch)
+    logits = output.logits.detach().requires_grad_()
+    cross_entropy = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=0.1
+    )
+    (expected,) = torch.autograd.grad(cross_entropy, logits)
+    (found,) = torch.autograd.grad(output.loss, output.logits)
+    assert output.loss.item() == pytest.approx(cross_entropy.item(), abs=1e-12)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_skip_logits_gives_the_same_loss_and_gradients(family, batch):
+    model = family.model(torch.float64, dropout=0.0, label_smoothing=0.1).train()
+    whole, chunked = model(**batch), model(**batch, skip_logits=True)
+    assert chunked.logits is None
+    assert chunked.loss.item() == pytest.approx(whole.loss.item(), abs=1e-12)
+    assert chunked.negative_log_likelihood.item() == pytest.approx(whole.negative_log_likelihood.item(), abs=1e-12)
+    parameters = list(model.parameters())
+    gradients = zip(
+        torch.autograd.grad(whole.loss, parameters), torch.autograd.grad(chunked.loss, parameters), strict=True
+    )
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in gradients)
+
+
+def test_skip_logits_needs_labels(family, batch):
+    with pytest.raises(ValueError, match="skip_logits=True leaves nothing to return without labels"):
+        family.model()(batch["input_ids"], decoder_input_ids=batch["input_ids"], skip_logits=True)
+
+
+@pytest.mark.parametrize("tokens", [None, 0, torch.tensor(0)])
+@pytest.mark.parametrize("skip_logits", [False, True])
+def test_a_batch_without_a_label_has_loss_0_and_zero_gradients(family, batch, skip_logits, tokens):
+    model = family.model().train()
+    labels = torch.full_like(batch["labels"], -100)
+    output = model(**batch | {"labels": labels}, skip_logits=skip_logits, num_items_in_batch=tokens)
+    output.loss.backward()
+    assert output.loss.item() == output.negative_log_likelihood.item() == 0
+    assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("label", [-1, -101, 31])
+@pytest.mark.parametrize("skip_logits", [False, True])
+def test_a_label_out_of_range_is_an_error(family, batch, skip_logits, label):
+    labels = batch["labels"].clone()
+    labels[0, -1] = label  # the last: the decoder does not read it
+    with pytest.raises((IndexError, RuntimeError), match=rf"{label} is out of bounds"):
+        family.model()(**batch | {"labels": labels}, skip_logits=skip_logits)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

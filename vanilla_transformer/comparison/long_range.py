@@ -207,7 +207,7 @@ def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
     while done < updates and solved < LOOKS_TO_BE_SOLVED:
         model.train()
         input_ids, labels = training_batch(task, job.batch_size, trained_at, generator)
-        model(input_ids=input_ids.to(device), labels=labels.to(device)).loss.backward()
+        model(input_ids=input_ids.to(device), labels=labels.to(device), skip_logits=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()

@@ -122,7 +122,7 @@ class _Step:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.is_bf16):
-            loss = self.model(**batch).loss
+            loss = self.model(**batch, skip_logits=True).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -52,7 +52,7 @@ def _accumulate(
         try:
             with _part_of_an_update(run, is_last=index == len(parts) - 1):
                 batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-                output = run.model(**batch, num_items_in_batch=tokens)
+                output = run.model(**batch, num_items_in_batch=tokens, skip_logits=True)
                 # DistributedDataParallel, FSDP2 and ZeRO take the mean of the processes' gradients; we need their sum.
                 accelerator.backward(output.loss * accelerator.num_processes)
         except RuntimeError as error:

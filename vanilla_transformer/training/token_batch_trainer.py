@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' Seq2SeqTrainer with the batches, the evaluation and the checkpoints of this package."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +83,11 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         """Pairs of an update, on the average; Trainer counts speed by it."""
         return round(len(self.order.source_lengths) / len(self.order) * args.gradient_accumulation_steps)
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options) -> Any:
+        """Without the logits, unless they are asked for."""
+        inputs = inputs if return_outputs else inputs | {"skip_logits": True}
+        return super().compute_loss(model, inputs, return_outputs, **options)
+
     def evaluate(self, *arguments, **options) -> dict[str, float]:
         return super().evaluate(*arguments, **({"custom_generate": beam_search} | options))
 
@@ -99,17 +103,9 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *arguments, **options):
-        """Seq2SeqTrainer leaves transformers' defaults in the model's generation config: outputs of 20 tokens."""
-        assert self.model is not None
-        settings = vars(self.model.generation_config)
-        before = copy.deepcopy(settings)
         loss: Any
         self._forget_repeated_pairs(inputs)
-        try:
-            loss, *others = super().prediction_step(model, inputs, *arguments, **options)
-        finally:
-            settings.clear()
-            settings.update(before)
+        loss, *others = super().prediction_step(model, inputs, *arguments, **options)
         if loss is not None:
             tokens = (inputs["labels"] != IGNORED).sum().item()
             if tokens:  # the mean of none is no number
