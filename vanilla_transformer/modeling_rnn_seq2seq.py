@@ -453,7 +453,9 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "static"):
             raise ValueError(f"cache_implementation={kind!r}: an RNN has a state, no keys and values; use 'dynamic'")
-        if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
+        if model_kwargs.get("cache") is not None:
+            model_kwargs["cache"]._is_user_defined = True  # as transformers marks them
+        elif generation_config.use_cache is not False:
             model_kwargs["cache"] = RecurrentCache()
 
 
