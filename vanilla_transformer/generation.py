@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 from transformers.utils.generic import ModelOutput
@@ -415,7 +416,8 @@ def beam_search(
     `num_beams` are finished. That length is for each sentence its own: its tokens plus `max_tokens_beyond_source` of
     the generation config, unless another limit is given. One beam is greedy decoding.
 
-    Every argument of `generate` has the effect that it has there, or is refused.
+    Every argument of `generate` has the effect that it has there, or is refused. Of models from elsewhere transformers
+    drops `streamer`, `assistant_model`, `synced_gpus` and `tokenizer` before they come here.
 
     Args:
         model: any encoder-decoder with transformers' `GenerationMixin`; those of this package decode faster, by
@@ -541,7 +543,7 @@ def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
     mask, cache = unread.get("decoder_attention_mask"), unread.get("cache")
     if mask is not None and bool(mask.all()):
         del unread["decoder_attention_mask"]
-    if cache is not None and not (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
+    if isinstance(cache, Cache) and not (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
         del unread["cache"]  # transformers has made it
     if not isinstance(model_kwargs["encoder_outputs"], ModelOutput):
         unread["encoder_outputs"] = None
