@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.generation import GenerationConfig, MaxTimeCriteria, StoppingCriteriaList
 
-from tests.families import FAMILIES, Family
+from tests.families import CROSS_ATTENTION, FAMILIES, Family
 from vanilla_transformer.generation import DecodingError, beam_search, coverage_penalty, length_penalty, top
 
 PAD, START, END = 0, 1, 2
@@ -132,10 +132,54 @@ def test_coverage_counts_real_tokens_only():
     assert found.item() == pytest.approx(torch.tensor(0.5).log().item())  # min(2, 1) is 1, and log(1) is 0
 
 
-def test_a_model_without_attention_has_no_coverage(batch):
-    model = FAMILIES[4].model()
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_model_without_attention_has_no_coverage(batch, use_cache):
+    model, options = FAMILIES[4].model(), {"num_beams": 2, "max_new_tokens": 4, "use_cache": use_cache}
     with pytest.raises(ValueError, match="attention"):
-        model.generate(**batch, custom_generate=beam_search, num_beams=2, coverage_penalty=0.2)
+        model.generate(**batch, custom_generate=beam_search, coverage_penalty=0.2, **options)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_coverage_by_a_backend_that_returns_no_attention_is_refused_with_the_remedy(batch, beams):
+    model = FAMILIES[0].model(torch.float64)
+    options = {"num_beams": beams, "max_new_tokens": 6, "custom_generate": beam_search, "coverage_penalty": 0.2}
+    expected = model.generate(**batch, **options)
+    with pytest.raises(ValueError, match=r"'sdpa'.*set_attn_implementation\('eager'\)"):
+        model.generate(**batch, **options, use_cache=False)
+    model.set_attn_implementation("eager")
+    assert torch.equal(model.generate(**batch, **options, use_cache=False), expected)
+
+
+def test_coverage_counts_the_tokens_of_a_prompt_and_knows_the_source_without_a_mask(family, decodes, batch):
+    """Each is counted once, however the decoder reads them."""
+    if CROSS_ATTENTION in family.lacks:
+        pytest.skip(family.lacks[CROSS_ATTENTION])
+    model, beta, prompt = family.model(torch.float64), 0.3, torch.tensor([[START, 7, 8]] * 4)
+    model.set_attn_implementation("eager")
+    options = {"num_beams": 3, "max_new_tokens": 5, "decoder_input_ids": prompt, "return_dict_in_generate": True}
+    found = model.generate(batch["input_ids"], **options, custom_generate=beam_search, alpha=0.0, coverage_penalty=beta)
+    for i, (target, score) in enumerate(zip(found.sequences.tolist(), found.sequences_scores.tolist(), strict=True)):
+        target, source = without_padding(target), row(batch, i)["input_ids"]
+        ids = torch.tensor([target])
+        with torch.no_grad():
+            output = model(source, decoder_input_ids=ids[:, :-1], output_attentions=True)
+        chosen = output.logits.log_softmax(-1).gather(2, ids[:, 1:, None])[0, 2:]
+        attended = output.cross_attentions[-1][0].mean(dim=0).sum(dim=0)  # (source_length)
+        assert score == pytest.approx(chosen.sum().item() + beta * attended.clamp(max=1).log().sum().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("given", ["cache", "decoder_attention_mask"])
+def test_coverage_of_a_part_of_the_target_is_refused(batch, given):
+    model = FAMILIES[0].model()
+    model.set_attn_implementation("eager")
+    prompt = torch.tensor([[PAD, START, 8]] * 3 + [[START, 7, 8]])
+    options: dict = {"decoder_input_ids": prompt, "decoder_attention_mask": prompt.ne(PAD).long()}
+    if given == "cache":
+        prompt = prompt[:, 1:]
+        cache = model(**batch, decoder_input_ids=prompt[:, :1], use_cache=True).cache
+        options = {"decoder_input_ids": prompt, "decoder_attention_mask": torch.ones_like(prompt), "cache": cache}
+    with pytest.raises(ValueError, match=f"coverage_penalty=0.2 needs whole targets; leave {given} out"):
+        model.generate(**batch, **options, custom_generate=beam_search, coverage_penalty=0.2, max_new_tokens=4)
 
 
 def test_a_forced_beginning_is_kept_and_not_counted(family, decodes, batch):
@@ -197,6 +241,81 @@ def test_learned_positions_end_the_longest_target(batch):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "prompt", [[[START, 7, 8]] * 4, [[PAD, START, 8]] * 3 + [[START, 7, 8]]], ids=["whole", "padded"]
+)
+def test_a_mask_of_the_prompt_counts(family, beams, prompt, batch):
+    model, prompt = family.model(torch.float64), torch.tensor(prompt)
+    options = {"num_beams": beams, "max_new_tokens": 6, "decoder_input_ids": prompt}
+    options |= {"decoder_attention_mask": prompt.ne(PAD).long()}
+    expected = model.generate(**batch, **options)
+    found = model.generate(**batch, **options, custom_generate=beam_search, rule="transformers")
+    assert [without_padding(row) for row in found.tolist()] == [without_padding(row) for row in expected.tolist()]
+    if bool((prompt == PAD).any()):
+        with pytest.raises(ValueError, match="decoder_attention_mask"):
+            model.generate(**batch, **options, custom_generate=beam_search, decoder=model.prepare_decoding())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_without_a_mask_of_the_source_that_of_the_encoder_counts(family, decodes, batch, beams):
+    model = family.model(torch.float64)
+    model.generation_config.max_tokens_beyond_source = 3  # of each source's own tokens
+    options = {"custom_generate": beam_search, "num_beams": beams}
+    assert torch.equal(model.generate(batch["input_ids"], **options), model.generate(**batch, **options))
+
+
+# -- what it returns beside the targets
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_logits_and_beams_are_those_that_transformers_returns(family, decodes, batch, beams):
+    model = family.model(torch.float64)
+    options = {"num_beams": beams, "num_return_sequences": min(beams, 2), "max_new_tokens": 7}
+    options |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    expected = model.generate(**batch, **options)
+    found = model.generate(**batch, **options, custom_generate=beam_search, rule="transformers")
+    assert len(found.scores) == len(expected.scores) == len(found.logits)
+    for name in ("scores", "logits"):
+        for ours, theirs in zip(found[name], expected[name], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    if beams > 1:
+        assert found.beam_indices.tolist() == expected.beam_indices.tolist()
+        torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
+    is_greedy = beams == 1
+    transitions = [
+        model.compute_transition_scores(one.sequences, one.scores, one.get("beam_indices"), normalize_logits=is_greedy)
+        for one in (found, expected)
+    ]
+    # Greedily, transformers goes on after the end by other padding.
+    until_end = (found.sequences[:, 1:] == END).cumsum(dim=1) - (found.sequences[:, 1:] == END).long() == 0
+    torch.testing.assert_close(*(one * until_end for one in transitions), atol=1e-5, rtol=0)
+
+
+def test_transition_scores_sum_up_to_what_a_target_scores(family, decodes):
+    model, batch, alpha = family.model(torch.float64), sources(12), 0.6
+    model.generation_config.max_tokens_beyond_source = 3  # sentences are done at different lengths
+    options = {"num_beams": 4, "num_return_sequences": 3, "custom_generate": beam_search, "alpha": alpha}
+    plain = model.generate(**batch, **options, return_dict_in_generate=True)
+    found = model.generate(**batch, **options, return_dict_in_generate=True, output_scores=True)
+    assert torch.equal(found.sequences, plain.sequences)
+    assert (plain.get("scores"), plain.get("beam_indices")) == (None, None)  # nobody asked
+    assert {tuple(step.shape) for step in found.scores} == {(12 * 4, 31)}
+    lengths = (found.beam_indices >= 0).sum(dim=1)
+    assert lengths.unique().numel() > 1
+    transitions = model.compute_transition_scores(found.sequences, found.scores, found.beam_indices)
+    expected = found.sequences_scores * length_penalty(lengths, alpha)
+    torch.testing.assert_close(transitions.sum(dim=1), expected, atol=1e-4, rtol=0)
+
+
+def test_scores_are_those_that_processors_have_left(family, batch):
+    model = family.model(torch.float64)
+    options = {"num_beams": 3, "max_new_tokens": 4, "suppress_tokens": [5, 9], "return_dict_in_generate": True}
+    found = model.generate(**batch, **options, output_scores=True, output_logits=True, custom_generate=beam_search)
+    assert all(step[:, [5, 9]].isneginf().all() for step in found.scores)
+    assert all(step.isfinite().all() for step in found.logits)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
 def test_processors_of_transformers_apply(family, decodes, batch, beams):
     model = family.model(torch.float64)
     options = {"num_beams": beams, "max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": [5, 9]}
@@ -236,8 +355,8 @@ def test_adapters_are_part_of_the_model(batch):
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    options = {"num_beams": 2, "max_new_tokens": 9, "length_penalty": 0.0}
-    expected = adapted.generate(**batch, **options)
+    options = {"num_beams": 2, "max_new_tokens": 9}
+    expected = adapted.generate(**batch, **options, length_penalty=0.0)
     found = adapted.generate(**batch, **options, custom_generate=beam_search, alpha=0.0)
     assert [without_padding(row) for row in found.tolist()] == [without_padding(row) for row in expected.tolist()]
     assert not torch.equal(found, plain)
@@ -313,6 +432,10 @@ def test_a_source_without_any_position_is_refused(family):
         ({"output_attentions": True}, "output_attentions=True"),
         ({"rule": "marian"}, "rule='marian'"),
         ({"alpha": float("nan")}, "alpha=nan"),
+        ({"coverage_penalty": float("inf")}, "coverage_penalty=inf"),
+        ({"rule": "transformers", "length_penalty": float("nan")}, "length_penalty=nan"),
+        ({"length_penalty": 2.0}, "length_penalty=2.0 has no part in rule='gnmt'; use alpha"),
+        ({"rule": "transformers", "alpha": 0.5}, "alpha=0.5 has no part in rule='transformers'; use length_penalty"),
     ],
 )
 def test_what_it_does_not_offer_is_refused(batch, options, named):

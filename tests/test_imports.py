@@ -22,6 +22,7 @@ MAY_BE_PUBLISHED = {
     "dropout.py",
     "embeddings.py",
     "generation.py",
+    "generation_steps.py",
     "linear.py",
     "loss.py",
     "modeling_rnn_seq2seq.py",

@@ -218,6 +218,24 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         super().adjust_generation_fn(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] -- as below
         self.__dict__.pop("generate", None)
 
+    def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
+        """As in transformers, which drops these without a word where a function is given as `custom_generate`.
+
+        Raises:
+            ValueError: one of them is given beside such a function.
+        """
+        if callable(custom_generate):
+            dropped = {"synced_gpus": synced_gpus, "assistant_model": assistant_model, "streamer": streamer}
+            dropped |= {name: kwargs.get(name) for name in ("tokenizer", "assistant_tokenizer")}
+            for name, value in dropped.items():
+                if value is not None and value is not False:
+                    remedy = "as a StopStringCriteria in stopping_criteria" if name == "tokenizer" else "leave it out"
+                    of_what = " for stop_strings" if name == "tokenizer" else ""
+                    raise ValueError(f"{name}{of_what} does not reach a function given as custom_generate: {remedy}")
+        return super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
+            custom_generate, kwargs, synced_gpus, assistant_model, streamer
+        )
+
     def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
         """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 6.1 of the paper: beam search with the length penalty of Wu et al. (2016, arXiv:1609.08144).
 
-A model's folder has this file as custom_generate/generate.py, where transformers looks for `generate`.
+A model's folder has this file as custom_generate/generate.py, where transformers looks for `generate`, and
+generation_steps.py beside it.
 """
 
 import math
@@ -11,11 +12,20 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
+from transformers.utils.generic import ModelOutput
+
+from .generation_steps import ModelSteps, RanksTokens, StepRecords, Steps
 
 BEAMS, ALPHA = 4, 0.6  # "chosen after experimentation on the development set"
 TOP_BLOCK, TOP_FROM = 128, 2**19  # where so many numbers are compared, blocks of them are compared first
+NOT_OFFERED = (  # fields of a generation config that ask for another way of decoding, or for outputs there are none of
+    *("do_sample", "penalty_alpha", "dola_layers", "diversity_penalty", "num_beam_groups", "constraints"),
+    *("force_words_ids", "low_memory", "use_mtp", "is_assistant", "prompt_lookup_num_tokens", "assistant_early_exit"),
+    *("guidance_scale", "prefill_chunk_size", "output_attentions", "output_hidden_states"),
+)
 
 
 class DecodingError(ValueError):
@@ -24,49 +34,6 @@ class DecodingError(ValueError):
     def __init__(self, message: str, sentence: int):
         super().__init__(message)
         self.sentence = sentence
-
-
-class Steps(Protocol):
-    """Sentences in the midst of being decoded; what a model has to offer to be searched.
-
-    `attention`, `(sentences, beams, source_length)`, is what the last step has looked at, where it was asked for.
-    """
-
-    attention: torch.Tensor | None
-
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
-        ...
-
-    def follow(self, parents: torch.Tensor) -> None:
-        """Hypothesis i of a sentence continues what was its hypothesis `parents[:, i]`; `(sentences, beams)`."""
-        ...
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these sentences in this order; `(sentences)`."""
-        ...
-
-
-@runtime_checkable
-class RanksTokens(Steps, Protocol):
-    """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
-
-    def best(
-        self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Read a token of each hypothesis, `(sentences, live)`, and find the best that may follow.
-
-        Args:
-            totals: log-probabilities of the hypotheses so far, `(sentences, live)`; `None`: the logits decide, of one
-                hypothesis for each sentence.
-            beams: so many are sought that are none of `ends`, `(ends)`, and whatever is better than the last of them.
-
-        Returns:
-            Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
-            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. What comes after those
-            that are sought may be anything. No number, where a logit is none.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +52,7 @@ class Search:
         filler: what follows an end.
         processors: transformers' logits processors, `(histories, scores) → scores`; `None`: none.
         criteria: further stopping criteria, `(histories, scores) → (histories)`; `None`: none.
+        records: takes down every step; `None`: nobody asked for it.
     """
 
     beams: int
@@ -96,11 +64,12 @@ class Search:
     coverage: float = 0.0
     processors: Callable | None = None
     criteria: Callable | None = None
+    records: StepRecords | None = None
 
     @property
     def ranks_by_tokens_alone(self) -> bool:
-        """Whether what may follow, and what ends, depends on no history."""
-        return self.processors is None and self.criteria is None
+        """Whether nothing reads histories or scores, which is done by rows: all beams of all sentences to the end."""
+        return self.processors is None and self.criteria is None and self.records is None
 
 
 def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
@@ -147,6 +116,7 @@ class BeamSearch:
         prompt: what their targets begin with, `(sentences, prompt_length)`; not counted in any length.
         limits: of each target, in tokens, `(sentences)`.
         source_mask: for the coverage penalty, `(sentences, source_length)`.
+        coverage: what the prompts' tokens but the last have attended to, `(sentences, 1, source_length)`.
         may_leave: whether `steps` can `keep` some of the sentences; otherwise finished ones stay, and are idle.
     """
 
@@ -157,6 +127,7 @@ class BeamSearch:
         limits: torch.Tensor,
         search: Search,
         source_mask: torch.Tensor | None = None,
+        coverage: torch.Tensor | None = None,
         may_leave: bool = True,
     ):
         sentences = prompt.shape[0]
@@ -175,7 +146,8 @@ class BeamSearch:
         self.finished = prompt.new_full((*shape, self.prompt_length + self.longest), search.filler)
         self.finished_scores = torch.full(shape, -torch.inf, device=prompt.device)
         self.finished_lengths = torch.zeros_like(self.finished_scores, dtype=torch.long)
-        self.coverage: torch.Tensor | None = None
+        self.finished_parents = torch.zeros_like(self.finished_lengths)  # only with records
+        self.coverage = coverage
         # Of the whole batch, for the sentences that have left.
         self.best = self.finished[:, : search.kept].clone()
         self.best_scores = self.finished_scores[:, : search.kept].clone()
@@ -191,10 +163,7 @@ class BeamSearch:
         Raises:
             DecodingError: logits that are no numbers; a sentence for which every token is forbidden.
         """
-        for token in self.live[:, 0, :-1].unbind(dim=1):
-            self.steps(token[:, None])
-            self._look()
-        if self.search.processors is not None:  # which know the batch by its rows, all beams of all sentences
+        if not self.search.ranks_by_tokens_alone:
             self.live = self.live.expand(-1, self.search.beams, -1)
             self.live_scores = torch.full_like(self.finished_scores, -torch.inf)
             self.live_scores[:, 0] = 0.0
@@ -210,6 +179,8 @@ class BeamSearch:
                 going_on = self._finish(scores, beam, token, is_end)  # (sentences, up to beams)
                 parents, token = beam.gather(1, going_on), token.gather(1, going_on)
             self.live = self._extended(parents, token)
+            if self.search.records is not None:
+                self.search.records.parents.append(parents)
             self._follow(parents)
             self._stop()
         length = self.prompt_length + int(self.best_lengths.max())
@@ -227,12 +198,14 @@ class BeamSearch:
             candidates = self.ranking.best(self.live[:, :, -1], self.live_scores, self.search.beams, self.search.ends)
             self._look()
             return candidates
-        wanted = (1 + len(self.search.ends)) * self.search.beams
+        wanted = max(2, 1 + len(self.search.ends)) * self.search.beams  # criteria may end any of them
         logits = self.steps(self.live[:, :, -1])  # (sentences * live, vocab_size)
         self._look()
         log_probabilities = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if self.search.processors is not None:
             log_probabilities = self.search.processors(self.live.flatten(0, 1), log_probabilities)
+        if self.search.records is not None:
+            self.search.records.add(log_probabilities, logits)
         # The best of all are among the best of each.
         best, tokens = top(log_probabilities, min(wanted, log_probabilities.shape[1]))
         totals = self.live_scores[:, :, None] + best.view(sentences, live, -1)
@@ -249,7 +222,8 @@ class BeamSearch:
         if self.length >= self.nearest_limit:
             is_end |= (self.limits <= self.length)[:, None]
         if self.search.criteria is not None:
-            is_end |= self.search.criteria(self._extended(beam, token).flatten(0, 1), scores).view_as(scores)
+            recorded = None if self.search.records is None else self.search.records.scores
+            is_end |= self.search.criteria(self._extended(beam, token).flatten(0, 1), recorded).view_as(scores)
         return is_end if bool(is_end.any()) else None
 
     def _finish(
@@ -274,6 +248,8 @@ class BeamSearch:
         until_now.copy_(_take(torch.cat([until_now, extended], dim=1), best))
         lengths = torch.full_like(beam[:, :beams], self.length)
         self.finished_lengths = torch.cat([self.finished_lengths, lengths], dim=1).gather(1, best)
+        if self.search.records is not None:
+            self.finished_parents = torch.cat([self.finished_parents, beam[:, :beams]], dim=1).gather(1, best)
         self.live_scores, going_on = scores.masked_fill(is_end, -torch.inf).topk(min(beams, scores.shape[1]))
         return going_on
 
@@ -312,12 +288,10 @@ class BeamSearch:
         order = torch.arange(len(self.rows), device=left.device)
         order[left[left < count]] = order[count:][~self.is_done[count:]]
         order = order[:count]
-        for name in ("rows", "limits", "furthest", "is_done", "live", "live_scores"):
-            setattr(self, name, getattr(self, name)[order])
-        for name in ("finished", "finished_scores", "finished_lengths"):
-            setattr(self, name, getattr(self, name)[order])
-        self.coverage = None if self.coverage is None else self.coverage[order]
-        self.source_mask = None if self.source_mask is None else self.source_mask[order]
+        names = ("rows", "limits", "furthest", "is_done", "live", "live_scores", "coverage", "source_mask")
+        for name in (*names, "finished", "finished_scores", "finished_lengths"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor[order])
         if count:
             self.steps.keep(order)
 
@@ -348,8 +322,6 @@ def greedy_search(
     Raises:
         DecodingError: logits that are no numbers, or that forbid every token.
     """
-    for token in prompt[:, :-1].unbind(dim=1):
-        steps(token[:, None])
     prompt_length, longest, nearest_limit = prompt.shape[1], int(limits.max()), int(limits.min())
     targets = prompt.new_full((prompt.shape[0], prompt_length + longest), search.filler)
     targets[:, :prompt_length] = prompt
@@ -359,10 +331,12 @@ def greedy_search(
     ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, RanksTokens) else None
     while len(rows):
         if ranking is None:
-            logits = steps(tokens[:, None])  # (sentences, vocab_size)
+            logits = scores = steps(tokens[:, None])  # (sentences, vocab_size)
             if search.processors is not None:
-                logits = search.processors(targets[rows, : prompt_length + length], logits.float())
-            best, token = top(logits, 1)
+                scores = search.processors(targets[rows, : prompt_length + length], logits.float())
+            if search.records is not None:
+                search.records.add(scores, logits)
+            best, token = top(scores, 1)
         else:
             best, _, token = ranking.best(tokens[:, None], None, 1, search.ends[:0])
         if not math.isfinite(float(best.sum(dtype=torch.float32))):
@@ -376,7 +350,8 @@ def greedy_search(
         if length >= nearest_limit:
             ended |= limits <= length
         if search.criteria is not None:
-            ended |= search.criteria(targets[rows, : prompt_length + length], None)
+            recorded = None if search.records is None else search.records.scores
+            ended |= search.criteria(targets[rows, : prompt_length + length], recorded)
         if not bool(ended.any()):
             continue
         is_done, has_done = is_done | ended, True
@@ -410,55 +385,6 @@ def _take(hypotheses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return hypotheses.gather(1, index[..., None].expand(-1, -1, hypotheses.shape[2]))
 
 
-class ModelSteps:
-    """Any model's own forward pass and cache as `Steps`: exact, and as fast as the model.
-
-    The beams of a sentence stand side by side in the batch, as transformers has it; sentences cannot leave.
-    """
-
-    def __init__(self, model: Any, sentences: int, beams: int, keeps_attention: bool, model_kwargs: dict[str, Any]):
-        self.model, self.sentences, self.beams, self.model_kwargs = model, sentences, beams, model_kwargs
-        self.keeps_attention, self.attention = keeps_attention, None
-        self.targets: torch.Tensor | None = None  # (sentences * beams, length)
-
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        column = self._widen(tokens).reshape(-1, 1)  # (sentences * beams, 1)
-        is_first = self.targets is None
-        self.targets = column if self.targets is None else torch.cat([self.targets, column], dim=1)
-        uses_cache = not is_first and self.model_kwargs.get("use_cache")
-        inputs = self.model.prepare_inputs_for_generation(
-            self.targets,
-            next_sequence_length=1 if uses_cache else None,
-            is_first_iteration=is_first,
-            **self.model_kwargs,
-        )
-        output = self.model(**inputs, return_dict=True, output_attentions=self.keeps_attention or None)
-        self.model_kwargs = self.model._update_model_kwargs_for_generation(
-            output, self.model_kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
-        )
-        if self.keeps_attention:
-            weights = output.cross_attentions[-1][:, :, -1].mean(dim=1)  # (sentences * beams, source_length)
-            self.attention = weights.view(self.sentences, self.beams, -1)[:, : tokens.shape[1]]
-        return output.logits[:, -1].view(self.sentences, self.beams, -1)[:, : tokens.shape[1]].flatten(0, 1)
-
-    def follow(self, parents: torch.Tensor) -> None:
-        if self.targets is None:
-            return
-        offset = torch.arange(self.sentences, device=parents.device)[:, None] * self.beams
-        flat = (self._widen(parents) + offset).flatten()  # (sentences * beams)
-        self.targets = self.targets[flat]
-        if self.model_kwargs.get("cache") is not None:
-            self.model_kwargs["cache"].reorder_cache(flat)
-
-    def keep(self, rows: torch.Tensor) -> None:
-        raise AssertionError("sentences stay in the batch")
-
-    def _widen(self, hypotheses: torch.Tensor) -> torch.Tensor:
-        """`(sentences, live)` → `(sentences, beams)`; places without a hypothesis repeat the last."""
-        places = torch.arange(self.beams, device=hypotheses.device).clamp(max=hypotheses.shape[1] - 1)
-        return hypotheses[:, places]
-
-
 @runtime_checkable
 class PreparesDecoding(Protocol):
     """A model that can lay out its weights for decoding."""
@@ -477,6 +403,7 @@ def beam_search(
     generation_config,
     synced_gpus: bool = False,
     alpha: float | None = None,
+    length_penalty: float | None = None,
     rule: Literal["gnmt", "transformers"] = "gnmt",
     coverage_penalty: float = 0.0,
     decoder: Any = None,
@@ -487,111 +414,140 @@ def beam_search(
     It ends for a sentence when nothing unfinished can still become one of the best `num_return_sequences`, so it
     returns what it would at the longest length ("but terminate early when possible"); with `early_stopping=True` when
     `num_beams` are finished. That length is for each sentence its own: its tokens plus `max_tokens_beyond_source` of
-    the generation config, unless `max_new_tokens` or `max_length` is given. One beam is greedy decoding.
+    the generation config, unless another limit is given. One beam is greedy decoding.
+
+    Every argument of `generate` has the effect that it has there, or is refused. Of models from elsewhere transformers
+    drops `streamer`, `assistant_model`, `synced_gpus` and `tokenizer` before they come here.
 
     Args:
         model: any encoder-decoder with transformers' `GenerationMixin`; those of this package decode faster, by
-            weights that are laid out anew for this call.
+            weights that are laid out anew for this call, unless an argument needs the model's own forward pass.
         input_ids: what the target begins with, `(sentences * num_beams, prompt_length)`.
         alpha: of the length penalty; 0: plain sums of log-probabilities. `None`: `alpha` of the generation config,
             else the paper's 0.6.
         rule: "transformers" divides by length^`length_penalty` instead, and stops as transformers does.
         coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
-        decoder: `model.prepare_decoding()`, to have it made once for many calls.
+        decoder: `model.prepare_decoding()`, to have it made once for many calls. It has a cache of its own, whatever
+            `use_cache` and `cache_implementation` say.
 
     Returns:
-        `(sentences * num_return_sequences, target_length)`, best first for each sentence; with
-        `return_dict_in_generate` and several beams, with `sequences_scores`: log-probability over the penalty, plus
-        the coverage penalty; -inf for what does not exist.
+        `(sentences * num_return_sequences, target_length)`, best first for each sentence. With
+        `return_dict_in_generate` transformers' output, with `scores` and `logits` where asked for, and for several
+        beams `beam_indices` with them and always `sequences_scores`: log-probability over the penalty, plus the
+        coverage penalty; -inf for what does not exist. Scores are kept for every step, `(sentences * num_beams,
+        vocab_size)`, and slow the search down; there is no `cache`.
 
     Raises:
-        ValueError: sampling, or outputs other than the scores, which this search does not offer; an unknown rule; an
-            alpha that is not finite; a coverage penalty without attention; a source without any position.
+        ValueError: what this search does not offer (`NOT_OFFERED`, `synced_gpus`); an unknown rule; the length penalty
+            of the other rule; a penalty that is not finite; a coverage penalty without attention, or with a cache that
+            has tokens already; a source without any position; with a `decoder`, arguments that it does not read.
         DecodingError: see `BeamSearch.run`.
     """
-    _check(generation_config, synced_gpus, rule)
+    settings = vars(generation_config)  # transformers' own, and whatever else a folder has there
+    _check(settings, synced_gpus, rule, coverage_penalty)
     beams = generation_config.num_beams or 1
     sentences, prompt = input_ids.shape[0] // beams, input_ids[::beams]
-    pad, ends = generation_config._pad_token_tensor, generation_config._eos_token_tensor
-    own = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
-    settings = vars(generation_config)  # transformers' own, and whatever else a folder has there
+    pad, early = generation_config._pad_token_tensor, generation_config.early_stopping
+    is_dict = generation_config.return_dict_in_generate
+    asked = [bool(is_dict and settings.get(name)) for name in ("output_scores", "output_logits")]
+    # A user's own criteria of the first two kinds stand in the list in the place of transformers'.
+    maximum = next(one.max_length for one in stopping_criteria if isinstance(one, MaxLengthCriteria))
+    ends = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
+    others = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
     search = Search(
         beams=beams,
         kept=generation_config.num_return_sequences or 1,
-        divisor=_divisor(rule, settings, alpha),
-        ends=input_ids.new_empty(0) if ends is None else ends,
+        divisor=_divisor(rule, settings, alpha, length_penalty),
+        ends=torch.cat([input_ids.new_empty(0), *ends]),
         filler=0 if pad is None else int(pad),
-        stops_when=_stops_when(rule, generation_config),
+        stops_when="full" if early is True else "unlikely" if rule == "transformers" and early != "never" else "sure",
         coverage=coverage_penalty,
         processors=logits_processor if len(logits_processor) else None,
-        criteria=type(stopping_criteria)(own) if own else None,
+        criteria=type(stopping_criteria)(others) if others else None,
+        records=StepRecords(*asked) if any(asked) else None,
     )
-    mask = model_kwargs.get("attention_mask")
-    mask = None if mask is None else mask[::beams]  # (sentences, source_length)
-    longest = generation_config.max_length - prompt.shape[1]
+    mask = _source_mask(model_kwargs)[::beams]  # (sentences, source_length)
+    longest = max(1, maximum - prompt.shape[1])
     limits = torch.full((sentences,), longest, device=input_ids.device)
     beyond = settings.get("max_tokens_beyond_source")
-    if beyond is not None and mask is not None:
+    if beyond is not None and maximum == generation_config.max_length:
         limits = (mask.sum(dim=1) + beyond).clamp(max=longest)
 
-    if decoder is None and _suits_prepared(model, generation_config, model_kwargs):
-        decoder = model.prepare_decoding()
-    keeps_attention = coverage_penalty != 0
+    unread = _unread_by_decoders(model_kwargs)
+    if decoder is not None and unread:
+        raise ValueError(
+            f"a prepared decoder does not read {', '.join(unread)}; leave `decoder` out, and the model itself decodes"
+        )
+    says_how_to_cache = generation_config.use_cache is False or generation_config.cache_implementation is not None
+    if decoder is None and isinstance(model, PreparesDecoding) and not unread and not says_how_to_cache:
+        decoder = model.prepare_decoding() if model.can_prepare_decoding() else None
+    keeps_attention, coverage = coverage_penalty != 0, None
     if decoder is None:
-        steps = ModelSteps(model, sentences, beams, keeps_attention, model_kwargs)
+        if keeps_attention and {"cache", "decoder_attention_mask"} & set(unread):
+            raise ValueError(f"coverage_penalty={coverage_penalty} needs whole targets; leave {', '.join(unread)} out")
+        steps: Steps = ModelSteps(model, input_ids, generation_config, keeps_attention, model_kwargs)
     else:
         encoded = _of_sentences(model_kwargs["encoder_outputs"], beams)
         steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, beams, keeps_attention)
-    may_leave = decoder is not None and search.processors is None
+        for token in prompt[:, :-1].unbind(dim=1):
+            steps(token[:, None])
+            if steps.attention is not None:
+                coverage = steps.attention.float() + (0.0 if coverage is None else coverage)
+    may_leave = decoder is not None and search.ranks_by_tokens_alone
+    outputs: dict[str, Any] = {}
     if beams == 1:
-        sequences: Any = greedy_search(steps, prompt, limits, search, may_leave)
-        return (
-            GenerateEncoderDecoderOutput(sequences=sequences)
-            if generation_config.return_dict_in_generate
-            else sequences
-        )
-    found, scores = BeamSearch(steps, prompt, limits, search, mask, may_leave).run()
-    if not generation_config.return_dict_in_generate:
-        return found.flatten(0, 1)
-    return GenerateBeamEncoderDecoderOutput(
-        sequences=found.flatten(0, 1),  # pyright: ignore[reportArgumentType] -- transformers names a type that no tensor has
-        sequences_scores=scores.flatten(),  # pyright: ignore[reportArgumentType] -- likewise
-    )
+        sequences = greedy_search(steps, prompt, limits, search, may_leave)
+    else:
+        beam = BeamSearch(steps, prompt, limits, search, mask, coverage, may_leave)
+        found, scores = beam.run()
+        sequences, outputs["sequences_scores"] = found.flatten(0, 1), scores.flatten()
+        if search.records is not None:
+            parents = beam.finished_parents[:, : search.kept]
+            outputs["beam_indices"] = search.records.beam_indices(beam.best_lengths, parents)
+    if not is_dict:
+        return sequences
+    if search.records is not None:
+        outputs |= {"scores": search.records.scores, "logits": search.records.logits}
+    kind: Any = GenerateEncoderDecoderOutput if beams == 1 else GenerateBeamEncoderDecoderOutput
+    return kind(sequences=sequences, **outputs)
 
 
-def _divisor(rule: str, settings: dict[str, Any], alpha: float | None) -> Callable[[Any], Any]:
-    if rule == "transformers":
-        power = settings.get("length_penalty")
-        return partial(_power, power=1.0 if power is None else power)
-    alpha = settings.get("alpha") if alpha is None else alpha
-    alpha = ALPHA if alpha is None else alpha
-    if not math.isfinite(alpha):
-        raise ValueError(f"alpha={alpha} must be a finite number")
-    return partial(length_penalty, alpha=alpha)
+def _divisor(rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None) -> Callable[[Any], Any]:
+    """Of the rule; `alpha` and `penalty` are the call's, where a generation config may have both."""
+    if rule == "gnmt":
+        name, default, given, unused = "alpha", ALPHA, alpha, {"length_penalty": penalty}
+    else:
+        name, default, given, unused = "length_penalty", 1.0, penalty, {"alpha": alpha}
+    for other, value in unused.items():
+        if value is not None:
+            raise ValueError(f"{other}={value} has no part in rule={rule!r}; use {name}, or another rule")
+    power = next(one for one in (given, settings.get(name), default) if one is not None)
+    if not math.isfinite(power):
+        raise ValueError(f"{name}={power} must be a finite number")
+    return partial(length_penalty, alpha=power) if rule == "gnmt" else lambda length: length**power
 
 
-def _power(length, power: float):
-    """transformers' rule."""
-    return length**power
+def _source_mask(model_kwargs: dict[str, Any]) -> torch.Tensor:
+    """`(sentences * beams, source_length)`, 1 for real tokens: as given, as the encoder inferred it, or all."""
+    encoded = model_kwargs["encoder_outputs"]
+    mask = model_kwargs.get("attention_mask")
+    if mask is None and isinstance(encoded, ModelOutput):
+        mask = encoded.get("attention_mask")
+    return encoded[0].new_ones(encoded[0].shape[:2], dtype=torch.long) if mask is None else mask
 
 
-def _stops_when(rule: str, generation_config) -> Literal["sure", "full", "unlikely"]:
-    if generation_config.early_stopping is True:
-        return "full"
-    return "unlikely" if rule == "transformers" and generation_config.early_stopping != "never" else "sure"
-
-
-def _suits_prepared(model, generation_config, model_kwargs: dict[str, Any]) -> bool:
-    """Whether nothing is asked for, beside the decoding itself, that only the model's own forward pass does."""
-    cache = model_kwargs.get("cache")
-    return (
-        isinstance(model, PreparesDecoding)
-        and model.can_prepare_decoding()
-        and model_kwargs.keys() <= {"encoder_outputs", "attention_mask", "cache", "use_cache"}
-        and generation_config.cache_implementation is None
-        and generation_config.use_cache is not False
-        and (cache is None or cache.get_seq_length() == 0)
-    )
+def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
+    """The arguments that only a model's own forward pass honours."""
+    read = {"encoder_outputs", "attention_mask", "use_cache", "inputs_embeds"}  # the encoder has read the last
+    unread = {name: value for name, value in model_kwargs.items() if value is not None and name not in read}
+    mask, cache = unread.get("decoder_attention_mask"), unread.get("cache")
+    if mask is not None and bool(mask.all()):
+        del unread["decoder_attention_mask"]
+    if isinstance(cache, Cache) and not (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
+        del unread["cache"]  # transformers has made it
+    if not isinstance(model_kwargs["encoder_outputs"], ModelOutput):
+        unread["encoder_outputs"] = None
+    return list(unread)
 
 
 def _of_sentences(encoder_outputs, beams: int):
@@ -600,13 +556,11 @@ def _of_sentences(encoder_outputs, beams: int):
     return type(encoder_outputs)(**rows)
 
 
-def _check(generation_config, synced_gpus: bool, rule: str) -> None:
+def _check(settings: dict[str, Any], synced_gpus: bool, rule: str, coverage_penalty: float) -> None:
     if rule not in ("gnmt", "transformers"):
         raise ValueError(f"rule={rule!r} must be 'gnmt' (the paper's) or 'transformers'")
-    if generation_config.do_sample:
-        raise ValueError("do_sample=True: the paper's decoding is a beam search and draws nothing; use do_sample=False")
-    if synced_gpus:
-        raise ValueError("synced_gpus=True is not offered by the paper's decoding; leave custom_generate out")
-    for name in ("output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(generation_config, name):
-            raise ValueError(f"{name}=True is not offered by the paper's decoding; leave custom_generate out")
+    if not math.isfinite(coverage_penalty):
+        raise ValueError(f"coverage_penalty={coverage_penalty} must be a finite number")
+    for name, value in [("synced_gpus", synced_gpus), *((name, settings.get(name)) for name in NOT_OFFERED)]:
+        if value and (name, value) not in (("num_beam_groups", 1), ("guidance_scale", 1)):
+            raise ValueError(f"{name}={value} is not offered by the paper's decoding; leave it or custom_generate out")

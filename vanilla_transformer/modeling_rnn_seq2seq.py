@@ -453,7 +453,10 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "static"):
             raise ValueError(f"cache_implementation={kind!r}: an RNN has a state, no keys and values; use 'dynamic'")
-        if generation_config.use_cache is not False and model_kwargs.get("cache") is None:
+        cache: Any = model_kwargs.get("cache")
+        if isinstance(cache, Cache):
+            cache._is_user_defined = True  # pyright: ignore[reportAttributeAccessIssue] -- as transformers marks them
+        elif cache is None and generation_config.use_cache is not False:
             model_kwargs["cache"] = RecurrentCache()
 
 

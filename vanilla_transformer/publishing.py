@@ -43,7 +43,8 @@ class PublishedConfig(PreTrainedConfig):
         """As in transformers; also the code of model, pipeline and the paper's decoding, and where it is.
 
         Args:
-            save_directory: gets config.json, files of code, and custom_generate/generate.py, which is generation.py.
+            save_directory: gets config.json, files of code, and custom_generate/generate.py, which is generation.py,
+                with generation_steps.py beside it.
         """
         complete = copy.copy(self)
         # Plain names: what was pulled from the Hub names its own repository in them.
@@ -51,5 +52,6 @@ class PublishedConfig(PreTrainedConfig):
         complete.custom_pipelines = {task: dict(PIPELINE) for task in ("translation", "vanilla-translation")}
         decoding = Path(save_directory) / "custom_generate"
         decoding.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(__file__).with_name("generation.py"), decoding / "generate.py")
+        for name, published in (("generation.py", "generate.py"), ("generation_steps.py", "generation_steps.py")):
+            shutil.copyfile(Path(__file__).with_name(name), decoding / published)
         super(PublishedConfig, complete).save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -295,6 +295,14 @@ def ours(family):
     return our_model(family)
 
 
+def test_our_models_score_beams_without_keeping_the_scores_of_every_token(ours, our_tokenizer, monkeypatch):
+    outputs, generate = [], ours.generate
+    monkeypatch.setattr(ours, "generate", lambda **kwargs: outputs.append(generate(**kwargs)) or outputs[-1])
+    [[best]] = translate_lines(ours, our_tokenizer, ["w1"], max_batch_tokens=100)
+    assert best.score == pytest.approx(outputs[0].sequences_scores.item())
+    assert outputs[0].get("scores") is None
+
+
 def test_our_models_decode_as_the_paper_does(ours, our_tokenizer, lines):
     expected = one_by_one(ours, our_tokenizer, lines, custom_generate=beam_search)
     assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == expected

@@ -136,6 +136,23 @@ def test_a_search_finds_what_it_finds_in_torch(vocab_size, beams):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_of_every_step_are_those_of_torch_and_change_no_token(beams):
+    """The loops do not rank the tokens then, and use their memory again."""
+    model = model_with()
+    ids, mask = sources(4)
+    options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 9, "return_dict_in_generate": True}
+    plain = model.generate(ids, attention_mask=mask, **options, decoder=NativeDecoder(model))
+    options |= {"output_scores": True, "output_logits": True}
+    expected = model.generate(ids, attention_mask=mask, **options)
+    found = model.generate(ids, attention_mask=mask, **options, decoder=NativeDecoder(model))
+    assert torch.equal(found.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        torch.testing.assert_close(found[name], expected[name])
+    if beams > 1:
+        assert torch.equal(found.beam_indices, expected.beam_indices)
+
+
 @pytest.mark.parametrize("d_model", [16, 64])
 def test_int8_is_the_model_with_rounded_weights(d_model):
     """What remains is the rounding of what is multiplied, to about 13 bits."""
@@ -250,10 +267,10 @@ def test_a_machine_without_wide_vectors_computes_the_same(tmp_path, monkeypatch)
 
 def test_a_target_beyond_learned_positions_is_refused():
     model = model_with(position_embedding="learned", max_position_embeddings=10)
-    native = NativeDecoder(model)
-    encoded = native.encode(*sources(1))
-    with pytest.raises(ValueError, match="longer than the learned positions reach"):
-        native.begin(encoded, None, 11, beams=1)
+    encoded = model.get_encoder()(*sources(1))
+    for decoder in (NativeDecoder(model), model.prepare_decoding()):
+        with pytest.raises(ValueError, match="longer than the learned positions reach"):
+            decoder.begin(encoded, None, 11, beams=1)
 
 
 def test_a_decoder_serves_searches_at_once():

@@ -105,7 +105,8 @@ def explain(
     options |= paper_decoding(model, translator.decoder)
     beams = beam_width(model, options)
     inputs = tokenizer([line], return_tensors="pt").to(model.device)  # (1, source_length)
-    output = generate(model, inputs, options | {"output_scores": beams > 1})
+    # Models from elsewhere return what beams score only with the scores of every token.
+    output = generate(model, inputs, options | {"output_scores": beams > 1 and "custom_generate" not in options})
     target = output.sequences[0].tolist()
     score = output.sequences_scores[0].item() if beams > 1 else None
     text = str(tokenizer.decode(target, skip_special_tokens=True))

@@ -89,7 +89,9 @@ def translate_lines(
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers, encoded = _encode(tokenizer, lines, first_line, max_length)
-    options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": beams > 1}
+    # Models from elsewhere return what beams score only with the scores of every token.
+    of_every_token = beams > 1 and not isinstance(model, ConditionalGeneration)
+    options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": of_every_token}
     done = len(lines) - len(numbers)
     was_training = model.training
     model.eval()
@@ -211,10 +213,10 @@ def _translate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], options: dict
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
-    # Without beams nobody needs the scores, and generate would keep (batch, vocab_size) of them for every step.
     output = generate(model, inputs, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
-    scores = output.sequences_scores.tolist() if options["output_scores"] else [None] * len(texts)
+    found = output.get("sequences_scores")  # none without beams
+    scores = [None] * len(texts) if found is None else found.tolist()
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     each = options["num_return_sequences"]
     groups = [flat[i : i + each] for i in range(0, len(flat), each)]

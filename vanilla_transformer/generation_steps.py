@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search walks on: steps of a decoder, and what is kept of them."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+
+class Steps(Protocol):
+    """Sentences in the midst of being decoded; what a model has to offer to be searched.
+
+    `attention`, `(sentences, beams, source_length)`, is what the last step has looked at, where it was asked for; a
+    step that reads several tokens has the sum.
+    """
+
+    attention: torch.Tensor | None
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read a token of each hypothesis: `(sentences, beams)` → logits `(sentences * beams, vocab_size)`."""
+        ...
+
+    def follow(self, parents: torch.Tensor) -> None:
+        """Hypothesis i of a sentence continues what was its hypothesis `parents[:, i]`; `(sentences, beams)`."""
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these sentences in this order; `(sentences)`."""
+        ...
+
+
+@runtime_checkable
+class RanksTokens(Steps, Protocol):
+    """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
+
+    def best(
+        self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read a token of each hypothesis, `(sentences, live)`, and find the best that may follow.
+
+        Args:
+            totals: log-probabilities of the hypotheses so far, `(sentences, live)`; `None`: the logits decide, of one
+                hypothesis for each sentence.
+            beams: so many are sought that are none of `ends`, `(ends)`, and whatever is better than the last of them.
+
+        Returns:
+            Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
+            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. What comes after those
+            that are sought may be anything. No number, where a logit is none.
+        """
+        ...
+
+
+class ModelSteps:
+    """Any model's own forward pass and cache as `Steps`: exact, and as fast as the model.
+
+    The beams of a sentence stand side by side in the batch, as transformers has it; sentences cannot leave. The first
+    step reads the prompt as a whole, by transformers' own rule.
+
+    Args:
+        prompt: `(sentences * beams, prompt_length)`.
+        model_kwargs: as transformers hands them to a decoding method.
+    """
+
+    def __init__(
+        self, model: Any, prompt: torch.Tensor, generation_config: Any, keeps_attention: bool, model_kwargs: dict
+    ):
+        self.model, self.targets, self.generation_config = model, prompt, generation_config
+        self.beams = generation_config.num_beams or 1
+        self.sentences = len(prompt) // self.beams
+        self.has_begun, self.keeps_attention, self.attention = False, keeps_attention, None
+        self.model_kwargs = model_kwargs | ({"output_attentions": True} if keeps_attention else {})
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        first_new = -1 if self.has_begun else 0
+        if self.has_begun:
+            self.targets = torch.cat([self.targets, self._widen(tokens).reshape(-1, 1)], dim=1)
+            only_new = 1 if self.model_kwargs.get("use_cache") else None
+            inputs = self.model.prepare_inputs_for_generation(
+                self.targets, next_sequence_length=only_new, **self.model_kwargs
+            )
+            output = self.model(**inputs, return_dict=True)
+        else:
+            output = self.model._prefill(self.targets, self.generation_config, self.model_kwargs)
+        self.has_begun = True
+        self.model_kwargs = self.model._update_model_kwargs_for_generation(
+            output, self.model_kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
+        )
+        shape = self.sentences, self.beams, -1
+        if self.keeps_attention:
+            if not output.get("cross_attentions"):
+                raise ValueError(
+                    f"coverage_penalty needs the attention weights, and {type(self.model).__name__} returns none by "
+                    f"attn_implementation={self.model.config._attn_implementation!r}; where the model has attention, "
+                    "call model.set_attn_implementation('eager') first"
+                )
+            weights = output.cross_attentions[-1].mean(dim=1)  # (sentences * beams, tokens, source_length)
+            self.attention = weights[:, first_new:].sum(dim=1).view(shape)[:, : tokens.shape[1]]
+        return output.logits[:, -1].view(shape)[:, : tokens.shape[1]].flatten(0, 1)
+
+    def follow(self, parents: torch.Tensor) -> None:
+        if not self.has_begun:  # all are the prompt
+            return
+        offset = torch.arange(self.sentences, device=parents.device)[:, None] * self.beams
+        flat = (self._widen(parents) + offset).flatten()  # (sentences * beams)
+        self.targets = self.targets[flat]
+        cache: Any = self.model_kwargs.get("cache")
+        if cache is not None:
+            cache.reorder_cache(flat)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        raise AssertionError("sentences stay in the batch")
+
+    def _widen(self, hypotheses: torch.Tensor) -> torch.Tensor:
+        """`(sentences, live)` → `(sentences, beams)`; places without a hypothesis repeat the last."""
+        places = torch.arange(self.beams, device=hypotheses.device).clamp(max=hypotheses.shape[1] - 1)
+        return hypotheses[:, places]
+
+
+class StepRecords:
+    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end."""
+
+    def __init__(self, with_scores: bool, with_logits: bool):
+        self.scores: tuple[torch.Tensor, ...] | None = () if with_scores else None  # (sentences * beams, vocab_size)
+        self.logits: tuple[torch.Tensor, ...] | None = () if with_logits else None
+        self.parents: list[torch.Tensor] = []  # of the hypotheses after each step, (sentences, beams)
+
+    def add(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
+        """Copies, for decoders use their memory again."""
+        if self.scores is not None:
+            self.scores += (scores.to(torch.float32, copy=True),)
+        if self.logits is not None:
+            self.logits += (logits.to(torch.float32, copy=True),)
+
+    def beam_indices(self, lengths: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """For each token the row of `scores` that it was chosen from, -1 after the end.
+
+        Args:
+            lengths: of the targets without their prompts, `(sentences, kept)`.
+            last: which hypothesis of its sentence the last token of a target continued, `(sentences, kept)`.
+
+        Returns:
+            `(sentences * kept, longest)`.
+        """
+        found = lengths.new_full((*lengths.shape, int(lengths.max())), -1)
+        first = torch.arange(len(lengths), device=lengths.device)[:, None] * self.parents[0].shape[1]
+        beam = last
+        for step in reversed(range(found.shape[2])):
+            found[:, :, step] = torch.where(step < lengths, first + beam, -1)
+            if step:
+                beam = torch.where(step < lengths, self.parents[step - 1].gather(1, beam), last)
+        return found.flatten(0, 1)
