@@ -82,7 +82,9 @@ def test_int8_of_equal_states_is_the_sum_of_the_rounded_weights():
     linear = nn.Linear(8, 3, bias=False)
     scale = linear.weight.abs().amax(dim=1, keepdim=True) / 127
     expected = 2.5 * ((linear.weight / scale).round() * scale).sum(dim=1)
-    torch.testing.assert_close(PackedLinear(linear.weight, None, "int8")(torch.full((2, 8), 2.5)), expected.expand(2, 3))
+    torch.testing.assert_close(
+        PackedLinear(linear.weight, None, "int8")(torch.full((2, 8), 2.5)), expected.expand(2, 3)
+    )
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda packed: pickle.loads(pickle.dumps(packed))])

@@ -80,8 +80,8 @@ class PackedLinear(nn.Module):
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
         """torch's dynamic quantisation takes one range for all rows, so each row is first put into the same one.
 
-        With x = least + span x', W x = span W x' + least W 1. Each row of x' reaches from exactly 0 to exactly 1, unless
-        all of it is 0: the range that torch finds is the same for any rows.
+        With x = least + span x', W x = span W x' + least W 1. Each row of x' reaches from exactly 0 to exactly 1, or
+        is all 0: the range that torch finds is the same for any rows.
         """
         least = inputs.amin(dim=-1, keepdim=True)  # (…, 1)
         scaled = inputs - least

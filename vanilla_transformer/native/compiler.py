@@ -20,6 +20,7 @@ HEADERS = sorted(SOURCE.parent.glob("*.h"))
 DECIDING = ("CXX", "PATH", "XDG_CACHE_HOME", "HOME")  # variables
 MAX_SECONDS = {"--version": 60, "compiling": 600}  # it takes three seconds; a compiler that hangs has many more
 REMEDY = "name a folder of your own by XDG_CACHE_HOME"
+_refusals: dict[tuple[str | None, ...], str] = {}  # by the values of `DECIDING`: in one line why there was no library
 
 
 def find_compiler() -> list[str] | None:
@@ -40,6 +41,7 @@ def find_compiler() -> list[str] | None:
     return None if path is None else [path, *arguments]
 
 
+@cache
 def library() -> ctypes.CDLL:
     """transformer.cpp and its headers as a library, compiled where it is not yet.
 
@@ -49,22 +51,17 @@ def library() -> ctypes.CDLL:
     cores slow each other down.
 
     Raises:
-        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded. The next call tries again
-            only if one of the variables `DECIDING` has changed.
+        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded. The next call tries
+            again only if one of the variables `DECIDING` has changed.
     """
-    found = library_or_reason(*map(os.environ.get, DECIDING))
-    if isinstance(found, str):
-        raise ValueError(found)
-    return found
-
-
-@cache
-def library_or_reason(*_variables: str | None) -> ctypes.CDLL | str:
-    """The library, or in one line why there is none; once for the same variables."""
+    variables = tuple(map(os.environ.get, DECIDING))
+    if variables in _refusals:
+        raise ValueError(_refusals[variables])
     try:
         return _library()
     except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
+        _refusals[variables] = " ".join(str(error).split())
+        raise ValueError(_refusals[variables]) from error
 
 
 def _library() -> ctypes.CDLL:

@@ -23,7 +23,7 @@ def compute_after_fork() -> None:
     if is_forked and torch.get_num_threads() > 1:
         logger.warning(
             "this process was forked after its parent had computed on %d threads, and computes on one: for more, start "
-            "processes by multiprocessing's \"spawn\" or \"forkserver\"",
+            'processes by multiprocessing\'s "spawn" or "forkserver"',
             torch.get_num_threads(),
         )
         torch.set_num_threads(1)
