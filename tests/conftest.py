@@ -64,7 +64,7 @@ def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[
     sides = {"source": lines, "target": [line[::-1] for line in lines]}
     files = {side: folder / f"{name}.{side}" for side in sides}
     for side, texts in sides.items():
-        files[side].write_text("".join(f"{' '.join(text)}\n" for text in texts))
+        files[side].write_text("".join(f"{' '.join(text)}\n" for text in texts), encoding="utf-8")
     return {side: str(path) for side, path in files.items()}
 
 

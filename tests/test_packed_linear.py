@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights laid out for decoding, against torch's own linear map."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from vanilla_transformer.packed_linear import ONEDNN_FROM, PackedLinear, quantize_linears
+from vanilla_transformer.packed_linear import ONEDNN_FROM, PRECISIONS, PackedLinear, quantize_linears
 
 SIZES = [(6, 5), (7, 4), (512, 512)]  # the last is large enough for oneDNN
 assert ONEDNN_FROM <= 512 * 512
@@ -50,12 +53,51 @@ def test_int8_is_off_by_its_rounding_alone(relu):
     linear = nn.Linear(64, 32)
     packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
     states = torch.randn(5, 64)
-    # Half a level of the weights (127 of them for the largest) and of the states (127, one bit being left out).
+    states[1] *= 100  # one large row costs the others nothing
+    # Half a level of the weights (127 of them for the largest) and of a row of states (127, one bit being left out).
     weight_error = linear.weight.abs().amax(dim=1) / 127 / 2  # (outputs)
-    state_error = (states.amax() - states.amin()) / 127 / 2
+    state_error = (states.amax(dim=1) - states.amin(dim=1))[:, None] / 127 / 2  # (rows, 1)
     bound = states.abs().sum(dim=1)[:, None] * weight_error + linear.weight.abs().sum(dim=1) * state_error
     expected = linear(states).relu() if relu else linear(states)
     assert ((packed(states) - expected).abs() <= 1.1 * bound).all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [*SIZES, (37, 51), (700, 64)])
+def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_batch(outputs, inputs, bias, relu):
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
+    states = torch.randn(70, inputs) * 10 ** torch.linspace(-6, 6, 70)[:, None]
+    states[3], states[4], states[5] = 0.0, 2.5, states[5].relu()  # rows that quantisation treats on its own
+    together = packed(states)
+    assert torch.equal(torch.cat([packed(row[None]) for row in states]), together)
+    assert torch.equal(torch.cat([packed(part) for part in states.split(7)]), together)
+    order = torch.randperm(70)
+    assert torch.equal(packed(states[order]), together[order])
+    assert torch.equal(packed(states.view(7, 10, inputs)).flatten(0, 1), together)
+
+
+def test_int8_of_equal_states_is_the_sum_of_the_rounded_weights():
+    linear = nn.Linear(8, 3, bias=False)
+    scale = linear.weight.abs().amax(dim=1, keepdim=True) / 127
+    expected = 2.5 * ((linear.weight / scale).round() * scale).sum(dim=1)
+    torch.testing.assert_close(
+        PackedLinear(linear.weight, None, "int8")(torch.full((2, 8), 2.5)), expected.expand(2, 3)
+    )
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda packed: pickle.loads(pickle.dumps(packed))])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+def test_a_copy_computes_the_same(outputs, inputs, precision, duplicate):
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    linear, states = nn.Linear(inputs, outputs, dtype=dtype), torch.randn(3, inputs, dtype=dtype)
+    packed = PackedLinear(linear.weight, linear.bias, precision)
+    packed(states), packed.one_row(states[:1])  # after this it keeps further layouts
+    copied = duplicate(packed)
+    assert torch.equal(copied(states), packed(states))
+    assert torch.equal(copied.one_row(states[:1]), packed.one_row(states[:1]))
 
 
 def test_int8_of_a_matrix_of_zeros_is_zero():

@@ -39,7 +39,7 @@ def run(arguments: list[str] | str, **options) -> str:
     """Standard output; the test fails if the command does."""
     shell = isinstance(arguments, str)
     options = {"env": ENVIRONMENT} | options
-    result = subprocess.run(arguments, shell=shell, capture_output=True, text=True, check=False, **options)
+    result = subprocess.run(arguments, shell=shell, capture_output=True, encoding="utf-8", check=False, **options)
     assert result.returncode == 0, f"{arguments}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
     return result.stdout
 
@@ -60,7 +60,7 @@ def test_make_gives_the_quickstart_its_words_and_changes(tmp_path: Path):
     """What the command does with them, tests/cli/test_quickstart.py looks at."""
     command = tmp_path / "bin" / "vanilla-transformer"
     command.parent.mkdir()
-    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     make = ["make", "--no-print-directory", "quickstart", f"VENV={tmp_path}", "-o", f"{tmp_path}/.installed-quickstart"]
     assert run(make, cwd=REPOSITORY).splitlines() == ["quickstart"]
@@ -74,9 +74,11 @@ def test_make_gives_the_quickstart_its_words_and_changes(tmp_path: Path):
 @pytest.mark.slow
 def test_quickstart(tmp_path: Path):
     for name in ("train", "validation"):
-        (tmp_path / f"{name}.spelling").write_text("c a t\nt a c k\na c t\n")
-        (tmp_path / f"{name}.phonemes").write_text("K AE T\nT AE K\nAE K T\n")
-    (tmp_path / "test.json").write_text(json.dumps({"tact": ["T AE K T"]}))  # where it is, the others are whole
+        (tmp_path / f"{name}.spelling").write_text("c a t\nt a c k\na c t\n", encoding="utf-8")
+        (tmp_path / f"{name}.phonemes").write_text("K AE T\nT AE K\nAE K T\n", encoding="utf-8")
+    (tmp_path / "test.json").write_text(
+        json.dumps({"tact": ["T AE K T"]}), encoding="utf-8"
+    )  # where it is, the others are whole
     changes = [f"data.{name}.{side}={tmp_path}/{name}.{suffix}" for name in ("train", "validation")
                for side, suffix in (("source", "spelling"), ("target", "phonemes"))]  # fmt: skip
     changes += [f"training.output_dir={tmp_path}/run", "training.max_updates=3", "training.trackers=[]"]
@@ -116,8 +118,8 @@ def folder(tmp_path_factory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("readme")
     (path / "configs").symlink_to(REPOSITORY / "configs")
     (path / "scripts").symlink_to(REPOSITORY / "scripts")
-    (path / "my.en").write_text("A man sleeps.\nTwo dogs play.\n" * 20)
-    (path / "my.de").write_text("Ein Mann schläft.\nZwei Hunde spielen.\n" * 20)
+    (path / "my.en").write_text("A man sleeps.\nTwo dogs play.\n" * 20, encoding="utf-8")
+    (path / "my.de").write_text("Ein Mann schläft.\nZwei Hunde spielen.\n" * 20, encoding="utf-8")
     with HubServer(path / "xet") as hub:
         hub.tokens = {"hf_ofUser": ("user", True)}
         client = HubClient(hub.url, path / "home", HF_HUB_DISABLE_XET="1")
@@ -137,12 +139,14 @@ def test_pictures_are_asked_for_as_the_command_takes_it():
 
 def test_the_extra_that_it_installs_exists():
     (line,) = (line for line in commands() if "/bin/pip " in line)
-    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     assert re.findall(r"\.\[(\w+)\]", line)[0] in extras
 
 
 def test_own_text_is_translated_line_by_line(folder: Path):
-    assert (folder / "translated.de").read_text().count("\n") == 40
+    assert (folder / "translated.de").read_text(encoding="utf-8").count("\n") == 40
 
 
 def test_the_python_lines_run_one_after_the_other_on_the_trained_model(folder: Path):

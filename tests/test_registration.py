@@ -22,7 +22,7 @@ def run(code: str, *arguments: str) -> list[str]:
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         check=False,
     )

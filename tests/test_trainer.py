@@ -52,7 +52,10 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def pairs(tokenizer, tmp_path_factory) -> list[dict[str, list[int]]]:
     files = write_reversals(tmp_path_factory.mktemp("pairs"), "train", 48)
-    sides = [tokenizer(Path(files[side]).read_text().splitlines())["input_ids"] for side in ("source", "target")]
+    sides = [
+        tokenizer(Path(files[side]).read_text(encoding="utf-8").splitlines())["input_ids"]
+        for side in ("source", "target")
+    ]
     return [{"input_ids": source, "labels": target} for source, target in zip(*sides, strict=True)]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear maps laid out for decoding, where few rows meet large matrices: what bounds them is reading the weights."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,7 +26,8 @@ class PackedLinear(nn.Module):
     """x W^T + b with W in the layout that the machine multiplies fastest; for inference, and not to be saved.
 
     float32 and bfloat16 on a CPU: oneDNN's blocked layout for large matrices, the transpose for small ones. int8 on a
-    CPU: a scale for each row of W, and one for x, found anew at each call (torch's dynamic quantisation, on FBGEMM).
+    CPU: a scale for each row of W, and a scale and an offset for each row of x, found anew at each call. Hence a row's
+    result is the same to the last bit, whatever other rows are there.
 
     Args:
         weight: `(outputs, inputs)`.
@@ -56,11 +57,12 @@ class PackedLinear(nn.Module):
             scales = (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (outputs)
             zeros = torch.zeros(self.outputs, dtype=torch.long)
             quantized = torch.quantize_per_channel(self.weight.float(), scales, zeros, 0, torch.qint8)
-            self.packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
+            self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+            self.sums = quantized.dequantize().sum(dim=1)  # (outputs), the product with a row of ones
             self.weight = None
             self.multiply = self.multiply_one = self._int8
         elif on_cpu and is_large and onednn_has(weight.dtype):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
+            self.packed = self._onednn_layout()
             self.multiply = self._onednn
             self.multiply_one = self._onednn if weight.dtype == torch.bfloat16 else self._in_blocks
         else:
@@ -76,9 +78,36 @@ class PackedLinear(nn.Module):
         return self.multiply_one(inputs)
 
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
-        quantized = torch.ops.quantized
-        product = quantized.linear_relu_dynamic if self.relu else quantized.linear_dynamic
-        return product(inputs, self.packed, True)  # True: one bit less, or AVX2 and AVX512 without VNNI overflow
+        """torch's dynamic quantisation takes one range for all rows, so each row is first put into the same one.
+
+        With x = least + span x', W x = span W x' + least W 1. Each row of x' reaches from exactly 0 to exactly 1, or
+        is all 0: the range that torch finds is the same for any rows.
+        """
+        least = inputs.amin(dim=-1, keepdim=True)  # (…, 1)
+        scaled = inputs - least
+        span = scaled.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(inputs.dtype).tiny)
+        scaled.div_(span)
+        # True: one bit less, or AVX2 and AVX512 without VNNI overflow.
+        product = torch.ops.quantized.linear_dynamic(scaled, self.packed, True)
+        offset = self.sums * least if self.bias is None else torch.addcmul(self.bias, self.sums, least)
+        offset.addcmul_(product, span)
+        return offset.relu_() if self.relu else offset
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the layouts that are made of the weights: oneDNN's has no bytes that one could read."""
+        state = self.__dict__ | {"transposed": None, "blocks": None}
+        if self.weight is not None:
+            state.pop("packed", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.multiply == self._onednn:
+            self.packed = self._onednn_layout()
+
+    def _onednn_layout(self) -> torch.Tensor:
+        assert self.weight is not None
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
 
     def _onednn(self, inputs: torch.Tensor) -> torch.Tensor:
         operation = "relu" if self.relu else "none"

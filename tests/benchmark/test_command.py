@@ -41,9 +41,9 @@ def test_torch_before_ctranslate2_is_refused(capsys, monkeypatch, tmp_path):
 def test_the_script_measures_everything_and_says_so(tmp_path):
     output = tmp_path / "new" / "decode.json"
     command = [sys.executable, "scripts/benchmark.py", "decode", FILE, *TINY, f"output={output}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    cells = json.loads(output.read_text())["result"]["sizes"][0]["cells"]
+    cells = json.loads(output.read_text(encoding="utf-8"))["result"]["sizes"][0]["cells"]
     assert [(cell["batch_size"], cell["beams"]) for cell in cells] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     expected = {MARIAN, GENERATE, *CTRANSLATE2.values(), FAST["float32"], FAST["int8"]}
     assert all(cell["results"].keys() >= expected for cell in cells)

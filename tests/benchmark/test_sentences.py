@@ -51,7 +51,9 @@ def test_bleu_is_that_of_the_models_own_translations_in_the_order_of_the_file(re
     settings = real(batch_sizes=[5])
     result, _ = measure(settings, [FAST["float32"]])
     model, tokenizer = load_model_folder(model_folder), AutoTokenizer.from_pretrained(model_folder)
-    sources, references = ((tmp_path / f"test.{side}").read_text().splitlines() for side in ("source", "target"))
+    sources, references = (
+        (tmp_path / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")
+    )
     texts = []
     for source in sources:  # one by one, by the way of the README
         ids = tokenizer(source, return_tensors="pt")
@@ -70,6 +72,6 @@ def test_files_may_be_compressed(real, tmp_path):
 
 
 def test_files_of_different_length_are_an_error(real, tmp_path):
-    (tmp_path / "short").write_text("a b\n")
+    (tmp_path / "short").write_text("a b\n", encoding="utf-8")
     with pytest.raises(ValueError, match="test.source has 12 lines and .*short 1"):
         measure(real(reference=str(tmp_path / "short")))

@@ -11,6 +11,6 @@ def give_input(monkeypatch) -> Callable[[bytes], None]:
     """What the command finds on its standard input."""
 
     def give(data: bytes) -> None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
 
     return give

@@ -43,9 +43,9 @@ def test_model_folders_by_name(model_folder, tmp_path, capsys):
 def test_the_mean_of_a_finished_run_has_a_card_without_the_scores_of_another_mean(tiny_run, tmp_path, capsys):
     tiny_run.train("training.checkpoint_every=2", *tiny_run.validation())
     results_file = tiny_run.output_dir / "results.json"
-    results = json.loads(results_file.read_text())
+    results = json.loads(results_file.read_text(encoding="utf-8"))
     results["scores"] = [{"data": "test", "metric": "chrF", "value": 30.0, "signature": "s"}]
-    results_file.write_text(json.dumps(results))
+    results_file.write_text(json.dumps(results), encoding="utf-8")
     assert main(["average", str(tiny_run.output_dir), "--last", "2", "--output", str(tmp_path / "mean-of-2")]) == 0
     card = ModelCard.load(tmp_path / "mean-of-2" / "README.md")
     assert card.text.strip().startswith("# mean-of-2\n")
@@ -62,8 +62,8 @@ def test_without_results_of_these_checkpoints_it_says_what_is_missing(tiny_run, 
         main(["average", str(tiny_run.output_dir), "--last", "1", "--output", str(tmp_path / name)])
         return tmp_path / name
 
-    results = json.loads(results_file.read_text()) | {"updates": 4}  # and then the run went on
-    results_file.write_text(json.dumps(results))
+    results = json.loads(results_file.read_text(encoding="utf-8")) | {"updates": 4}  # and then the run went on
+    results_file.write_text(json.dumps(results), encoding="utf-8")
     outputs = [average("stale")]
     results_file.unlink()
     outputs.append(average("unfinished"))

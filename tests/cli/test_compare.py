@@ -16,7 +16,7 @@ def config(tmp_path, monkeypatch) -> str:
     monkeypatch.setattr(speed, "check_parameters", lambda where, parameters: None)  # too small to be equal
     section = {"models": MODELS, "vocab_size": 20, "lengths": [3], "batch_tokens": 6, "repeats": 2, "updates": 1}
     path = tmp_path / "compare.yaml"
-    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "speed": section}))
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "speed": section}), encoding="utf-8")
     return str(path)
 
 
@@ -31,7 +31,7 @@ def test_it_prints_the_three_verdicts_and_where_the_report_is(config, tmp_path, 
     ]
     assert lines[3] == f"report: {tmp_path}/out/report.md"
     assert "speed 1/1: length 3" in output.err
-    assert "GRU" in (tmp_path / "out" / "report.md").read_text()
+    assert "GRU" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_an_override_goes_before_the_file(config, tmp_path, capsys):

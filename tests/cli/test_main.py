@@ -26,7 +26,7 @@ def test_help_needs_none_of_the_large_libraries(arguments: list[str]):
         "except SystemExit as end: assert end.code == 0\n"
         "print([n for n in ('torch', 'transformers', 'datasets', 'accelerate', 'numpy') if n in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.splitlines()[0].startswith("usage: vanilla-transformer")
     assert result.stdout.splitlines()[-1] == "[]"
 

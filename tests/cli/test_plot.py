@@ -87,5 +87,7 @@ def test_plotting_is_imported_by_plot_commands_alone(model_folder):
         f"main(['translate', {str(model_folder)!r}])\n"
         "print([name for name in ('matplotlib', 'bertviz', 'IPython') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], input="a b\n", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="a b\n", capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"

@@ -16,7 +16,7 @@ def test_offline(tmp_path: Path, capsys):
 
 
 def test_a_folder_in_use(tmp_path: Path, capsys):
-    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
     assert main(["pull", "ann/model", str(tmp_path)]) == 1
     said = f"vanilla-transformer pull: error: {tmp_path} exists and is not empty; choose another folder\n"
     assert capsys.readouterr().err == said

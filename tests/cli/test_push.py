@@ -27,9 +27,9 @@ def folder(complete: Path, tmp_path: Path) -> Path:
 def test_a_dry_run_lists_files_and_sizes_and_what_stays(folder: Path, capsys):
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     sizes = {name: len(path.read_bytes()) for name, path in files.items()}
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints/step.json").write_text("{}")
+    (folder / "checkpoints/step.json").write_text("{}", encoding="utf-8")
     assert main(["push", str(folder), "ann/model", "--dry-run"]) == 0
     rows = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
     assert rows[: len(sizes)] == [[f"{sizes[name]:,}", name] for name in sorted(sizes)]
@@ -43,7 +43,7 @@ def test_a_dry_run_lists_files_and_sizes_and_what_stays(folder: Path, capsys):
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["push", "dry-run"])
 def test_all_that_is_wrong_is_listed(folder: Path, capsys, options):
     (folder / "LICENSE").unlink()
-    (folder / "README.md").write_text("no metadata")
+    (folder / "README.md").write_text("no metadata", encoding="utf-8")
     (folder / "optimizer.pt").write_bytes(b"")
     assert main(["push", str(folder), "ann/model", *options]) == 1
     output = capsys.readouterr()
@@ -87,5 +87,7 @@ def test_wrong_usage(arguments: list[str], capsys):
 def test_the_script_is_the_command(complete: Path, capsys):
     arguments = [str(complete), "ann/model", "--dry-run"]
     assert main(["push", *arguments]) == 0
-    script = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=True)
+    script = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, encoding="utf-8", check=True
+    )
     assert script.stdout == capsys.readouterr().out

@@ -24,17 +24,21 @@ def write_configs(tiny_run: TinyRun) -> list[str]:
     data = tiny_run.folder / "data"
     data.mkdir()
     for name in ("train", "validation"):
-        (data / f"{name}.spelling").write_text("".join(f"{' '.join(word)}\n" for word in WORDS))
-        (data / f"{name}.phonemes").write_text("".join(f"{phonemes}\n" for phonemes in WORDS.values()))
-    (data / "test.json").write_text(json.dumps({"tic": ["T IH K"], "ta": ["T AA", "T AH"]}))
-    values = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+        (data / f"{name}.spelling").write_text("".join(f"{' '.join(word)}\n" for word in WORDS), encoding="utf-8")
+        (data / f"{name}.phonemes").write_text(
+            "".join(f"{phonemes}\n" for phonemes in WORDS.values()), encoding="utf-8"
+        )
+    (data / "test.json").write_text(json.dumps({"tic": ["T IH K"], "ta": ["T AA", "T AH"]}), encoding="utf-8")
+    values = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text(encoding="utf-8"))
     for name in ("train", "validation"):
         values["data"][name] = {"source": f"{data}/{name}.spelling", "target": f"{data}/{name}.phonemes"}
     values["training"] |= {"output_dir": str(tiny_run.output_dir), "max_updates": 4, "mixed_precision": "no"}
     values["training"]["trackers"] = []
-    (tiny_run.folder / "quickstart.yaml").write_text(yaml.safe_dump(values))
-    rnn = yaml.safe_load((CONFIGS / "rnn" / "quickstart.yaml").read_text()) | {"extends": "quickstart.yaml"}
-    (tiny_run.folder / "rnn.yaml").write_text(yaml.safe_dump(rnn))
+    (tiny_run.folder / "quickstart.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    rnn = yaml.safe_load((CONFIGS / "rnn" / "quickstart.yaml").read_text(encoding="utf-8")) | {
+        "extends": "quickstart.yaml"
+    }
+    (tiny_run.folder / "rnn.yaml").write_text(yaml.safe_dump(rnn), encoding="utf-8")
     return ["--config", f"{tiny_run.folder}/quickstart.yaml", "--rnn-config", f"{tiny_run.folder}/rnn.yaml"]
 
 
@@ -87,7 +91,9 @@ def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeyp
     assert main(finished.arguments) == 0
     (difference,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "(paired bootstrap" in line)
     runs = finished.runs
-    parameters = {name: json.loads((run / "results.json").read_text())["parameters"] for name, run in runs.items()}
+    parameters = {
+        name: json.loads((run / "results.json").read_text(encoding="utf-8"))["parameters"] for name, run in runs.items()
+    }
     for name, run in runs.items():
         card = ModelCard.load(run / "model" / "README.md")
         names = {result.metric_name for result in card.data.eval_results or []}
@@ -102,12 +108,12 @@ def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeyp
 
 def test_a_change_is_one_to_both_configs(finished):
     for run in finished.runs.values():
-        results = json.loads((run / "results.json").read_text())
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
         assert (results["updates"], results["config"]["training"]["seed"]) == (2, 5)
 
 
 def test_models_on_different_words_are_not_compared(configs, tiny_run, capsys):
-    with (tiny_run.folder / "rnn.yaml").open("a") as file:
+    with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("\ndata: {max_length: 5}\n")
     assert main(["quickstart", *configs]) == 1
     assert "the runs of Transformer and RNN differ in data.max_length (64 and 5)" in capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_a_run_ends_with_a_described_model(tiny_run, capsys):
 
 def test_the_card_tells_no_path_of_this_machine(tiny_run):
     main(["train", str(tiny_run.config), *tiny_run.validation()])
-    assert str(tiny_run.folder) not in (tiny_run.output_dir / "model" / "README.md").read_text()
+    assert str(tiny_run.folder) not in (tiny_run.output_dir / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_progress_shows_what_a_person_watches(tiny_run, capsys):
@@ -69,7 +69,7 @@ def test_bad_corpora(tiny_run, capsys, source: bytes, target: bytes, said: str):
 def test_a_megabyte_on_one_line_is_dropped_and_counted(tiny_run, capsys, caplog):
     for side in ("source", "target"):
         path = tiny_run.folder / f"train.{side}"
-        path.write_text("a " * 500_000 + "\n" + path.read_text())
+        path.write_text("a " * 500_000 + "\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     caplog.set_level("INFO", logger="vanilla_transformer")
     assert main(["train", str(tiny_run.config), "training.max_updates=2"]) == 0
     assert "120 pairs kept, 0 with an empty side dropped, 1 with more than 256 tokens on a side dropped" in caplog.text

@@ -152,7 +152,7 @@ def empty(folder: Path) -> None:
 
 def other_shapes(folder: Path) -> None:
     config = folder / "config.json"
-    config.write_text(config.read_text().replace('"d_ff": 32', '"d_ff": 48'))
+    config.write_text(config.read_text(encoding="utf-8").replace('"d_ff": 32', '"d_ff": 48'), encoding="utf-8")
 
 
 def one_missing(folder: Path) -> None:
@@ -170,16 +170,18 @@ def no_tokenizer(folder: Path) -> None:
 
 
 def broken_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text('{"model": ')
+    (folder / "tokenizer.json").write_text('{"model": ', encoding="utf-8")
 
 
 def wrong_config(folder: Path) -> None:
     config = folder / "config.json"
-    config.write_text(config.read_text().replace('"d_model": 16', '"d_model": "wide"'))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"d_model": 16', '"d_model": "wide"'), encoding="utf-8"
+    )
 
 
 def broken_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
+    (folder / "config.json").write_text("{", encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_the_folder_has_the_report_the_plots_the_results_and_the_configuration(c
     assert {"report.md", "results.json", "config.yaml", "speed.png", "gradients.png", "long_range.png"} <= {
         path.name for path in folder.iterdir()
     }
-    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
-    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == json.loads(json.dumps(results))
+    written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert written["speed"]["models"] == config.speed.models
     assert written["quality"]["pronunciation"]["updates"] == config.quality["pronunciation"].updates
 
@@ -91,7 +91,7 @@ def test_a_part_that_is_null_is_left_out(speed_alone, measured):
 def test_a_half_written_part_is_named(speed_alone, measured, content):
     part = Path(speed_alone.output_dir) / "parts" / "speed.json"
     run(speed_alone)
-    part.write_text(content)
+    part.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"parts/speed.json is damaged: remove it, and the same command measures it"):
         run(speed_alone)
 
@@ -101,16 +101,18 @@ def test_a_part_of_other_settings_is_named(speed_alone, measured):
     speed_alone.speed.repeats = 9
     with pytest.raises(ValueError, match=r"parts/speed.json was made with other settings"):
         run(speed_alone)
-    assert "repeats: 5" in (Path(speed_alone.output_dir) / "config.yaml").read_text()  # that of the results
+    assert "repeats: 5" in (Path(speed_alone.output_dir) / "config.yaml").read_text(
+        encoding="utf-8"
+    )  # that of the results
 
 
 def test_a_folder_of_something_else_is_left_alone(config, measured):
     folder = Path(config.output_dir)
     folder.mkdir()
-    (folder / "config.yaml").write_text("training: {output_dir: mine}")  # a training run's
+    (folder / "config.yaml").write_text("training: {output_dir: mine}", encoding="utf-8")  # a training run's
     with pytest.raises(ValueError, match=r"holds files that are of no comparison; choose another folder"):
         run(config)
-    assert (folder / "config.yaml").read_text() == "training: {output_dir: mine}"
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "training: {output_dir: mine}"
     assert measured == []
 
 

@@ -166,13 +166,13 @@ def test_unequal_models_are_not_trained(tmp_path: Path):
 def test_only_missing_jobs_are_done(tmp_path: Path):
     some = settings()
     kept, lost = finish(some, tmp_path)
-    before, wanted = kept.stat().st_mtime_ns, json.loads(lost.read_text())
+    before, wanted = kept.stat().st_mtime_ns, json.loads(lost.read_text(encoding="utf-8"))
     lost.unlink()
     progress = []
     measure_long_range(some, tmp_path, CPU, lambda *report: progress.append(report))
     assert progress == [(2, 2, "copy, Transformer, seed 2")]
     assert kept.stat().st_mtime_ns == before
-    again = json.loads(lost.read_text())  # in another process: the seed decides, and nothing else
+    again = json.loads(lost.read_text(encoding="utf-8"))  # in another process: the seed decides, and nothing else
     assert again["result"]["gradients"][0]["norms"] == pytest.approx(
         wanted["result"]["gradients"][0]["norms"], rel=1e-4
     )
@@ -185,7 +185,7 @@ def test_only_missing_jobs_are_done(tmp_path: Path):
 def test_a_damaged_file_is_named(tmp_path: Path, content: str):
     some = settings(seeds=[1])
     (path,) = finish(some, tmp_path)
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="seed 1.json is damaged: remove it"):
         measure_long_range(some, tmp_path, CPU, never)
 

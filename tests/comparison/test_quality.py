@@ -31,7 +31,7 @@ def task_of(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> QualityConfig
     monkeypatch.setattr(quality, "check_parameters", lambda where, parameters: None)  # too small to be equal
     rnn = {"extends": tiny_run.config.name, "model": {"model_type": "rnn_seq2seq", "hidden_size": 12,
            "embedding_size": 8}, "training": {"attention": "eager"}}  # fmt: skip
-    (tiny_run.folder / "rnn.yaml").write_text(yaml.safe_dump(rnn))
+    (tiny_run.folder / "rnn.yaml").write_text(yaml.safe_dump(rnn), encoding="utf-8")
     return QualityConfig(
         runs={"Transformer": str(tiny_run.config), "RNN": str(tiny_run.folder / "rnn.yaml")},
         metric="BLEU",
@@ -100,7 +100,7 @@ def test_finished_outcomes_are_not_made_again(measured):
 def test_a_damaged_outcome_is_named(task, tmp_path):
     path = tmp_path / "quality" / "letters" / "RNN" / "equal updates.json"
     path.parent.mkdir(parents=True)
-    path.write_text('{"settings": {"upd')
+    path.write_text('{"settings": {"upd', encoding="utf-8")
     with pytest.raises(ValueError, match=r"RNN/equal updates.json is damaged: remove it, and the same command"):
         measure(task, tmp_path / "quality")
 
@@ -112,13 +112,13 @@ def test_an_outcome_of_other_settings_is_named(measured):
 
 def test_an_outcome_of_another_model_is_named(measured):
     path = Path(measured.task.runs["RNN"])
-    text = path.read_text()
-    path.write_text(text.replace("hidden_size: 12", "hidden_size: 13"))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("hidden_size: 12", "hidden_size: 13"), encoding="utf-8")
     try:
         with pytest.raises(ValueError, match="RNN/equal updates.json was made with other settings"):
             measure(measured.task, measured.folder)
     finally:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
@@ -140,14 +140,14 @@ def test_more_updates_than_asked_for_are_not_equal_updates(task, tmp_path):
 
 
 def test_runs_on_different_data_are_not_compared(task, tiny_run, tmp_path):
-    with (tiny_run.folder / "rnn.yaml").open("a") as file:
+    with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("data: {max_length: 7}\n")
     with pytest.raises(ValueError, match=r"quality.letters: the runs of Transformer and RNN differ in data.max_length"):
         load_runs("letters", task, tmp_path)
 
 
 def test_runs_of_different_vocabularies_are_not_compared(task, tiny_run, tmp_path):
-    with (tiny_run.folder / "rnn.yaml").open("a") as file:
+    with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("tokenizer: {vocab_size: 90}\n")
     with pytest.raises(ValueError, match=r"differ in tokenizer.vocab_size \(37000 and 90\)"):
         load_runs("letters", task, tmp_path)
@@ -161,7 +161,7 @@ def test_bleu_needs_a_test_corpus(task, tmp_path):
 
 def test_words_are_scored_against_all_that_the_dictionary_lists(task, tiny_run, tmp_path):
     corpus = {"cat": ["K AE T"], "ta": ["T AA", "T AH"]}
-    (tiny_run.folder / "test.json").write_text(json.dumps(corpus))
+    (tiny_run.folder / "test.json").write_text(json.dumps(corpus), encoding="utf-8")
     task.metric = "word error rate"
     test_set = load_test_set("words", task, load_runs("words", task, tmp_path)["RNN"])
     assert (test_set.sources, test_set.references) == (["c a t", "t a"], [["K AE T"], ["T AA", "T AH"]])

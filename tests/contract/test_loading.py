@@ -73,7 +73,7 @@ def test_config_survives_json(family, tmp_path):
 def test_many_small_files_are_the_same_model(family, batch, tmp_path):
     model = family.model()
     model.save_pretrained(tmp_path, max_shard_size="2KB")
-    written = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    written = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
     assert len(set(written.values())) > 2
     assert torch.equal(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
 

@@ -42,7 +42,7 @@ class Size:
 def write_shards(folder: Path, pairs: int) -> None:
     """Numbers digit by digit, and in reverse, behind a filler of many lengths."""
     for shard in range(FILES):
-        with gzip.open(folder / f"train-{shard:02d}.jsonl.gz", "wt", compresslevel=1) as file:
+        with gzip.open(folder / f"train-{shard:02d}.jsonl.gz", "wt", compresslevel=1, encoding="utf-8") as file:
             for number in range(shard, pairs, FILES):
                 digits, filler = str(number), "x " * (number % 9)
                 pair = {"source": filler + " ".join(digits), "target": " ".join(digits[::-1])}

@@ -96,7 +96,7 @@ class TestWritePronunciationCorpus:
         assert found == {word: pronunciations[word] for word in found}
 
     def test_references_are_the_held_out_words_with_all_variants(self, folder: Path, pronunciations):
-        references = json.loads((folder / "test.json").read_text())
+        references = json.loads((folder / "test.json").read_text(encoding="utf-8"))
         assert list(references) == list(dict.fromkeys(words_of(folder, "test")))
         for word, variants in references.items():
             assert [tuple(variant.split()) for variant in variants] == pronunciations[word]

@@ -55,12 +55,12 @@ class TestBpe:
 
     def test_comes_back_without_this_package(self, tmp_path: Path):
         bpe().save_pretrained(tmp_path / "tokenizer")
-        (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+        (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
         script = (
             "import json, sys\n"
             "from transformers import AutoTokenizer\n"
             "tokenizer = AutoTokenizer.from_pretrained('tokenizer')\n"
-            "texts = json.load(open('texts.json'))\n"
+            "texts = json.load(open('texts.json', encoding='utf-8'))\n"
             "pairs = tokenizer(texts, text_target=texts)\n"
             "back = [tokenizer.decode(ids, skip_special_tokens=True) for ids in pairs.input_ids + pairs.labels]\n"
             "assert 'vanilla_transformer' not in sys.modules\n"
@@ -68,7 +68,12 @@ class TestBpe:
         )
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         run = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         )
         back, input_ids, names, padding_side = json.loads(run.stdout)
         assert back == TEXTS * 2
@@ -180,8 +185,8 @@ class TestLoadTokenizer:
 
     def test_damaged_files(self, tmp_path: Path):
         bpe().save_pretrained(tmp_path)
-        whole = (tmp_path / "tokenizer.json").read_text()
-        (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2])
+        whole = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+        (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2], encoding="utf-8")
         with pytest.raises(ValueError, match="is damaged") as error:
             load_tokenizer(tmp_path)
         assert "\n" not in str(error.value)

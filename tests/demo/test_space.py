@@ -24,7 +24,7 @@ def test_it_has_what_the_hub_reads(space):
     assert (values["sdk"], values["app_file"]) == ("gradio", "app.py")
     assert values["sdk_version"] == version("gradio")
     assert values["title"] in text
-    requirements = (space / "requirements.txt").read_text().split()
+    requirements = (space / "requirements.txt").read_text(encoding="utf-8").split()
     assert f"transformers=={version('transformers')}" in requirements
     assert all("+" not in line for line in requirements)  # builds for one machine, which no index has
 
@@ -54,7 +54,7 @@ def test_it_runs_with_the_code_that_it_has(space):
     )
     environment = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=space, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=space, env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     assert str(space) in done.stdout

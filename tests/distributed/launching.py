@@ -48,7 +48,7 @@ def launch(arguments: list[str], processes: int = 2, config: str | None = None) 
     result = subprocess.run(
         [sys.executable, "-m", *launcher, *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=LONGEST,
         check=False,

@@ -116,7 +116,7 @@ def test_two_processes_on_cpus_train_as_one_that_accumulates(tiny_run, name):
     tiny_run.train(*options[1:], f"training.output_dir={alone}", "training.gradient_accumulation_steps=100")
     settings = [f"training.output_dir={together}", "training.gradient_accumulation_steps=50"]
     launch([TRAIN, *options, *settings], config=name)
-    assert '"devices": 2' in (together / "results.json").read_text()
+    assert '"devices": 2' in (together / "results.json").read_text(encoding="utf-8")
     expected = weights(alone / "model")
     for name, weight in weights(together / "model").items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)

@@ -33,7 +33,7 @@ else:
     tokens = model.generate(torch.tensor(json.loads(source)), num_beams=2, min_new_tokens=7, max_new_tokens=7)
     sharded = sum(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     found = {"tokens": tokens.tolist(), "sharded": sharded}
-with open(f"{out}/{dist.get_rank()}.json", "w") as file:
+with open(f"{out}/{dist.get_rank()}.json", "w", encoding="utf-8") as file:
     json.dump(found, file)
 dist.destroy_process_group()
 """
@@ -55,11 +55,11 @@ def in_two_processes(family: Family, folder: Path) -> tuple[list[dict], list[lis
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
     arguments = [str(script), str(folder / "model"), json.dumps(source().tolist()), str(folder)]
     ended = subprocess.run(
-        [sys.executable, *launcher, *arguments], capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, *launcher, *arguments], capture_output=True, encoding="utf-8", timeout=600, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     alone = translated(AutoModelForSeq2SeqLM.from_pretrained(folder / "model"))
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)], alone
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)], alone
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=FAMILY_IDS)

@@ -24,7 +24,7 @@ def test_two_processes_train_as_one_that_accumulates(tiny_run):
     alone, together = tiny_run.folder / "alone", tiny_run.folder / "together"
     launch([TRAIN, *options, f"training.output_dir={alone}", "training.gradient_accumulation_steps=100"], 1)
     launch([TRAIN, *options, f"training.output_dir={together}", "training.gradient_accumulation_steps=50"], 2)
-    results = [json.loads((folder / "results.json").read_text()) for folder in (alone, together)]
+    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (alone, together)]
     assert results[0]["target_tokens"] == results[1]["target_tokens"]
     assert results[1]["hardware"].startswith("2 x ")
     expected = weights(alone / "model")
@@ -45,7 +45,7 @@ def validate_here(config: Path, overrides: list[str]) -> None:
     run = prepare_run(load_run_config(config, overrides))
     found = dataclasses.asdict(validate(run))
     (config.parent / f"{run.accelerator.num_processes}-{run.accelerator.process_index}.json").write_text(
-        json.dumps(found)
+        json.dumps(found), encoding="utf-8"
     )
 
 
@@ -57,8 +57,8 @@ def test_several_processes_validate_as_one(tiny_run, environment):
     start_together(train_here, 1, tiny_run.config, overrides)  # this process would keep the folder for itself
     for processes in (1, 2, 3):
         start_together(validate_here, processes, tiny_run.config, overrides, **environment)
-    [alone] = [json.loads(path.read_text()) for path in tiny_run.folder.glob("1-*.json")]
-    others = [json.loads(path.read_text()) for path in tiny_run.folder.glob("[23]-*.json")]
+    [alone] = [json.loads(path.read_text(encoding="utf-8")) for path in tiny_run.folder.glob("1-*.json")]
+    others = [json.loads(path.read_text(encoding="utf-8")) for path in tiny_run.folder.glob("[23]-*.json")]
     assert len(others) == 2 + 3
     for found in others:
         for name in ("loss", "perplexity"):

@@ -32,7 +32,7 @@ def train_by(processes: int, tiny_run: TinyRun, overrides: list[str], environmen
 def contents(checkpoint: Path) -> dict:
     """All that a run goes on from, but for the time that it took; its tokenizer has a folder of its own."""
     found: dict = {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
-    found |= {path.name: json.loads(path.read_text()) for path in checkpoint.glob("*.json")}
+    found |= {path.name: json.loads(path.read_text(encoding="utf-8")) for path in checkpoint.glob("*.json")}
     del found["manifest.json"], found["tokenizer_config.json"], found["progress.json"]["seconds"]
     return found
 
@@ -66,7 +66,9 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, a
         settings = [f"training.output_dir={folder}", f"training.max_updates={updates}"]
         train_by(processes, tiny_run, [*overrides, *settings], environment)
         if updates == ends[0]:
-            progress = json.loads((folder / "checkpoints" / "update-00000007" / "progress.json").read_text())
+            progress = json.loads(
+                (folder / "checkpoints" / "update-00000007" / "progress.json").read_text(encoding="utf-8")
+            )
             assert progress["batches"] > 0  # in the middle of an epoch
             assert progress["processes"] == processes
     expected = contents(whole / "checkpoints" / "update-00000012")
@@ -81,7 +83,7 @@ def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run, options):
     """And writes an ordinary folder; the weights it starts from score as they did among two."""
     overrides = [*SMALL_BATCHES, *options, *tiny_run.validation(), "training.validate_every=1000"]
     start_together(train_here, 2, tiny_run.config, [*overrides, "training.max_updates=4"], **FSDP2)
-    results = json.loads((tiny_run.output_dir / "results.json").read_text())
+    results = json.loads((tiny_run.output_dir / "results.json").read_text(encoding="utf-8"))
     assert results["devices"] == 2
     names = load_file(tiny_run.output_dir / "model" / "model.safetensors").keys()
     AcceleratorState._reset_state(reset_partial_state=True)

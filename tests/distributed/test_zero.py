@@ -148,4 +148,4 @@ def test_of_a_skipped_update_nothing_is_left(tiny_run: TinyRun):
 @needs_deepspeed
 def test_accelerate_launches_it_on_cpus(tiny_run: TinyRun):
     launch([TRAIN, str(tiny_run.config), "training.mixed_precision=bf16"], config="deepspeed_zero2")
-    assert '"devices": 2' in (tiny_run.output_dir / "results.json").read_text()
+    assert '"devices": 2' in (tiny_run.output_dir / "results.json").read_text(encoding="utf-8")

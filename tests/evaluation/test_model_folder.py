@@ -34,8 +34,8 @@ def changed(name: str, **values) -> Callable[[Path], object]:
     """Other values in a json file of the folder."""
 
     def change(folder: Path) -> None:
-        content = json.loads((folder / name).read_text()) | values
-        (folder / name).write_text(json.dumps(content))
+        content = json.loads((folder / name).read_text(encoding="utf-8")) | values
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
     return change
 
@@ -46,7 +46,10 @@ def first_shard(folder: Path) -> Path:
 
 BROKEN = {
     "no config.json": (lambda f: (f / "config.json").unlink(), "is not a model folder: it has no config.json"),
-    "config.json cut off": (lambda f: (f / "config.json").write_text('{"model'), "not a valid JSON file"),
+    "config.json cut off": (
+        lambda f: (f / "config.json").write_text('{"model', encoding="utf-8"),
+        "not a valid JSON file",
+    ),
     "another kind": (changed("config.json", model_type="bert"), "model_type='bert', which is no encoder-decoder"),
     "unknown kind": (changed("config.json", model_type="x"), "model_type='x', which transformers does not know"),
     "the other model": (changed("config.json", model_type="rnn_seq2seq"), "do not fit its config.json"),
@@ -63,8 +66,14 @@ BROKEN = {
         "lacks model-00001-of-.*, which model.safetensors.index.json",
     ),
     "a shard cut off": (lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes()[:90]), "are damaged"),
-    "index cut off": (lambda f: (f / INDEX).write_text('{"weight_map": '), "is damaged: it has no readable weight_map"),
-    "index without a map": (lambda f: (f / INDEX).write_text("{}"), "is damaged: it has no readable weight_map"),
+    "index cut off": (
+        lambda f: (f / INDEX).write_text('{"weight_map": ', encoding="utf-8"),
+        "is damaged: it has no readable weight_map",
+    ),
+    "index without a map": (
+        lambda f: (f / INDEX).write_text("{}", encoding="utf-8"),
+        "is damaged: it has no readable weight_map",
+    ),
     "index that leaves": (changed(INDEX, weight_map={"x": "../x.safetensors"}), "'../x.safetensors', which is not a"),
 }
 

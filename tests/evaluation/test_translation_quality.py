@@ -141,13 +141,13 @@ def score_here(folder: Path, corpora: list[tuple[list[str], list[str]]]) -> None
             cache_dir=str(folder / "cache"), num_process=2, process_id=process, experiment_id=f"corpus-{number}"
         )
         results.append(metric.compute(predictions=predictions[process::2], references=references[process::2]))
-    (folder / f"{process}.json").write_text(json.dumps(results))
+    (folder / f"{process}.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def test_two_processes_score_as_one(tmp_path: Path):
     corpora = [corpus(21), corpus(1)]  # of one sentence, the second process has none
     start_together(score_here, 2, tmp_path, corpora)
-    first, second = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
+    first, second = [json.loads((tmp_path / f"{process}.json").read_text(encoding="utf-8")) for process in range(2)]
     assert second == [None, None]
     for result, (predictions, references) in zip(first, corpora, strict=True):
         assert result["sentences"] == len(predictions)

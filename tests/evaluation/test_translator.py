@@ -64,8 +64,8 @@ def test_it_says_what_the_papers_decoding_says_line_by_line(translator, folder, 
 def test_lines_may_be_any_iterable(translator, lines, tmp_path):
     expected = translator.translate(lines)
     path = tmp_path / "lines"
-    path.write_text("".join(f"{line}\n" for line in lines))
-    with path.open() as file:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with path.open(encoding="utf-8") as file:
         assert translator.translate(file) == expected
     assert translator.translate(line for line in lines) == expected
     assert list(translator.stream(tuple(lines), window=5)) == expected

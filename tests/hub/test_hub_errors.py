@@ -167,7 +167,7 @@ def test_what_is_left_of_a_pull_is_not_taken_for_the_model(hub, client, complete
     sha = client(push_folder, complete, name).rpartition("/")[2]
     left = tmp_path / f".unfinished-pulled-{sha[:12]}"
     left.mkdir()
-    (left / "config.json").write_text("{}")
+    (left / "config.json").write_text("{}", encoding="utf-8")
     hub.fail(f"GET /api/models/{name}/tree", status=503, times=ALWAYS)
     with pytest.raises(ConnectionError, match=f"^the upload or download for {name} broke off: .* did not arrive; try"):
         client(pull, name, tmp_path / "pulled")

@@ -174,7 +174,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 def code_of(folder: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        r"^```python\n(.*?)^```$", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def test_the_code_in_the_card_runs_with_the_package(folder: Path, capsys):
@@ -194,7 +196,7 @@ def test_the_code_in_the_card_runs_without_the_package(folder: Path, tmp_path: P
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,  # nobody answers whether code may run
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"HF_HOME": str(tmp_path)},
         check=False,
     )
@@ -258,7 +260,7 @@ def test_the_template_is_a_valid_card_itself():
 
 
 def test_the_explanation_of_the_template_stays_there(tmp_path: Path):
-    explanation = re.search(r"\{#-\n(.*?)#\}", (REPOSITORY / "model_card.md").read_text(), re.DOTALL)
+    explanation = re.search(r"\{#-\n(.*?)#\}", (REPOSITORY / "model_card.md").read_text(encoding="utf-8"), re.DOTALL)
     assert explanation is not None
     text = card(tmp_path, LEAST).content
     assert not any(line in text for line in explanation[1].strip().splitlines())
@@ -279,4 +281,4 @@ def test_an_installed_package_has_both_files_beside_the_module(tmp_path: Path, m
     (module.parent / "model_card.md").write_text("---\ntags: []\n---\nThe installed one\n", encoding="utf-8")
     (module.parent / "LICENSE").write_text("The installed one\n", encoding="utf-8")
     assert card(tmp_path, LEAST).text.strip() == "The installed one"
-    assert (tmp_path / "LICENSE").read_text() == "The installed one\n"
+    assert (tmp_path / "LICENSE").read_text(encoding="utf-8") == "The installed one\n"

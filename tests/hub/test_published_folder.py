@@ -53,8 +53,8 @@ def test_all_files_of_a_complete_folder_are_published_with_their_sizes(complete:
 
 
 def test_what_is_not_of_the_model_is_not_published(complete: Path, folder: Path):
-    (folder / "notes.txt").write_text("mine")
-    (folder / "unused.py").write_text("")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    (folder / "unused.py").write_text("", encoding="utf-8")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert check_folder(folder) == []
@@ -88,10 +88,10 @@ def test_who_needs_a_missing_file_of_code_is_told(folder: Path):
 
 
 def test_code_is_looked_for_where_transformers_will(folder: Path):
-    with (folder / "loss.py").open("a") as file:
+    with (folder / "loss.py").open("a", encoding="utf-8") as file:
         file.write("\n\ndef later():\n    from .somewhere import x\n")
     assert one_problem(folder) == "somewhere.py is missing: loss.py needs it"
-    (folder / "somewhere.py").write_text("x = 1\n")
+    (folder / "somewhere.py").write_text("x = 1\n", encoding="utf-8")
     assert check_folder(folder) == []
     assert ("somewhere.py", 6) in list_files(folder)
 
@@ -125,7 +125,7 @@ def test_an_auto_map_must_point_to_a_class_beside_it(folder: Path, reference: ob
 
 
 def test_code_that_is_no_python(folder: Path):
-    with (folder / "modeling_vanilla_transformer.py").open("a") as file:
+    with (folder / "modeling_vanilla_transformer.py").open("a", encoding="utf-8") as file:
         file.write("def\n")
     assert one_problem(folder).startswith("modeling_vanilla_transformer.py is no Python that can be read")
 
@@ -133,7 +133,7 @@ def test_code_that_is_no_python(folder: Path):
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_json_that_is_damaged(folder: Path, file: str, content: str):
-    (folder / file).write_text(content)
+    (folder / file).write_text(content, encoding="utf-8")
     assert one_problem(folder).startswith(f"{file} is damaged")
 
 
@@ -204,7 +204,7 @@ def test_an_index_of_nothing(sharded: Path):
 )
 def test_pickles_by_name(folder: Path, file: str):
     (folder / file).parent.mkdir(exist_ok=True)
-    (folder / file).write_text("")
+    (folder / file).write_text("", encoding="utf-8")
     assert one_problem(folder).startswith(f"{file} has to be unpickled to be opened")
 
 
@@ -267,7 +267,7 @@ def test_a_card_without_valid_metadata(folder: Path, text: str, said: str):
 
 @pytest.mark.parametrize("target", ["/etc", "/etc/hostname", "../outside.txt", "nowhere/../../outside.txt"])
 def test_a_link_out_of_the_folder(folder: Path, target: str):
-    (folder.parent / "outside.txt").write_text("secret")
+    (folder.parent / "outside.txt").write_text("secret", encoding="utf-8")
     (folder / "link").symlink_to(target)
     assert one_problem(folder).startswith("link is a link to something outside of the folder")
 
@@ -286,7 +286,7 @@ def test_a_folder_may_be_reached_through_a_link(folder: Path, tmp_path: Path):
 
 def test_all_problems_are_told_at_once(folder: Path):
     (folder / "LICENSE").unlink()
-    (folder / "README.md").write_text("")
+    (folder / "README.md").write_text("", encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "optimizer.bin").write_bytes(b"")
     assert len(check_folder(folder)) == 4

@@ -45,9 +45,9 @@ def test_a_push_makes_a_repository_of_one_commit(hub: HubServer, client: HubClie
 
 def test_the_code_in_the_card_opens_the_model_by_its_id(hub, client, complete, name, tmp_path):
     client(push_folder, complete, name)
-    card = (client(pull, name, tmp_path / "pulled") / "README.md").read_text()
+    card = (client(pull, name, tmp_path / "pulled") / "README.md").read_text(encoding="utf-8")
     assert f'\nname = "{name}"\n' in card
-    before, after = ((complete / "README.md").read_text().splitlines(), card.splitlines())
+    before, after = ((complete / "README.md").read_text(encoding="utf-8").splitlines(), card.splitlines())
     assert sum(one != other for one, other in zip(before, after, strict=True)) == 1
 
 
@@ -140,7 +140,7 @@ def test_an_incomplete_folder_sends_nothing(hub, client, complete, name, tmp_pat
 
 def test_a_card_that_the_hub_does_not_accept_makes_no_repository(hub, client, complete, name, tmp_path):
     folder = shutil.copytree(complete, tmp_path / "model")
-    (folder / "README.md").write_text("---\nlicense: [mit]\n---\n")
+    (folder / "README.md").write_text("---\nlicense: [mit]\n---\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r'^the Hub does not accept the metadata of README.md: "license" must'):
         client(push_folder, folder, name)
     assert name not in hub.repositories
@@ -181,7 +181,7 @@ def test_a_public_model_is_not_taken_for_a_private_one(hub, client, complete, ma
 
 
 def test_the_token_of_hf_auth_login(hub, client, complete, name):
-    (client.home / "token").write_text(WRITE)
+    (client.home / "token").write_text(WRITE, encoding="utf-8")
     try:
         client(push_folder, complete, name, as_user=None)
     finally:
@@ -203,7 +203,9 @@ def test_the_token_is_nowhere_afterwards(hub, complete, name, tmp_path, xet):
     )
     push = [sys.executable, "-m", "vanilla_transformer.cli", "push", str(folder), name, "--debug"]
     hub.fail(f"POST /api/models/{name}/commit", status=403, message=f"the token {WRITE} may not")
-    refused, done = (subprocess.run(push, env=loud, capture_output=True, text=True, check=False) for _ in range(2))
+    refused, done = (
+        subprocess.run(push, env=loud, capture_output=True, encoding="utf-8", check=False) for _ in range(2)
+    )
     assert (refused.returncode, done.returncode) == (1, 0), refused.stderr + done.stderr
     assert "the token *** may not" in refused.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -255,7 +257,7 @@ def test_what_is_no_model_is_not_pulled(client, name, tmp_path, files, said):
 
 
 def test_a_folder_in_use_is_left_alone(hub, client, name, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="exists and is not empty; choose another folder$"):
         client(pull, name, tmp_path)
     with pytest.raises(ValueError, match="exists and is not empty; choose another folder$"):

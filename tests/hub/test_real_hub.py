@@ -50,7 +50,7 @@ def test_pushes_and_pulls(make_folder, tmp_path):
         [sys.executable, "-c", STEPS, *map(str, folders), str(tmp_path), name],
         env={key: value for key, value in variables.items() if key not in ("NO_PROXY", VARIABLE)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert result.returncode == 0, result.stderr.replace(token, "***")[-3000:]

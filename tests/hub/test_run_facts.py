@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 @pytest.fixture
 def results(finished: TinyRun) -> dict:
     """Its own for each test."""
-    return json.loads((finished.output_dir / "results.json").read_text())
+    return json.loads((finished.output_dir / "results.json").read_text(encoding="utf-8"))
 
 
 def test_facts_are_the_runs(results):

@@ -26,7 +26,7 @@ def run(request, hub, tmp_path) -> Command:
         variables["HF_TOKEN"] = WRITE
     else:
         (tmp_path / "home").mkdir()
-        (tmp_path / "home" / "token").write_text(WRITE)
+        (tmp_path / "home" / "token").write_text(WRITE, encoding="utf-8")
 
     def call(*arguments: str, **more: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -34,7 +34,7 @@ def run(request, hub, tmp_path) -> Command:
             env=variables | more,
             cwd=tmp_path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=600,
             check=False,
         )
@@ -62,7 +62,9 @@ def test_a_token_is_nowhere_after_training_tuning_pushing_and_failing(hub, run: 
     model = trained.output_dir / "model"
     tuning = {"output_dir": str(tmp_path / "tuned"), "max_steps": 2, "save_steps": 1, "report_to": "tensorboard"}
     data = {side: write_reversals(tmp_path, side, 20) for side in ("train", "validation")}
-    (tmp_path / "tune.yaml").write_text(yaml.safe_dump({"model": str(model), "data": data, "training": tuning}))
+    (tmp_path / "tune.yaml").write_text(
+        yaml.safe_dump({"model": str(model), "data": data, "training": tuning}), encoding="utf-8"
+    )
     ends(0, "finetune", str(tmp_path / "tune.yaml"))
     assert list(tmp_path.rglob("events.out.tfevents.*")) != []
     for folder in (model, tmp_path / "tuned" / "model"):
@@ -96,7 +98,9 @@ def test_a_token_in_an_address_is_not_repeated(client, complete, arguments):
 def test_a_token_in_a_file_is_refused_and_not_repeated(tmp_path):
     files = write_reversals(tmp_path, "train", 3)
     training = {"output_dir": str(tmp_path), "hub_token": WRITE}
-    (tmp_path / "tune.yaml").write_text(yaml.safe_dump({"model": "m", "data": {"train": files}, "training": training}))
+    (tmp_path / "tune.yaml").write_text(
+        yaml.safe_dump({"model": "m", "data": {"train": files}, "training": training}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"training.hub_token=\*\*\*: a token has no place in a file; log in") as error:
         load_finetuning_config(tmp_path / "tune.yaml")
     assert WRITE not in str(error.value)
@@ -121,8 +125,8 @@ TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQ" * 2  # as long as the Hub's own
     ids=["text", "address", "key", "broken", "base", "override", "no override"],
 )
 def test_a_secret_in_a_configuration_is_refused_and_not_repeated(load, text, overrides, place, secret, tmp_path):
-    (tmp_path / "run.yaml").write_text(text.format(secret))
-    (tmp_path / "base.yaml").write_text(f"data: {{license: '{secret}'}}\n")
+    (tmp_path / "run.yaml").write_text(text.format(secret), encoding="utf-8")
+    (tmp_path / "base.yaml").write_text(f"data: {{license: '{secret}'}}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="a token or password has no place in a configuration") as caught:
         load(tmp_path / "run.yaml", [override.format(secret) for override in overrides])
     assert str(caught.value).startswith(place.format(tmp_path))
@@ -134,7 +138,7 @@ def test_a_secret_in_a_configuration_is_refused_and_not_repeated(load, text, ove
 def test_names_that_are_no_secrets_are_left_alone(tmp_path):
     names = {"name": "hf_multi30k_english_to_german_of_flickr", "license": "https://hub/datasets/x@main"}
     (tmp_path / "run.yaml").write_text(
-        yaml.safe_dump({"data": names, "training": {"output_dir": "a", "max_epochs": 1}})
+        yaml.safe_dump({"data": names, "training": {"output_dir": "a", "max_epochs": 1}}), encoding="utf-8"
     )
     data = load_run_config(tmp_path / "run.yaml").data
     assert (data.name, data.license) == tuple(names.values())

@@ -141,7 +141,7 @@ def test_an_unknown_revision_is_named(client, complete, name):
 
 def test_the_commands_take_the_name_of_a_model(hub, client, complete, name, tmp_path):
     client(push_folder, complete, name)
-    (tmp_path / "source").write_text("a b c\n")
+    (tmp_path / "source").write_text("a b c\n", encoding="utf-8")
     arguments = ["--source", str(tmp_path / "source"), "--reference", str(tmp_path / "source"), "--beams", "1"]
     ended = client(command, "evaluate", name, *arguments)
     assert ended.status == 0, ended.err
@@ -169,7 +169,7 @@ def test_what_was_opened_once_opens_offline_without_the_package(hub, client, com
             cwd=tmp_path,
             env=environment(hub.url, tmp_path / "home", **more),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         assert result.returncode == 0, result.stderr[-3000:]

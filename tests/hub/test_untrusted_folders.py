@@ -58,8 +58,10 @@ def run(folder: Path, tmp_path: Path, capsys, monkeypatch) -> Callable[[str], tu
     files = write_reversals(tmp_path, "pairs", 12)
     config = tmp_path / "finetune.yaml"
     training = {"output_dir": str(tmp_path / "tuned"), "max_steps": 1, "disable_tqdm": True}
-    config.write_text(yaml.safe_dump({"model": str(folder), "data": {"train": files}, "training": training}))
-    (tmp_path / "yes").write_text("y\n" * 9)
+    config.write_text(
+        yaml.safe_dump({"model": str(folder), "data": {"train": files}, "training": training}), encoding="utf-8"
+    )
+    (tmp_path / "yes").write_text("y\n" * 9, encoding="utf-8")
     arguments = {
         "translate": [str(folder), "--engine", "torch"],
         "evaluate": [str(folder), "--engine", "torch", "--source", files["source"], "--reference", files["target"]],
@@ -69,7 +71,7 @@ def run(folder: Path, tmp_path: Path, capsys, monkeypatch) -> Callable[[str], tu
     }
 
     def call(name: str) -> tuple[int, str]:
-        with (tmp_path / "yes").open() as file:
+        with (tmp_path / "yes").open(encoding="utf-8") as file:
             monkeypatch.setattr("sys.stdin", file)
             status = main([name, *arguments[name]])
         return status, capsys.readouterr().err
@@ -140,7 +142,7 @@ def test_code_of_a_repository_is_not_executed(hub, client, folder, canary, name,
     plant_code(folder, canary)
     put_on_hub(hub, client, folder, name)
     client(pull, name, tmp_path / "pulled")
-    (tmp_path / "source").write_text("a b c\n")
+    (tmp_path / "source").write_text("a b c\n", encoding="utf-8")
     texts = ["--source", str(tmp_path / "source"), "--reference", str(tmp_path / "source")]
     ended = client(command, "evaluate", name, *texts, "--engine", "torch", "--beams", "1")
     assert "Traceback" not in ended.err
@@ -179,12 +181,16 @@ def as_safetensors(folder: Path, canary: Path) -> None:
 def as_a_shard(folder: Path, canary: Path) -> None:
     (folder / WEIGHTS).unlink()
     (folder / "model.bin").write_bytes(pickle.dumps(Canary(canary)))
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "model.bin"}}))
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "model.bin"}}), encoding="utf-8"
+    )
 
 
 def as_an_adapter(folder: Path, canary: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(Canary(canary)))
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x/y"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x/y"}), encoding="utf-8"
+    )
 
 
 def as_other_weights(folder: Path, canary: Path) -> None:
@@ -241,7 +247,7 @@ def test_an_index_cannot_leave_its_folder(folder, tmp_path, run, file):
     names = load_file(folder / WEIGHTS).keys()
     (folder / WEIGHTS).unlink()
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, file.format(tmp=tmp_path, name=OUTSIDE))}
-    (folder / INDEX).write_text(json.dumps(index))
+    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
     for name in COMMANDS:
         status, error = run(name)
         assert status == 1
@@ -289,8 +295,8 @@ def test_a_repository_cannot_write_elsewhere(hub, client, complete, name, tmp_pa
 
 
 def test_names_in_code_cannot_leave_the_folder(folder, tmp_path):
-    (tmp_path / "secret.py").write_text("secret = 1\n")
-    with (folder / "loss.py").open("a") as file:
+    (tmp_path / "secret.py").write_text("secret = 1\n", encoding="utf-8")
+    with (folder / "loss.py").open("a", encoding="utf-8") as file:
         file.write('\n"""\nfrom ./../../secret import x\n"""\n')
     assert check_folder(folder) == ["loss.py imports './../../secret', which is no file beside it"]
 
@@ -319,5 +325,5 @@ def test_sharded_weights_still_open(folder):
     (folder / WEIGHTS).unlink()
     save_file(tensors, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
     weight_map = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}), encoding="utf-8")
     load_model_folder(folder)

@@ -63,7 +63,7 @@ def in_a_fresh_process(code: str, tmp_path: Path, *arguments: str) -> subprocess
         cwd=tmp_path,
         capture_output=True,
         stdin=subprocess.DEVNULL,
-        text=True,
+        encoding="utf-8",
         env=environment,
         check=False,
     )

@@ -48,13 +48,36 @@ def test_torch_is_always_torch():
 
 
 def test_without_a_compiler_auto_is_torch(monkeypatch):
-    def refuses():
-        raise ValueError("there is no C++ compiler")
-
-    monkeypatch.setattr(engine, "library", refuses)
+    refuse(monkeypatch, "there is no C++ compiler")
     assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
     with pytest.raises(ValueError, match=r"there is no C\+\+ compiler; use engine='torch', or 'auto'"):
         native_decoder(FAMILIES[0].model(), "float32", "native")
+
+
+def refuse(monkeypatch, reason: str) -> None:
+    def refuses():
+        raise ValueError(reason)
+
+    monkeypatch.setattr(engine, "library", refuses)
+
+
+def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog):
+    engine._say_once.cache_clear()
+    for reason in ("no compiler", "no compiler", "no folder", "no compiler"):
+        refuse(monkeypatch, reason)
+        assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.rpartition(": ")[2] for line in said] == ["no compiler", "no folder"]
+    assert all("PyTorch decodes, several times slower" in line for line in said)
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+def test_what_was_chosen_is_not_said(make, precision, reason, monkeypatch, caplog):
+    engine._say_once.cache_clear()
+    refuse(monkeypatch, "no compiler")
+    assert native_decoder(make(), precision, "auto") is None
+    assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None
+    assert caplog.records == []
 
 
 def test_an_unknown_engine_names_the_known_ones():

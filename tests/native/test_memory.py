@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import ctypes
+import mmap
 
 import torch
 
@@ -25,6 +26,15 @@ def test_more_than_a_chunk_has_its_own():
     first, large = arena.place(torch.ones(1)), arena.place(torch.ones(CHUNK // 4 + 1))
     assert ctypes.c_float.from_address(first).value == 1.0
     assert ctypes.c_float.from_address(large + CHUNK).value == 1.0
+
+
+def test_a_kernel_without_large_pages_has_memory_all_the_same(monkeypatch):
+    class Plain(mmap.mmap):
+        def madvise(self, *_):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Plain)
+    assert ctypes.c_float.from_address(Arena().place(torch.ones(1))).value == 1.0
 
 
 class User:

@@ -146,7 +146,7 @@ def _fine_tuning_that_nothing_happens_to(trials: Trials) -> TrialRun:
 
 
 def _write_fine_tuning(run: TrialRun, base: TrialRun) -> Path:
-    data = yaml.safe_load(run.tiny.config.read_text())["data"]
+    data = yaml.safe_load(run.tiny.config.read_text(encoding="utf-8"))["data"]
     training = {"output_dir": str(run.output_dir), "max_steps": 30, "save_steps": 4, "disable_tqdm": True}
     values = {
         "model": str(base.output_dir / "model"),
@@ -169,14 +169,14 @@ def unless(attempt: Attempt, status: int, words: str) -> list[str]:
 def _holder(run: TrialRun) -> int | None:
     """The process that has locked the folder, or had."""
     try:
-        return json.loads((run.output_dir / ".lock").read_text())["pid"]
+        return json.loads((run.output_dir / ".lock").read_text(encoding="utf-8"))["pid"]
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 
 
 def _children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in found.read_text().split()] if found.exists() else []
+    return [int(child) for child in found.read_text(encoding="utf-8").split()] if found.exists() else []
 
 
 def _kill(pid: int | None) -> None:

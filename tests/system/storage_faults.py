@@ -66,21 +66,21 @@ def change_data(chain: Chain) -> None:
         return
     run, pick = chain.run, chain.trials.random
     path = run.folder / f"train.{pick.choice(['source', 'target'])}"
-    before, dates = path.read_text(), path.stat()
+    before, dates = path.read_text(encoding="utf-8"), path.stat()
     lines = before.splitlines(keepends=True)
     one, other = pick.sample([i for i in range(len(lines)) if lines[i] != lines[0]], 2)
     if pick.random() < 0.5:
         lines[one], lines[0] = lines[0], lines[one]
     else:
         lines[other] = lines[other].swapcase()
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8")
     if pick.random() < 0.5:
         os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
     newest = run.newest()
     failures = unless(run.start(), 1, f"{path} has changed since {run.output_dir} was trained on it")
     if run.newest() != newest:
         failures.append(f"it went on to update {run.newest()}")
-    path.write_text(before)
+    path.write_text(before, encoding="utf-8")
     chain.suffered("a data file changed since the checkpoint", *failures)
 
 
@@ -147,7 +147,7 @@ def in_own_mounts(function: Callable[..., dict[str, Any]], folder: Path, *argume
     process.join()
     if not answer.exists():
         raise RuntimeError(f"the process with its own mounts ended with status {process.exitcode}")
-    found = json.loads(answer.read_text())
+    found = json.loads(answer.read_text(encoding="utf-8"))
     if "missing" in found:
         raise NotRun(found["missing"])
     return found
@@ -160,17 +160,17 @@ def _call_in_own_mounts(answer: Path, function: Callable, arguments: tuple) -> N
         if libc.unshare(NEW_USER | NEW_MOUNTS) != 0:
             raise NotRun(f"no mounts of one's own: {os.strerror(ctypes.get_errno())}")
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-            Path(f"/proc/self/{name}").write_text(text)
+            Path(f"/proc/self/{name}").write_text(text, encoding="utf-8")
         found = function(*arguments)
     except NotRun as reason:
         found = {"missing": str(reason)}
     except Exception:
         found = {"failures": [traceback.format_exc()], "lost": 0}
-    answer.write_text(json.dumps(found))
+    answer.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["mount", *arguments], capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise NotRun(f"mount {' '.join(arguments)}: {done.stderr.strip()}")
 

@@ -45,7 +45,7 @@ def run(request, tmp_path_factory) -> Path:
         },
         "optimizer": {"warmup_steps": 300, "learning_rate_scale": 0.25},
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    (folder / "run.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     command("train", str(folder / "run.yaml"))
     return folder
 
@@ -59,7 +59,7 @@ def test_it_has_learnt_the_task(run: Path):
 
 
 def test_its_perplexity_is_near_one_and_its_bleu_near_a_hundred(run: Path):
-    validation = json.loads((run / "run" / "results.json").read_text())["validation"]
+    validation = json.loads((run / "run" / "results.json").read_text(encoding="utf-8"))["validation"]
     assert validation["perplexity"] < 1.1
     assert validation["bleu"] > 95
 
@@ -79,5 +79,5 @@ def test_the_model_opens_without_the_network_and_with_the_package_alone(run: Pat
         "print(t.decode(m.generate(**t('a b c d', return_tensors='pt'))[0], skip_special_tokens=True))"
     )
     arguments = [sys.executable, "-c", code, str(run / "run" / "model")]
-    result = subprocess.run(arguments, check=True, capture_output=True, text=True, env=os.environ)
+    result = subprocess.run(arguments, check=True, capture_output=True, encoding="utf-8", env=os.environ)
     assert result.stdout.strip() == "d c b a"

@@ -91,25 +91,25 @@ def test_a_folder_is_replaced_when_all_is_written(tmp_path: Path):
     folder = tmp_path / "model"
     for text in ("old", "new"):
         with replaced_whole(folder) as unfinished:
-            assert text == "old" or (folder / "weights").read_text() == "old"
-            (unfinished / "weights").write_text(text)
-    assert (folder / "weights").read_text() == "new"
+            assert text == "old" or (folder / "weights").read_text(encoding="utf-8") == "old"
+            (unfinished / "weights").write_text(text, encoding="utf-8")
+    assert (folder / "weights").read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path):
     folder = tmp_path / "model"
     with replaced_whole(folder) as unfinished:
-        (unfinished / "weights").write_text("old")
+        (unfinished / "weights").write_text("old", encoding="utf-8")
 
     def fail():
         with replaced_whole(folder) as unfinished:
-            (unfinished / "weights").write_text("half of the n")
+            (unfinished / "weights").write_text("half of the n", encoding="utf-8")
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
         fail()
-    assert (folder / "weights").read_text() == "old"
+    assert (folder / "weights").read_text(encoding="utf-8") == "old"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, error: Exc
 
     def fail():
         with replaced_whole(folder) as unfinished:
-            (unfinished / "weights").write_text("half of the n")
+            (unfinished / "weights").write_text("half of the n", encoding="utf-8")
             raise error
 
     with pytest.raises(OSError, match=f"^{folder} cannot be written .*No space left.*; what was there before is as it"):
@@ -277,9 +277,9 @@ def test_one_that_was_being_replaced_is_there_again(tmp_path: Path):
     """A process may be killed between any two steps of a replacement."""
     for name in (".replaced-update-00000004", ".replaced-update-00000008", "update-00000008", ".unfinished-a"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_text(name)
+        (tmp_path / name / "weights").write_text(name, encoding="utf-8")
     clear_interrupted(tmp_path)
-    assert {path.parent.name: path.read_text() for path in tmp_path.glob("*/weights")} == {
+    assert {path.parent.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*/weights")} == {
         "update-00000004": ".replaced-update-00000004",
         "update-00000008": "update-00000008",
     }

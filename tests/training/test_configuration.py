@@ -46,13 +46,13 @@ def test_overrides_are_read_as_yaml(tmp_path: Path):
 
 
 def test_a_file_extends_another_key_by_key(tmp_path: Path):
-    (tmp_path / "base.yaml").write_text(LEAST + "optimizer: {warmup_steps: 7, beta1: 0.5}\n")
+    (tmp_path / "base.yaml").write_text(LEAST + "optimizer: {warmup_steps: 7, beta1: 0.5}\n", encoding="utf-8")
     config = load(tmp_path, "extends: base.yaml\noptimizer: {warmup_steps: 9}\n")
     assert (config.optimizer.warmup_steps, config.optimizer.beta1) == (9, 0.5)
 
 
 def test_a_model_of_another_type_takes_over_no_field_of_the_bases(tmp_path: Path):
-    (tmp_path / "base.yaml").write_text(LEAST + "model: {d_ff: 7, dropout: 0.3}\n")
+    (tmp_path / "base.yaml").write_text(LEAST + "model: {d_ff: 7, dropout: 0.3}\n", encoding="utf-8")
     config = load(
         tmp_path, "extends: base.yaml\nmodel: {model_type: rnn_seq2seq, hidden_size: 9}\n", "training.attention=eager"
     )

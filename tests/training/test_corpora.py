@@ -48,13 +48,13 @@ def test_a_tokenizer_can_be_brought_along(tiny_run, model_folder):
 
 
 def test_a_tokenizer_of_a_failed_attempt_is_not_used_again(tiny_run):
-    good = {side: (tiny_run.folder / f"train.{side}").read_text() for side in ("source", "target")}
+    good = {side: (tiny_run.folder / f"train.{side}").read_text(encoding="utf-8") for side in ("source", "target")}
     for side in good:
-        (tiny_run.folder / f"train.{side}").write_text("x " * 300 + "\n")
+        (tiny_run.folder / f"train.{side}").write_text("x " * 300 + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no pair is left"):
         tiny_run.train()
     for side, text in good.items():
-        (tiny_run.folder / f"train.{side}").write_text(text)
+        (tiny_run.folder / f"train.{side}").write_text(text, encoding="utf-8")
     assert "x" not in tiny_run.train().tokenizer.get_vocab()
 
 

@@ -78,7 +78,7 @@ def tune(folder: Path, model: Path, *overrides: str) -> tuple[Path, dict[str, fl
 
 def held_out_batch(folder: Path, model: Path) -> dict[str, torch.Tensor]:
     tokenizer = load_tokenizer(model)
-    lines = [(folder / f"held-out.{side}").read_text().splitlines() for side in ("source", "target")]
+    lines = [(folder / f"held-out.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")]
     pairs = [
         {"input_ids": tokenizer(a).input_ids, "labels": tokenizer(b).input_ids} for a, b in zip(*lines, strict=True)
     ]
@@ -166,7 +166,7 @@ def test_adapter_and_merged_model_say_the_same(base, kind, tmp_path):
 
 def test_scores_are_those_of_the_finished_folder(base, tmp_path):
     folder, scores = tune(tmp_path, base)
-    lines = [(tmp_path / f"held-out.{side}").read_text().splitlines() for side in ("source", "target")]
+    lines = [(tmp_path / f"held-out.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")]
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     found = translate_lines(model, load_tokenizer(folder), lines[0], max_batch_tokens=500)
     expected = score_translations([best[0].text for best in found], lines[1])

@@ -44,7 +44,7 @@ def test_it_translates_with_the_auto_classes_alone(model_folder):
 
 def test_results_have_what_a_report_needs(tiny_run):
     run = tiny_run.train(*tiny_run.validation())
-    results = json.loads((tiny_run.output_dir / RESULTS).read_text())
+    results = json.loads((tiny_run.output_dir / RESULTS).read_text(encoding="utf-8"))
     assert results["pairs"] == 120
     assert results["updates"] == 8
     assert results["parameters"] == sum(p.numel() for p in run.bare_model().parameters())
@@ -57,10 +57,13 @@ def test_results_have_what_a_report_needs(tiny_run):
 
 def test_a_test_corpus_is_scored_with_the_finished_model(tiny_run):
     tiny_run.train(*(override.replace("validation", "test", 1) for override in tiny_run.validation()))
-    scores = json.loads((tiny_run.output_dir / RESULTS).read_text())["scores"]
+    scores = json.loads((tiny_run.output_dir / RESULTS).read_text(encoding="utf-8"))["scores"]
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
     tokenizer = AutoTokenizer.from_pretrained(tiny_run.output_dir / MODEL)
-    lines = {side: (tiny_run.folder / f"validation.{side}").read_text().splitlines() for side in ("source", "target")}
+    lines = {
+        side: (tiny_run.folder / f"validation.{side}").read_text(encoding="utf-8").splitlines()
+        for side in ("source", "target")
+    }
     outputs = [
         model.generate(**tokenizer(line, return_tensors="pt"), custom_generate=beam_search)[0]
         for line in lines["source"]

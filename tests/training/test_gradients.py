@@ -267,13 +267,13 @@ def train_with_a_fault(config: Path, overrides: list[str]) -> None:
     run = loop.train(load_run_config(config, overrides))
     found = {"skipped": run.progress.skipped_updates, "updates": run.progress.updates, "seen": len(calls)}
     path = config.parent / f"{run.accelerator.process_index}.json"
-    path.write_text(json.dumps(found | {"rate": run.schedule.get_last_lr()}))
+    path.write_text(json.dumps(found | {"rate": run.schedule.get_last_lr()}), encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
 def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run, environment):
     start_together(train_with_a_fault, 2, tiny_run.config, ["training.max_updates=5"], **environment)
-    first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert first == second
     assert (first["skipped"], first["updates"], first["seen"]) == (1, 5, 6)

@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "weights").write_bytes(bytes(range(200)))
-    (folder / "inner" / "code.py").write_text("pass\n")
+    (folder / "inner" / "code.py").write_text("pass\n", encoding="utf-8")
     write_manifest(folder)
     return folder
 
@@ -41,7 +41,7 @@ def grow(path: Path) -> None:
 
 
 def test_it_lists_every_file_with_size_and_hash(folder: Path):
-    assert json.loads((folder / MANIFEST).read_text()) == {
+    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == {
         name: {"size": size, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
         for name, size in (("inner/code.py", 5), ("weights", 200))
     }
@@ -103,15 +103,15 @@ def test_any_bit_of_the_manifest_that_changes_its_meaning_is_damage(folder: Path
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"weights": 3}', '{"weights": {"size": 200}}', '{"weights": null}'])
 def test_what_is_no_list_of_files_is_damage(folder: Path, text: str):
-    (folder / MANIFEST).write_text(text)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
     assert find_damage(folder) == "manifest.json does not list files with their size and sha256"
 
 
 @pytest.mark.parametrize("name", ["../beside", "/etc/hostname", "sub/../../beside"])
 def test_a_manifest_that_leads_out_of_its_folder_is_damage(folder: Path, name: str):
-    (folder.parent / "beside").write_text("")
+    (folder.parent / "beside").write_text("", encoding="utf-8")
     entry = {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-    (folder / MANIFEST).write_text(json.dumps({name: entry}))
+    (folder / MANIFEST).write_text(json.dumps({name: entry}), encoding="utf-8")
     assert find_damage(folder) == f"manifest.json names {name!r}, which is not a file of the folder"
 
 

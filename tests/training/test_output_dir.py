@@ -5,7 +5,7 @@ import pytest
 
 
 def test_a_folder_that_cannot_be_written(tiny_run):
-    (tiny_run.folder / "file").write_text("in the way")
+    (tiny_run.folder / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(PermissionError, match=r"training\.output_dir=.*file/run cannot be written"):
         tiny_run.train(f"training.output_dir={tiny_run.folder / 'file' / 'run'}")
 
@@ -32,7 +32,7 @@ def test_another_configuration_does_not_go_on(tiny_run):
 
 def test_a_folder_in_which_another_run_is_going_is_left_alone(tiny_run):
     tiny_run.output_dir.mkdir()
-    with (tiny_run.output_dir / ".lock").open("w") as file:
+    with (tiny_run.output_dir / ".lock").open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write('{"pid": 4711, "host": "elsewhere", "since": "2017-06-12T17:57:34+00:00"}')
         file.flush()

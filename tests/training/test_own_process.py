@@ -10,7 +10,7 @@ from vanilla_transformer.training.own_process import run_in_own_process
 
 
 def write_pid(path: str) -> None:
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(str(os.getpid()))
 
 
@@ -42,7 +42,7 @@ def wait_for_sigterm(path: str) -> None:
 
 def test_it_is_another_process(tmp_path):
     run_in_own_process(write_pid, str(tmp_path / "pid"))
-    assert int((tmp_path / "pid").read_text()) != os.getpid()
+    assert int((tmp_path / "pid").read_text(encoding="utf-8")) != os.getpid()
 
 
 def test_errors_come_back():

@@ -13,7 +13,11 @@ def test_what_a_person_should_know_is_logged(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     run = tiny_run.train("data.max_length=6")
     text = caplog.text
-    long = sum(1 for line in Path(run.config.data.train.source).read_text().splitlines() if len(line.split()) + 1 > 6)
+    long = sum(
+        1
+        for line in Path(run.config.data.train.source).read_text(encoding="utf-8").splitlines()
+        if len(line.split()) + 1 > 6
+    )
     assert f"{120 - long} pairs kept, 0 with an empty side dropped, {long} with more than 6 tokens" in text
     assert f"{len(run.order)} an epoch" in text
     assert f"{run.order.padding_share():.1%} of their positions padding" in text
@@ -88,11 +92,11 @@ def test_the_corpus_stays(tiny_run, streaming):
     options = [f"data.train.streaming={streaming}", "data.max_length=20"]
     tiny_run.train("training.max_updates=3", *options)
     path = tiny_run.folder / "train.target"
-    text = path.read_text()
-    path.write_text(("b" if text[0] == "a" else "a") + text[1:])
+    text = path.read_text(encoding="utf-8")
+    path.write_text(("b" if text[0] == "a" else "a") + text[1:], encoding="utf-8")
     with pytest.raises(ValueError, match=r"train\.target has changed since .*run was trained.*SHA-256.*bring it back"):
         tiny_run.train(*options)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert tiny_run.train(*options, "training.max_updates=4").progress.updates == 4
 
 

@@ -30,7 +30,10 @@ sys.stdin.read()
 def another_run(folder: Path, *options: str) -> Iterator[subprocess.Popen]:
     """A process that has locked the folder."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(folder), *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
@@ -39,7 +42,7 @@ def another_run(folder: Path, *options: str) -> Iterator[subprocess.Popen]:
 
 
 def is_locked(folder: Path) -> bool:
-    with (folder / LOCK).open("a") as file:
+    with (folder / LOCK).open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -50,7 +53,7 @@ def is_locked(folder: Path) -> bool:
 def test_it_says_whose_it_is(tmp_path: Path):
     before = datetime.now(UTC).replace(microsecond=0)
     lock_for_this_run(tmp_path)
-    holder = json.loads((tmp_path / LOCK).read_text())
+    holder = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
     assert (holder["pid"], holder["host"]) == (os.getpid(), platform.node())
     assert before <= datetime.fromisoformat(holder["since"]) <= datetime.now(UTC)
 
@@ -72,7 +75,7 @@ def test_a_process_that_is_killed_releases_it(tmp_path: Path, options: list[str]
         first.send_signal(signal.SIGKILL)
         first.wait()
         lock_for_this_run(tmp_path)
-    assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
 
 
 def test_a_process_may_run_again_in_the_same_folder(tmp_path: Path):
@@ -90,7 +93,7 @@ def test_the_next_run_of_a_process_releases_the_folder_before(tmp_path: Path):
 
 
 def test_a_holder_that_has_not_yet_written_who_it_is(tmp_path: Path):
-    with (tmp_path / LOCK).open("a") as file:
+    with (tmp_path / LOCK).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="is in use by another run; wait for its end"):
             lock_for_this_run(tmp_path)

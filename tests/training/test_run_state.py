@@ -85,7 +85,7 @@ def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunSta
     table = trained.model.get_parameter("embedding.weight")
     assert torch.equal(tensors["embedding.weight.exp_avg_sq"], trained.optimizer.state[table]["exp_avg_sq"])
     assert tensors["projection.bias.step"] == 3
-    [group] = json.loads((tmp_path / "optimizer.json").read_text())
+    [group] = json.loads((tmp_path / "optimizer.json").read_text(encoding="utf-8"))
     assert group["params"] == names
     assert group["lr"] == trained.schedule.get_last_lr()[0]
 
@@ -95,7 +95,7 @@ def test_it_is_json_and_safetensors(trained: RunState, tmp_path: Path):
     names = {"optimizer.json", "schedule.json", "progress.json", "random_states_0.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "optimizer.safetensors"}
     for name in names:
-        json.loads((tmp_path / name).read_text())
+        json.loads((tmp_path / name).read_text(encoding="utf-8"))
 
 
 def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Path):

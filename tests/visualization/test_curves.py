@@ -12,7 +12,7 @@ from vanilla_transformer.visualization.run_history import RunHistory, read_histo
 def write_run(folder: Path, *parts: dict[int, float]) -> Path:
     """A run that reported a loss at these updates, in parts: it was stopped and went on."""
     folder.mkdir()
-    (folder / "config.yaml").write_text("")
+    (folder / "config.yaml").write_text("", encoding="utf-8")
     for number, part in enumerate(parts):
         writer = SummaryWriter(str(folder / "logs" / "vanilla_transformer"), filename_suffix=f".{number}")
         for update, loss in part.items():

@@ -45,7 +45,7 @@ class ResidentPeak:
 
 def resident_bytes() -> int:
     """Of this process, now; Linux only."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(STATM.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.generation import DecodingError, PreparesDecoding, beam_search
 from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.native.forks import compute_after_fork
 from vanilla_transformer.native.side_by_side import side_by_side
 from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import Precision
@@ -93,6 +94,7 @@ def translate_lines(
     of_every_token = beams > 1 and not isinstance(model, ConditionalGeneration)
     options = {**generate_kwargs, "num_return_sequences": num_return_sequences, "output_scores": of_every_token}
     done = len(lines) - len(numbers)
+    compute_after_fork()
     was_training = model.training
     model.eval()
     try:
@@ -176,6 +178,7 @@ def prepared_decoder(model: PreTrainedModel, precision: Precision = "float32", e
     Raises:
         ValueError: int8 for a model of this package whose decoder has been changed; and as `native_decoder`.
     """
+    compute_after_fork()
     native = native_decoder(model, precision, engine)
     if native is not None:
         return native

@@ -5,22 +5,40 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("transformer.cpp")
 HEADERS = sorted(SOURCE.parent.glob("*.h"))
+DECIDING = ("CXX", "PATH", "XDG_CACHE_HOME", "HOME")  # variables
+MAX_SECONDS = {"--version": 60, "compiling": 600}  # it takes three seconds; a compiler that hangs has many more
+REMEDY = "name a folder of your own by XDG_CACHE_HOME"
+_refusals: dict[tuple[str | None, ...], str] = {}  # by the values of `DECIDING`: in one line why there was no library
 
 
-def find_compiler() -> str | None:
-    """The program that `CXX` names, else c++, g++ or clang++; `None`: there is none."""
-    named = os.environ.get("CXX")
-    found = map(shutil.which, [named] if named else ["c++", "g++", "clang++"])
-    return next((one for one in found if one is not None), None)
+def find_compiler() -> list[str] | None:
+    """The program that `CXX` names, perhaps with arguments ("ccache g++"), else c++, g++ or clang++.
+
+    Returns:
+        `None`: there is none.
+    """
+    named = os.environ.get("CXX", "").strip()
+    if not named:
+        found = map(shutil.which, ["c++", "g++", "clang++"])
+        return next(([path] for path in found if path is not None), None)
+    try:
+        program, *arguments = [named] if shutil.which(named) else shlex.split(named)
+    except ValueError:  # a quotation without an end
+        return None
+    path = shutil.which(program)
+    return None if path is None else [path, *arguments]
 
 
 @cache
@@ -28,57 +46,131 @@ def library() -> ctypes.CDLL:
     """transformer.cpp and its headers as a library, compiled where it is not yet.
 
     It lies in `XDG_CACHE_HOME`/vanilla_transformer (~/.cache), under a name that the source, the compiler and the CPU
-    decide. Loaded after torch, it shares torch's OpenMP and so its team of threads: two teams on the same cores slow
-    each other down.
+    decide, and that ends in the hash of what it holds. Nothing is loaded that has another hash, or that another user
+    could have put there. Loaded after torch, it shares torch's OpenMP and so its team of threads: two teams on the same
+    cores slow each other down.
 
     Raises:
-        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded.
+        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded. The next call tries
+            again only if one of the variables `DECIDING` has changed.
     """
+    variables = tuple(map(os.environ.get, DECIDING))
+    if variables in _refusals:
+        raise ValueError(_refusals[variables])
+    try:
+        return _library()
+    except (ValueError, OSError) as error:
+        _refusals[variables] = " ".join(str(error).split())
+        raise ValueError(_refusals[variables]) from error
+
+
+def _library() -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
-        raise ValueError(
-            "its loops are compiled once, and there is no C++ compiler: install one (Debian: g++), or name it by CXX"
-        )
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = (*(one.read_text() for one in (SOURCE, *HEADERS)), compiler, version, platform.platform(), _cpu(), *FLAGS)
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    path = _folder() / f"transformer-{name}.so"
-    if not path.exists():
-        _compile(compiler, path)
+        named = os.environ.get("CXX", "").strip()
+        found = f"CXX={named!r} names no program" if named else "there is no C++ compiler"
+        raise ValueError(f"its loops are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
+    version = _run(compiler, "--version").stdout
+    source = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
+    parts = (*source, *compiler, version, platform.platform(), _cpu(), *FLAGS)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = _folder()
+    kept = (path for path in sorted(folder.glob(f"transformer-{key}-*.so")) if _is_intact(path))
+    path = next(kept, None) or _compile(compiler, folder, key)
     try:
         return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise ValueError(f"what {compiler} compiled cannot be loaded: {error}") from error
+    except OSError as error:  # also: a file system from which nothing may be executed
+        raise ValueError(f"what {compiler[0]} compiled cannot be loaded: {error}; {REMEDY}") from error
 
 
 def _folder() -> Path:
+    """The folder of compiled libraries, which only this user, or the system's administrator, can write to."""
     root = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "vanilla_transformer"
+    try:
+        folder = (Path(root) if root else Path.home() / ".cache") / "vanilla_transformer"
+    except RuntimeError:  # no HOME, and a user without an entry in passwd
+        raise ValueError(f"what is compiled is kept in ~/.cache, and this user has no home: {REMEDY}") from None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_own = _only_we_can_write(folder)
+        is_readable = os.access(folder, os.R_OK | os.X_OK)
     except OSError as error:
         raise ValueError(
-            f"what is compiled is kept in {folder}, which cannot be made ({error.strerror}): name another folder by "
-            "XDG_CACHE_HOME"
+            f"what is compiled is kept in {folder}, which cannot be made ({error.strerror}): {REMEDY}"
         ) from None
+    if not is_own:
+        raise ValueError(
+            f"what is compiled is kept in {folder}, to which other users can write, and nothing of theirs is executed: "
+            f"{REMEDY}, or take their permission to write"
+        )
+    if not is_readable:
+        raise ValueError(f"what is compiled is kept in {folder}, which cannot be read: {REMEDY}")
     return folder
+
+
+def _only_we_can_write(path: Path) -> bool:
+    if os.name != "posix":  # its permissions say nothing there
+        return True
+    found = path.stat()
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a file is what its name says, and ours: a library that is cut off would kill the process (SIGBUS)."""
+    try:
+        return _only_we_can_write(path) and path.stem.endswith(f"-{_digest(path)}")
+    except OSError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _cpu() -> str:
     """What -march=native decides by, where Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _compile(compiler: str, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        done = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False
+def _compile(compiler: list[str], folder: Path, key: str) -> Path:
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as inner:
+            made = Path(inner) / "transformer.so"
+            done = _run(compiler, *FLAGS, str(SOURCE), "-o", str(made))
+            if done.returncode:
+                raise ValueError(f"{compiler[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")
+            made.chmod(0o700)  # whatever the umask
+            path = folder / f"transformer-{key}-{_digest(made)}.so"
+            os.replace(made, path)  # whole or not at all, whoever else compiles
+            return path
+    except OSError as error:  # a file system that is full, or cannot be written to
+        raise ValueError(
+            f"what is compiled is kept in {folder}, which cannot be written to ({error.strerror}): {REMEDY}"
+        ) from error
+
+
+def _run(compiler: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A call of the compiler.
+
+    Raises:
+        ValueError: it cannot be executed, or does not end.
+    """
+    seconds = MAX_SECONDS["--version" if arguments == ("--version",) else "compiling"]
+    try:
+        return subprocess.run(
+            [*compiler, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            check=False,
         )
-        if done.returncode:
-            raise ValueError(f"{compiler} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")
-        os.replace(made, path)  # whole or not at all, whoever else compiles
+    except OSError as error:
+        raise ValueError(f"the C++ compiler {compiler[0]} cannot be executed: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the C++ compiler {compiler[0]} has not ended after {seconds} seconds") from error

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What decodes: the loops compiled for this machine, or PyTorch's operations."""
 
+import logging
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -14,9 +16,11 @@ from vanilla_transformer.packed_linear import Precision
 Engine = Literal["auto", "native", "torch"]
 ENGINES = ("auto", "native", "torch")
 
+logger = logging.getLogger(__name__)
+
 
 def why_not_native(model: Any, precision: Precision) -> str | None:
-    """What of a model, or of this machine, the compiled loops do not know; `None`: they decode it."""
+    """What of a model, its device or precision the compiled loops do not know; `None`: they decode it."""
     if not isinstance(model, VanillaTransformerForConditionalGeneration):
         return f"it decodes the Transformer, and this is a {type(model).__name__}"
     if model.device.type != "cpu":
@@ -29,6 +33,10 @@ def why_not_native(model: Any, precision: Precision) -> str | None:
         return f"it knows the paper's ReLU, and the model has activation_function={model.config.activation_function!r}"
     if not (is_as_made(model.get_encoder()) and model.can_prepare_decoding()):
         return "the model has adapters, hooks, shards or replaced modules"
+    return None
+
+
+def _why_not_here() -> str | None:
     try:
         library()
     except ValueError as error:
@@ -36,11 +44,18 @@ def why_not_native(model: Any, precision: Precision) -> str | None:
     return None
 
 
+@cache
+def _say_once(reason: str) -> None:
+    logger.warning("the native engine is not available, and PyTorch decodes, several times slower: %s", reason)
+
+
 def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | None:
     """The compiled loops with this model's weights; `None`: PyTorch decodes.
 
     Args:
-        engine: "auto": compiled where that is possible; "native": an error where it is not.
+        engine: "auto": compiled where that is possible; "native": an error where it is not. Where "auto" falls back to
+            PyTorch because of this machine, a warning is logged, once for each reason. What the caller has chosen (the
+            kind of model, its device, the precision) is no reason for one.
 
     Raises:
         ValueError: an unknown engine; "native" where it cannot be.
@@ -50,6 +65,10 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
     if engine == "torch":
         return None
     reason = why_not_native(model, precision)
+    if reason is None:
+        reason = _why_not_here()
+        if reason is not None and engine == "auto":
+            _say_once(reason)
     if reason is None:
         return NativeDecoder(model, "int8" if precision == "int8" else "float32")
     if engine == "native":

@@ -6,6 +6,7 @@ import mmap
 import sys
 import weakref
 from collections import defaultdict
+from contextlib import suppress
 
 import torch
 
@@ -34,7 +35,8 @@ class Arena:
     def _add_chunk(self, size: int) -> None:
         memory = mmap.mmap(-1, size + HUGE)
         if sys.platform == "linux":
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel without large pages: it is slower, not wrong
+                memory.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(memory, dtype=torch.uint8)
         start = -whole.data_ptr() % HUGE
         self._chunks.append((memory, whole[start : start + size]))

@@ -11,6 +11,7 @@ from torch import nn
 from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
 from vanilla_transformer.native.compiler import library
+from vanilla_transformer.native.forks import compute_after_fork
 from vanilla_transformer.native.memory import Arena, Buffers
 
 NativePrecision = Literal["float32", "int8"]
@@ -177,13 +178,16 @@ class NativeDecoder:
 
     Args:
         model: one of which `why_not_native` has nothing to say; later changes of its weights have no effect here.
+            A pickled or copied decoder has the weights that the model has then.
 
     Raises:
-        ValueError: the compiler refused.
+        ValueError: the compiler refused, here or where it is unpickled.
     """
 
     @torch.no_grad()
     def __init__(self, model: Any, precision: NativePrecision = "float32"):
+        compute_after_fork()
+        self.model, self.precision = model, precision  # to be laid out elsewhere; neither is read here
         self.decoder = Stack(model.model.decoder, precision, is_decoder=True)
         self.encoder = Stack(model.model.encoder, precision, is_decoder=False)
         self.projection = self.decoder.linear(model.lm_head.weight, model.lm_head.bias)
@@ -191,9 +195,14 @@ class NativeDecoder:
         self.buffers = Buffers()
         self.inputs = [Embedding(one) for one in (model.model.encoder, model.model.decoder)]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as its model, of whose weights it is laid out anew where it is opened."""
+        return NativeDecoder, (self.model, self.precision)
+
     @torch.no_grad()
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> VanillaTransformerEncoderOutput:
         """`(sentences, source_length)` twice → what the model's encoder returns, for `generate(encoder_outputs=…)`."""
+        compute_after_fork()
         stack = self.encoder
         sentences, length = input_ids.shape
         embedded = self.inputs[0](input_ids, positions_of_real_tokens(attention_mask)).contiguous()
@@ -221,6 +230,7 @@ class NativeDecoder:
         keeps_attention: bool = False,
     ) -> "NativeSteps":
         """As `FusedDecoder.begin`."""
+        compute_after_fork()
         return NativeSteps(self, encoder_outputs.last_hidden_state, attention_mask, longest, beams, keeps_attention)
 
 

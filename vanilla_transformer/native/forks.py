@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Computing in a process that was forked after its parent had computed on several threads.
+
+The child inherits OpenMP's record of a team of threads, and none of the threads: it would wait for them for ever.
+"""
+
+import logging
+import os
+
+import torch
+
+logger = logging.getLogger(__name__)
+_process: int | None = None  # which computed last
+
+
+def compute_after_fork() -> None:
+    """To be called before anything is computed: a forked process computes on one thread, and says so once.
+
+    Nothing is registered with the operating system, and nothing happens in a process whose parent has not called this.
+    """
+    global _process
+    is_forked, _process = _process not in (None, os.getpid()), os.getpid()
+    if is_forked and torch.get_num_threads() > 1:
+        logger.warning(
+            "this process was forked after its parent had computed on %d threads, and computes on one: for more, start "
+            'processes by multiprocessing\'s "spawn" or "forkserver"',
+            torch.get_num_threads(),
+        )
+        torch.set_num_threads(1)
