@@ -24,6 +24,7 @@ os.environ["HF_HOME"] = _home.name
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_home.name, "datasets")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_home.name, "inductor")  # what it finds there, it does not compile
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
