@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV = .venv
 export WORDS =
 SET =
+SEED = 1
+WORKERS = auto
+THREADS = 1
 
 # A stamp is written when its extra is wholly installed, and is out of date when the requirements change.
 QUICKSTART = $(VENV)/.installed-quickstart
@@ -16,6 +19,7 @@ help:
 	@echo "make compare     the two in speed, long range and quality: runs/compare/report.md, at most 15 minutes"
 	@echo "make bench-decode   speed of decoding beside MarianMT and CTranslate2: runs/benchmark/decode.json, 10 minutes"
 	@echo "make test        all tests but the slow ones"
+	@echo "make test-random SEED=1   all tests but the slow ones, in another order (WORKERS=2 processes, of THREADS=1)"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make check       ruff and pyright"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
@@ -31,8 +35,14 @@ bench-decode: $(BENCHMARK)
 	@$(VENV)/bin/python scripts/benchmark.py decode configs/benchmark_decode.yaml $(SET)
 
 # In the order of the folders: by number of tests, the longest files come last, and one core waits for the other.
+IN_PROCESSES = OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(DEV)
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	$(IN_PROCESSES)
+
+# The files in an order that the seed decides, and the tests within each.
+test-random: $(DEV)
+	$(IN_PROCESSES) --random-order-bucket module --random-order-seed $(SEED)
 
 test-slow: $(DEV) .zero
 	$(VENV)/bin/python -m pytest -m slow --ignore tests/distributed/test_zero.py
@@ -83,4 +93,4 @@ $(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@$(PIP) --target $@ --no-deps --no-build-isolation deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection
 	@touch $@
 
-.PHONY: help quickstart compare bench-decode test test-slow check clean
+.PHONY: help quickstart compare bench-decode test test-random test-slow check clean

@@ -2,14 +2,19 @@
 """Every test starts from the same seeds, without the network and without anything the user has cached."""
 
 import ipaddress
+import logging
 import os
 import random
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 # Hugging Face libraries read their variables when they are imported, so this comes before any such import.
 for name in [name for name in os.environ if name.startswith("HF_")]:
@@ -19,16 +24,13 @@ os.environ["HF_HOME"] = _home.name
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_home.name, "datasets")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_home.name, "inductor")  # what it finds there, it does not compile
 
-in_xdist_worker = "PYTEST_XDIST_WORKER" in os.environ
-if in_xdist_worker:
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a worker for each core
 
-import numpy as np  # noqa: E402 -- after the environment, like torch
+import numpy as np  # noqa: E402 -- after the environment, which torch reads, like the processes that tests start
 import torch  # noqa: E402
-
-if in_xdist_worker:
-    torch.set_num_threads(1)  # there is a worker for each core
 
 
 def _refuse_other_machines(event: str, arguments: tuple) -> None:
@@ -50,11 +52,61 @@ def _is_loopback(host: str) -> bool:
 sys.addaudithook(_refuse_other_machines)
 
 
-@pytest.fixture(autouse=True)
-def seeds() -> None:
+def seed_all() -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef):
+    """A fixture that several tests share is the same whichever of them asks first."""
+    if fixturedef.scope != "function":
+        seed_all()
+    return (yield)
+
+
+def settings_of_the_process() -> dict[str, object]:
+    """Settings that no code of ours may leave changed."""
+    return {
+        "working directory": os.getcwd(),
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def as_in_a_new_process() -> None:
+    """Undo what a command, a run and a compiler leave, which have a process of their own elsewhere."""
+    seed_all()
+    logging.getLogger("vanilla_transformer").setLevel(logging.NOTSET)  # `train` tells of more
+    if "transformers" in sys.modules:
+        from transformers.utils.logging import enable_progress_bar
+
+        enable_progress_bar()  # our commands have bars of their own
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    if "torch._dynamo" in sys.modules:
+        from torch._dynamo.utils import counters
+
+        if counters:
+            torch._dynamo.reset()
+            counters.clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """The order of the tests, and which of them run in one process, change nothing."""
+    as_in_a_new_process()
+    before = settings_of_the_process()
+    with mock.patch.dict(os.environ):  # Accelerate writes into it
+        yield
+    assert settings_of_the_process() == before
 
 
 def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[str, str]:
@@ -120,7 +172,19 @@ def tiny_run(tmp_path: Path) -> TinyRun:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished model of letters in reverse that has learnt little; not to be written to."""
+    """A finished model of letters in reverse whose weights are drawn from a seed; not to be written to.
+
+    What a training of seconds comes to hangs on rounding, and so on threads and the CPU: of two words now the one is
+    the likelier, now the other. From these weights every machine computes the same, but for the rounding of one pass.
+    """
     run = TinyRun(tmp_path_factory.mktemp("model"))
-    run.train("training.max_updates=200", "training.checkpoint_every=100")
-    return run.output_dir / "model"
+    run.train("training.max_updates=2", "training.checkpoint_every=1", "optimizer.learning_rate_scale=1e-9")
+    file = run.output_dir / "model" / "model.safetensors"
+    draws = torch.Generator().manual_seed(3)  # of several seeds, the one with the most different translations
+    before = sorted(load_file(file).items())
+    weights = {name: tensor + 0.5 * torch.randn(tensor.shape, generator=draws) for name, tensor in before}
+    # No padding, start or unknown word in a translation: their logit is the negative sum of states whose mean is 1.
+    weights["model.decoder.layers.0.feed_forward_norm.bias"].fill_(1.0)
+    weights["model.encoder.embed_tokens.weight"][[0, 1, 3]] = -1.0
+    save_file(weights, file, {"format": "pt"})
+    return file.parent

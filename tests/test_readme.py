@@ -93,7 +93,7 @@ def test_quickstart(tmp_path: Path):
     assert "1 words never seen in training:" in output
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-random", "test-slow", "check"])
 def test_make_has_the_target(target: str):
     assert run(["make", "-n", target], cwd=REPOSITORY)
 

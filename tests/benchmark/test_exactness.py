@@ -14,7 +14,7 @@ def lines() -> list[str]:
     return [" ".join(random.choices("abcdefgh", k=random.randint(1, 9))) for _ in range(150)] + [""]
 
 
-def test_a_trained_model_decodes_exactly(model_folder, lines):
+def test_a_finished_model_decodes_exactly(model_folder, lines):
     said: list[str] = []
     results = exactness.check_exactness(
         load_model_folder(model_folder), load_tokenizer(model_folder), lines, said.append

@@ -48,7 +48,7 @@ def test_everyone_is_reported_at_the_fastest_batch_size(real):
 
 
 def test_bleu_is_that_of_the_models_own_translations_in_the_order_of_the_file(real, tmp_path, model_folder):
-    settings = real(batch_sizes=[5])
+    settings = real(batch_sizes=[1])  # in a batch all may become as long as the longest
     result, _ = measure(settings, [FAST["float32"]])
     model, tokenizer = load_model_folder(model_folder), AutoTokenizer.from_pretrained(model_folder)
     sources, references = (

@@ -68,26 +68,17 @@ def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, ca
         assert scores == sorted(scores, reverse=True)
 
 
-def test_alpha_is_that_of_the_papers_length_penalty(model_folder, give_input, capsysbinary):
-    scores = []
-    for alpha in ("0", "2"):
-        give_input(b"a b c\n")
-        assert translate(model_folder, "--quiet", "--alpha", alpha, "--beams", "64", "--n-best", "64") == 0
-        rows = [line.split("\t") for line in capsysbinary.readouterr().out.decode().splitlines()]
-        scores.append({row[2]: float(row[1]) for row in rows})
-    both = scores[0].keys() & scores[1].keys()
-    assert both
-    for text in both:
-        length = min(len(text.split()) + 1, 4 + 3)  # with its end, if it has one: the source's length and 3 more
-        assert scores[1][text] == pytest.approx(scores[0][text] / ((5 + length) / 6) ** 2, abs=2e-4)
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_precision_is_the_translators(model_folder, give_input, capsysbinary, precision: str):
+@pytest.mark.parametrize(
+    ("options", "precision", "alpha"),
+    [(["--alpha", "0"], "float32", 0.0), (["--alpha", "2"], "float32", 2.0)]
+    + [(["--precision", precision], precision, None) for precision in ("bfloat16", "int8")],
+)
+def test_alpha_and_precision_are_the_translators(model_folder, give_input, capsysbinary, options, precision, alpha):
     give_input("".join(f"{line}\n" for line in LINES).encode())
-    assert translate(model_folder, "--quiet", "--precision", precision, "--n-best", "1") == 0
+    assert translate(model_folder, "--quiet", *options, "--n-best", "1") == 0
     found = [line.split("\t")[1:] for line in capsysbinary.readouterr().out.decode().split("\n")[:-1]]
-    expected = Translator.from_pretrained(model_folder, precision).n_best(LINES, 1)
+    own = {} if alpha is None else {"alpha": alpha}
+    expected = Translator.from_pretrained(model_folder, precision).n_best(LINES, 1, **own)
     assert found == [[f"{one.score or 0.0:.4f}", one.text] for [one] in expected]
 
 

@@ -35,12 +35,6 @@ def longer_source() -> dict[str, torch.Tensor]:
     return {"input_ids": source, "attention_mask": source.ne(0).long()}
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    torch._dynamo.reset()
-    counters.clear()
-
-
 def what_torch_must_be_told(family: Family):
     """The setting without which torch.compile refuses this family, for as long as a test needs it."""
     is_refused = families.COMPILING_AS_IT_IS in family.lacks
@@ -145,6 +139,16 @@ def test_the_exported_forward_pass_takes_other_sizes(family, batch, longer_sourc
 # -- ONNX
 
 
+@pytest.fixture
+def inductor_knows_torch():
+    """Inductor is imported before transformers' exporter replaces functions of torch for as long as it works.
+
+    It knows them by identity: of one that is imported meanwhile, the true `torch.full` is not known, and every later
+    flex attention in the process fails.
+    """
+    import torch._inductor.lowering  # noqa: F401 -- for what it registers
+
+
 def on_one_thread(exported):
     from onnxruntime import SessionOptions
 
@@ -153,6 +157,7 @@ def on_one_thread(exported):
     return exported.to(device="cpu", session_options=options)
 
 
+@pytest.mark.usefixtures("inductor_knows_torch")
 @pytest.mark.parametrize("family", SOME_SLOW)
 def test_onnx_encodes_prefills_and_decodes_as_the_model_does(family, source, longer_source):
     """The three graphs of a translation in onnxruntime, whose source has another size than that of the export."""

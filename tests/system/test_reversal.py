@@ -50,10 +50,11 @@ def run(request, tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_has_learnt_the_task(run: Path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_it_has_learnt_the_task(run: Path, precision: str):
     test = write_reversals(run, "test", 200)
     source, target = (Path(test[side]).read_bytes() for side in ("source", "target"))
-    translated = command("translate", str(run / "run" / "model"), input=source).stdout
+    translated = command("translate", str(run / "run" / "model"), "--precision", precision, input=source).stdout
     pairs = list(zip(translated.splitlines(), target.splitlines(), strict=True))
     assert sum(one == other for one, other in pairs) / len(pairs) > 0.97
 

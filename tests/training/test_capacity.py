@@ -37,6 +37,7 @@ def test_the_product_has_the_precision_and_the_threads_of_the_run(monkeypatch, p
 
 
 def test_it_agrees_with_a_clock_beside_it():
+    """In the order of magnitude: what else runs on the machine may slow either."""
     measured = sustained_flops(CPU, "no")
     matrix = torch.rand(1024, 1024)
     times = []
@@ -44,7 +45,7 @@ def test_it_agrees_with_a_clock_beside_it():
         start = time.perf_counter()
         matrix @ matrix
         times.append(time.perf_counter() - start)
-    assert measured == pytest.approx(2 * 1024**3 / sorted(times)[2], rel=0.9)  # the order of magnitude: other work runs
+    assert 0.1 < measured * min(times) / (2 * 1024**3) < 10
 
 
 def test_the_random_numbers_of_the_run_stay_as_they_are():

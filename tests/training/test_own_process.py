@@ -62,7 +62,14 @@ def test_a_process_that_dies_is_told_of():
 
 
 def test_a_signal_while_the_other_process_imports_is_kept_for_it(tmp_path):
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()  # before this module is imported there
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt_as_soon_as_it_is_passed_on() -> None:  # long before this module is imported there
+        while signal.getsignal(signal.SIGINT) in (before, signal.SIG_IGN):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_as_soon_as_it_is_passed_on).start()
     with pytest.raises(KeyboardInterrupt):
         run_in_own_process(sleep_and_write_pid, str(tmp_path / "pid"))
     assert not (tmp_path / "pid").exists()
