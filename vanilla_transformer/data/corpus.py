@@ -281,9 +281,10 @@ def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
     assert where is not None
     try:
         corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
-        first = next(iter(corpus), None)  # the columns of a stream are known from its rows alone
+        rows: Any = corpus  # the columns of a stream are known from its rows alone
+        first = next(iter(rows), None)
         # Null there says nothing of the columns in it.
-        telling = next((row for row in corpus if row.get(NESTED, "flat") is not None), first)
+        telling = next((row for row in rows if row.get(NESTED, "flat") is not None), first)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
     except (DatasetGenerationError, ValueError) as error:
