@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -40,7 +40,8 @@ class CorpusConfig:
     """Where parallel text comes from: two text files, one file, or a data set on the Hub.
 
     Args:
-        source, target: aligned text files, plain or .gz; one line is one "\\n".
+        source, target: aligned text files, plain or .gz; one line is one "\\n". A test set may have a list of targets:
+            the references of its sources.
         path: one .tsv, .csv, .jsonl, .json or .parquet file (all but the last also as .gz). In a .tsv a quotation
             mark is a character like others; in a .csv it quotes.
         dataset, subset, split: a data set on the Hub.
@@ -53,7 +54,7 @@ class CorpusConfig:
     """
 
     source: str | None = None
-    target: str | None = None
+    target: str | list[str] | None = None
     path: str | None = None
     dataset: str | None = None
     subset: str | None = None
@@ -66,6 +67,8 @@ class CorpusConfig:
         ways = [self.source is not None or self.target is not None, self.path is not None, self.dataset is not None]
         if sum(ways) != 1 or (self.source is None) != (self.target is None):
             raise ValueError("a corpus is given by both source and target, or by path, or by dataset, and by one way")
+        if self.target == []:
+            raise ValueError("target=[] must name at least one file")
         useless = {"subset": None, "split": "train"} if self.dataset is None else {}
         if self.source is not None:
             useless |= {"source_column": "source", "target_column": "target"}
@@ -197,6 +200,8 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     from datasets import disable_progress_bars
 
     disable_progress_bars()
+    if isinstance(config.target, list):
+        raise ValueError(f"target={config.target}: several references are for a test set; name one file")
     if config.source is not None and config.target is not None:
         files = {"source": _existing(config.source), "target": _existing(config.target)}
         return _load_from_reader(read_aligned, files, {}, config.streaming)
@@ -204,6 +209,18 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
         columns = {"source_column": config.source_column, "target_column": config.target_column}
         return _load_from_reader(read_table, {"path": _existing(config.path)}, columns, config.streaming)
     return _load_data_set(config)
+
+
+def load_references(config: CorpusConfig) -> tuple[list[str], list[list[str]]]:
+    """The sources of a test set, and the references of each: one, or as many as `target` has files.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_corpus`; a file that is not aligned with `source`.
+    """
+    targets = config.target if isinstance(config.target, list) else [config.target]
+    corpora: list[Any] = [load_corpus(replace(config, target=target, streaming=False)) for target in targets]
+    references = zip(*(corpus["target"][:] for corpus in corpora), strict=True)
+    return corpora[0]["source"][:], [list(of_one_source) for of_one_source in references]
 
 
 def fingerprint(config: CorpusConfig) -> dict[str, str]:
@@ -218,6 +235,7 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
 
     if config.dataset is not None:
         return {config.dataset: f"version {load_dataset_builder(config.dataset, config.subset).hash}"}
+    assert not isinstance(config.target, list)  # a test set is no part of what a run goes on with
     found = {}
     for path in (config.source, config.target, config.path):
         if path is not None:

@@ -28,7 +28,8 @@ class DataConfig:
     """Corpora of parallel text, and what a person should know of them.
 
     Args:
-        train, validation, test: corpora; `train` is required to train, `test` is scored at the end.
+        train, validation, test: corpora; `train` is required to train, `test` is scored at the end, against all the
+            references that it has.
         source_language, target_language: codes such as "en", for the model card.
         name, license: of the data, for the model card.
         weights_license: of the model trained on it, for its card: the Hub's identifier, such as "cc-by-4.0".
@@ -175,6 +176,7 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     check_model_section(config.model)
     _check_numbers(config)
     _check_streams(config)
+    _check_references(config)
     _check_lengths(config)
     _check_attention(config)
     return config
@@ -266,6 +268,15 @@ def _check_streams(config: RunConfig) -> None:
             f"{config.training.max_source_tokens}, max_target_tokens={config.training.max_target_tokens}); of a "
             "stream, a pair between them would be found in the middle of an epoch"
         )
+
+
+def _check_references(config: RunConfig) -> None:
+    for name in ("train", "validation"):
+        corpus = getattr(config.data, name)
+        if corpus is not None and isinstance(corpus.target, list):
+            raise ValueError(
+                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
+            )
 
 
 def _check_attention(config: RunConfig) -> None:
