@@ -75,9 +75,8 @@ def _register_models(auto, ours) -> None:
 
 def _register_tokenizer(auto, ours) -> None:
     (name,) = ours.__all__
-    auto.AutoTokenizer.register(
-        getattr(ours, name), tokenizer_class=import_module("transformers").PreTrainedTokenizerFast, exist_ok=True
-    )
+    tokenizer = import_module(f"{__name__}.data.tokenizer_class").VanillaTransformerTokenizer
+    auto.AutoTokenizer.register(getattr(ours, name), tokenizer_class=tokenizer, exist_ok=True)
 
 
 def _register_pipeline(pipelines, ours) -> None:

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from vanilla_transformer.data.corpus import (
     CorpusConfig,
+    decode_lines,
     fingerprint,
     load_corpus,
     prepare_pairs,
@@ -83,6 +84,18 @@ class TestTextFiles:
 
     def test_the_last_newline_may_be_missing(self, tmp_path: Path):
         assert rows(two_files(tmp_path, "a\nb", "c\nd\n")) == [("a", "c"), ("b", "d")]
+
+    @STREAMING
+    @pytest.mark.parametrize("suffix", ["", ".gz"])
+    def test_a_byte_order_mark_at_the_beginning_is_dropped(self, tmp_path: Path, streaming: bool, suffix: str):
+        """Of the file alone: elsewhere, U+FEFF is a character like others."""
+        config = two_files(tmp_path, "\ufeffa \ufeffb\n\ufeffc\n", "\ufeff\ufeffd\n\ufeff\n", suffix)
+        config.streaming = streaming
+        assert rows(config) == [("a \ufeffb", "\ufeffd"), ("\ufeffc", "\ufeff")]
+
+    def test_a_byte_order_mark_alone_is_an_empty_file(self):
+        assert list(decode_lines([b"\xef\xbb\xbf"], "here")) == []
+        assert list(decode_lines([b"\xef\xbb\xbf\n"], "here")) == [""]
 
     @STREAMING
     def test_kinds_of_datasets(self, tmp_path: Path, streaming: bool):
@@ -232,10 +245,18 @@ class TestOneFile:
             load_corpus(config)
         one_line_of(error)
 
-    @pytest.mark.parametrize("name", ["c.tsv", "c.csv"])
-    def test_a_byte_order_mark_is_no_part_of_a_column_name(self, tmp_path: Path, name: str):
-        separator = "\t" if name.endswith("tsv") else ","
-        path = write(tmp_path / name, f"\ufeffsource{separator}target\na{separator}b\n")
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("c.tsv", "source\ttarget\na\tb\n"),
+            ("c.csv", "source,target\na,b\n"),
+            ("c.csv", '"source","target"\na,b\n'),
+            ("c.jsonl.gz", '{"source": "a", "target": "b"}\n'),
+            ("c.json", '[\n{"source": "a", "target": "b"}]'),
+        ],
+    )
+    def test_a_byte_order_mark_is_no_part_of_a_table(self, tmp_path: Path, name: str, text: str):
+        path = write(tmp_path / name, f"\ufeff{text}")
         assert rows(CorpusConfig(path=str(path))) == [("a", "b")]
 
     def test_a_tsv_line_with_other_fields_is_named(self, tmp_path: Path):

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 
@@ -153,6 +153,24 @@ class TestSymbols:
     def test_the_unknown(self):
         tokenizer = symbols(self.TEXTS)
         assert tokenizer("b Q").input_ids[1] == tokenizer.unk_token_id == 3
+
+    @pytest.mark.parametrize("text", ["</s>", "a <pad> b", "<s>", "a\t</s>\u2028</s> b", "<unk>", "a</s> </s>b"])
+    @pytest.mark.parametrize("saved", [False, True])
+    def test_the_names_of_special_tokens_are_unknown_symbols(self, tmp_path: Path, text: str, saved: bool):
+        tokenizer = symbols(self.TEXTS)
+        if saved:
+            tokenizer.save_pretrained(tmp_path)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)  # as without this package
+        known = dict(zip("bacz", tokenizer.convert_tokens_to_ids(list("bacz")), strict=True))
+        assert tokenizer(text).input_ids == [*(known.get(symbol, 3) for symbol in text.split()), 2]
+
+    def test_they_are_so_beside_every_white_space(self):
+        """Of encoding, whose notion of it is Unicode's."""
+        tokenizer = symbols(self.TEXTS)
+        for space in map(chr, range(0x3100)):
+            ids = tokenizer(f"b{space}</s>{space}b").input_ids
+            assert ids.count(2) == 1, repr(space)
+            assert ids[-1] == 2
 
     def test_training_agrees_with_encoding_on_what_white_space_is(self):
         """Python splits at U+001C, Unicode does not call it white space."""

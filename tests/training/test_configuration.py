@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vanilla_transformer.training.configuration import load_run_config
+from vanilla_transformer.training.finetuning import load_finetuning_config
+from vanilla_transformer.training.yaml_sections import read_yaml
 
 LEAST = "training: {output_dir: run, max_updates: 5}\n"
 
@@ -75,8 +80,6 @@ def test_an_rnn_has_no_attention_kernels(tmp_path: Path):
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path: Path):
-    import yaml
-
     config = load(tmp_path, LEAST + "model: {d_model: 64}\ndata: {train: {path: x.tsv}}\n")
     assert load(tmp_path, yaml.safe_dump(config.to_dict())).to_dict() == config.to_dict()
 
@@ -179,3 +182,117 @@ def test_an_override_of_a_value_by_a_section(tmp_path: Path):
 def test_a_missing_file(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"configuration .*nowhere\.yaml does not exist"):
         load_run_config(tmp_path / "nowhere.yaml")
+
+
+class TestWords:
+    """What YAML reads as another type than text, where the field wants text."""
+
+    WORDS = [
+        "no",
+        "off",
+        "ON",
+        "2024-01-01",
+        "2024-01-01 10:00:00",
+        "123",
+        "010",
+        "1_000",
+        "12:30",
+        "1.50",
+        "~x",
+        "0x1F",
+    ]
+
+    @pytest.mark.parametrize("in_a_file", [False, True])
+    def test_a_literal_means_the_word(self, tmp_path: Path, in_a_file: bool):
+        text = LEAST.replace("}", ", mixed_precision: no}") if in_a_file else LEAST
+        overrides = [] if in_a_file else ["training.mixed_precision=no"]
+        assert load(tmp_path, text, *overrides).training.mixed_precision == "no"
+
+    @pytest.mark.parametrize("word", WORDS)
+    @pytest.mark.parametrize("in_a_file", [False, True])
+    def test_text_is_as_it_is_written(self, tmp_path: Path, word: str, in_a_file: bool):
+        text = f"training: {{output_dir: {word}, max_updates: 5, trackers: [{word}]}}\ndata: {{name: {word}}}\n"
+        overrides = [f"training.output_dir={word}", f"training.trackers=[{word}]", f"data.name= {word} "]
+        config = load(tmp_path, text) if in_a_file else load(tmp_path, LEAST, *overrides)
+        assert (config.training.output_dir, config.training.trackers, config.data.name) == (word, [word], word)
+
+    @pytest.mark.parametrize("word", [*WORDS, "no: 5", "null"])
+    def test_a_resolved_config_reads_back_as_itself(self, tmp_path: Path, word: str):
+        quoted = f'"{word}"'
+        config = load(tmp_path, LEAST, f"training.output_dir={quoted}", "model.d_model=64", "training.trackers=[no]")
+        assert config.training.output_dir == word
+        assert load(tmp_path, yaml.safe_dump(config.to_dict())).to_dict() == config.to_dict()
+
+    def test_a_base_keeps_its_words(self, tmp_path: Path):
+        (tmp_path / "base.yaml").write_text("training: {output_dir: 010, mixed_precision: no}\ndata: {name: off}\n")
+        config = load(tmp_path, "extends: base.yaml\ntraining: {max_updates: 010}\ndata: {license: on}\n")
+        assert (config.training.output_dir, config.training.mixed_precision) == ("010", "no")
+        assert (config.data.name, config.data.license) == ("off", "on")
+        assert config.training.max_updates == yaml.safe_load("010")  # a number's field takes YAML's number
+
+    def test_null_is_no_text_where_there_may_be_none(self, tmp_path: Path):
+        for word in ("null", "~", ""):
+            assert load(tmp_path, LEAST, f"data.name={word}").data.name is None
+        assert "training.output_dir=None: expected str" in message_of(tmp_path, LEAST, "training.output_dir=")
+
+    @pytest.mark.parametrize(("word", "value"), [("on", True), ("off", False), ("yes", True), ("no", False)])
+    def test_a_bool_takes_yamls_words(self, tmp_path: Path, word: str, value: bool):
+        assert load(tmp_path, LEAST, f"training.resume={word}").training.resume is value
+
+    def test_another_word_of_yamls_is_not_the_allowed_one(self, tmp_path: Path):
+        assert "training.mixed_precision=False: expected 'no'" in message_of(
+            tmp_path, LEAST, "training.mixed_precision=off"
+        )
+
+    def test_a_key_is_a_word(self, tmp_path: Path):
+        assert "unknown key data.on;" in message_of(tmp_path, LEAST + "data: {on: 5}\n")
+
+    def test_the_arguments_of_transformers_have_words_too(self, tmp_path: Path):
+        (tmp_path / "run.yaml").write_text("model: 123\ndata: {train: {path: 010}}\ntraining: {eval_strategy: no}\n")
+        config = load_finetuning_config(tmp_path / "run.yaml", ["training.output_dir=2024-01-01", "training.seed=010"])
+        assert (config.model, config.data.train.path) == ("123", "010")
+        assert config.training == {"eval_strategy": "no", "output_dir": "2024-01-01", "seed": yaml.safe_load("010")}
+
+    def test_a_section_keeps_its_words_in_another_process(self):
+        section = read_yaml(Path(__file__).parents[2] / "configs" / "paper" / "base.yaml")["training"]
+        for copied in (pickle.loads(pickle.dumps(section)), copy.deepcopy(section)):
+            assert (copied, copied.words) == (section, section.words)
+        assert section.words["mixed_precision"] == "no"
+
+
+class TestGivenTwice:
+    def test_a_key_of_a_file(self, tmp_path: Path):
+        said = message_of(tmp_path, "training:\n  output_dir: a\n  max_updates: 5\n  max_updates: 6\n")
+        assert "not valid YAML: the key 'max_updates' is given twice" in said
+        assert "line 4" in said
+        assert "the key 'training' is given twice" in message_of(tmp_path, LEAST + LEAST)
+
+    def test_a_key_may_differ_from_a_merged_mapping(self, tmp_path: Path):
+        text = "training: &it {output_dir: a, max_updates: 5}\n"
+        (tmp_path / "base.yaml").write_text(text)
+        values = read_yaml(tmp_path / "base.yaml")
+        (tmp_path / "base.yaml").write_text(text + "more: {<<: *it, max_updates: 6}\n")
+        assert read_yaml(tmp_path / "base.yaml")["more"] == values["training"] | {"max_updates": 6}
+
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            ["training.max_updates=5", "training.max_updates=6"],
+            ["training.max_updates=5", "training.max_updates=5"],
+            ["data.train.path=a.csv", "data.train={path: b.csv}"],
+            ["data.train={path: b.csv}", "data.train.path=a.csv"],
+        ],
+    )
+    def test_an_override(self, tmp_path: Path, overrides: list[str]):
+        first = overrides[0].partition("=")[0]
+        said = message_of(tmp_path, LEAST, *overrides)
+        assert f"override '{overrides[1]}': {first}=… is given, too; give each value once" in said
+
+    def test_names_that_begin_alike_are_two(self, tmp_path: Path):
+        load(tmp_path, LEAST, "data.name=a", "data.train.source=x", "data.train.target=y")
+        load(tmp_path, LEAST, "training.max_source_tokens=300", "training.max_updates=6")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_configuration(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("\ufeff" + LEAST, encoding="utf-8")
+    assert load(tmp_path, "\ufeffextends: base.yaml\ndata: {name: a}\n").training.max_updates == 5

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from pathlib import Path
 
 import pytest
 import sacrebleu
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
+from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.evaluation.translate import translate_lines
 from vanilla_transformer.generation import beam_search
+from vanilla_transformer.hub.run_facts import write_card_of_run
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
@@ -82,3 +86,44 @@ def test_greedy_decoding_can_be_configured(tiny_run):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
 def test_it_is_in_hub_format(model_folder, name: str):
     assert (model_folder / name).is_file()
+
+
+def test_a_test_corpus_with_several_references_is_scored_as_sacrebleu_scores_it(tiny_run):
+    source, first = (override.partition("=")[2] for override in tiny_run.validation())
+    second = tiny_run.folder / "second"
+    second.write_text("".join(f"a {line}\n" for line in Path(first).read_text().splitlines()))
+    run = tiny_run.train(f"data.test.source={source}", f"data.test.target=[{first}, {second}]")
+    results = json.loads((tiny_run.output_dir / RESULTS).read_text())
+    model, sources = load_model_folder(tiny_run.output_dir / MODEL), Path(source).read_text().splitlines()
+    lines = [best[0].text for best in translate_lines(model, run.tokenizer, sources, max_batch_tokens=100)]
+    references = [Path(path).read_text().splitlines() for path in (first, second)]
+    expected = [sacrebleu.corpus_bleu(lines, references), sacrebleu.corpus_chrf(lines, references)]
+    assert [score["value"] for score in results["scores"]] == pytest.approx([score.score for score in expected])
+    assert all(score["signature"].startswith("nrefs:2|") for score in results["scores"])
+    assert results["config"]["data"]["test"]["target"] == [first, str(second)]
+    card = write_card_of_run(tiny_run.output_dir).read_text("utf-8")
+    assert "nrefs:2|" in card
+    assert str(tiny_run.folder) not in card
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_only_a_test_corpus_has_several_references(tiny_run, name: str):
+    with pytest.raises(ValueError, match=rf"^data\.{name}\.target=\['a', 'b'\]: only data\.test can have several"):
+        tiny_run.load(f"data.{name}.source=x", f"data.{name}.target=[a, b]")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [("[]", r"target=\[\] must name at least one file"), ("[5, [a]]", r"data\.test\.target=")]
+)
+def test_a_list_of_references_is_checked_before_any_work(tiny_run, target: str, said: str):
+    with pytest.raises(ValueError, match=said) as error:
+        tiny_run.load("data.test.source=x", f"data.test.target={target}")
+    assert "\n" not in str(error.value)
+
+
+def test_references_that_are_not_aligned_stop_the_run_before_it_starts(tiny_run):
+    source, first = (override.partition("=")[2] for override in tiny_run.validation())
+    (tiny_run.folder / "short").write_text("a\n")
+    with pytest.raises(ValueError, match="short has 1"):
+        tiny_run.train(f"data.test.source={source}", f"data.test.target=[{first}, {tiny_run.folder / 'short'}]")
+    assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import shutil
 import time
 from itertools import accumulate, cycle
 from pathlib import Path
@@ -115,3 +116,40 @@ def test_the_time_at_work_decides_the_precision_and_not_the_time_that_passes(mon
     monkeypatch.setattr(time, "thread_time", lambda: next(at_work))
     monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("of a CPU"))
     assert bfloat16_is_faster() == (bfloat16 < float32)
+
+
+def test_the_same_corpora_by_other_paths_go_on(tiny_run, tmp_path, monkeypatch):
+    """A relative path, from another working directory, and a copy: the contents decide."""
+    overrides = tiny_run.validation()
+    tiny_run.train("training.max_updates=2", "training.checkpoint_every=1", *overrides)
+    monkeypatch.chdir(tmp_path)
+    names = [f"data.{corpus}.{side}" for corpus in ("train", "validation") for side in ("source", "target")]
+    relative = [f"{name}=./{'.'.join(name.split('.')[1:])}" for name in names]
+    assert tiny_run.train("training.max_updates=3", *relative).progress.updates == 3
+    (tmp_path / "copy").mkdir()
+    for name in names:
+        file = name.removeprefix("data.")
+        shutil.copy(tmp_path / file, tmp_path / "copy" / file)
+    monkeypatch.chdir(tmp_path / "copy")
+    bare = [f"{name}={name.removeprefix('data.')}" for name in names]
+    assert tiny_run.train("training.max_updates=4", *bare).progress.updates == 4
+
+
+@pytest.mark.parametrize("corpus", ["train", "validation"])
+@pytest.mark.parametrize("how", ["changed", "elsewhere", "exchanged"])
+def test_other_text_does_not_go_on(tiny_run, tmp_path, corpus: str, how: str):
+    overrides = tiny_run.validation()
+    tiny_run.train("training.max_updates=2", "training.checkpoint_every=1", *overrides)
+    source, target = (tmp_path / f"{corpus}.{side}" for side in ("source", "target"))
+    text = target.read_text()
+    if how == "exchanged":
+        places = {"source": target, "target": source}
+    else:
+        places = {"source": source, "target": target if how == "changed" else tmp_path / "other"}
+        places["target"].write_text(text.replace("a", "b"))
+    kept = [override for override in overrides if corpus not in override]
+    given = [*kept, *(f"data.{corpus}.{side}={path}" for side, path in places.items())]
+    used = {"train": "trained", "validation": "validated"}[corpus]
+    with pytest.raises(ValueError, match=f"has changed since .* was {used} on it .* bring it back") as error:
+        tiny_run.train("training.max_updates=3", *given)
+    assert "\n" not in str(error.value)

@@ -23,7 +23,7 @@ from vanilla_transformer.comparison.equality import (
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
-from vanilla_transformer.data.corpus import load_corpus
+from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_lines
@@ -155,9 +155,7 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
         sources, references = [spell(word) for word in words], list(words.values())
     else:
         assert config.data.test is not None  # load_runs has looked
-        text: Any = load_corpus(config.data.test)  # whole: the configuration admits no stream but for training
-        text = text[:]
-        sources, references = text["source"], [[reference] for reference in text["target"]]
+        sources, references = load_references(config.data.test)
     return TestSet(sources[: task.test_sentences], references[: task.test_sentences])
 
 

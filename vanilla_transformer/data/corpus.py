@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Corpora of parallel text, through `datasets`: text files, tables, json lines, parquet, the Hub."""
 
-import csv
 import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -14,13 +13,25 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from huggingface_hub.dataclasses import strict
 
+from vanilla_transformer.data.tables import (
+    NESTED,
+    has_nested_columns,
+    parse_csv,
+    parse_json,
+    parse_tsv,
+    read_parquet,
+    select_pair,
+)
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
-BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it before the names of the columns
-LOADERS = {".csv": "csv", ".json": "json", ".jsonl": "json"}
-LOADERS |= {f"{suffix}.gz": loader for suffix, loader in LOADERS.items()} | {".parquet": "parquet"}
+BYTE_ORDER_MARK = "\ufeff"  # Windows programs begin a file with it
+TABLES = {".tsv": "tsv", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+TABLES |= {f"{suffix}.gz": kind for suffix, kind in TABLES.items()} | {".parquet": "parquet"}
+# A part of the key of datasets' cache, which knows a reader by its name alone: raise it whenever one gives other rows.
+READERS_VERSION = 2
 
 
 @strict
@@ -29,7 +40,8 @@ class CorpusConfig:
     """Where parallel text comes from: two text files, one file, or a data set on the Hub.
 
     Args:
-        source, target: aligned text files, plain or .gz; one line is one "\\n".
+        source, target: aligned text files, plain or .gz; one line is one "\\n". A test set may have a list of targets:
+            the references of its sources.
         path: one .tsv, .csv, .jsonl, .json or .parquet file (all but the last also as .gz). In a .tsv a quotation
             mark is a character like others; in a .csv it quotes.
         dataset, subset, split: a data set on the Hub.
@@ -42,7 +54,7 @@ class CorpusConfig:
     """
 
     source: str | None = None
-    target: str | None = None
+    target: str | list[str] | None = None
     path: str | None = None
     dataset: str | None = None
     subset: str | None = None
@@ -55,6 +67,8 @@ class CorpusConfig:
         ways = [self.source is not None or self.target is not None, self.path is not None, self.dataset is not None]
         if sum(ways) != 1 or (self.source is None) != (self.target is None):
             raise ValueError("a corpus is given by both source and target, or by path, or by dataset, and by one way")
+        if self.target == []:
+            raise ValueError("target=[] must name at least one file")
         useless = {"subset": None, "split": "train"} if self.dataset is None else {}
         if self.source is not None:
             useless |= {"source_column": "source", "target_column": "target"}
@@ -92,7 +106,8 @@ def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a plain or .gz text file.
 
     A line ends at "\\n" and nowhere else: U+2028 or a carriage return inside a sentence would shift the alignment
-    under Python's own `splitlines`. A carriage return before the "\\n" is taken for a Windows line end.
+    under Python's own `splitlines`. A carriage return before the "\\n" is taken for a Windows line end, and a byte
+    order mark at the beginning of the file is dropped; elsewhere U+FEFF is text.
 
     Raises:
         FileNotFoundError: no such file.
@@ -116,7 +131,12 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
     try:
         for line in lines:
             number += 1
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            text = line.decode("utf-8")
+            if number == 1 and text.startswith(BYTE_ORDER_MARK):
+                text = text.removeprefix(BYTE_ORDER_MARK)
+                if not text:  # an empty file, as Windows programs write it
+                    continue
+            yield text.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, for example with "
@@ -146,31 +166,30 @@ def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, s
         yield {"source": one, "target": other}
 
 
-def read_tsv(path: str | Path, source_column: str, target_column: str) -> Iterator[dict[str, str]]:
-    """Pairs of a table whose fields are separated by tabs and named in its first line; nothing is quoted.
-
-    The csv loader of `datasets` would take a sentence's quotation mark for the beginning of a field of many lines,
-    and a carriage return for the end of a line.
+def read_table(path: str | Path, source_column: str, target_column: str) -> Iterator[dict[str, str]]:
+    """Pairs of a .tsv, .csv, .json, .jsonl or .parquet file, by its name; a missing value is an empty text.
 
     Raises:
-        ValueError: a column that is not there; a line with another number of fields than the first.
+        ValueError: another name; a column that is not there; a row that is not as its format says, or not text.
     """
-    lines = read_lines(path)
-    columns = next(lines, "").removeprefix(BYTE_ORDER_MARK).split("\t")
-    _check_columns(path, columns, source_column, target_column)
-    source, target = columns.index(source_column), columns.index(target_column)
-    for number, line in enumerate(lines, start=2):
-        fields = line.split("\t")
-        if len(fields) != len(columns):
-            raise ValueError(f"{path}, line {number}: {len(fields)} fields, but line 1 names {len(columns)} columns")
-        yield {"source": fields[source], "target": fields[target]}
+    name, columns = str(path), (source_column, target_column)
+    kind = next((kind for suffix, kind in TABLES.items() if name.endswith(suffix)), None)
+    if kind == "tsv":
+        return parse_tsv(read_lines(path), name, *columns)
+    if kind == "csv":
+        return parse_csv(read_lines(path), name, *columns)
+    if kind == "json":
+        return parse_json(lambda: read_lines(path), name, *columns)
+    if kind == "parquet":
+        return read_parquet(path, *columns)
+    raise ValueError(f"corpus file {path}: the name must end in .tsv, .csv, .json, .jsonl (also .gz) or .parquet")
 
 
 def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     """The corpus as a `datasets.Dataset` (memory-mapped) or, if streaming, `IterableDataset`.
 
-    Text and tsv files are read through before anything else is done with them; if streaming, their errors come when
-    the bad line is reached, and files of different length are noticed at the end of the shorter one.
+    Files are read through before anything else is done with them; if streaming, their errors come when the bad row is
+    reached, and text files of different length are noticed at the end of the shorter one.
 
     Returns:
         Columns `source` and `target`, both text; a missing value is an empty text.
@@ -181,15 +200,27 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     from datasets import disable_progress_bars
 
     disable_progress_bars()
+    if isinstance(config.target, list):
+        raise ValueError(f"target={config.target}: several references are for a test set; name one file")
     if config.source is not None and config.target is not None:
         files = {"source": _existing(config.source), "target": _existing(config.target)}
         return _load_from_reader(read_aligned, files, {}, config.streaming)
     if config.path is not None:
-        path = _existing(config.path)
         columns = {"source_column": config.source_column, "target_column": config.target_column}
-        if path.name.endswith((".tsv", ".tsv.gz")):
-            return _load_from_reader(read_tsv, {"path": path}, columns, config.streaming)
-    return _load_with_datasets(config)
+        return _load_from_reader(read_table, {"path": _existing(config.path)}, columns, config.streaming)
+    return _load_data_set(config)
+
+
+def load_references(config: CorpusConfig) -> tuple[list[str], list[list[str]]]:
+    """The sources of a test set, and the references of each: one, or as many as `target` has files.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_corpus`; a file that is not aligned with `source`.
+    """
+    targets = config.target if isinstance(config.target, list) else [config.target]
+    corpora: list[Any] = [load_corpus(replace(config, target=target, streaming=False)) for target in targets]
+    references = zip(*(corpus["target"][:] for corpus in corpora), strict=True)
+    return corpora[0]["source"][:], [list(of_one_source) for of_one_source in references]
 
 
 def fingerprint(config: CorpusConfig) -> dict[str, str]:
@@ -204,6 +235,7 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
 
     if config.dataset is not None:
         return {config.dataset: f"version {load_dataset_builder(config.dataset, config.subset).hash}"}
+    assert not isinstance(config.target, list)  # a test set is no part of what a run goes on with
     found = {}
     for path in (config.source, config.target, config.path):
         if path is not None:
@@ -226,13 +258,6 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _check_columns(where: object, columns: list[str], source_column: str, target_column: str) -> None:
-    for name in (source_column, target_column):
-        if name not in columns:
-            found = ", ".join(columns)
-            raise ValueError(f"{where} has no column {name!r}; it has {found}: set source_column and target_column")
-
-
 def _load_from_reader(
     reader: Callable[..., Iterator[dict[str, str]]], files: dict[str, Path], options: dict[str, str], streaming: bool
 ) -> "Dataset | IterableDataset":
@@ -242,14 +267,14 @@ def _load_from_reader(
     # The errors of the files come from here: `from_generator` would wrap them in one of its own.
     pairs = reader(**files, **options)
     if next(pairs, None) is None:
-        raise ValueError(f"the corpus is empty: {' and '.join(map(str, files.values()))} have no lines of text")
+        raise ValueError(f"the corpus is empty: {' and '.join(map(str, files.values()))} without a row of text")
     if streaming:
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
     for _ in pairs:
         pass
     # A part of the key of datasets' cache, which would otherwise outlive a change of the files (whose dates may stay).
     # Not a list: that would mean shards.
-    version = " ".join(_fingerprint_of_file(path) for path in files.values())
+    version = " ".join([f"readers {READERS_VERSION}", *(_fingerprint_of_file(path) for path in files.values())])
     return Dataset.from_generator(
         _read_version, gen_kwargs={"reader": reader, "arguments": arguments, "version": version}, features=_features()
     )
@@ -265,75 +290,44 @@ def _features() -> Any:
     return Features({"source": Value("string"), "target": Value("string")})
 
 
-def _load_with_datasets(config: CorpusConfig) -> "Dataset | IterableDataset":
+def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
+    """Of the Hub, or a local folder that stands for one: the loaders of `datasets` decide on the types."""
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-    where = config.path or config.dataset
+    where, columns = config.dataset, (config.source_column, config.target_column)
     assert where is not None
-    empty = f"the corpus is empty: {where} has no rows"
-    loader, options = _loader_of(config) if config.path is not None else ("", {})
     try:
-        if config.path is not None:
-            # `datasets` fails on these in ways of its own, which do not say so.
-            if _has_no_rows(Path(config.path), loader):
-                raise ValueError(empty)
-            corpus = load_dataset(loader, data_files=where, split="train", streaming=config.streaming, **options)
-        else:
-            corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
-        first = next(iter(corpus), None)  # the columns of a stream are known from its rows alone
+        corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
+        rows: Any = corpus  # the columns of a stream are known from its rows alone
+        first = next(iter(rows), None)
+        # Null there says nothing of the columns in it.
+        telling = next((row for row in rows if row.get(NESTED, "flat") is not None), first)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
     except (DatasetGenerationError, ValueError) as error:
-        if str(error) == empty:
-            raise
         if "corresponds to no data" in str(error):  # so `datasets` says that a table has no rows
-            raise ValueError(empty) from error
+            raise ValueError(f"the corpus is empty: {where} has no rows") from error
         raise ValueError(f"cannot read {where}: {' '.join(str(error.__cause__ or error).split())}") from error
-    if first is None:
-        raise ValueError(empty)
-    nested = isinstance(first.get("translation"), dict)
-    sides = first["translation"] if nested else first
-    _check_columns(where, list(sides), config.source_column, config.target_column)
-    for name in (config.source_column, config.target_column):
-        if not isinstance(sides[name], str | None):
-            raise ValueError(f"{where}, column {name!r}: {sides[name]!r} is not text")
+    if first is None or telling is None:
+        raise ValueError(f"the corpus is empty: {where} has no rows")
+    nested = has_nested_columns([telling], where, *columns)
     return corpus.map(
-        _select_sides,
+        _select_pairs,
         batched=True,
-        fn_kwargs={"nested": nested, "source_column": config.source_column, "target_column": config.target_column},
+        with_indices=True,
+        fn_kwargs={"nested": nested, "where": where, "columns": columns},
         remove_columns=corpus.column_names if isinstance(corpus, Dataset) else list(first),
         features=_features(),
     )
 
 
-def _has_no_rows(path: Path, loader: str) -> bool:
-    from pyarrow import parquet  # comes with `datasets`
-
-    return parquet.read_metadata(path).num_rows == 0 if loader == "parquet" else next(read_lines(path), None) is None
-
-
-def _select_sides(batch: dict[str, list], nested: bool, source_column: str, target_column: str) -> dict[str, list[str]]:
-    if nested:
-        batch = {name: [row[name] for row in batch["translation"]] for name in (source_column, target_column)}
-    return {"source": [s or "" for s in batch[source_column]], "target": [t or "" for t in batch[target_column]]}
-
-
-def _loader_of(config: CorpusConfig) -> tuple[str, dict[str, Any]]:
-    """The loader of `datasets` for the file's name, and its options."""
-    from datasets import Features, Value
-
-    path = Path(config.path or "")
-    loader = next((loader for suffix, loader in LOADERS.items() if path.name.endswith(suffix)), None)
-    if loader is None:
-        raise ValueError(f"corpus file {path}: the name must end in .tsv, .csv, .json, .jsonl (also .gz) or .parquet")
-    if loader != "csv":
-        return loader, {}
-    columns = [name.removeprefix(BYTE_ORDER_MARK) for name in next(csv.reader(read_lines(path)), [])]
-    names = (config.source_column, config.target_column)
-    _check_columns(path, columns, *names)
-    # Everything is text: "NA" is a word, and 007 is not 7.
-    return loader, {"features": Features({name: Value("string") for name in names}), "na_filter": False}
+def _select_pairs(
+    batch: dict[str, list], indices: list[int], nested: bool, where: str, columns: tuple[str, str]
+) -> dict[str, list[str]]:
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    pairs = [select_pair(row, nested, f"{where}, row {i + 1}", *columns) for i, row in zip(indices, rows, strict=True)]
+    return {side: [pair[side] for pair in pairs] for side in ("source", "target")}
 
 
 @overload

@@ -2,6 +2,7 @@
 """Section 5.1 of the paper: one vocabulary of sub-words that source and target share."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from huggingface_hub.dataclasses import strict
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 BYTES = 256
@@ -39,26 +42,28 @@ class TokenizerConfig:
     path: str | None = None
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "PreTrainedTokenizerFast":
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTransformerTokenizer":
     """Train a tokenizer on both sides of a corpus.
 
     Returns:
         A tokenizer that `AutoTokenizer.from_pretrained` opens from what its `save_pretrained` writes, without this
         package. Ids: `<pad>` 0, `<s>` 1, `</s>` 2, and for symbols `<unk>` 3. Source and target end with `</s>`.
-        BPE returns any text unchanged; symbols come back separated by single spaces.
+        BPE returns any text unchanged; symbols come back separated by single spaces. In a text "</s>" and the like
+        are text, to symbols `<unk>`; tokens of `add_special_tokens` and `add_tokens` are found in it.
 
     Raises:
         ValueError: a vocabulary too small for the bytes, or for the symbols; a symbol that is a special token.
     """
     from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
+
+    from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
     backend = _train_bpe(texts, config) if config.kind == "bpe" else _collect_symbols(texts, config)
     end = (END, backend.token_to_id(END))
     backend.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[end]
     )
-    return PreTrainedTokenizerFast(
+    return VanillaTransformerTokenizer(
         tokenizer_object=backend,
         pad_token=PAD,
         bos_token=START,
@@ -100,7 +105,7 @@ def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
 
 
 def _collect_symbols(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     special = [PAD, START, END, UNKNOWN]
     backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
@@ -116,6 +121,11 @@ def _collect_symbols(texts: Iterable[str], config: TokenizerConfig) -> "Tokenize
             f"the corpus has {backend.get_vocab_size() - len(special)} symbols, which with {len(special)} special "
             f"tokens exceed tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
         )
+    # The vocabulary has them, so "</s>" in a text would be the end: without its first character it is unknown. Only
+    # now, for the training has to find them; and not before added tokens are found, which may stand beside them.
+    names = "|".join(re.escape(token.removeprefix("<")) for token in (PAD, START, END))
+    unnamed = pre_tokenizers.Split(Regex(f"^<(?=(?:{names})$)"), "removed")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), unnamed])
     return backend
 
 

@@ -14,7 +14,7 @@ from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
-from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name
+from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name, words_of
 
 # What the tokenizer or the run decides; everything else of the model's config may stand in the section `model`.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
@@ -28,7 +28,8 @@ class DataConfig:
     """Corpora of parallel text, and what a person should know of them.
 
     Args:
-        train, validation, test: corpora; `train` is required to train, `test` is scored at the end.
+        train, validation, test: corpora; `train` is required to train, `test` is scored at the end, against all the
+            references that it has.
         source_language, target_language: codes such as "en", for the model card.
         name, license: of the data, for the model card.
         weights_license: of the model trained on it, for its card: the Hub's identifier, such as "cc-by-4.0".
@@ -175,6 +176,7 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     check_model_section(config.model)
     _check_numbers(config)
     _check_streams(config)
+    _check_references(config)
     _check_lengths(config)
     _check_attention(config)
     return config
@@ -194,14 +196,14 @@ def _model_config_class(model: dict[str, Any]) -> type[PreTrainedConfig]:
 
 
 def check_model_section(model: dict[str, Any]) -> None:
-    """Raise ValueError for a section `model` that no model can be made of; numbers become what their fields want."""
+    """Raise ValueError for a section `model` that no model can be made of; values become what their fields want."""
     types = _model_config_class(model).__annotations__  # the paper's fields, without those of PreTrainedConfig
     allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
     for key, value in list(model.items()):
         if key not in allowed:
             raise ValueError(f"unknown key model.{key}; known keys are {', '.join(allowed)}")
         if key != "model_type":
-            model[key] = convert(types[key], value, f"model.{key}")
+            model[key] = convert(types[key], value, f"model.{key}", words_of(model).get(key))
     try:
         model_config_of(model)
     except StrictDataclassFieldValidationError as error:
@@ -266,6 +268,15 @@ def _check_streams(config: RunConfig) -> None:
             f"{config.training.max_source_tokens}, max_target_tokens={config.training.max_target_tokens}); of a "
             "stream, a pair between them would be found in the middle of an epoch"
         )
+
+
+def _check_references(config: RunConfig) -> None:
+    for name in ("train", "validation"):
+        corpus = getattr(config.data, name)
+        if corpus is not None and isinstance(corpus.target, list):
+            raise ValueError(
+                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
+            )
 
 
 def _check_attention(config: RunConfig) -> None:

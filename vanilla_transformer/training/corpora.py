@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import CorpusConfig, DroppedPairs, fingerprint, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import (
+    CorpusConfig,
+    DroppedPairs,
+    fingerprint,
+    load_corpus,
+    load_references,
+    prepare_pairs,
+)
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints, replaced_whole
@@ -30,15 +37,17 @@ MODEL_INPUTS = ("input_ids", "labels")
 class Corpora:
     """The run's corpora; `validation` and `test` are `None` if there are none.
 
-    `train` and `validation` have text and tokens, `test` text alone. `dropped` counts what was left out of `train`,
-    `fingerprint` tells whether it is the same another time.
+    `train` and `validation` have text and tokens; `test` has the sources, and a list of references for each. `dropped`
+    counts what was left out of `train`. `fingerprint` tells whether `train` is the same another time, and
+    `validation_fingerprint` whether `validation` is.
     """
 
     train: Dataset | IterableDataset
     dropped: DroppedPairs
     validation: Dataset | None
-    test: Dataset | None
+    test: tuple[list[str], list[list[str]]] | None
     fingerprint: dict[str, str]
+    validation_fingerprint: dict[str, str]
 
     def pairs(self) -> int | None:
         """To train on; `None` for a stream, whose length nobody knows."""
@@ -54,15 +63,16 @@ def prepare_corpora(config: RunConfig, output_dir: Path) -> tuple[PreTrainedToke
     data = config.data
     assert data.train is not None  # looked at before the run's folder was made
     text = load_corpus(data.train)
-    test = _whole(data.test) if data.test is not None else None  # its errors come now, not after the training
+    test = load_references(data.test) if data.test is not None else None  # its errors come now, not after the training
     tokenizer = prepare_tokenizer(config, text, output_dir)
     train, dropped = prepare_pairs(text, tokenizer, data.max_length)
     _log_dropped("train", dropped if isinstance(train, Dataset) else "a stream, counted while it is read")
-    validation = None
+    validation, validation_fingerprint = None, {}
     if data.validation is not None:
+        validation_fingerprint = fingerprint(data.validation)
         validation, dropped_there = prepare_pairs(_whole(data.validation), tokenizer, data.max_length)
         _log_dropped("validation", dropped_there)
-    return tokenizer, Corpora(train, dropped, validation, test, fingerprint(data.train))
+    return tokenizer, Corpora(train, dropped, validation, test, fingerprint(data.train), validation_fingerprint)
 
 
 def prepare_tokenizer(config: RunConfig, text: Dataset | IterableDataset, output_dir: Path) -> PreTrainedTokenizerBase:

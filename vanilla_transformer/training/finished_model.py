@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
 
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.translate import translate_on_all_processes
@@ -42,7 +41,7 @@ def write_finished_model(run: Run, validation: Validation | None) -> None:
     results = _facts(run, validation)
     _write_results(run, results)
     if run.corpora.test is not None:
-        _write_results(run, results | {"scores": _score_on_test(run, run.corpora.test, folder)})
+        _write_results(run, results | {"scores": _score_on_test(run, *run.corpora.test, folder)})
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:
@@ -52,9 +51,8 @@ def _write_results(run: Run, results: dict[str, Any]) -> None:
         unfinished.replace(run.output_dir / RESULTS)
 
 
-def _score_on_test(run: Run, test: Dataset, folder: Path) -> list[dict[str, Any]]:
+def _score_on_test(run: Run, sources: list[str], references: list[list[str]], folder: Path) -> list[dict[str, Any]]:
     """Every process translates its share of the test corpus."""
-    sources, references = test[:]["source"], test[:]["target"]
     translations = translate_on_all_processes(
         load_model_folder(folder, run.accelerator.device),
         run.tokenizer,

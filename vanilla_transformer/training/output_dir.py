@@ -28,6 +28,8 @@ MAY_CHANGE = {
     | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
+# The contents decide whether a corpus is the same, when they are read (`preparation`), and not the path to them.
+PLACES = ("source", "target", "path", "dataset")
 
 
 def claim_output_dir(config: RunConfig) -> Path:
@@ -82,6 +84,17 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
     for section, values in now.items():
         old = before.get(section) or {}
         for key in sorted(set(old) | set(values)):
-            if key not in MAY_CHANGE.get(section, ()) and old.get(key) != values.get(key):
+            if key not in MAY_CHANGE.get(section, ()) and _identity(key, old.get(key)) != _identity(
+                key, values.get(key)
+            ):
                 return f"{section}.{key} ({old.get(key)!r} there, {values.get(key)!r} now)"
     return None
+
+
+def _identity(key: str, value: Any) -> Any:
+    """Of a corpus, everything but where it lies; of a tokenizer's path, the place."""
+    if key == "path" and value is not None:
+        return Path(value).resolve()
+    if isinstance(value, dict):
+        return {key: inner is not None if key in PLACES else inner for key, inner in value.items()}
+    return value

@@ -115,7 +115,12 @@ def prepare_run(config: RunConfig) -> Run:
         model, optimizer = share_optimizer(model, optimizer, accelerator, config.optimizer.max_grad_norm)
     else:
         model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress(processes=accelerator.num_processes, pairs=corpora.pairs(), corpus=corpora.fingerprint)
+    progress = Progress(
+        processes=accelerator.num_processes,
+        pairs=corpora.pairs(),
+        corpus=corpora.fingerprint,
+        validation_corpus=corpora.validation_fingerprint,
+    )
     state = RunState(accelerator, model, optimizer, schedule, progress)
     order, batches = make_batches(corpora.train, config, tokenizer, accelerator, shuffle=True)
     validation_batches = None
@@ -220,13 +225,14 @@ def _check_resumed(run: Run) -> None:
     """What is left of an epoch is known by counting, so it must be the same corpus; another number of processes goes
     on from the same place."""
     progress, processes, pairs = run.progress, run.accelerator.num_processes, run.corpora.pairs()
-    for name, now in run.corpora.fingerprint.items():
-        before = progress.corpus.get(name)
-        if before != now:
-            raise ValueError(
-                f"{name} has changed since {run.output_dir} was trained on it (then {before}, now {now}), and the rest "
-                "of the epoch is not known; bring it back as it was, or choose another training.output_dir"
-            )
+    _check_same_text(run, "trained", progress.corpus, run.corpora.fingerprint, "the rest of the epoch is not known")
+    _check_same_text(
+        run,
+        "validated",
+        progress.validation_corpus,
+        run.corpora.validation_fingerprint,
+        "scores cannot be compared with those before",
+    )
     if progress.pairs != pairs:
         raise ValueError(
             f"{run.output_dir} was trained on {progress.pairs} pairs, and now data.train has {pairs}; give it the same "
@@ -246,6 +252,18 @@ def _check_resumed(run: Run) -> None:
         progress.share_among(processes, taken)
         run.order.set_begun(progress.epoch, taken)
     run.order.set_epoch(progress.epoch, progress.batches)
+
+
+def _check_same_text(run: Run, used: str, before: dict[str, str], now: dict[str, str], harm: str) -> None:
+    """The contents decide, in their order; another path to them is the same corpus."""
+    if list(dict.fromkeys(before.values())) == list(dict.fromkeys(now.values())):
+        return
+    name = next((name for name in now if now[name] not in before.values()), next(iter(now)))
+    then = before.get(name) or " and ".join(before.values())
+    raise ValueError(
+        f"{name} has changed since {run.output_dir} was {used} on it (then {then}, now {now[name]}), and {harm}; "
+        "bring it back as it was, or choose another training.output_dir"
+    )
 
 
 def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ConditionalGeneration:

@@ -19,7 +19,7 @@ class Progress:
         best_bleu: best validation BLEU so far; -1 before the first.
         processes: among which the batches are shared.
         pairs: to train on; `None` for a stream.
-        corpus: what `data.corpus.fingerprint` says of the training corpus.
+        corpus, validation_corpus: what `data.corpus.fingerprint` says of the training and the validation corpus.
         begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and the pairs of it that
             were taken before.
         skipped_updates: not made, because their loss or gradient was not finite; not among `updates`.
@@ -35,6 +35,7 @@ class Progress:
     processes: int = 1
     pairs: int | None = None
     corpus: dict[str, str] = field(default_factory=dict)
+    validation_corpus: dict[str, str] = field(default_factory=dict)
     begun_epoch: int = 0
     begun_pairs: int = 0
     skipped_updates: int = 0

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML files of sections into strict dataclasses, with errors that name the dotted place."""
+"""YAML files of sections into strict dataclasses, with errors that name the dotted place.
+
+YAML reads `no` as false, `010` as 8 and `2024-01-01` as a date. The field's type tells which of the two is meant:
+`Section` and `Items` keep the word as it is written beside YAML's value, and `convert` chooses.
+"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,43 +17,134 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 # A token of the Hub (shorter, it is a name), or who logs in at an address: https://user:password@host.
 SECRET = re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}|://[^/?#\s]*@")
+WORD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp", "null")}
 
 
-def read_yaml(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+class Section(dict[str, Any]):
+    """A mapping of a YAML file.
+
+    Args:
+        words: of each value that YAML reads as other than text, the text.
+    """
+
+    def __init__(self, values: Any = (), words: dict[str, str] | None = None):
+        super().__init__(values)
+        self.words = dict(words or {})
+
+    def __reduce__(self):
+        return Section, (dict(self), self.words)
+
+    def set(self, key: str, value: Any, word: str | None) -> None:
+        """Give a key another value, and its word."""
+        self[key] = value
+        self.words.pop(key, None)
+        if word is not None:
+            self.words[key] = word
+
+
+class Items(list[Any]):
+    """A list of a YAML file; `words` has the text of each item that YAML reads as other than text, by its index."""
+
+    def __init__(self, values: Iterable[Any] = (), words: dict[int, str] | None = None):
+        super().__init__(values)
+        self.words = dict(words or {})
+
+    def __reduce__(self):
+        return Items, (list(self), self.words)
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes Sections and Items; refuses a key given twice, of which PyYAML would take the last."""
+
+    def construct_section(self, node: yaml.MappingNode):
+        section = Section()
+        yield section  # an alias inside may point to it
+        keys = set()
+        for key_node, _ in node.value:
+            key = self._key(key_node)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            keys.add(key)
+        self.flatten_mapping(node)  # merges `<<`, whose keys come first and may be given again
+        for key_node, value_node in node.value:
+            section.set(self._key(key_node), self.construct_object(value_node, deep=True), word_of(value_node))
+
+    def _key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", node.start_mark)
+        return node.value  # whatever YAML reads it as
+
+    def construct_items(self, node: yaml.SequenceNode):
+        items = Items()
+        yield items
+        items.extend(self.construct_object(each, deep=True) for each in node.value)
+        items.words = {i: word for i, each in enumerate(node.value) if (word := word_of(each)) is not None}
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_section)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_items)
+yaml.SafeDumper.add_representer(Section, yaml.SafeDumper.represent_dict)
+yaml.SafeDumper.add_representer(Items, yaml.SafeDumper.represent_list)
+
+
+def word_of(node: yaml.Node) -> str | None:
+    """The text of an unquoted scalar that YAML reads as other than text; `None` of an empty one, which is no word."""
+    is_word = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in WORD_TAGS
+    return node.value or None if is_word else None
+
+
+def read_yaml(path: Path, overrides: list[str] | None = None) -> Section:
     """The values of a file, of those it extends, and of `section.key=value` overrides, which win.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not YAML, or not sections; an override that is not of that form; a token or a password.
+        ValueError: not YAML, or not sections; a key given twice in a file, or among the overrides; an override that is
+            not of that form; a token or a password.
     """
     _refuse_secrets(str(path), "the configuration's name")
-    values = _read_with_bases(path)
+    values, given = _read_with_bases(path), []
     for override in overrides or []:
         key, equals, text = override.partition("=")
         _refuse_secrets(override, f"override {key if re.fullmatch('[a-z_.]+', key) else '***'}=***")
         if not equals or not key:
             raise ValueError(f"override {override!r}: write section.key=value, for example training.max_updates=100")
+        for other in given:
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise ValueError(f"override {override!r}: {other}=… is given, too; give each value once")
+        given.append(key)
         try:
-            value = yaml.safe_load(text)
+            value, word = _read_value(text)
         except yaml.YAMLError as error:
             raise ValueError(
                 f"override {override!r}: {text!r} is not a YAML value; quote it inside, as '\"{text}\"'"
             ) from error
-        _set(values, key.split("."), value, override)
+        _set(values, key.split("."), value, word, override)
     return values
 
 
-def _read_with_bases(path: Path) -> dict[str, Any]:
+def _read_value(text: str) -> tuple[Any, str | None]:
+    """The value of a YAML text, and its word."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return (None, None) if node is None else (loader.construct_document(node), word_of(node))
+    finally:
+        loader.dispose()
+
+
+def _read_with_bases(path: Path) -> Section:
     if not path.is_file():
         raise FileNotFoundError(f"configuration {path} does not exist")
     try:
         text = path.read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):  # before anything of it is in an error
             _refuse_secrets(line, f"configuration {path}, line {number}")
-        values = yaml.safe_load(text) or {}
+        values = _read_value(text)[0] or Section()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, Section):
         raise ValueError(f"configuration {path} must hold sections (data, model, training, …), not a {type(values)}")
     base = values.pop("extends", None)
     if base is None:
@@ -67,25 +163,30 @@ def _refuse_secrets(text: str, where: str) -> None:
         )
 
 
-def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], change: dict[str, Any]) -> Section:
     """`base` with the values of `change`, section by section; neither is touched."""
-    result = dict(base)
+    result = Section(base, words_of(base))
     for key, value in change.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         if key == "model" and both and "model_type" in value:
             both = False  # another model: the fields of the base's are not its own
-        result[key] = merged(result[key], value) if both else value
+        result.set(key, merged(result[key], value) if both else value, words_of(change).get(key))
     return result
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+def words_of(values: dict[str, Any]) -> dict[str, str]:
+    """The words of a section; none of a dictionary that was not read from YAML."""
+    return values.words if isinstance(values, Section) else {}
+
+
+def _set(values: Section, keys: list[str], value: Any, word: str | None, override: str) -> None:
     for key in keys[:-1]:
         if values.get(key) is None:
-            values[key] = {}
+            values.set(key, Section(), None)
         values = values[key]
-        if not isinstance(values, dict):
+        if not isinstance(values, Section):
             raise ValueError(f"override {override!r}: {key} is a value, not a section")
-    values[keys[-1]] = value
+    values.set(keys[-1], value, word)
 
 
 def build_section(cls: type, values: Any, where: str) -> Any:
@@ -97,7 +198,8 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         if key not in known:
             raise ValueError(f"unknown key {dotted(where, key)}; known keys are {', '.join(known)}")
     types = get_type_hints(cls)
-    built = {key: convert(types[key], value, dotted(where, key)) for key, value in values.items()}
+    words = words_of(values)
+    built = {key: convert(types[key], value, dotted(where, key), words.get(key)) for key, value in values.items()}
     for name, f in known.items():
         if name not in built and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"{dotted(where, name)} is missing")
@@ -111,17 +213,34 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         ) from error
 
 
-def convert(annotation: Any, value: Any, where: str) -> Any:
-    """Sections to dataclasses; whole numbers and YAML's "1e-9", which it reads as a string, to float."""
+def convert(annotation: Any, value: Any, where: str, word: str | None = None) -> Any:
+    """A value of YAML as the field's type has it; a value that no type fits stays, for the strict dataclass to name.
+
+    Sections become dataclasses; whole numbers and "1e-9", which YAML reads as a string, become float.
+
+    Args:
+        word: the text, if YAML reads it as other than text. It is meant where the field allows this very word, or
+            text and no value like YAML's: `no` is a precision and also a file's name, but null where there may be none.
+    """
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     section = next((choice for choice in choices if is_dataclass(choice)), None)
     if section is not None and not (value is None and NoneType in choices):
         return build_section(section, value, where)  # pyright: ignore[reportArgumentType] -- is_dataclass above
+    for choice in choices:
+        arguments = get_args(choice)
+        if isinstance(value, Items) and get_origin(choice) is list:
+            return [convert(arguments[0], item, f"{where}[{i}]", value.words.get(i)) for i, item in enumerate(value)]
+        if isinstance(value, Section) and get_origin(choice) is dict and arguments[1] is not Any:
+            return {k: convert(arguments[1], v, dotted(where, k), value.words.get(k)) for k, v in value.items()}
+    if word is not None and any(get_origin(choice) is Literal and word in get_args(choice) for choice in choices):
+        return word
     if float in choices and isinstance(value, (str, int)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
-            return value  # the strict dataclass names it
+            return value
+    if word is not None and str in choices and type(value) not in choices:
+        return word
     return value
 
 
