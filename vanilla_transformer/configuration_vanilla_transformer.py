@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the Transformer of "Attention Is All You Need" (Vaswani et al., 2017, arXiv:1706.03762)."""
 
+from .transformers_version import MINIMUM  # noqa: F401 -- refuses other versions before they fail on what follows
+
+# isort: split
 from copy import copy
 from typing import Literal
 
