@@ -38,7 +38,19 @@ NEVER_PUBLISHED = {"__init__.py"}
 MAY_BE_IMPORTED_BY_PUBLISHED_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 
 # Each may import itself and what stands before it; the first two no model.
-FOLDERS = ["console", "data", "visualization", "native", "evaluation", "training", "comparison", "hub", "benchmark", "demo", "cli"]
+FOLDERS = [
+    "console",
+    "data",
+    "visualization",
+    "native",
+    "evaluation",
+    "training",
+    "comparison",
+    "hub",
+    "benchmark",
+    "demo",
+    "cli",
+]
 
 SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((REPOSITORY / "scripts").glob("*.py"))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from queue import Queue
 from threading import Thread
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 CHUNK = 2**16  # bytes that are read at once
 
@@ -29,7 +29,7 @@ class ArrivingLines:
         OSError: while iterating: the stream cannot be read.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, most: int):
+    def __init__(self, stream: BinaryIO, most: int):
         self._waiting: Queue[bytes | OSError | None] = Queue(most)
         self._is_file = _is_file(stream)
         self._lines = iter(stream) if self._is_file else iter(self._next_from_thread, None)
@@ -61,7 +61,7 @@ class ArrivingLines:
         self._waiting.put(None)
 
 
-def _is_file(stream: io.BufferedIOBase) -> bool:
+def _is_file(stream: BinaryIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except io.UnsupportedOperation:  # bytes in memory
