@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    file, overrides = config_and_overrides(arguments, DEFAULT)
+
     import time
     from pathlib import Path
 
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.comparison.verdicts import verdict_lines
 
     disable_progress_bar()  # of reading and writing weights
-    config = load_compare_config(*config_and_overrides(arguments, DEFAULT))
+    config = load_compare_config(file, overrides)
     start = time.perf_counter()
 
     def show(part: str, done: int, total: int, what: str) -> None:

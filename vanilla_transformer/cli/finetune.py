@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    file, overrides = config_and_overrides(arguments)
+
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -32,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    folder, scores = finetune(load_finetuning_config(*config_and_overrides(arguments)))
+    folder, scores = finetune(load_finetuning_config(file, overrides))
     if process_state().is_main_process:
         write_card_of_finetuning(folder.parent)
         if scores:

@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_overrides(arguments.overrides)
+
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
     from vanilla_transformer.training.own_process import run_in_own_process
 
-    check_overrides(arguments.overrides)
     for word in arguments.words:
         spell(word)  # whether it can be spelt, before minutes of training
     configs = _load_configs(arguments)

@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    file, overrides = config_and_overrides(arguments)
+
     from vanilla_transformer.training.configuration import load_run_config
 
-    train_and_describe(load_run_config(*config_and_overrides(arguments)))
+    train_and_describe(load_run_config(file, overrides))
     return 0
 
 

@@ -42,16 +42,19 @@ def run_program(work: Callable[[], int | None], program: str, *, extra: str | No
 def _message(error: Exception, name: str, extra: str | None) -> str:
     if isinstance(error, ModuleNotFoundError):
         return explain_missing(error, name, extra) or str(error)
-    if isinstance(error, OSError) and error.filename is not None and _is_on_the_way_to_cache(Path(str(error.filename))):
-        return f"{error}; this is where Hugging Face's libraries cache: set HF_HOME to a folder that can be written"
+    if isinstance(error, OSError) and error.filename is not None:
+        variable = _cache_at(Path(str(error.filename)))
+        if variable is not None:
+            return f"{error}; Hugging Face's libraries cache there: set {variable} to a folder that can be written"
     return str(error)
 
 
-def _is_on_the_way_to_cache(path: Path) -> bool:
-    """Whether the path lies in the caches of Hugging Face's libraries, or they in it."""
+def _cache_at(path: Path) -> str | None:
+    """The variable that says where Hugging Face's libraries cache, if the path lies there or on the way there."""
     from huggingface_hub import constants  # not for `--help`
 
-    caches = [Path(constants.HF_HOME)]
-    if "HF_DATASETS_CACHE" in os.environ:
-        caches.append(Path(os.environ["HF_DATASETS_CACHE"]))
-    return any(path.is_relative_to(cache) or cache.is_relative_to(path) for cache in caches)
+    caches = {"HF_DATASETS_CACHE": os.environ.get("HF_DATASETS_CACHE"), "HF_HOME": constants.HF_HOME}
+    for variable, cache in caches.items():
+        if cache and (path.is_relative_to(cache) or Path(cache).is_relative_to(path)):
+            return variable
+    return None
