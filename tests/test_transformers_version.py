@@ -38,10 +38,11 @@ ANOTHER_VERSION = "import sys, transformers; transformers.__version__ = '5.23.0'
 WITHOUT_THE_PACKAGE = "sys.modules['vanilla_transformer'] = None\n"
 OPEN_FOLDER = """
 from transformers import AutoModelForSeq2SeqLM
-try:
-    AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-except ImportError as error:
-    print(error)
+for folder in sys.argv[1:]:
+    try:
+        AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
+    except ImportError as error:
+        print(error)
 """
 IMPORT_PACKAGE = """
 try:
@@ -57,19 +58,18 @@ def printed_by(code: str, tmp_path: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
-@pytest.mark.parametrize(
-    ("model_class", "config"),
-    [
-        (package.VanillaTransformerForConditionalGeneration, package.VanillaTransformerConfig(vocab_size=9, d_model=8, num_heads=2)),
-        (package.RNNSeq2SeqForConditionalGeneration, package.RNNSeq2SeqConfig(vocab_size=9, hidden_size=8)),
-    ],
-    ids=["Transformer", "RNN"],
-)
-def test_a_published_folder_refuses_another_version(model_class, config, tmp_path):
-    model_class(config).save_pretrained(tmp_path / "model")
+def test_a_published_folder_refuses_another_version(tmp_path):
+    models = {
+        package.VanillaTransformerForConditionalGeneration: package.VanillaTransformerConfig(vocab_size=9, d_model=8),
+        package.RNNSeq2SeqForConditionalGeneration: package.RNNSeq2SeqConfig(vocab_size=9, hidden_size=8),
+    }
+    for model, config in models.items():
+        model(config).save_pretrained(tmp_path / model.__name__)
     code = ANOTHER_VERSION + WITHOUT_THE_PACKAGE + OPEN_FOLDER
-    (line,) = printed_by(code, tmp_path, str(tmp_path / "model")).splitlines()
-    assert line.startswith("vanilla_transformer needs transformers >= 5.24 and < 6, this is 5.23.0: ")
+    lines = printed_by(code, tmp_path, *(str(tmp_path / model.__name__) for model in models)).splitlines()
+    assert len(lines) == len(models)
+    for line in lines:
+        assert line.startswith("vanilla_transformer needs transformers >= 5.24 and < 6, this is 5.23.0: ")
 
 
 def test_the_package_refuses_another_version(tmp_path):

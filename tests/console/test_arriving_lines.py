@@ -93,21 +93,22 @@ def test_a_file_is_read_in_whole_windows(tmp_path):
 
 def test_reading_ahead_has_an_end(pipe, monkeypatch):
     reading, writing = pipe
-    taken, put = Event(), []
+    read: list[int] = []
+    has_read = [Event() for _ in range(6)]
 
     def lines(number: int) -> Iterator[bytes]:
-        for i in range(100):
-            put.append(i)
-            if i == 5:
-                taken.set()  # asked for after four were put and none was taken
+        for i, event in enumerate(has_read):
+            read.append(i)
+            event.set()
             yield b"x"
 
     monkeypatch.setattr(arriving_lines, "_lines_of", lines)
     arriving = ArrivingLines(reading, 4)
-    assert not taken.wait(0.2)
-    assert len(put) == 5
+    assert has_read[4].wait(60)  # and has no room for it
+    assert read == [0, 1, 2, 3, 4]
     assert next(arriving) == b"x"
-    assert taken.wait(10)
+    assert has_read[5].wait(60)
+    assert len(list(arriving)) == 5
     os.close(writing)
 
 

@@ -120,13 +120,14 @@ def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTra
 
 
 def run(arguments: argparse.Namespace) -> int:
+    stream = input_stream()
+
     from tqdm import tqdm
 
     from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
     from vanilla_transformer.data.corpus import decode_lines
     from vanilla_transformer.evaluation.translate import translate_windows
 
-    stream = input_stream()
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
     done = 0
