@@ -89,8 +89,8 @@ def _register_pipeline(pipelines, ours) -> None:
 
 _AUTO, _PIPELINES = "transformers.models.auto", "transformers.pipelines"
 _CONFIGS, _MODELS, _TOKENIZERS = (f"{_AUTO}.{kind}_auto" for kind in ("configuration", "modeling", "tokenization"))
-# The last imports others of them, and our models import it.
-_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers"}
+# `modeling_layers` imports others of them, and our models import it. transformers itself: to look at its version.
+_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers", "transformers"}
 # transformers' module, our module, what to do once both are imported
 _REGISTRATIONS = [
     row
@@ -101,6 +101,8 @@ _REGISTRATIONS = [
         (_TOKENIZERS, f"{__name__}.configuration_{model}", _register_tokenizer),
     )
 ] + [(_PIPELINES, f"{__name__}.pipeline_translation", _register_pipeline)]
+# Importing ours is all: it refuses versions that are not supported.
+_REGISTRATIONS.insert(0, ("transformers", f"{__name__}.transformers_version", lambda theirs, ours: None))
 
 
 class _RegisterAfterImport(MetaPathFinder, Loader):
@@ -128,9 +130,11 @@ class _RegisterAfterImport(MetaPathFinder, Loader):
         return self._loaders[spec.name].create_module(spec)
 
     def exec_module(self, module):
+        loader = self._loaders[module.__name__]
+        module.__loader__ = module.__spec__.loader = loader  # for whoever looks for the module's source or data
         self._under_way.add(module.__name__)
         try:
-            self._loaders[module.__name__].exec_module(module)
+            loader.exec_module(module)
         finally:
             self._under_way.remove(module.__name__)
         self.register()

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the recurrent encoder-decoder that the Transformer replaced."""
 
+from .transformers_version import MINIMUM  # noqa: F401 -- refuses other versions before they fail on what follows
+
+# isort: split
 from copy import copy
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .publishing import PublishedConfig
+
+if TYPE_CHECKING:
+    # Not imported, but found by transformers, which copies with a model whatever its files name in this way. Here and
+    # not in `publishing`: transformers 4 copies what this file names and no more, and would not come to its refusal.
+    from .generation import generate  # noqa: F401
+    from .pipeline_translation import TranslationPipeline  # noqa: F401
 
 
 @strict

@@ -5,15 +5,10 @@ import copy
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
-
-if TYPE_CHECKING:
-    # Not imported, but found by transformers, which copies with a model whatever its files name in this way.
-    from .generation import generate  # noqa: F401
-    from .pipeline_translation import TranslationPipeline  # noqa: F401
 
 # transformers runs a folder's own code from a package of this name.
 IS_CODE_OF_A_FOLDER = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")

@@ -27,6 +27,26 @@ def test_given_translations_are_scored_as_by_sacrebleu(tmp_path, capsys):
     assert scores["cased"]["bleu_signature"] == "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 
 
+def test_several_references_are_scored_as_by_sacrebleu(tmp_path, capsys):
+    hypotheses, others = ["a b c d f", "the cat sat on a mat .", "c d"], ["a b c d f g", "a cat sat on a mat .", "c e"]
+    files = [write(tmp_path / name, lines) for name, lines in zip("hab", (hypotheses, REFERENCES, others), strict=True)]
+    command = ["evaluate", "--hypothesis", files[0], "--reference", files[1], "--reference", files[2], "--json"]
+    assert main(command) == 0
+    score = json.loads(capsys.readouterr().out)["cased"]
+    assert score["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [REFERENCES, others]).score)
+    assert score["chrf"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [REFERENCES, others]).score)
+    assert score["bleu_signature"].startswith("nrefs:2|")
+    assert score["chrf_signature"].startswith("nrefs:2|")
+    assert score["bleu"] > sacrebleu.corpus_bleu(hypotheses, [others]).score  # neither is lost
+    assert score["bleu"] > sacrebleu.corpus_bleu(hypotheses, [REFERENCES]).score
+
+
+def test_every_reference_must_fit(tmp_path, capsys):
+    files = [write(tmp_path / name, lines) for name, lines in (("h", ["a"]), ("r", ["a"]), ("long", ["a", "b"]))]
+    assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1], "--reference", files[2]]) == 1
+    assert "h has 1 lines, " in capsys.readouterr().err
+
+
 def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, capsys):
     source, reference = write(tmp_path / "s", ["a b c", "", "h"]), write(tmp_path / "t", ["c b a", "", "h"])
     output = tmp_path / "out"

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from vanilla_transformer.cli import main, plot
+from vanilla_transformer.cli import main
 
 
 def test_positions_are_drawn_as_large_as_it_says(tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_what_cannot_be_drawn_is_one_line(model_folder, tmp_path, monkeypatch, c
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch, capsys, missing, command, extra):
-    monkeypatch.setattr(plot, "find_spec", lambda name: None if name == missing else name)
+    monkeypatch.setitem(sys.modules, missing, None)
     assert main(["plot", *command]) == 1
     assert f"pip install 'vanilla-transformer[{extra}]'" in capsys.readouterr().err
 

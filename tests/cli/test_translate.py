@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,30 @@ def test_a_last_line_without_an_end_counts(model_folder, give_input, capsysbinar
     give_input(b"a b\nc d")
     assert translate(model_folder) == 0
     assert capsysbinary.readouterr().out.count(b"\n") == 2
+
+
+def test_a_byte_order_mark_is_no_word(model_folder, give_input, capsysbinary):
+    for data in (b"c a d\n", b"\xef\xbb\xbfc a d\n"):
+        give_input(data)
+        assert translate(model_folder, "--quiet", "--n-best", "1") == 0  # scores tell what the words may not
+    with_none, with_one = capsysbinary.readouterr().out.splitlines()
+    assert with_one == with_none
+
+
+def test_a_program_gets_its_answer_before_it_asks_again(model_folder):
+    command = [sys.executable, "-W", "ignore", "-m", "vanilla_transformer.cli", "translate", str(model_folder)]
+    expected = Translator.from_pretrained(model_folder).translate(["a b", "c d e"])
+    with subprocess.Popen([*command, "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line, answer in zip(["a b", "c d e"], expected, strict=True):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == f"{answer}\n"
+        process.stdin.write("half a line, and no more")
+        process.stdin.close()
+        assert len(process.stdout.readlines()) == 1
+    assert process.returncode == 0
 
 
 def test_progress_stays_off_the_output(model_folder, give_input, capsysbinary):

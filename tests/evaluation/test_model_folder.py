@@ -89,12 +89,18 @@ def test_a_broken_folder_is_one_clear_line(sharded, kind, capfd):
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere"])
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "./nowhere", "runs/nowhere/model", "~/nowhere", "no where"])
 def test_a_folder_that_is_not_there_is_one_clear_line(path):
-    with pytest.raises(FileNotFoundError, match="nowhere.* does not exist"):
+    with pytest.raises(FileNotFoundError, match="^model folder .*where.* does not exist, nor is it the id of a model"):
         load_model_folder(path)
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(NotADirectoryError, match="model.safetensors is a file; give the model folder that it is in"):
+        load_model_folder(tmp_path / "model.safetensors")
+
+
 def test_a_hub_id_without_the_network_is_one_clear_line():
-    with pytest.raises(FileNotFoundError, match="cannot open the model nobody/nothing: "):
+    with pytest.raises(FileNotFoundError, match="cannot open the model nobody/nothing: there is no such folder, and "):
         load_model_folder("nobody/nothing")

@@ -71,6 +71,14 @@ def test_lines_may_be_any_iterable(translator, lines, tmp_path):
     assert list(translator.stream(tuple(lines), window=5)) == expected
 
 
+def test_a_byte_order_mark_of_a_file_is_no_word(translator, tmp_path):
+    path = tmp_path / "lines"
+    path.write_text("w1 w2\nw3\n\ufeffw1\n", encoding="utf-8-sig")
+    with path.open(encoding="utf-8") as file:
+        found = list(translator.n_best(file, 1))
+    assert found == list(translator.n_best(["w1 w2", "w3", "\ufeffw1"], 1))
+
+
 def test_a_stream_reads_a_window_at_a_time(translator):
     read: list[int] = []
     endless = (read.append(i) or "w1" for i in count())

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `vanilla-transformer`. Each subcommand is a module with `add_arguments(parser)` and `run(arguments)`.
 
-Modules here import torch, transformers and the rest of the package inside `run`, so that `--help` answers at once.
+`EXTRA` of a module is the extra of pyproject.toml that its subcommand needs; `NEEDS` are the modules that it brings and
+without which the subcommand would fail, perhaps after hours of work. Modules here import torch, transformers and the
+rest of the package inside `run`, so that `--help` answers at once.
 """
 
 import argparse
-import io
-import os
-import sys
 from collections.abc import Sequence
 
 from vanilla_transformer.cli import average, compare, evaluate, finetune, plot, pull, push, quickstart, train, translate
-from vanilla_transformer.cli.usage import UsageError
+from vanilla_transformer.console.arguments import ArgumentParser
+from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.running import run_program
+from vanilla_transformer.console.streams import prepare_streams
 
 SUBCOMMANDS = {
     "train": train,
@@ -33,28 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that the user can mend (one line on stderr), or 2 after wrong usage.
     """
+    prepare_streams()
     arguments = _parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character must not end hours of training
-            stream.reconfigure(errors="replace")
-    try:
-        return arguments.run(arguments) or 0
-    except BrokenPipeError:  # whoever read the output has had enough; Python would complain once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell reports SIGPIPE
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if arguments.debug:
-            raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"vanilla-transformer {arguments.command}: error: {message}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"vanilla-transformer {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+    module = SUBCOMMANDS[arguments.command]
+
+    def work() -> int:
+        check_installed(arguments.command, module.NEEDS, module.EXTRA)
+        return module.run(arguments)
+
+    program = f"vanilla-transformer {arguments.command}"
+    return run_program(work, program, extra=module.EXTRA, debug=arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="vanilla-transformer",
         description='The Transformer of "Attention Is All You Need": from parallel text to translations.',
     )
@@ -70,5 +64,4 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(subparser)
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        subparser.set_defaults(run=module.run)
     return parser

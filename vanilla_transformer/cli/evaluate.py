@@ -5,6 +5,7 @@ A model translates by the paper's beam search.
 
     vanilla-transformer evaluate runs/multi30k/model --source test.en --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference test.de
+    vanilla-transformer evaluate --hypothesis test.hyp --reference first.de --reference second.de
 
 Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transformer.cli evaluate MODEL --source …
 """
@@ -12,7 +13,10 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
-from vanilla_transformer.cli.usage import UsageError
+from vanilla_transformer.console.outputs import check_output_file
+from vanilla_transformer.console.usage import UsageError
+
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="model folder or Hub id")
     parser.add_argument("--source", help="text file to translate")
     parser.add_argument("--hypothesis", help="finished translations, instead of a model and a source")
-    parser.add_argument("--reference", required=True, help="reference translations")
+    parser.add_argument(
+        "--reference", required=True, action="append", metavar="FILE", help="reference translations; may be repeated"
+    )
     parser.add_argument("--output", help="write the translations to this file")
     parser.add_argument("--lowercase", action="store_true", help="also score without case")
     add_decoding_arguments(parser)
@@ -32,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name for name in ("model", "source", "hypothesis") if getattr(arguments, name) is not None}
     if given not in ({"model", "source"}, {"hypothesis"}):
         raise UsageError("give either MODEL and --source, or --hypothesis")
+    if arguments.output is not None:
+        check_output_file(arguments.output, "--output")
 
     import json
     from pathlib import Path
@@ -41,11 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.evaluation.processes import process_state
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
-    references = list(read_lines(arguments.reference))
+    streams = [list(read_lines(reference)) for reference in arguments.reference]
     file = arguments.source if arguments.hypothesis is None else arguments.hypothesis
     assert file is not None
     lines = list(read_lines(file))
-    _check_counts(file, lines, arguments.reference, references)
+    for reference, stream in zip(arguments.reference, streams, strict=True):
+        _check_counts(file, lines, reference, stream)
+    references = streams[0] if len(streams) == 1 else list(zip(*streams, strict=True))  # one or all of each line
     hypotheses = lines if arguments.hypothesis is not None else _translate(arguments, lines)
     if not process_state().is_main_process:
         return 0

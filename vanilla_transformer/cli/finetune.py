@@ -11,13 +11,18 @@ On several processes: accelerate launch scripts/finetune.py my.yaml
 
 import argparse
 
+from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
+
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="YAML file, see configs/finetune.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
+    add_config_arguments(parser, "YAML file, see configs/finetune.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    file, overrides = config_and_overrides(arguments)
+
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -29,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    folder, scores = finetune(load_finetuning_config(arguments.config, arguments.overrides))
+    folder, scores = finetune(load_finetuning_config(file, overrides))
     if process_state().is_main_process:
         write_card_of_finetuning(folder.parent)
         if scores:

@@ -15,16 +15,18 @@ import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.cli.translate import open_translator, positive
-from vanilla_transformer.cli.usage import UsageError
+from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.outputs import check_output_file
+from vanilla_transformer.console.usage import UsageError
 
 if TYPE_CHECKING:
     from vanilla_transformer.evaluation.attention_weights import AttentionWeights
     from vanilla_transformer.visualization.run_history import RunHistory
 
+EXTRA, NEEDS = "visualization", ("matplotlib",)
 KINDS = ("encoder", "decoder", "cross")
 SENTENCE = "I am a robot"
 CLASSIC = (50, 128)  # positions and dimensions
@@ -46,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _require("plot draws with matplotlib", ["matplotlib"], "visualization")
     with _no_search_for_garbage():
         return arguments.draw(arguments)
 
@@ -65,11 +66,6 @@ def _no_search_for_garbage() -> Iterator[None]:
         if was_enabled:
             gc.enable()
         atexit.register(gc.freeze)
-
-
-def _require(why: str, modules: list[str], extra: str) -> None:
-    if any(find_spec(module) is None for module in modules):
-        raise ValueError(f"{why}: pip install 'vanilla-transformer[{extra}]'")
 
 
 def _add_positions(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +88,7 @@ def _plot_positions(arguments: argparse.Namespace) -> int:
     check_suffix(arguments.output)
     if arguments.classic and arguments.sentence is not None:
         raise UsageError("--classic numbers its positions: leave out --sentence")
+    check_output_file(arguments.output, "--output", makes_folders=True)
     words = None if arguments.classic else (SENTENCE if arguments.sentence is None else arguments.sentence).split()
     length, d_model, base = (*CLASSIC, 10000.0) if words is None else (len(words), 4, 100.0)
     base = base if arguments.base is None else arguments.base
@@ -128,6 +125,7 @@ def _plot_attention(arguments: argparse.Namespace) -> int:
     output = arguments.output or ("attention.html" if arguments.interactive else "attention.png")
     _check_attention_arguments(arguments)
     check_suffix(output, *([[".html"]] if arguments.interactive else []))
+    check_output_file(output, "--output", makes_folders=True)
     translator = open_translator(arguments.model, "float32", engine="torch")  # nothing to compile for one sentence
     translation, weights = explain(translator, arguments.sentence, max_length=LONGEST)
     print(f"translation: {translation.text}")
@@ -149,8 +147,7 @@ def _check_attention_arguments(arguments: argparse.Namespace) -> None:
     }
     if needless := [name for name, value in given.items() if value]:
         raise UsageError(f"--interactive shows all layers and heads: leave out {', '.join(needless)}")
-    why = "--interactive draws with bertviz, and the scripts that mpld3 and XStatic-jQuery have"
-    _require(why, ["bertviz", "mpld3", "xstatic"], "interactive")
+    check_installed("plot attention --interactive", ["bertviz", "mpld3", "xstatic"], "interactive")
 
 
 def _kinds(arguments: argparse.Namespace) -> Any:
@@ -192,7 +189,8 @@ def _plot_curves(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.visualization.style import check_suffix
 
     check_suffix(arguments.output)
-    _require("plot curves reads what training wrote", ["tensorboard", "yaml"], "training,visualization")
+    check_output_file(arguments.output, "--output", makes_folders=True)
+    check_installed("plot curves", ["accelerate", "datasets", "tensorboard", "yaml"], "training,visualization")
 
     from vanilla_transformer.visualization.curves import plot_curves
     from vanilla_transformer.visualization.run_history import read_history

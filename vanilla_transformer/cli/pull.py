@@ -7,6 +7,10 @@ vanilla-transformer pull user/name models/name --revision v1
 
 import argparse
 
+from vanilla_transformer.console.outputs import check_output_folder
+
+EXTRA, NEEDS = "training", ("yaml",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", metavar="user/name")
@@ -17,5 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.hub.pull import pull
 
+    check_output_folder(arguments.folder, "folder")
     print(f"model folder: {pull(arguments.repository, arguments.folder, revision=arguments.revision)}")
     return 0

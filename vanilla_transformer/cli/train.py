@@ -10,19 +10,24 @@ On several processes: accelerate launch scripts/train.py configs/multi30k.yaml
 import argparse
 from typing import TYPE_CHECKING
 
+from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
+
 if TYPE_CHECKING:
     from vanilla_transformer.training.configuration import RunConfig
 
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="YAML file, see configs/")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
+    add_config_arguments(parser, "YAML file, see configs/")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    file, overrides = config_and_overrides(arguments)
+
     from vanilla_transformer.training.configuration import load_run_config
 
-    train_and_describe(load_run_config(arguments.config, arguments.overrides))
+    train_and_describe(load_run_config(file, overrides))
     return 0
 
 

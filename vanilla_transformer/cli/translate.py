@@ -8,6 +8,8 @@
 One line in, one line out, in order; an empty line stays empty. With --n-best N, N lines of
 "line number <tab> score <tab> translation" for each line, fewer where no more are possible; the score is the
 log-probability over the paper's length penalty ((5 + length) / 6)^alpha.
+
+A program that writes to it through a pipe gets the answers to the lines that have come, without closing the pipe.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vanilla_transformer.cli.usage import UsageError
+from vanilla_transformer.console.streams import input_stream
+from vanilla_transformer.console.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from vanilla_transformer.evaluation.translator import Translator
     from vanilla_transformer.native.engine import Engine
     from vanilla_transformer.packed_linear import Precision
+
+
+EXTRA, NEEDS = None, ()  # what torch and transformers bring is enough
+WINDOW = 2048  # lines that are sorted by length together, if so many have come
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,18 +120,25 @@ def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTra
 
 
 def run(arguments: argparse.Namespace) -> int:
+    stream = input_stream()
+
     from tqdm import tqdm
 
+    from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
     from vanilla_transformer.data.corpus import decode_lines
+    from vanilla_transformer.evaluation.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
     done = 0
+    arriving = ArrivingLines(stream, WINDOW)
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
-        translations = translator.n_best(
-            decode_lines(sys.stdin.buffer, "standard input"),
-            arguments.n_best or 1,
-            **({"window": 1} if sys.stdin.isatty() else {}),  # who types wants each answer before the next line
+        translations = translate_windows(
+            translator.model,
+            translator.tokenizer,
+            windows(arriving, decode_lines(arriving, "standard input"), WINDOW),
+            decoder=translator.decoder,
+            num_return_sequences=arguments.n_best or 1,
             max_batch_tokens=arguments.batch_tokens,
             max_length=arguments.max_tokens,
             on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),

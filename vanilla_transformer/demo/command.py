@@ -2,9 +2,13 @@
 """The command line of scripts/demo.py."""
 
 import argparse
-import importlib
-import sys
 from collections.abc import Sequence
+
+from vanilla_transformer.console.arguments import ArgumentParser
+from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.outputs import check_output_folder
+from vanilla_transformer.console.running import run_program
+from vanilla_transformer.console.streams import prepare_streams
 
 NEEDED = ("gradio", "matplotlib")
 
@@ -15,32 +19,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that the user can mend (one line on stderr).
     """
-    parser = argparse.ArgumentParser(description="A page to play with trained models, on 127.0.0.1.")
+    prepare_streams()
+    parser = ArgumentParser(description="A page to play with trained models, on 127.0.0.1.")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folder or Hub id; several: side by side")
     parser.add_argument(
         "--write-space", metavar="FOLDER", help="do not serve: write the page as a Hub Space into this new folder"
     )
     arguments = parser.parse_args(argv)
-    try:
-        _check_extra()
-        _run(arguments)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"demo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _check_extra() -> None:
-    for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            raise ValueError(f"the page needs {name}: pip install 'vanilla-transformer[demo]'") from error
+    return run_program(lambda: _run(arguments), "demo", extra="demo")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_installed("the page", NEEDED, "demo")
+    if arguments.write_space:
+        check_output_folder(arguments.write_space, "--write-space")
+
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.demo.page import build_page, launch

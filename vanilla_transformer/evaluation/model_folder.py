@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -47,7 +48,7 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
     if "://" in str(path):  # not repeated: it may hold a password
         raise ValueError("the model must be a folder or user/name on the Hub, not an address")
     folder = Path(path)
-    is_local = folder.exists() or folder.is_absolute() or str(path).startswith(".")
+    is_local = folder.exists() or not _may_be_on_hub(str(path))
     if is_local:
         _check_folder(folder)
     try:
@@ -71,7 +72,8 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
     except OSError as error:
         if "use_safetensors" in str(error):
             raise FileNotFoundError(f"{path} has no {WEIGHTS}; of weights as a pickle: {UNPICKLING}") from error
-        raise FileNotFoundError(f"cannot open the model {path}: {_one_line(error)}") from error
+        where = "" if is_local else "there is no such folder, and on the Hub: "
+        raise FileNotFoundError(f"cannot open the model {path}: {where}{_one_line(error)}") from error
     if report["mismatched_keys"]:
         name, found, expected = min(report["mismatched_keys"])
         raise ValueError(
@@ -84,14 +86,25 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
     return model.to(device).eval()
 
 
+def _may_be_on_hub(path: str) -> bool:
+    """Whether it has the form of a model's id there, `user/name`."""
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return not path.startswith(".")
+
+
 def default_device() -> torch.device:
     """The accelerator that torch finds (cuda, mps, …), or the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise FileNotFoundError(f"model folder {folder} does not exist, nor is it the id of a model on the Hub")
     if not folder.is_dir():
-        raise FileNotFoundError(f"model folder {folder} does not exist")
+        raise NotADirectoryError(f"{folder} is a file; give the model folder that it is in")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
     _check_links(folder)

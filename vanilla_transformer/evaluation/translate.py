@@ -15,6 +15,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.conditional_generation import ConditionalGeneration
+from vanilla_transformer.evaluation.line_options import (
+    PROMPT,
+    PROMPT_MASK,
+    check_counts,
+    check_options,
+    options_of,
+    prompts_of,
+)
 from vanilla_transformer.generation import DecodingError, PreparesDecoding, beam_search
 from vanilla_transformer.native.engine import Engine, native_decoder
 from vanilla_transformer.native.forks import compute_after_fork
@@ -62,15 +70,18 @@ def translate_lines(
         first_line: number of `lines[0]` in the user's file, for error messages.
         decoder: as `prepared_decoder` makes it, to have it made once for many calls; `None`: it is made for this one.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
-            config.
+            config. What has a row for each line follows its line: `decoder_input_ids`, left-padded by
+            `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
+            number of the line, counted from 0, and may be called by several threads.
 
     Returns:
         For each line, in order, its `num_return_sequences` translations; fewer where no more are possible.
 
     Raises:
         ValueError: a number below 1; an alpha that is not finite; more translations than beams; a line that is no
-            string, or longer than `max_length`, before any is translated; or `generate` refused a batch (a line too
-            long, options that do not go together, weights that are no numbers).
+            string, or longer than `max_length`, before any is translated; an option that `line_options.REFUSED` lists,
+            or one with other than a row for each line; or `generate` refused a batch (a line too long, options that do
+            not go together, weights that are no numbers).
         RuntimeError: decoding failed in another way. Both name the line at fault where that is known, otherwise the
             lines of the batch.
     """
@@ -88,6 +99,9 @@ def translate_lines(
     beams = beam_width(model, generate_kwargs)
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
+    check_options(model, generate_kwargs)
+    check_counts(generate_kwargs, len(lines))
+    prompts = prompts_of(model, generate_kwargs, len(lines))
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers, encoded = _encode(tokenizer, lines, first_line, max_length)
     # Models from elsewhere return what beams score only with the scores of every token.
@@ -99,7 +113,7 @@ def translate_lines(
     model.eval()
     try:
         if encoded:
-            options |= paper_decoding(model, decoder)
+            options |= paper_decoding(model, decoder, options.get("custom_generate"))
         at_once = 1
         if (
             isinstance(options.get("decoder"), NativeDecoder)
@@ -107,11 +121,17 @@ def translate_lines(
         ):
             at_once = torch.get_num_threads()
         sizes = [len(ids) * beams for ids in encoded]
-        batches = _batches(sizes, max_batch_tokens // at_once, -(-len(encoded) // at_once))
+        # Prompts of one length need no padding, whose mask not every decoder knows.
+        prompt_lengths = [0 if prompts is None else len(prompts[i]) for i in numbers]
+        batches = _batches(sizes, prompt_lengths, max_batch_tokens // at_once, -(-len(encoded) // at_once))
 
         def translate(batch: list[int]) -> list[list[Translation]]:
             try:
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], options)
+                own = options_of(options, [numbers[i] for i in batch])
+                if prompts is not None:
+                    own[PROMPT] = torch.tensor([prompts[numbers[i]] for i in batch], device=model.device)
+                    own.pop(PROMPT_MASK, None)  # there is no padding
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], own)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -132,15 +152,21 @@ def translate_lines(
     return results
 
 
-def _batches(sizes: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
-    """Lines by their number in `sizes`, which is tokens times beams; the longest first: memory fails at once."""
-    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
+    """Lines by their number in `sizes`, which is tokens times beams; the longest first: memory fails at once.
+
+    The lines of a batch have prompts of one length.
+    """
+    alike: dict[int, list[int]] = {}
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        alike.setdefault(prompt_lengths[i], []).append(i)
     batches = []
-    while order:
-        count = max(1, min(max_lines, max_tokens // sizes[order[0]]))
-        batches.append(order[:count])
-        order = order[count:]
-    return batches
+    for order in alike.values():
+        while order:
+            count = max(1, min(max_lines, max_tokens // sizes[order[0]]))
+            batches.append(order[:count])
+            order = order[count:]
+    return sorted(batches, key=lambda batch: -sizes[batch[0]])
 
 
 def _encode(
@@ -162,10 +188,16 @@ def _encode(
     return [i for i, _ in found], [ids for _, ids in found]
 
 
-def paper_decoding(model: PreTrainedModel, decoder: Any) -> dict[str, Any]:
-    """What makes `generate` the paper's decoding, for models of this package; nothing for others."""
+def paper_decoding(model: PreTrainedModel, decoder: Any, custom_generate: Any = None) -> dict[str, Any]:
+    """What makes `generate` the paper's decoding, for models of this package; nothing for others.
+
+    Raises:
+        ValueError: `custom_generate` asks a model of this package for another decoding.
+    """
     if not isinstance(model, ConditionalGeneration):
         return {} if decoder is None else {"decoder": decoder}  # which their `generate` refuses
+    if custom_generate not in (None, beam_search):
+        raise ValueError("custom_generate: models of this package are translated by beam_search; call model.generate")
     return {"custom_generate": beam_search, "decoder": prepared_decoder(model) if decoder is None else decoder}
 
 
@@ -249,11 +281,34 @@ def translate_stream(
     if window < 1:
         raise ValueError(f"window={window} must be at least 1 line")
     lines = iter(lines)
+    windows = iter(lambda: list(islice(lines, window)), [])
+    return translate_windows(model, tokenizer, windows, decoder=decoder, **options)
+
+
+def translate_windows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Iterable[Sequence[str]],
+    *,
+    decoder: Any = None,
+    **options,
+) -> Iterator[list[Translation]]:
+    """`translate_stream` for lines that come in windows already.
+
+    Args:
+        windows: lines that are sorted by length together.
+        decoder, options: as for `translate_stream`. What has a row for each line has it for the lines of all windows.
+
+    Raises:
+        ValueError: as `translate_stream`.
+    """
     decoder = prepared_decoder(model) if decoder is None else decoder
-    first_line = 1
-    while read := list(islice(lines, window)):
-        yield from translate_lines(model, tokenizer, read, first_line=first_line, decoder=decoder, **options)
-        first_line += len(read)
+    done = 0
+    for window in windows:
+        own = options_of(options, range(done, done + len(window)))
+        yield from translate_lines(model, tokenizer, window, first_line=done + 1, decoder=decoder, **own)
+        done += len(window)
+    check_counts(options, done)
 
 
 def translate_on_all_processes(
@@ -268,6 +323,8 @@ def translate_on_all_processes(
 
     from vanilla_transformer.evaluation.processes import process_state
 
+    check_counts(options, len(lines))
     state = process_state()
     start, end = (len(lines) * (state.process_index + i) // state.num_processes for i in (0, 1))
-    return gather_object(translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **options))
+    own = options_of(options, range(start, end))
+    return gather_object(translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **own))

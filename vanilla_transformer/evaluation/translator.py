@@ -9,12 +9,21 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.conditional_generation import ConditionalGeneration
+from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
 from vanilla_transformer.evaluation.translate import Translation, prepared_decoder, translate_stream
 from vanilla_transformer.native.engine import Engine
 from vanilla_transformer.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import PRECISIONS, Precision, quantize_linears
+
+
+def _without_marks(lines: Iterable[str]) -> Iterator[str]:
+    """What an open file has beside its text: ends of lines, and a byte order mark at its start."""
+    mark = BYTE_ORDER_MARK
+    for line in lines:
+        yield line.removeprefix(mark).removesuffix("\n") if isinstance(line, str) else line
+        mark = ""
 
 
 class Translator:
@@ -113,7 +122,7 @@ class Translator:
         return translate_stream(
             self.model,
             self.tokenizer,
-            (line.removesuffix("\n") if isinstance(line, str) else line for line in lines),
+            _without_marks(lines),
             decoder=self.decoder,
             num_return_sequences=count,
             max_batch_tokens=max_batch_tokens,

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing that is given twice is lost in silence, whatever the command."""
+
+import argparse
+from collections.abc import Iterator
+
+import pytest
+
+from vanilla_transformer.cli import _parser, main
+from vanilla_transformer.console.arguments import ArgumentParser, check_overrides
+from vanilla_transformer.console.usage import UsageError
+
+MAY_BE_REPEATED = {"--reference", "--set"}
+
+
+def every_option(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -> Iterator[tuple]:
+    """(subcommands, parser, option) for every option of every subcommand, but --help."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, subparser in action.choices.items():
+                yield from every_option(subparser, (*before, name))
+        elif action.option_strings and not isinstance(action, argparse._HelpAction):
+            yield before, parser, action
+
+
+OPTIONS = list(every_option(_parser()))
+
+
+def arguments_for(option: argparse.Action) -> list[str]:
+    if option.nargs == 0:
+        return [option.option_strings[-1]]
+    return [option.option_strings[-1], str(next(iter(option.choices))) if option.choices else "1"]
+
+
+def example(names: tuple[str, ...], parser: argparse.ArgumentParser, option: argparse.Action):
+    return pytest.param(parser, option, id=" ".join((*names, option.option_strings[-1])))
+
+
+@pytest.mark.parametrize(
+    ("parser", "option"), [example(*one) for one in OPTIONS if one[2].option_strings[-1] not in MAY_BE_REPEATED]
+)
+def test_every_option_given_twice_is_an_error(parser, option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(arguments_for(option) * 2)
+    assert caught.value.code == 2
+    assert f"{option.option_strings[-1]}: given twice; give it once" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("parser", "option"), [example(*one) for one in OPTIONS if one[2].option_strings[-1] in MAY_BE_REPEATED]
+)
+def test_others_collect(parser, option):
+    assert getattr(parser.parse_args(arguments_for(option) * 2), option.dest) == ["1", "1"]
+
+
+def test_there_are_options_to_walk_through():
+    assert {names for names, _, _ in OPTIONS} >= {("translate",), ("evaluate",), ("plot", "attention"), ("average",)}
+
+
+def test_an_abbreviation_is_the_same_option(capsys):
+    parser = ArgumentParser()
+    parser.add_argument("--beams")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--beams", "1", "--bea=1"])
+    assert "argument --beams: given twice" in capsys.readouterr().err
+
+
+def test_a_parser_may_be_used_again():
+    parser = ArgumentParser()
+    parser.add_argument("--beams")
+    assert [parser.parse_args(["--beams", one]).beams for one in "12"] == ["1", "2"]
+
+
+def test_changes_of_different_keys_go_together():
+    check_overrides(["training.seed=1", "training.seed_of=2", "model={d_ff: 3}", "model.d_ff=4"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "my.yaml", "training.seed=1", "training.seed=2"],
+        ["finetune", "my.yaml", "training.seed=1", "training.seed=2"],
+        ["compare", "my.yaml", "training.seed=1", "training.seed=2"],
+        ["compare", "training.seed=1", "training.seed=2"],
+        ["quickstart", "--set", "training.seed=1", "--set", "training.seed=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_change_given_twice_is_wrong_usage(command, capsys):
+    assert main(command) == 2
+    assert capsys.readouterr().err.endswith(": error: training.seed is given twice; give it once\n")
+
+
+def test_the_first_key_given_twice_is_named():
+    with pytest.raises(UsageError, match="^b is given twice"):
+        check_overrides(["a=1", "b=1", "c=1", "c=2", "b=2"])
