@@ -91,6 +91,7 @@ def trainer_of(folder: Path, model_folder: Path, **arguments) -> TokenBatchTrain
     pairs, _ = prepare_pairs(corpus, tokenizer, 20)
     return TokenBatchTrainer(
         budgets=BUDGETS,
+        corpus={},
         model=AutoModelForSeq2SeqLM.from_pretrained(model_folder),
         args=Seq2SeqTrainingArguments(output_dir=str(folder / "tuned"), use_cpu=True, **arguments),
         train_dataset=pairs,
@@ -224,6 +225,25 @@ def test_a_folder_with_checkpoints_of_other_data_is_refused(base_transformer, tm
     tune(tmp_path, base_transformer, "training.max_steps=1")
     with pytest.raises(ValueError, match="holds checkpoints of a run with another section data"):
         tune(tmp_path, base_transformer, "data.max_length=30")
+
+
+def test_the_same_data_by_another_path_is_gone_on_with(base_transformer, tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    whole, _ = tune(tmp_path / "whole", base_transformer, "training.max_steps=2")
+    tune(tmp_path, base_transformer, "training.max_steps=1", "training.save_steps=1")
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [f"data.train.{side}=train.{side}" for side in ("source", "target")]
+    resumed, _ = tune(tmp_path, base_transformer, *elsewhere, "training.max_steps=2")
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_other_data_by_the_same_path_is_refused(base_transformer, tmp_path):
+    tune(tmp_path, base_transformer, "training.max_steps=1", "training.save_steps=1")
+    source = tmp_path / "train.source"
+    changed = tmp_path / "changed.source"
+    changed.write_text(source.read_text("utf-8").replace("a", "b"), encoding="utf-8")
+    with pytest.raises(ValueError, match="changed.source has changed since .* was tuned on it"):
+        tune(tmp_path, base_transformer, f"data.train.source={changed}", "training.max_steps=2")
 
 
 def test_fsdp_is_refused(base_transformer, tmp_path, monkeypatch):

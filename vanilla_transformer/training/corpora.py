@@ -138,6 +138,27 @@ def _whole(corpus: CorpusConfig) -> Dataset:
     return text
 
 
+def check_same_text(output_dir: Path, used: str, before: dict[str, str], now: dict[str, str], harm: str) -> None:
+    """The contents of a corpus decide, in their order; another path to them is the same corpus.
+
+    Args:
+        used: to what end the run in `output_dir` has read it, for the message.
+        before, now: as `fingerprint` tells them.
+        harm: what cannot be done with another text.
+
+    Raises:
+        ValueError: the contents differ; names the file.
+    """
+    if list(dict.fromkeys(before.values())) == list(dict.fromkeys(now.values())):
+        return
+    name = next((name for name in now if now[name] not in before.values()), next(iter(now)))
+    then = before.get(name) or " and ".join(before.values())
+    raise ValueError(
+        f"{name} has changed since {output_dir} was {used} on it (then {then}, now {now[name]}), and {harm}; "
+        "bring it back as it was, or choose another training.output_dir"
+    )
+
+
 def _log_dropped(name: str, dropped: DroppedPairs | str) -> None:
     if process_state().is_main_process:
         logger.info(f"data.{name}: {dropped}")

@@ -28,14 +28,17 @@ from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 
 from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import CorpusConfig, fingerprint, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training.checkpoint import PICKLED, replaced_whole
+from vanilla_transformer.training.corpora import check_same_text
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
 from vanilla_transformer.training.manifest import find_damage
+from vanilla_transformer.training.output_dir import identity
+from vanilla_transformer.training.run_state import PROGRESS
 from vanilla_transformer.training.token_batch_trainer import INPUTS, SMOOTHED_ALREADY, TokenBatchTrainer
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
 
@@ -174,7 +177,7 @@ def _check_training_section(config: FineTuningConfig) -> None:
     config.training = asdict(build_section(given, config.training, where="training"))
     if not config.training.get("output_dir"):
         raise ValueError("training.output_dir is missing")
-    if config.training.get("eval_strategy", "no") not in ("no", False) and config.data.validation is None:
+    if config.training.get("eval_strategy", "no") != "no" and config.data.validation is None:
         raise ValueError(
             f"training.eval_strategy={config.training['eval_strategy']!r} needs data.validation; give it, or set 'no'"
         )
@@ -209,8 +212,13 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     set_seed(arguments.seed)  # Trainer does so later; an adapter's weights are drawn here
     adapted = model if config.lora is None else _with_adapter(model, config.lora)
     metric = None if held_out is None else TranslationMetric(tokenizer, held_out["target"][:])
+    corpus, checkpoint = fingerprint(config.data.train), _last_checkpoint(output_dir)
+    if checkpoint is not None:
+        progress = json.loads((Path(checkpoint) / PROGRESS).read_text("utf-8"))
+        check_same_text(output_dir, "tuned", progress["corpus"], corpus, "the rest of the epoch is not known")
     trainer = TokenBatchTrainer(
         budgets=asdict(config.batches),
+        corpus=corpus,
         model=adapted,
         args=arguments,
         train_dataset=train,
@@ -220,7 +228,7 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
         compute_metrics=metric,
     )
     try:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(output_dir))
+        trainer.train(resume_from_checkpoint=checkpoint)
     except (EOFError, ConnectionError) as error:  # all that is known of one that died while it handed over a batch
         raise RuntimeError("a DataLoader worker died; the same command goes on from the last checkpoint") from error
     scores = trainer.evaluate() if held_out is not None else {}
@@ -273,7 +281,7 @@ def _claim(output_dir: Path, config: FineTuningConfig) -> None:
         if get_last_checkpoint(output_dir) is not None:
             before = yaml.safe_load(resolved.read_text("utf-8")) if resolved.is_file() else {}
             for section in sorted(values.keys() - {"training"}):  # a resumed run may be longer, or log more
-                if before.get(section) != values[section]:
+                if identity(section, before.get(section)) != identity(section, values[section]):
                     raise ValueError(
                         f"{output_dir} holds checkpoints of a run with another section {section}; choose another "
                         "training.output_dir, or remove that folder to start anew"

@@ -84,17 +84,16 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
     for section, values in now.items():
         old = before.get(section) or {}
         for key in sorted(set(old) | set(values)):
-            if key not in MAY_CHANGE.get(section, ()) and _identity(key, old.get(key)) != _identity(
-                key, values.get(key)
-            ):
+            then, new = identity(key, old.get(key)), identity(key, values.get(key))
+            if key not in MAY_CHANGE.get(section, ()) and then != new:
                 return f"{section}.{key} ({old.get(key)!r} there, {values.get(key)!r} now)"
     return None
 
 
-def _identity(key: str, value: Any) -> Any:
-    """Of a corpus, everything but where it lies; of a tokenizer's path, the place."""
-    if key == "path" and value is not None:
+def identity(key: str, value: Any) -> Any:
+    """The part of a value by which two runs are compared: of a path its place, of a corpus all but its place."""
+    if key in ("path", "model") and value is not None:
         return Path(value).resolve()
     if isinstance(value, dict):
-        return {key: inner is not None if key in PLACES else inner for key, inner in value.items()}
+        return {key: inner is not None if key in PLACES else identity("", inner) for key, inner in value.items()}
     return value

@@ -20,7 +20,7 @@ from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSa
 from vanilla_transformer.evaluation.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
-from vanilla_transformer.training.corpora import Corpora, make_batches, prepare_corpora
+from vanilla_transformer.training.corpora import Corpora, check_same_text, make_batches, prepare_corpora
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
@@ -225,9 +225,10 @@ def _check_resumed(run: Run) -> None:
     """What is left of an epoch is known by counting, so it must be the same corpus; another number of processes goes
     on from the same place."""
     progress, processes, pairs = run.progress, run.accelerator.num_processes, run.corpora.pairs()
-    _check_same_text(run, "trained", progress.corpus, run.corpora.fingerprint, "the rest of the epoch is not known")
-    _check_same_text(
-        run,
+    where, rest = run.output_dir, "the rest of the epoch is not known"
+    check_same_text(where, "trained", progress.corpus, run.corpora.fingerprint, rest)
+    check_same_text(
+        where,
         "validated",
         progress.validation_corpus,
         run.corpora.validation_fingerprint,
@@ -252,18 +253,6 @@ def _check_resumed(run: Run) -> None:
         progress.share_among(processes, taken)
         run.order.set_begun(progress.epoch, taken)
     run.order.set_epoch(progress.epoch, progress.batches)
-
-
-def _check_same_text(run: Run, used: str, before: dict[str, str], now: dict[str, str], harm: str) -> None:
-    """The contents decide, in their order; another path to them is the same corpus."""
-    if list(dict.fromkeys(before.values())) == list(dict.fromkeys(now.values())):
-        return
-    name = next((name for name in now if now[name] not in before.values()), next(iter(now)))
-    then = before.get(name) or " and ".join(before.values())
-    raise ValueError(
-        f"{name} has changed since {run.output_dir} was {used} on it (then {then}, now {now[name]}), and {harm}; "
-        "bring it back as it was, or choose another training.output_dir"
-    )
 
 
 def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ConditionalGeneration:

@@ -36,13 +36,15 @@ class TokenBatchTrainer(Seq2SeqTrainer):
 
     Args:
         budgets: `max_source_tokens` and `max_target_tokens` of a batch of one process.
+        corpus: the fingerprint of the training corpus, which checkpoints hold.
         options: Seq2SeqTrainer's own. `train_dataset` is what `prepare_pairs` makes.
 
     Raises:
         ValueError: `args` would smooth labels that the model smooths; FSDP or DeepSpeed; as `TokenBatchSampler`.
     """
 
-    def __init__(self, *, budgets: dict[str, int], **options):
+    def __init__(self, *, budgets: dict[str, int], corpus: dict[str, str], **options):
+        self.corpus = corpus
         arguments = options["args"]
         if arguments.label_smoothing_factor != 0:
             raise ValueError(f"label_smoothing_factor={arguments.label_smoothing_factor} must be 0: {SMOOTHED_ALREADY}")
@@ -125,7 +127,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         assert self.model is not None
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        return RunState(self.accelerator, self.model, optimizer, schedule, Progress())
+        return RunState(self.accelerator, self.model, optimizer, schedule, Progress(corpus=self.corpus))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Trainer writes in place: what a stop cuts short has no manifest. Older ones go when the new one is whole."""
