@@ -102,7 +102,7 @@ _REGISTRATIONS = [
     )
 ] + [(_PIPELINES, f"{__name__}.pipeline_translation", _register_pipeline)]
 # Importing ours is all: it refuses versions that are not supported.
-_REGISTRATIONS.insert(0, ("transformers", f"{__name__}.transformers_version", lambda theirs, ours: None))
+_REGISTRATIONS.insert(0, ("transformers", f"{__name__}.transformers_version", lambda auto, ours: None))
 
 
 class _RegisterAfterImport(MetaPathFinder, Loader):
@@ -130,8 +130,9 @@ class _RegisterAfterImport(MetaPathFinder, Loader):
         return self._loaders[spec.name].create_module(spec)
 
     def exec_module(self, module):
-        loader = self._loaders[module.__name__]
-        module.__loader__ = module.__spec__.loader = loader  # for whoever looks for the module's source or data
+        loader, spec = self._loaders[module.__name__], module.__spec__
+        assert spec is not None
+        module.__loader__ = spec.loader = loader  # for whoever looks for the module's source or data
         self._under_way.add(module.__name__)
         try:
             loader.exec_module(module)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from vanilla_transformer.console.arguments import ArgumentParser, add_config_arguments, config_and_overrides
+from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
@@ -59,6 +60,8 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
 
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
+    if config.real.model is not None:  # which is measured last
+        check_installed("benchmark", ["datasets", "evaluate", "sacrebleu"], "benchmark")
     print(report(benchmark_decoding(config, show)))
     print(f"\nAll figures: {config.output}")
 

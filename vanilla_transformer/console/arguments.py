@@ -26,8 +26,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def add_config_arguments(parser: argparse.ArgumentParser, file: str, default: str | None = None) -> None:
     """A YAML file and changes to it; `file` tells which."""
-    optional = {} if default is None else {"nargs": "?", "default": default}
-    parser.add_argument("config", help=file, **optional)
+    parser.add_argument("config", help=file, nargs=None if default is None else "?", default=default)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
 
 

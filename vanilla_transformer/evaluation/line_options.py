@@ -100,10 +100,10 @@ def prompts_of(model: PreTrainedModel, options: dict[str, Any], lines: int) -> l
         ValueError: rows that are no tensor `(lines, length)`; a mask of another shape, or one that hides anything but
             padding on the left; a row without a token.
     """
-    starts = _start_tokens(model, options, lines)
     rows, mask = options.get(PROMPT), options.get(PROMPT_MASK)
     if rows is None:
-        return [[start] for start in starts] if START in _rows(options) else None
+        return [[int(start)] for start in options[START]] if START in _rows(options) else None
+    starts = _start_tokens(model, options, lines)
     if not isinstance(rows, torch.Tensor) or rows.dim() != 2 or rows.shape[1] == 0:
         raise ValueError(f"{PROMPT} must be a tensor (lines, length) with at least one token in each row")
     mask = torch.ones_like(rows) if mask is None else mask
