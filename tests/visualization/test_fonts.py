@@ -25,3 +25,13 @@ def test_an_installed_font_is_taken_for_what_is_lacking(monkeypatch, caplog):
     monkeypatch.setattr(fonts, "_installed", lambda: [findfont("DejaVu Sans")])
     assert fonts_for(["лиса"]) == ["cmr10", "DejaVu Sans"]
     assert caplog.records == []
+
+
+def test_a_font_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch, caplog):
+    """A folder stands for a file that only another user may read: it fails for an administrator, too."""
+    from matplotlib.font_manager import findfont
+
+    monkeypatch.setattr(fonts, "OWN", "cmr10")
+    monkeypatch.setattr(fonts, "_installed", lambda: [str(tmp_path), str(tmp_path / "gone"), findfont("DejaVu Sans")])
+    assert fonts_for(["лиса"]) == ["cmr10", "DejaVu Sans"]
+    assert caplog.records == []

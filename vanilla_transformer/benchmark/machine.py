@@ -72,9 +72,9 @@ def _version(package: str) -> str | None:
 
 def _cpu_info() -> dict[str, str]:
     """What Linux says of the first processor; nothing on other systems."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
         return {}
-    first = path.read_text(encoding="utf-8").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}

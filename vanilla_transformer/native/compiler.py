@@ -73,7 +73,7 @@ def _library() -> ctypes.CDLL:
     version = _run(compiler, "--version").stdout
     source = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
     parts = (*source, *compiler, version, platform.platform(), _cpu(), *FLAGS)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
     folder = _folder()
     kept = (path for path in sorted(folder.glob(f"transformer-{key}-*.so")) if _is_intact(path))
     path = next(kept, None) or _compile(compiler, folder, key)

@@ -58,7 +58,7 @@ def _installed() -> list[str]:
 def _characters_of(path: str) -> set[str]:
     try:
         return {chr(code) for code in FT2Font(path).get_charmap()}
-    except RuntimeError:  # FreeType cannot scale it (pictures of emoji), or it is damaged
+    except (RuntimeError, OSError):  # FreeType cannot scale it (pictures of emoji); it is damaged, or not ours to read
         return set()
 
 
