@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.test_readme import REPOSITORY
 from vanilla_transformer.cli import _parser, main
-from vanilla_transformer.console.arguments import ArgumentParser, check_overrides
-from vanilla_transformer.console.usage import UsageError
+from vanilla_transformer.console.arguments import ArgumentParser
 
 MAY_BE_REPEATED = {"--reference", "--set"}
 
@@ -71,26 +71,18 @@ def test_a_parser_may_be_used_again():
     assert [parser.parse_args(["--beams", one]).beams for one in "12"] == ["1", "2"]
 
 
-def test_changes_of_different_keys_go_together():
-    check_overrides(["training.seed=1", "training.seed_of=2", "model={d_ff: 3}", "model.d_ff=4"])
-
-
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "my.yaml", "training.seed=1", "training.seed=2"],
-        ["finetune", "my.yaml", "training.seed=1", "training.seed=2"],
-        ["compare", "my.yaml", "training.seed=1", "training.seed=2"],
+        ["train", "configs/small.yaml", "training.seed=1", "training.seed=2"],
+        ["finetune", "configs/finetune.yaml", "training.seed=1", "training.seed=2"],
+        ["compare", "configs/compare.yaml", "training.seed=1", "training.seed=2"],
         ["compare", "training.seed=1", "training.seed=2"],
         ["quickstart", "--set", "training.seed=1", "--set", "training.seed=1"],
     ],
     ids=" ".join,
 )
-def test_a_change_given_twice_is_wrong_usage(command, capsys):
-    assert main(command) == 2
-    assert capsys.readouterr().err.endswith(": error: training.seed is given twice; give it once\n")
-
-
-def test_the_first_key_given_twice_is_named():
-    with pytest.raises(UsageError, match="^b is given twice"):
-        check_overrides(["a=1", "b=1", "c=1", "c=2", "b=2"])
+def test_a_change_given_twice_is_an_error(command, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)  # the configs are there
+    assert main(command) == 1
+    assert "training.seed=… is given, too; give each value once\n" in capsys.readouterr().err

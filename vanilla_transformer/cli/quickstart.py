@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vanilla_transformer.console.arguments import check_overrides
-
 if TYPE_CHECKING:
     from vanilla_transformer.hub.card_facts import Score
     from vanilla_transformer.training.configuration import RunConfig
@@ -40,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_overrides(arguments.overrides)
-
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
     from vanilla_transformer.training.own_process import run_in_own_process

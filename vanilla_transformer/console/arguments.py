@@ -2,10 +2,7 @@
 """Arguments of which none overwrites another in silence."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-
-from vanilla_transformer.console.usage import UsageError
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -31,21 +28,8 @@ def add_config_arguments(parser: argparse.ArgumentParser, file: str, default: st
 
 
 def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[str, list[str]]:
-    """What `add_config_arguments` has found; where there is a default, a change may stand in the file's place.
-
-    Raises:
-        UsageError: as `check_overrides`.
-    """
+    """What `add_config_arguments` has found; where there is a default, a change may stand in the file's place."""
     file, overrides = arguments.config, arguments.overrides
     if default is not None and "=" in file and not Path(file).exists():
         file, overrides = default, [file, *overrides]
-    check_overrides(overrides)
     return file, overrides
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises UsageError where two changes, `section.key=value`, are of the same key: one would be lost."""
-    keys = [override.partition("=")[0] for override in overrides]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UsageError(f"{key} is given twice; give it once")
