@@ -55,7 +55,7 @@ except ImportError as error:
 def printed_by(code: str, tmp_path: Path, *arguments: str) -> str:
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment).stdout
 
 
 def test_a_published_folder_refuses_another_version(tmp_path):

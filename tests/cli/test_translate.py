@@ -59,7 +59,9 @@ def test_a_byte_order_mark_is_no_word(model_folder, give_input, capsysbinary):
 def test_a_program_gets_its_answer_before_it_asks_again(model_folder):
     command = [sys.executable, "-W", "ignore", "-m", "vanilla_transformer.cli", "translate", str(model_folder)]
     expected = Translator.from_pretrained(model_folder).translate(["a b", "c d e"])
-    with subprocess.Popen([*command, "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, "--quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for line, answer in zip(["a b", "c d e"], expected, strict=True):

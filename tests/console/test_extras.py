@@ -36,7 +36,7 @@ sys.exit(import_module(sys.argv[1]).main(sys.argv[2:]))
 
 def without_extras(module: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTRAS, f"vanilla_transformer.{module}", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, input="a b\n", capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=REPOSITORY, input="a b\n", capture_output=True, encoding="utf-8", check=False)
 
 
 PROGRAMS = {

@@ -16,7 +16,7 @@ from vanilla_transformer.demo import command as demo
 def taken(tmp_path) -> Path:
     """A file, where paths go on as if it were a folder."""
     path = tmp_path / "taken"
-    path.write_text("as it was")
+    path.write_text("as it was", encoding="utf-8")
     return path
 
 
@@ -27,7 +27,7 @@ def test_a_file_that_can_be_written_leaves_no_trace(tmp_path, taken):
     check_output_file(os.devnull, "--output")
     check_output_folder(tmp_path / "c" / "d", "--output")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-    assert taken.read_text() == "as it was"
+    assert taken.read_text(encoding="utf-8") == "as it was"
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_the_benchmark_asks_before_it_measures(taken, capsys, monkeypatch):
 
 def test_what_is_there_is_not_lost_where_the_work_fails(taken):
     assert main(["evaluate", "/nowhere", "--source", "s", "--reference", "r", "--output", str(taken)]) == 1
-    assert taken.read_text() == "as it was"
+    assert taken.read_text(encoding="utf-8") == "as it was"

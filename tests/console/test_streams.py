@@ -33,7 +33,7 @@ def test_without_an_error_stream_a_command_works_quietly(model_folder):
 
 @pytest.mark.parametrize("closed", ["2>&-", "2< /dev/null"], ids=["closed", "open for reading alone"])
 def test_an_error_without_an_error_stream_stays_off_the_output(closed: str):
-    done = in_a_shell(f"{CLI} quickstart --set a=1 --set a=1 {closed}")
+    done = in_a_shell(f"{CLI} evaluate --reference text {closed}")
     assert (done.returncode, done.stdout) == (2, b"")
 
 

@@ -301,6 +301,7 @@ OF_THE_MODEL: dict[str, list[Case] | str] = {
     "decoder_inputs_embeds": [Case("decoder_inputs_embeds", embedded_prompt, (GREEDY, BEAMS))],
     "labels": [same("labels", PROMPT)],
     "num_items_in_batch": [same("num_items_in_batch", 7)],
+    "skip_logits": [same("skip_logits", True)],
     "position_ids": [same("position_ids", torch.arange(8).expand(3, -1))],
     "decoder_position_ids": [same("decoder_position_ids", PROMPT)],
     "is_causal": [same("is_causal", False)],

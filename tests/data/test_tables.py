@@ -49,7 +49,7 @@ class TestFieldsOfEveryRow:
     @pytest.mark.parametrize("row", ["the cat,die Katze,0.9,", "the cat,die Katze"])
     def test_a_stream_tells_when_the_row_is_reached(self, tmp_path: Path, row: str):
         path = tmp_path / "c.csv"
-        path.write_text(f"source,target,score\na,b,1\n{row}\n")
+        path.write_text(f"source,target,score\na,b,1\n{row}\n", encoding="utf-8")
         stream = iter(load_corpus(CorpusConfig(path=str(path), streaming=True)))
         assert next(stream) == {"source": "a", "target": "b"}
         with pytest.raises(ValueError, match=r"c\.csv, line 3: \d fields"):
@@ -120,14 +120,16 @@ class TestJson:
     @pytest.mark.parametrize("value", ["2017-06-12", "2017-06-12T17:57:34Z", "007", "true", "null", "NaN", "1e5"])
     def test_text_that_looks_like_another_type_is_text(self, tmp_path: Path, streaming: bool, value: str):
         path = tmp_path / "c.jsonl"
-        path.write_text(json.dumps({"source": value, "target": value}) + "\n")
+        path.write_text(json.dumps({"source": value, "target": value}) + "\n", encoding="utf-8")
         assert rows(path, streaming) == [(value, value)]
 
     @STREAMING
     @pytest.mark.parametrize("value", [5, 0.5, True, ["a"], {"a": "b"}])
     def test_a_later_value_of_another_type_names_line_and_column(self, tmp_path: Path, streaming: bool, value: object):
         path = tmp_path / "c.jsonl"
-        path.write_text('{"source": "a", "target": "b"}\n' + json.dumps({"source": "a", "target": value}) + "\n")
+        path.write_text(
+            '{"source": "a", "target": "b"}\n' + json.dumps({"source": "a", "target": value}) + "\n", encoding="utf-8"
+        )
         with pytest.raises(ValueError, match=r"c\.jsonl, line 2, column 'target': .* is not text"):
             rows(path, streaming)
 
@@ -148,7 +150,7 @@ class TestJson:
         table = [{"translation": {"source": "a", "target": "b"}}]
         table.insert(place, row)
         path = tmp_path / "c.jsonl"
-        path.write_text("".join(json.dumps(each) + "\n" for each in table))
+        path.write_text("".join(json.dumps(each) + "\n" for each in table), encoding="utf-8")
         expected = [("a", "b")]
         expected.insert(place, ("", ""))
         assert rows(path, streaming) == expected
@@ -160,7 +162,7 @@ class TestJson:
     @STREAMING
     def test_a_column_may_appear_in_a_later_row(self, tmp_path: Path, streaming: bool):
         path = tmp_path / "c.jsonl"
-        path.write_text('{"source": "a"}\n{"source": "b", "target": "c"}\n{"target": "d"}\n')
+        path.write_text('{"source": "a"}\n{"source": "b", "target": "c"}\n{"target": "d"}\n', encoding="utf-8")
         assert rows(path, streaming) == [("a", ""), ("b", "c"), ("", "d")]
 
     @pytest.mark.parametrize("indent", [None, 1])
@@ -237,7 +239,7 @@ class TestParquet:
             rows(path, streaming)
 
     def test_what_is_no_parquet_file(self, tmp_path: Path):
-        (tmp_path / "c.parquet").write_text("source,target\n")
+        (tmp_path / "c.parquet").write_text("source,target\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"cannot read .*c\.parquet") as error:
             rows(tmp_path / "c.parquet")
         assert "\n" not in str(error.value)
@@ -253,12 +255,14 @@ class TestDataSets:
         expected = [("a", "b")]
         table.insert(place, {"translation": None})
         expected.insert(place, ("", ""))
-        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
         corpus = load_corpus(CorpusConfig(dataset=str(tmp_path), streaming=streaming))
         assert [(row["source"], row["target"]) for row in corpus] == expected
 
     @STREAMING
     def test_a_later_row_that_is_not_text(self, tmp_path: Path, streaming: bool):
-        (tmp_path / "train.jsonl").write_text('{"source": null, "target": "a"}\n{"source": 5, "target": "a"}\n')
+        (tmp_path / "train.jsonl").write_text(
+            '{"source": null, "target": "a"}\n{"source": 5, "target": "a"}\n', encoding="utf-8"
+        )
         with pytest.raises(ValueError, match="row 2, column 'source': 5 is not text"):
             list(load_corpus(CorpusConfig(dataset=str(tmp_path), streaming=streaming)))

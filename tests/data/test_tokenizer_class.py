@@ -61,7 +61,7 @@ def test_a_folder_with_tags_needs_no_package(tokenizer, tmp_path: Path):
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", script, json.dumps(texts)]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=True)
     assert json.loads(run.stdout) == [tokenizer(texts).input_ids, [TAG, OTHER]]
     assert run.stderr == ""
 

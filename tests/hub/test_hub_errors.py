@@ -235,4 +235,5 @@ def test_translating_with_a_model_of_the_hub_without_network(cut_off):
     ended = cut_off(command, "translate", "ann/model")
     assert (ended.status, ended.out) == (1, "")
     last = ended.err.splitlines()[-1]  # the client has told of each of its tries
-    assert last.startswith("vanilla-transformer translate: error: cannot open the model ann/model: We couldn't connect")
+    expected = "cannot open the model ann/model: there is no such folder, and on the Hub: We couldn't connect"
+    assert last.startswith(f"vanilla-transformer translate: error: {expected}")

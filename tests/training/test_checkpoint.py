@@ -42,11 +42,11 @@ class Copy:
         self.checkpoints = folder / "checkpoints"
         shutil.copytree(run.output_dir, folder)
 
-    def go_on(self, updates: int, *overrides: str):
+    def go_on(self, updates: int, *overrides: str, averaged: int = 1):
         return self.run.train(
             f"training.output_dir={self.folder}",
             f"training.max_updates={updates}",
-            "training.average_checkpoints=1",
+            f"training.average_checkpoints={averaged}",
             *overrides,
         )
 
@@ -249,7 +249,7 @@ def test_an_older_one_that_is_damaged_is_named_too(copy, caplog):
     """It would have been a part of the mean of the last ones."""
     older = copy.checkpoints / "update-00000004"
     flip_a_bit(older / "model.safetensors")
-    copy.go_on(12, "training.average_checkpoints=3")
+    copy.go_on(12, averaged=3)
     assert caplog.text.count(f"checkpoint {older} is damaged and left out: model.safetensors has another sha256") == 1
 
 

@@ -224,7 +224,9 @@ class TestWords:
         assert load(tmp_path, yaml.safe_dump(config.to_dict())).to_dict() == config.to_dict()
 
     def test_a_base_keeps_its_words(self, tmp_path: Path):
-        (tmp_path / "base.yaml").write_text("training: {output_dir: 010, mixed_precision: no}\ndata: {name: off}\n")
+        (tmp_path / "base.yaml").write_text(
+            "training: {output_dir: 010, mixed_precision: no}\ndata: {name: off}\n", encoding="utf-8"
+        )
         config = load(tmp_path, "extends: base.yaml\ntraining: {max_updates: 010}\ndata: {license: on}\n")
         assert (config.training.output_dir, config.training.mixed_precision) == ("010", "no")
         assert (config.data.name, config.data.license) == ("off", "on")
@@ -248,7 +250,9 @@ class TestWords:
         assert "unknown key data.on;" in message_of(tmp_path, LEAST + "data: {on: 5}\n")
 
     def test_the_arguments_of_transformers_have_words_too(self, tmp_path: Path):
-        (tmp_path / "run.yaml").write_text("model: 123\ndata: {train: {path: 010}}\ntraining: {eval_strategy: no}\n")
+        (tmp_path / "run.yaml").write_text(
+            "model: 123\ndata: {train: {path: 010}}\ntraining: {eval_strategy: no}\n", encoding="utf-8"
+        )
         config = load_finetuning_config(tmp_path / "run.yaml", ["training.output_dir=2024-01-01", "training.seed=010"])
         assert (config.model, config.data.train.path) == ("123", "010")
         assert config.training == {"eval_strategy": "no", "output_dir": "2024-01-01", "seed": yaml.safe_load("010")}
@@ -269,9 +273,9 @@ class TestGivenTwice:
 
     def test_a_key_may_differ_from_a_merged_mapping(self, tmp_path: Path):
         text = "training: &it {output_dir: a, max_updates: 5}\n"
-        (tmp_path / "base.yaml").write_text(text)
+        (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
         values = read_yaml(tmp_path / "base.yaml")
-        (tmp_path / "base.yaml").write_text(text + "more: {<<: *it, max_updates: 6}\n")
+        (tmp_path / "base.yaml").write_text(text + "more: {<<: *it, max_updates: 6}\n", encoding="utf-8")
         assert read_yaml(tmp_path / "base.yaml")["more"] == values["training"] | {"max_updates": 6}
 
     @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def spoil(path) -> None:
     """Two letters of the vocabulary exchanged: a tokenizer that opens, and gives other tokens."""
     text = path.read_text("utf-8")
     one, other = '"a": ', '"b": '
-    path.write_text(text.replace(one, "?").replace(other, one).replace("?", other), encoding="utf-8")
+    path.write_text(text.replace(one, "\0").replace(other, one).replace("\0", other), encoding="utf-8")
 
 
 def test_a_damaged_tokenizer_is_taken_from_the_newest_checkpoint_that_is_whole(tiny_run, caplog):

@@ -91,12 +91,17 @@ def test_it_is_in_hub_format(model_folder, name: str):
 def test_a_test_corpus_with_several_references_is_scored_as_sacrebleu_scores_it(tiny_run):
     source, first = (override.partition("=")[2] for override in tiny_run.validation())
     second = tiny_run.folder / "second"
-    second.write_text("".join(f"a {line}\n" for line in Path(first).read_text().splitlines()))
+    second.write_text(
+        "".join(f"a {line}\n" for line in Path(first).read_text(encoding="utf-8").splitlines()), encoding="utf-8"
+    )
     run = tiny_run.train(f"data.test.source={source}", f"data.test.target=[{first}, {second}]")
-    results = json.loads((tiny_run.output_dir / RESULTS).read_text())
-    model, sources = load_model_folder(tiny_run.output_dir / MODEL), Path(source).read_text().splitlines()
+    results = json.loads((tiny_run.output_dir / RESULTS).read_text(encoding="utf-8"))
+    model, sources = (
+        load_model_folder(tiny_run.output_dir / MODEL),
+        Path(source).read_text(encoding="utf-8").splitlines(),
+    )
     lines = [best[0].text for best in translate_lines(model, run.tokenizer, sources, max_batch_tokens=100)]
-    references = [Path(path).read_text().splitlines() for path in (first, second)]
+    references = [Path(path).read_text(encoding="utf-8").splitlines() for path in (first, second)]
     expected = [sacrebleu.corpus_bleu(lines, references), sacrebleu.corpus_chrf(lines, references)]
     assert [score["value"] for score in results["scores"]] == pytest.approx([score.score for score in expected])
     assert all(score["signature"].startswith("nrefs:2|") for score in results["scores"])
@@ -123,7 +128,7 @@ def test_a_list_of_references_is_checked_before_any_work(tiny_run, target: str, 
 
 def test_references_that_are_not_aligned_stop_the_run_before_it_starts(tiny_run):
     source, first = (override.partition("=")[2] for override in tiny_run.validation())
-    (tiny_run.folder / "short").write_text("a\n")
+    (tiny_run.folder / "short").write_text("a\n", encoding="utf-8")
     with pytest.raises(ValueError, match="short has 1"):
         tiny_run.train(f"data.test.source={source}", f"data.test.target=[{first}, {tiny_run.folder / 'short'}]")
     assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []

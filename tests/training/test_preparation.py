@@ -141,12 +141,12 @@ def test_other_text_does_not_go_on(tiny_run, tmp_path, corpus: str, how: str):
     overrides = tiny_run.validation()
     tiny_run.train("training.max_updates=2", "training.checkpoint_every=1", *overrides)
     source, target = (tmp_path / f"{corpus}.{side}" for side in ("source", "target"))
-    text = target.read_text()
+    text = target.read_text(encoding="utf-8")
     if how == "exchanged":
         places = {"source": target, "target": source}
     else:
         places = {"source": source, "target": target if how == "changed" else tmp_path / "other"}
-        places["target"].write_text(text.replace("a", "b"))
+        places["target"].write_text(text.replace("a", "b"), encoding="utf-8")
     kept = [override for override in overrides if corpus not in override]
     given = [*kept, *(f"data.{corpus}.{side}={path}" for side, path in places.items())]
     used = {"train": "trained", "validation": "validated"}[corpus]
