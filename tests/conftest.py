@@ -174,8 +174,8 @@ def tiny_run(tmp_path: Path) -> TinyRun:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished model of letters in reverse whose weights are drawn from a seed; not to be written to.
 
-    What a training of seconds comes to hangs on rounding, and so on threads and the CPU: of two words now the one is
-    the likelier, now the other. From these weights every machine computes the same, but for the rounding of one pass.
+    The result of a training of seconds depends on rounding, and so on threads and the CPU: two words may change places.
+    From these weights every machine computes the same, but for the rounding of one pass.
     """
     run = TinyRun(tmp_path_factory.mktemp("model"))
     run.train("training.max_updates=2", "training.checkpoint_every=1", "optimizer.learning_rate_scale=1e-9")

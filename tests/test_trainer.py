@@ -142,7 +142,7 @@ def test_predict_with_generate_decodes_every_source(kind, tokenizer, pairs, tmp_
 
 
 def test_predictions_leave_the_generation_config_alone(kind, tokenizer, pairs, tmp_path):
-    """Of several batches each decodes as the first, whatever Seq2SeqTrainer writes into the config between them."""
+    """Every batch decodes as the first does, whatever Seq2SeqTrainer writes into the config between them."""
     model = new_model(kind)
     tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
     model.generation_config = GenerationConfig(max_tokens_beyond_source=30, suppress_tokens=[2], **tokens)
@@ -170,7 +170,7 @@ def test_a_user_sets_the_generation_config_after_predictions(kind, tokenizer, pa
 
 
 class WeightedLossTrainer(Trainer):
-    """What a user writes who wants rare tokens to count more."""
+    """A user's own loss, in which rare tokens count more."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]

@@ -513,7 +513,7 @@ def beam_search(
 
 
 def _divisor(rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None) -> Callable[[Any], Any]:
-    """Of the rule; `alpha` and `penalty` are the call's, where a generation config may have both."""
+    """The length penalty of the rule; `alpha` and `penalty` are from the call, `settings` from the generation config."""
     if rule == "gnmt":
         name, default, given, unused = "alpha", ALPHA, alpha, {"length_penalty": penalty}
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search walks on: steps of a decoder, and what is kept of them."""
+"""Steps of a decoder, as a search takes them, and the records that it keeps of them."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,12 +40,12 @@ class RanksTokens(Steps, Protocol):
         Args:
             totals: log-probabilities of the hypotheses so far, `(sentences, live)`; `None`: the logits decide, of one
                 hypothesis for each sentence.
-            beams: so many are sought that are none of `ends`, `(ends)`, and whatever is better than the last of them.
+            beams: the number of tokens wanted that are not among `ends`, `(ends)`; ends that score higher come too.
 
         Returns:
             Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
-            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. What comes after those
-            that are sought may be anything. No number, where a logit is none.
+            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. Entries after the tokens
+            wanted are undefined. Scores are NaN where a logit is NaN.
         """
         ...
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has come is had at once, whatever the stream; nothing is lost, split or waited for."""
+"""Lines that have come are returned at once, whatever the stream; none is lost, split or waited for."""
 
 import io
 import os

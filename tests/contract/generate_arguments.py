@@ -271,7 +271,7 @@ OF_GENERATE: dict[str, list[Case] | str] = {
     "assistant_tokenizer": [same("assistant_tokenizer", object())],
 }
 
-# What the model's own forward pass is given.
+# Arguments of the model's own forward pass.
 KERNELS = "of attention kernels for packed sequences"
 OF_THE_MODEL: dict[str, list[Case] | str] = {
     "input_ids": "the source of every case",
@@ -368,7 +368,7 @@ def decode(name: str, case: Case | None, mode: dict[str, int], **search) -> list
 
 @functools.cache
 def expected(name: str, case: int | None, mode: int) -> list[list[int]] | Exception:
-    """What transformers' own decoding gives, or the error that it raises."""
+    """The result of transformers' own decoding, or the error that it raises."""
     try:
         return decode(name, None if case is None else CASES[case], (GREEDY, BEAMS)[mode])
     except Exception as error:

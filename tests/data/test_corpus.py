@@ -88,7 +88,7 @@ class TestTextFiles:
     @STREAMING
     @pytest.mark.parametrize("suffix", ["", ".gz"])
     def test_a_byte_order_mark_at_the_beginning_is_dropped(self, tmp_path: Path, streaming: bool, suffix: str):
-        """Of the file alone: elsewhere, U+FEFF is a character like others."""
+        """A mark is dropped at the start of the file alone: elsewhere, U+FEFF is a character like others."""
         config = two_files(tmp_path, "\ufeffa \ufeffb\n\ufeffc\n", "\ufeff\ufeffd\n\ufeff\n", suffix)
         config.streaming = streaming
         assert rows(config) == [("a \ufeffb", "\ufeffd"), ("\ufeffc", "\ufeff")]

@@ -165,7 +165,7 @@ class TestSymbols:
         assert tokenizer(text).input_ids == [*(known.get(symbol, 3) for symbol in text.split()), 2]
 
     def test_they_are_so_beside_every_white_space(self):
-        """Of encoding, whose notion of it is Unicode's."""
+        """White space of the encoding is Unicode's."""
         tokenizer = symbols(self.TEXTS)
         for space in map(chr, range(0x3100)):
             ids = tokenizer(f"b{space}</s>{space}b").input_ids

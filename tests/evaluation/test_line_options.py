@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has a value for each line follows its line, against `model.generate` of every line alone."""
+"""An option with a value for each line follows its line, against `model.generate` of every line alone."""
 
 import inspect
 import random

@@ -81,7 +81,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory) -> dict[str, Any]:
-    """What a process says that was given two translators, has the locale C, computes on two threads and forks."""
+    """The output of a process that gets two translators, has the locale C, computes on two threads and forks."""
     path: Path = tmp_path_factory.mktemp("pickled") / "translators"
     wide = {"d_model": 512, "d_ff": 512, "num_layers": 1, "num_decoder_layers": 1}  # which threads share
     translators = {engine: translator(FAMILIES[0], engine=engine, **wide) for engine in ("native", "torch")}

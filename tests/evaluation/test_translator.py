@@ -101,7 +101,7 @@ WORDS_ALONE = {"max_new_tokens": 5, "suppress_tokens": [0, 1, 3]}  # a text then
 
 @torch.no_grad()
 def exact_score(folder: Path, tokenizer, source: str, text: str, alpha: float) -> float:
-    """Of a translation found with `WORDS_ALONE`, by one forward pass in float32 and the paper's length penalty."""
+    """The score of a translation, by one forward pass in float32 and the paper's length penalty."""
     target = [START, *tokenizer(text)["input_ids"]][: 1 + WORDS_ALONE["max_new_tokens"]]  # the longest have no end
     decoder_input_ids = torch.tensor([target[:-1]])
     model = load_model_folder(folder)
@@ -150,7 +150,7 @@ def test_every_engine_says_the_same(family, folder, lines):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_scores_in_every_precision_are_near_the_exact_ones_of_the_same_words(folder, lines, precision):
-    """Of its own words: which they are may hang on a rounding, and with it on the CPU."""
+    """Each score is compared for its own words: rounding, and so the CPU, may decide which words are found."""
     translator = Translator.from_pretrained(folder, precision, device="cpu")
     best = [one for [one] in translator.n_best(lines, 1, alpha=0.6, **WORDS_ALONE)]
     found = [one.score for one in best]

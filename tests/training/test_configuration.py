@@ -185,7 +185,7 @@ def test_a_missing_file(tmp_path: Path):
 
 
 class TestWords:
-    """What YAML reads as another type than text, where the field wants text."""
+    """Words that YAML reads as another type, where the field wants text."""
 
     WORDS = [
         "no",

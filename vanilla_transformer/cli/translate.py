@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 EXTRA, NEEDS = None, ()  # what torch and transformers bring is enough
-WINDOW = 2048  # lines that are sorted by length together, if so many have come
+WINDOW = 2048  # lines that are sorted by length together, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

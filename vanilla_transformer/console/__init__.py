@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all programs of this package have in common at a terminal: arguments, streams, errors, outputs."""
+"""The terminal side of all programs of this package: arguments, streams, errors, outputs."""

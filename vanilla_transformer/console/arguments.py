@@ -28,7 +28,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, file: str, default: st
 
 
 def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[str, list[str]]:
-    """What `add_config_arguments` has found; where there is a default, a change may stand in the file's place."""
+    """The file and the changes to it; where there is a default, a change may stand in the file's place."""
     file, overrides = arguments.config, arguments.overrides
     if default is not None and "=" in file and not Path(file).exists():
         file, overrides = default, [file, *overrides]

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 def prepare_streams() -> None:
-    """What a program does before anything else.
+    """Open the standard streams that are closed; a program calls this before anything else.
 
     A closed number is taken by the null device. Otherwise the next file that is opened would get it, weights perhaps,
     and with it what a library prints. Messages to a closed standard error are lost, as the user wishes. A terminal that

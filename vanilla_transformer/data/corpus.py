@@ -291,7 +291,7 @@ def _features() -> Any:
 
 
 def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
-    """Of the Hub, or a local folder that stands for one: the loaders of `datasets` decide on the types."""
+    """A data set of the Hub, or of a local folder that stands for one; `datasets` decides on the types."""
     from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 

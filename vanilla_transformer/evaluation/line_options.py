@@ -63,7 +63,7 @@ def check_options(model: PreTrainedModel, options: dict[str, Any]) -> None:
 
 
 def check_counts(options: dict[str, Any], lines: int) -> None:
-    """Raises ValueError where an option has other than a row for each of so many lines."""
+    """Raises ValueError where an option does not have one row for each of the `lines` lines."""
     for name, rows in _rows(options).items():
         if len(rows) != lines:
             raise ValueError(f"{name} has {len(rows):,} rows for {lines:,} lines; give it one for each line")
@@ -88,10 +88,10 @@ def options_of(options: dict[str, Any], places: Sequence[int]) -> dict[str, Any]
 
 
 def prompts_of(model: PreTrainedModel, options: dict[str, Any], lines: int) -> list[list[int]] | None:
-    """What the target of each line begins with, without padding, as `generate` would have it of the line alone.
+    """The prompt of each line's target, without padding, as `generate` would have it for the line alone.
 
     Args:
-        options: of so many lines.
+        options: as for `translate_lines`, with `lines` rows.
 
     Returns:
         For each line its tokens, the first of them `decoder_start_token_id`; `None`: none were given.

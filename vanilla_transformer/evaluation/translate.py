@@ -81,7 +81,7 @@ def translate_lines(
         ValueError: a number below 1; an alpha that is not finite; more translations than beams; a line that is no
             string, or longer than `max_length`, before any is translated; an option that `line_options.REFUSED` lists,
             or one with other than a row for each line; or `generate` refused a batch (a line too long, options that do
-            not go together, weights that are no numbers).
+            not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault where that is known, otherwise the
             lines of the batch.
     """
@@ -189,7 +189,7 @@ def _encode(
 
 
 def paper_decoding(model: PreTrainedModel, decoder: Any, custom_generate: Any = None) -> dict[str, Any]:
-    """What makes `generate` the paper's decoding, for models of this package; nothing for others.
+    """The options that make `generate` the paper's decoding, for models of this package; none for others.
 
     Raises:
         ValueError: `custom_generate` asks a model of this package for another decoding.

@@ -19,7 +19,7 @@ from vanilla_transformer.packed_linear import PRECISIONS, Precision, quantize_li
 
 
 def _without_marks(lines: Iterable[str]) -> Iterator[str]:
-    """What an open file has beside its text: ends of lines, and a byte order mark at its start."""
+    """Lines of an open file without their line ends, and without a byte order mark at its start."""
     mark = BYTE_ORDER_MARK
     for line in lines:
         yield line.removeprefix(mark).removesuffix("\n") if isinstance(line, str) else line

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def why_not_native(model: Any, precision: Precision) -> str | None:
-    """What of a model, its device or precision the compiled loops do not know; `None`: they decode it."""
+    """Why the compiled loops cannot decode this model, on its device, in this precision; `None`: they can."""
     if not isinstance(model, VanillaTransformerForConditionalGeneration):
         return f"it decodes the Transformer, and this is a {type(model).__name__}"
     if model.device.type != "cpu":

@@ -216,7 +216,7 @@ def build_section(cls: type, values: Any, where: str) -> Any:
 def convert(annotation: Any, value: Any, where: str, word: str | None = None) -> Any:
     """A value of YAML as the field's type has it; a value that no type fits stays, for the strict dataclass to name.
 
-    Sections become dataclasses; whole numbers and "1e-9", which YAML reads as a string, become float.
+    Sections become dataclasses; integers and "1e-9", which YAML reads as a string, become float.
 
     Args:
         word: the text, if YAML reads it as other than text. It is meant where the field allows this very word, or
