@@ -513,7 +513,7 @@ def beam_search(
 
 
 def _divisor(rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None) -> Callable[[Any], Any]:
-    """The length penalty of the rule; `alpha` and `penalty` are from the call, `settings` from the generation config."""
+    """The length penalty of the rule, as the call sets it (`alpha`, `penalty`), else as `settings` do."""
     if rule == "gnmt":
         name, default, given, unused = "alpha", ALPHA, alpha, {"length_penalty": penalty}
     else:
