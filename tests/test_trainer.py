@@ -22,6 +22,7 @@ from transformers import (
 import vanilla_transformer as package
 from tests.conftest import write_reversals
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
+from vanilla_transformer.generation import beam_search
 
 MODELS = {
     "transformer": (
@@ -164,6 +165,24 @@ def test_a_user_sets_the_generation_config_after_predictions(kind, tokenizer, pa
     model.generation_config.max_length = 7
     assert model.generation_config.max_length == 7
     assert model.generation_config.num_beams is None
+
+
+def test_a_model_may_have_no_generation_config(kind):
+    model = new_model(kind)
+    model.generation_config = None
+    assert model.generation_config is None
+
+
+def test_evaluation_may_decode_by_a_prepared_decoder(kind, tokenizer, pairs, tmp_path):
+    """Seq2SeqTrainer hands the labels to `generate`, which reads none."""
+    model = new_model(kind)
+    trainer = seq2seq_trainer_of(model, tokenizer, pairs, tmp_path, predict_with_generate=True)
+    options = {"custom_generate": beam_search, "num_beams": 2, "max_new_tokens": 6}
+    found, expected = (
+        trainer.predict(pairs[:10], **options, **more).predictions
+        for more in ({"decoder": model.prepare_decoding()}, {"use_cache": False})
+    )
+    assert (found == expected).all()
 
 
 # -- the loss

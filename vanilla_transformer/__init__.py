@@ -89,8 +89,8 @@ def _register_pipeline(pipelines, ours) -> None:
 
 _AUTO, _PIPELINES = "transformers.models.auto", "transformers.pipelines"
 _CONFIGS, _MODELS, _TOKENIZERS = (f"{_AUTO}.{kind}_auto" for kind in ("configuration", "modeling", "tokenization"))
-# `modeling_layers` imports others of them, and our models import it. transformers itself: to look at its version.
-_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers", "transformers"}
+# The last imports others of them, and our models import it.
+_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers"}
 # transformers' module, our module, what to do once both are imported
 _REGISTRATIONS = [
     row

@@ -18,6 +18,11 @@ from .loss import IGNORED, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothe
 
 def is_as_made(part: nn.Module) -> bool:
     """Whether a part of a model is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
+    return has_own_modules(part) and all(type(parameter) is nn.Parameter for parameter in part.parameters())
+
+
+def has_own_modules(part: nn.Module) -> bool:
+    """Whether a part of a model, sharded or not, has no adapters, no hooks and no replaced modules."""
     own = __name__.rpartition(".")[0]
     for module in part.modules():
         where = type(module).__module__
@@ -27,7 +32,7 @@ def is_as_made(part: nn.Module) -> bool:
         is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module)
         if not is_plain or is_hooked:
             return False
-    return all(type(parameter) is nn.Parameter for parameter in part.parameters())
+    return True
 
 
 class WithTables(PreTrainedModel):
@@ -89,10 +94,12 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         """transformers' generation config, without the defaults that Seq2SeqTrainer leaves in it.
 
         After each prediction Seq2SeqTrainer fills every empty field with transformers' default. `generate` would take
-        its `max_length` of 20 for the user's from the second batch on, and `save_pretrained` would write it. A user
-        sets some fields, never all: where all are filled at once, the new ones are emptied again.
+        its `max_length` of 20 for the user's from the second batch on, and `save_pretrained` would write it. If every
+        field has a value, Seq2SeqTrainer did it: the fields that became defaults since the last read are `None` again.
         """
         config, before = self._generation_config, self._generation_settings
+        if config is None:
+            return config
         defaults = {name: value for name, value in config._get_default_generation_params().items() if value is not None}
         settings = vars(config)
         if all(settings.get(name) is not None for name in defaults):
@@ -104,7 +111,8 @@ class ConditionalGeneration(WithTables, GenerationMixin):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers has a plain attribute
-        self._generation_config, self._generation_settings = config, dict(vars(config))
+        self._generation_config = config
+        self._generation_settings = {} if config is None else dict(vars(config))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -143,7 +151,7 @@ class ConditionalGeneration(WithTables, GenerationMixin):
                 shifted: without `decoder_input_ids`, the decoder reads the labels shifted right.
             num_items_in_batch: target tokens of the whole update, for exact gradient accumulation.
             skip_logits: compute the loss in chunks of tokens, so that the logits never exist at once; `logits` is
-                then `None`. Gradients are the same.
+                then `None`. Gradients are the same. (Where `lm_head` has an adapter or a hook, they do exist.)
 
         Returns:
             `logits` `(batch, target_length, vocab_size)`; with `labels`, `loss` (smoothed, mean over target
@@ -174,7 +182,10 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         )
 
         logits = loss = likelihood = None
-        if not skip_logits:
+        is_tensor_parallel = (self.tp_size or 1) > 1
+        # The chunks read the weight alone, which is not the whole projection where it has an adapter or a hook.
+        in_chunks = skip_logits and (is_tensor_parallel or has_own_modules(self.lm_head))
+        if not in_chunks:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
             options = (labels, self.config.label_smoothing, num_items_in_batch)
@@ -182,12 +193,12 @@ class ConditionalGeneration(WithTables, GenerationMixin):
                 loss, likelihood = cross_entropy_of_logits(logits, *options)
             else:
                 weight: Any = self.lm_head.weight
-                if (self.tp_size or 1) > 1:  # tensor parallelism leaves each process some of the rows
+                if is_tensor_parallel:  # it leaves each process some of the rows
                     weight = weight.full_tensor()
                 loss, likelihood = smoothed_cross_entropy(outputs.last_hidden_state, weight, *options)
         return Seq2SeqLMLossOutput(
             loss=loss,
-            logits=logits,
+            logits=None if skip_logits else logits,
             cache=outputs.cache,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
@@ -219,19 +230,23 @@ class ConditionalGeneration(WithTables, GenerationMixin):
         self.__dict__.pop("generate", None)
 
     def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
-        """As in transformers, which drops these without a word where a function is given as `custom_generate`.
+        """As in transformers, and refuses arguments that transformers drops when `custom_generate` is a function.
 
         Raises:
-            ValueError: one of them is given beside such a function.
+            ValueError: one of them is given beside such a function; several processes that share a model's weights,
+                which need `synced_gpus`.
         """
         if callable(custom_generate):
-            dropped = {"synced_gpus": synced_gpus, "assistant_model": assistant_model, "streamer": streamer}
-            dropped |= {name: kwargs.get(name) for name in ("tokenizer", "assistant_tokenizer")}
-            for name, value in dropped.items():
-                if value is not None and value is not False:
-                    remedy = "as a StopStringCriteria in stopping_criteria" if name == "tokenizer" else "leave it out"
-                    of_what = " for stop_strings" if name == "tokenizer" else ""
-                    raise ValueError(f"{name}{of_what} does not reach a function given as custom_generate: {remedy}")
+            resolved = super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
+                None, dict(kwargs), synced_gpus, assistant_model, streamer
+            )
+            remedies = dict.fromkeys(("streamer", "assistant_model", "assistant_tokenizer"), "leave it out")
+            remedies["synced_gpus"] = "leave custom_generate out"
+            if kwargs.get("stop_strings") is not None:
+                remedies["tokenizer"] = "give a StopStringCriteria in stopping_criteria instead of stop_strings"
+            for name, remedy in remedies.items():
+                if resolved.get(name) not in (None, False):
+                    raise ValueError(f"{name} does not reach a function given as custom_generate: {remedy}")
         return super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
             custom_generate, kwargs, synced_gpus, assistant_model, streamer
         )

@@ -116,6 +116,11 @@ class RNNSeq2SeqConfig(PublishedConfig):
         """1: the attention of Bahdanau and Luong is not divided. transformers' generic code reads it."""
         return 1
 
+    @num_attention_heads.setter
+    def num_attention_heads(self, value: int) -> None:
+        if value != 1:
+            raise ValueError(f"num_attention_heads={value}: the attention of an RNN is not divided; it is 1")
+
     @property
     def encoder_width(self) -> int:
         """Width of the encoder's output, which the decoder attends to."""

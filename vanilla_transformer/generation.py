@@ -21,7 +21,7 @@ from .generation_steps import ModelSteps, RanksTokens, StepRecords, Steps
 
 BEAMS, ALPHA = 4, 0.6  # "chosen after experimentation on the development set"
 TOP_BLOCK, TOP_FROM = 128, 2**19  # where so many numbers are compared, blocks of them are compared first
-NOT_OFFERED = (  # fields of a generation config that ask for another way of decoding, or for outputs there are none of
+NOT_OFFERED = (  # fields of a generation config that ask for another way of decoding, or for outputs not offered
     *("do_sample", "penalty_alpha", "dola_layers", "diversity_penalty", "num_beam_groups", "constraints"),
     *("force_words_ids", "low_memory", "use_mtp", "is_assistant", "prompt_lookup_num_tokens", "assistant_early_exit"),
     *("guidance_scale", "prefill_chunk_size", "output_attentions", "output_hidden_states"),
@@ -68,7 +68,7 @@ class Search:
 
     @property
     def ranks_by_tokens_alone(self) -> bool:
-        """Whether nothing reads histories or scores, which is done by rows: all beams of all sentences to the end."""
+        """Whether no processor, criterion or record needs all beams of all sentences in the batch to the end."""
         return self.processors is None and self.criteria is None and self.records is None
 
 
@@ -116,7 +116,7 @@ class BeamSearch:
         prompt: what their targets begin with, `(sentences, prompt_length)`; not counted in any length.
         limits: of each target, in tokens, `(sentences)`.
         source_mask: for the coverage penalty, `(sentences, source_length)`.
-        coverage: what the prompts' tokens but the last have attended to, `(sentences, 1, source_length)`.
+        coverage: the attention of all prompt tokens but the last, summed, `(sentences, 1, source_length)`.
         may_leave: whether `steps` can `keep` some of the sentences; otherwise finished ones stay, and are idle.
     """
 
@@ -296,7 +296,7 @@ class BeamSearch:
             self.steps.keep(order)
 
     def _look(self) -> None:
-        """What the last step has attended to is added to the coverage."""
+        """Add the attention of the last step to the coverage."""
         if self.search.coverage:
             assert self.steps.attention is not None
             seen = self.steps.attention.float()
@@ -439,8 +439,9 @@ def beam_search(
 
     Raises:
         ValueError: what this search does not offer (`NOT_OFFERED`, `synced_gpus`); an unknown rule; the length penalty
-            of the other rule; a penalty that is not finite; a coverage penalty without attention, or with a cache that
-            has tokens already; a source without any position; with a `decoder`, arguments that it does not read.
+            of the other rule; a penalty that is not finite; a coverage penalty without attention, or with a cache or a
+            `decoder_attention_mask` of the user's; a source without any position; with a `decoder`, arguments that
+            it does not read.
         DecodingError: see `BeamSearch.run`.
     """
     settings = vars(generation_config)  # transformers' own, and whatever else a folder has there
@@ -450,10 +451,10 @@ def beam_search(
     pad, early = generation_config._pad_token_tensor, generation_config.early_stopping
     is_dict = generation_config.return_dict_in_generate
     asked = [bool(is_dict and settings.get(name)) for name in ("output_scores", "output_logits")]
-    # A user's own criteria of the first two kinds stand in the list in the place of transformers'.
-    maximum = next(one.max_length for one in stopping_criteria if isinstance(one, MaxLengthCriteria))
-    ends = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
-    others = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
+    # transformers replaces its own MaxLengthCriteria and EosTokenCriteria by the user's. A subclass may do anything.
+    maximum = min(one.max_length for one in stopping_criteria if type(one) is MaxLengthCriteria)
+    ends = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if type(one) is EosTokenCriteria]
+    others = [one for one in stopping_criteria if type(one) not in (MaxLengthCriteria, EosTokenCriteria)]
     search = Search(
         beams=beams,
         kept=generation_config.num_return_sequences or 1,
@@ -538,7 +539,8 @@ def _source_mask(model_kwargs: dict[str, Any]) -> torch.Tensor:
 
 def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
     """The arguments that only a model's own forward pass honours."""
-    read = {"encoder_outputs", "attention_mask", "use_cache", "inputs_embeds"}  # the encoder has read the last
+    # The encoder has read `inputs_embeds`; transformers hands `labels` to no step.
+    read = {"encoder_outputs", "attention_mask", "use_cache", "inputs_embeds", "labels"}
     unread = {name: value for name, value in model_kwargs.items() if value is not None and name not in read}
     mask, cache = unread.get("decoder_attention_mask"), unread.get("cache")
     if mask is not None and bool(mask.all()):

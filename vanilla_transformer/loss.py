@@ -2,7 +2,6 @@
 """Section 5.4 of the paper: cross-entropy with label smoothing, from logits or in chunks of tokens without them."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -141,7 +140,7 @@ def cross_entropy_of_logits(
     label_smoothing: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`smoothed_cross_entropy` where the logits exist anyway, by torch's own cross-entropy.
+    """`smoothed_cross_entropy` where the logits exist anyway, from one softmax.
 
     Args:
         logits: `(batch, target_length, vocab_size)`.
@@ -156,11 +155,13 @@ def cross_entropy_of_logits(
     exact = torch.promote_types(logits.dtype, torch.float32)  # for sums and softmax
     scores = logits.reshape(-1, logits.shape[-1]).to(exact)  # (batch * target_length, vocab_size)
     targets = labels.reshape(-1).to(scores.device)  # (batch * target_length)
-    sum_of = partial(nn.functional.cross_entropy, ignore_index=IGNORED, reduction="sum")
-    loss = sum_of(scores, targets, label_smoothing=label_smoothing)
-    likelihood = sum_of(scores.detach(), targets) if label_smoothing else loss.detach()
+    log_probabilities = scores.log_softmax(dim=-1)
+    loss = target_nll = nn.functional.nll_loss(log_probabilities, targets, ignore_index=IGNORED, reduction="sum")
+    if label_smoothing:
+        uniform_nll = -(log_probabilities.mean(dim=-1) * (targets != IGNORED)).sum()
+        loss = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
     count = _target_tokens(labels, num_items_in_batch, loss.device)
-    return loss / count, likelihood / count
+    return loss / count, target_nll.detach() / count
 
 
 def _target_tokens(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None, device: torch.device) -> Any:

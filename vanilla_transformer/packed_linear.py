@@ -94,7 +94,7 @@ class PackedLinear(nn.Module):
         return offset.relu_() if self.relu else offset
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the layouts that are made of the weights: oneDNN's has no bytes that one could read."""
+        """Leaves out the derived layouts: oneDNN's cannot be serialized. `__setstate__` makes it again."""
         state = self.__dict__ | {"transposed": None, "blocks": None}
         if self.weight is not None:
             state.pop("packed", None)

@@ -59,6 +59,17 @@ class EndsByScores(StoppingCriteria):
         return torch.full((len(input_ids),), bool(is_sure) or len(scores) > 3)
 
 
+class AtMost(MaxLengthCriteria):
+    """A user's own kind, which transformers adds to its own maximum."""
+
+
+class EndsByRowAtMost(MaxLengthCriteria):
+    """A user's own kind, which has a rule of its own."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs) -> torch.Tensor:
+        return EndsByRow()(input_ids, scores)
+
+
 class Silent(BaseStreamer):
     def put(self, value):
         pass
@@ -239,12 +250,19 @@ OF_GENERATE: dict[str, list[Case] | str] = {
         Case("stopping_criteria", {"stopping_criteria": StoppingCriteriaList([one])}, (GREEDY, BEAMS))
         for one in (
             EndsByRow(),
+            AtMost(4),
+            EndsByRowAtMost(12),
             MaxLengthCriteria(4),
             EosTokenCriteria(torch.tensor([5, 9, 12, 15, 20])),
         )
     ]
     + [
         field("stopping_criteria", StoppingCriteriaList([MaxLengthCriteria(20)]), greedy=True),
+        Case(
+            "stopping_criteria",
+            {"stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(6), MaxLengthCriteria(4)])},
+            (GREEDY, BEAMS),
+        ),
         Case(
             "stopping_criteria",
             {"stopping_criteria": StoppingCriteriaList([EndsByScores()])}

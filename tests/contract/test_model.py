@@ -336,6 +336,15 @@ def test_skip_logits_gives_the_same_loss_and_gradients(family, batch):
     assert all(torch.allclose(one, other, atol=1e-12) for one, other in gradients)
 
 
+def test_skip_logits_takes_the_whole_projection(family, batch):
+    """With a hook, as with an adapter, the weight is not all of it."""
+    model = family.model(torch.float64, dropout=0.0).train()
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    whole, skipped = model(**batch), model(**batch, skip_logits=True)
+    assert skipped.logits is None
+    assert skipped.loss.item() == pytest.approx(whole.loss.item(), abs=1e-12)
+
+
 def test_skip_logits_needs_labels(family, batch):
     with pytest.raises(ValueError, match="skip_logits=True leaves nothing to return without labels"):
         family.model()(batch["input_ids"], decoder_input_ids=batch["input_ids"], skip_logits=True)

@@ -189,7 +189,7 @@ UNFIT = {
     ),
     "padding on the right": (
         {"decoder_input_ids": torch.full((3, 2), 4), "decoder_attention_mask": torch.tensor([[1, 1], [1, 0], [0, 1]])},
-        "decoder_attention_mask, row 2: it may hide padding on the left and nothing else",
+        "decoder_attention_mask, line 2: it may hide padding on the left alone",
     ),
     "a mask alone": ({"decoder_attention_mask": torch.ones(3, 2)}, "decoder_attention_mask needs decoder_input_ids"),
     "a config's": (

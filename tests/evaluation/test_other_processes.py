@@ -108,9 +108,9 @@ def test_it_can_be_given_to_another_process_whatever_its_locale(elsewhere):
 
 def test_a_forked_process_computes_and_says_that_it_has_one_thread(elsewhere):
     assert elsewhere["forked"] == elsewhere["expected"]
-    said = [line for line in elsewhere["before"].splitlines() if "was forked after" in line]
+    said = [line for line in elsewhere["before"].splitlines() if "was forked" in line]
     assert len(said) == 2  # once in each child
-    assert all("its parent had computed on 2 threads, and computes on one" in line for line in said)
+    assert all("without the 2 threads of its parent, and computes on one" in line for line in said)
 
 
 def test_a_fall_back_is_one_line_on_stderr(elsewhere):

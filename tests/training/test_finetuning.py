@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning a finished model: its batches, its loss, its scores, its adapter, and what it refuses."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from vanilla_transformer.evaluation.translate import translate_lines
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.training import finetuning
 from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
-from vanilla_transformer.training.manifest import find_damage
+from vanilla_transformer.training.manifest import find_damage, write_manifest
+from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.token_batch_trainer import TokenBatchTrainer
 
 BUDGETS = {"max_source_tokens": 100, "max_target_tokens": 90}
@@ -91,7 +93,7 @@ def trainer_of(folder: Path, model_folder: Path, **arguments) -> TokenBatchTrain
     pairs, _ = prepare_pairs(corpus, tokenizer, 20)
     return TokenBatchTrainer(
         budgets=BUDGETS,
-        corpus={},
+        corpora=Progress(),
         model=AutoModelForSeq2SeqLM.from_pretrained(model_folder),
         args=Seq2SeqTrainingArguments(output_dir=str(folder / "tuned"), use_cpu=True, **arguments),
         train_dataset=pairs,
@@ -244,6 +246,25 @@ def test_other_data_by_the_same_path_is_refused(base_transformer, tmp_path):
     changed.write_text(source.read_text("utf-8").replace("a", "b"), encoding="utf-8")
     with pytest.raises(ValueError, match="changed.source has changed since .* was tuned on it"):
         tune(tmp_path, base_transformer, f"data.train.source={changed}", "training.max_steps=2")
+
+
+def test_another_validation_corpus_is_refused(base_transformer, tmp_path):
+    tune(tmp_path, base_transformer, "training.max_steps=1", "training.save_steps=1")
+    other = write_reversals(tmp_path, "other", 5)
+    elsewhere = [f"data.validation.{side}={path}" for side, path in other.items()]
+    with pytest.raises(ValueError, match="other.source has changed since .* was validated on it"):
+        tune(tmp_path, base_transformer, *elsewhere, "training.max_steps=2")
+
+
+def test_checkpoints_of_versions_that_did_not_know_their_text_are_gone_on_from(base_transformer, tmp_path):
+    tune(tmp_path, base_transformer, "training.max_steps=1", "training.save_steps=1")
+    checkpoint = tmp_path / "tuned" / "checkpoint-1"
+    progress = json.loads((checkpoint / "progress.json").read_text("utf-8"))
+    del progress["validation_corpus"]
+    (checkpoint / "progress.json").write_text(json.dumps(progress | {"corpus": {}}), encoding="utf-8")
+    write_manifest(checkpoint)
+    tune(tmp_path, base_transformer, "training.max_steps=2")
+    assert json.loads((tmp_path / "tuned" / "results.json").read_text("utf-8"))["updates"] == 2
 
 
 def test_fsdp_is_refused(base_transformer, tmp_path, monkeypatch):

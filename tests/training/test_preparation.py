@@ -150,6 +150,9 @@ def test_other_text_does_not_go_on(tiny_run, tmp_path, corpus: str, how: str):
     kept = [override for override in overrides if corpus not in override]
     given = [*kept, *(f"data.{corpus}.{side}={path}" for side, path in places.items())]
     used = {"train": "trained", "validation": "validated"}[corpus]
-    with pytest.raises(ValueError, match=f"has changed since .* was {used} on it .* bring it back") as error:
+    message = (
+        "have changed places since .* was {} on them" if how == "exchanged" else "has changed since .* was {} on it"
+    )
+    with pytest.raises(ValueError, match=f"{message.format(used)}.*, and .*; bring it back as it was") as error:
         tiny_run.train("training.max_updates=3", *given)
     assert "\n" not in str(error.value)

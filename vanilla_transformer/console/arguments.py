@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of which none overwrites another in silence."""
+"""A parser that refuses an option given twice, and the arguments of configurations."""
 
 import argparse
 from pathlib import Path

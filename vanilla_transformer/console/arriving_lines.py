@@ -19,8 +19,8 @@ Line = TypeVar("Line")
 class ArrivingLines:
     """An iterator of the lines of a stream, each with its end.
 
-    A file is read as Python does it. A pipe or a terminal is read on a thread, so that what has come can be known: on
-    Windows nothing else tells. The thread reads the stream's number, not its buffer, whose lock it would hold for ever.
+    A file is read as Python does it. A pipe or a terminal is read on a thread, so that the number of waiting lines is
+    known; Windows offers no other way. It reads the file descriptor: a blocked read would hold the lock of the buffer.
 
     Args:
         most: lines that are read ahead.
@@ -82,7 +82,7 @@ def _lines_of(number: int) -> Iterator[bytes]:
 
 
 def windows(arriving: ArrivingLines, lines: Iterator[Line], most: int) -> Iterator[list[Line]]:
-    """Lines in lists of what has come, at least one and at most `most`.
+    """Yields lists of the lines that have arrived, at least one and at most `most`.
 
     Args:
         lines: one for each of `arriving`, which it reads.

@@ -35,7 +35,7 @@ def check_installed(program: str, modules: Sequence[str], extra: str) -> None:
 
 
 def explain_missing(error: ModuleNotFoundError, program: str, extra: str | None) -> str | None:
-    """The same for a module that was missed on the way; `None`: no extra brings it, or it is installed.
+    """The same advice for an import that failed later; `None`: no extra brings the module, or it is installed.
 
     Args:
         extra: of the program; it is named if it brings the module, else the smallest that does.

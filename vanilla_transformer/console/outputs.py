@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an output can be written, asked before the work whose result it is to hold."""
+"""Checks, before any work starts, that an output can be written."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 
 def check_output_file(path: str | Path, option: str, makes_folders: bool = False) -> None:
-    """Nothing is left of the check, and what is at `path` remains as it is.
+    """Raise OSError if `path` cannot be written; the check leaves no file behind and changes none.
 
     Args:
         option: what the user calls it, for messages.
@@ -21,13 +21,14 @@ def check_output_file(path: str | Path, option: str, makes_folders: bool = False
         if path.is_dir():
             raise IsADirectoryError(f"{option} {path} is a folder, not a file; name a file")
         if not path.exists():
-            if not makes_folders and not path.parent.exists():
+            folder = path.resolve().parent  # of a link that leads nowhere, where it leads
+            if not makes_folders and not folder.exists():
                 raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}; make it first")
-            _check_folder(path.parent)
+            _check_folder(folder)
         elif path.is_file():
             with path.open("ab"):
                 pass
-        elif not os.access(path, os.W_OK):  # a pipe or a device, which to open is to begin with
+        elif not os.access(path, os.W_OK):  # opening a pipe or a device may block or have effects
             raise PermissionError(f"{option} {path} cannot be written; choose another place")
     except OSError as error:
         if error.errno is None:  # one of the above
@@ -48,7 +49,7 @@ def check_output_folder(path: str | Path, option: str) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """By a file without a name in the nearest folder that exists."""
+    """Creates an unnamed temporary file in the nearest folder that exists."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     with TemporaryFile(dir=folder):

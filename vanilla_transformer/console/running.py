@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a program: every error that a user can mend is one line on standard error, and an exit status."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -43,18 +44,26 @@ def _message(error: Exception, name: str, extra: str | None) -> str:
     if isinstance(error, ModuleNotFoundError):
         return explain_missing(error, name, extra) or str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        variable = _cache_at(Path(str(error.filename)))
+        variable = _cache_at(Path(str(error.filename)), error.errno)
         if variable is not None:
             return f"{error}; Hugging Face's libraries cache there: set {variable} to a folder that can be written"
     return str(error)
 
 
-def _cache_at(path: Path) -> str | None:
-    """The variable that says where Hugging Face's libraries cache, if the path lies there or on the way there."""
+def _cache_at(path: Path, number: int | None) -> str | None:
+    """The environment variable that sets the cache of Hugging Face's libraries, if that cannot be written at `path`.
+
+    Args:
+        number: of the operating system's error.
+    """
     from huggingface_hub import constants  # not for `--help`
 
     caches = {"HF_DATASETS_CACHE": os.environ.get("HF_DATASETS_CACHE"), "HF_HOME": constants.HF_HOME}
     for variable, cache in caches.items():
-        if cache and (path.is_relative_to(cache) or Path(cache).is_relative_to(path)):
+        if not cache:
+            continue
+        cannot_be_made = number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and Path(cache).is_relative_to(path)
+        is_not_ours = number in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if cannot_be_made or (is_not_ours and (path.is_relative_to(cache) or Path(cache).is_relative_to(path))):
             return variable
     return None

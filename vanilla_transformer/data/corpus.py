@@ -262,22 +262,23 @@ def _load_from_reader(
     reader: Callable[..., Iterator[dict[str, str]]], files: dict[str, Path], options: dict[str, str], streaming: bool
 ) -> "Dataset | IterableDataset":
     from datasets import Dataset, IterableDataset
+    from datasets.exceptions import DatasetGenerationError
 
     arguments = {name: str(path.resolve()) for name, path in files.items()} | options
-    # The errors of the files come from here: `from_generator` would wrap them in one of its own.
-    pairs = reader(**files, **options)
-    if next(pairs, None) is None:
+    if next(reader(**files, **options), None) is None:
         raise ValueError(f"the corpus is empty: {' and '.join(map(str, files.values()))} without a row of text")
     if streaming:
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
-    for _ in pairs:
-        pass
     # A part of the key of datasets' cache, which would otherwise outlive a change of the files (whose dates may stay).
     # Not a list: that would mean shards.
     version = " ".join([f"readers {READERS_VERSION}", *(_fingerprint_of_file(path) for path in files.values())])
-    return Dataset.from_generator(
-        _read_version, gen_kwargs={"reader": reader, "arguments": arguments, "version": version}, features=_features()
-    )
+    keys = {"reader": reader, "arguments": arguments, "version": version}
+    try:
+        return Dataset.from_generator(_read_version, gen_kwargs=keys, features=_features())
+    except DatasetGenerationError:
+        for _ in reader(**files, **options):  # raises what `datasets` has wrapped, with the path as the user gave it
+            pass
+        raise
 
 
 def _read_version(reader: Callable[..., Iterator], arguments: dict[str, str], version: str) -> Iterator[dict]:
@@ -301,7 +302,7 @@ def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
         corpus = load_dataset(where, config.subset, split=config.split, streaming=config.streaming)
         rows: Any = corpus  # the columns of a stream are known from its rows alone
         first = next(iter(rows), None)
-        # Null there says nothing of the columns in it.
+        # A null `translation` does not show which columns it has.
         telling = next((row for row in rows if row.get(NESTED, "flat") is not None), first)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
@@ -325,7 +326,8 @@ def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
 def _select_pairs(
     batch: dict[str, list], indices: list[int], nested: bool, where: str, columns: tuple[str, str]
 ) -> dict[str, list[str]]:
-    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    needed = [NESTED] if nested else list(dict.fromkeys(columns))  # others may be images, which would be decoded
+    rows = [dict(zip(needed, row, strict=True)) for row in zip(*(batch[name] for name in needed), strict=True)]
     pairs = [select_pair(row, nested, f"{where}, row {i + 1}", *columns) for i, row in zip(indices, rows, strict=True)]
     return {side: [pair[side] for pair in pairs] for side in ("source", "target")}
 

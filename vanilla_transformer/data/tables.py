@@ -9,6 +9,7 @@ import json
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def parse_csv(lines: Iterable[str], name: str, source_column: str, target_column
     """Pairs of a table whose fields are separated by commas and named in its first row (RFC 4180).
 
     A field that begins with a quotation mark ends at the next lone one, and may hold commas and line ends; elsewhere a
-    quotation mark is a character like others. Only a line end ends a row. Empty lines are skipped.
+    quotation mark is a character like others. Only a line end ends a row. Blank lines are skipped.
 
     Raises:
         ValueError: a column that is not there; a row with another number of fields than the first; a quoted field that
@@ -50,7 +51,7 @@ def _split_csv(lines: Iterable[str], name: str) -> Iterator[tuple[int, list[str]
     """The number of each row's first line, and its fields."""
     numbered = enumerate(lines, start=1)
     for number, line in numbered:
-        if not line:
+        if not line.strip(" \t"):
             continue
         if '"' not in line:
             yield number, line.split(",")
@@ -119,16 +120,22 @@ def parse_json(open_lines: Callable[[], Iterable[str]], name: str, source_column
         open_lines: opens the file, which is read twice as far as the first rows that name both columns.
 
     Raises:
-        ValueError: a column that no row has; not JSON; a key given twice in an object; a value that is not text.
+        ValueError: a column that no row has; not JSON; a column given twice in a row; a value that is not text.
     """
-    nested = has_nested_columns((row for _, row in _json_rows(open_lines(), name)), name, source_column, target_column)
-    for place, row in _json_rows(open_lines(), name):
+    keys = frozenset((NESTED, source_column, target_column))
+    rows = (row for _, row in _json_rows(open_lines(), name, keys))
+    nested = has_nested_columns(rows, name, source_column, target_column)
+    for place, row in _json_rows(open_lines(), name, keys):
         yield select_pair(row, nested, place, source_column, target_column)
 
 
-def _json_rows(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands, for messages, and the row."""
-    for number, value in _json_values(lines, name):
+def _json_rows(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place of each row, for messages, and the row.
+
+    Args:
+        keys: may be given once in an object; others are not read.
+    """
+    for number, value in _json_values(lines, name, keys):
         place = f"{name}, line {number}"
         rows = [(place, value)]
         if isinstance(value, list):
@@ -139,9 +146,9 @@ def _json_rows(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str,
             yield where, row
 
 
-def _json_values(lines: Iterable[str], name: str) -> Iterator[tuple[int, Any]]:
+def _json_values(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[int, Any]]:
     """The line where each value begins, and the value. Values may share a line, or go over several."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
+    decoder = json.JSONDecoder(object_pairs_hook=partial(_unique, keys=keys))
     numbered = enumerate(lines, start=1)
     for number, text in numbered:
         position, lookahead = 0, 1
@@ -160,7 +167,7 @@ def _json_values(lines: Iterable[str], name: str) -> Iterator[tuple[int, Any]]:
                     following = [line for _, line in islice(numbered, lookahead)]
                 if not following:
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                    raise ValueError(f"{name}, line {number}: not a JSON object ({reason})") from error
+                    raise ValueError(f"{name}, line {number}: not a JSON object with the columns ({reason})") from error
                 text, lookahead = "\n".join([text, *following]), 2 * lookahead
             else:
                 yield number, value
@@ -174,12 +181,13 @@ def _skip_white_space(text: str, position: int) -> int:
     return found.end()
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]], keys: frozenset[str]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {twice!r} twice")
+        given = [key for key, _ in pairs if key in keys]
+        for key in given:
+            if given.count(key) > 1:
+                raise ValueError(f"it has the key {key!r} twice")
     return row
 
 
@@ -217,6 +225,8 @@ def select_pair(
             sides = {}
         elif not isinstance(sides, dict):
             raise ValueError(f"{place}, column {NESTED!r}: {reprlib.repr(sides)} has no columns in it")
+        if NESTED not in row and (source_column in row or target_column in row):
+            raise ValueError(f"{place}: the columns are beside {NESTED!r} here, and in it in other rows")
     return {
         "source": _text_of(sides.get(source_column), place, source_column),
         "target": _text_of(sides.get(target_column), place, target_column),

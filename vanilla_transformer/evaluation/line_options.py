@@ -2,7 +2,8 @@
 """Options of `generate` that have a value for each line, when lines are decoded in another order than they come in.
 
 Lines are sorted by length, cut into batches and shared by processes, so that row i of a batch is not line i. An option
-with a value for each line follows its line. One that knows the rows of a batch, or may do so, is refused.
+with a value for each line follows its line. Options that depend on the rows of a batch
+are refused.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def check_options(model: PreTrainedModel, options: dict[str, Any]) -> None:
     """Refuse options that would reach other lines than they were meant for.
 
     Raises:
-        ValueError: an option of `REFUSED`; a tensor that may have a row for each line, or not; a mask without a prompt;
+        ValueError: an option of `REFUSED`; any other tensor, whose rows may be lines; a mask without a prompt;
             start tokens in a generation config, which has no lines.
     """
     for name, value in options.items():
@@ -87,11 +88,14 @@ def options_of(options: dict[str, Any], places: Sequence[int]) -> dict[str, Any]
     return chosen
 
 
-def prompts_of(model: PreTrainedModel, options: dict[str, Any], lines: int) -> list[list[int]] | None:
+def prompts_of(
+    model: PreTrainedModel, options: dict[str, Any], lines: int, first_line: int = 1
+) -> list[list[int]] | None:
     """The prompt of each line's target, without padding, as `generate` would have it for the line alone.
 
     Args:
         options: as for `translate_lines`, with `lines` rows.
+        first_line: the number of the first, for error messages.
 
     Returns:
         For each line its tokens, the first of them `decoder_start_token_id`; `None`: none were given.
@@ -112,7 +116,7 @@ def prompts_of(model: PreTrainedModel, options: dict[str, Any], lines: int) -> l
     prompts = []
     for row, (tokens, kept, start) in enumerate(zip(rows.tolist(), mask.bool().tolist(), starts, strict=True)):
         if not kept[-1] or kept != sorted(kept):
-            raise ValueError(f"{PROMPT_MASK}, row {row + 1}: it may hide padding on the left and nothing else")
+            raise ValueError(f"{PROMPT_MASK}, line {row + first_line}: it may hide padding on the left alone")
         prompt = tokens[kept.index(True) :]
         prompts.append(prompt if start in (None, prompt[0]) else [start, *prompt])
     return prompts

@@ -70,7 +70,7 @@ def translate_lines(
         first_line: number of `lines[0]` in the user's file, for error messages.
         decoder: as `prepared_decoder` makes it, to have it made once for many calls; `None`: it is made for this one.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
-            config. What has a row for each line follows its line: `decoder_input_ids`, left-padded by
+            config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
             number of the line, counted from 0, and may be called by several threads.
 
@@ -101,7 +101,7 @@ def translate_lines(
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     check_options(model, generate_kwargs)
     check_counts(generate_kwargs, len(lines))
-    prompts = prompts_of(model, generate_kwargs, len(lines))
+    prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     numbers, encoded = _encode(tokenizer, lines, first_line, max_length)
     # Models from elsewhere return what beams score only with the scores of every token.
@@ -297,7 +297,8 @@ def translate_windows(
 
     Args:
         windows: lines that are sorted by length together.
-        decoder, options: as for `translate_stream`. What has a row for each line has it for the lines of all windows.
+        decoder, options: as for `translate_stream`. Arguments with a row for each line have rows for the lines of
+            all windows.
 
     Raises:
         ValueError: as `translate_stream`.

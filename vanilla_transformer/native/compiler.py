@@ -80,7 +80,7 @@ def _library() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:  # also: a file system from which nothing may be executed
-        raise ValueError(f"what {compiler[0]} compiled cannot be loaded: {error}; {REMEDY}") from error
+        raise ValueError(f"the library that {compiler[0]} compiled cannot be loaded: {error}; {REMEDY}") from error
 
 
 def _folder() -> Path:
@@ -89,22 +89,21 @@ def _folder() -> Path:
     try:
         folder = (Path(root) if root else Path.home() / ".cache") / "vanilla_transformer"
     except RuntimeError:  # no HOME, and a user without an entry in passwd
-        raise ValueError(f"what is compiled is kept in ~/.cache, and this user has no home: {REMEDY}") from None
+        raise ValueError(f"compiled libraries are kept in ~/.cache, and this user has no home: {REMEDY}") from None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_own = _only_we_can_write(folder)
         is_readable = os.access(folder, os.R_OK | os.X_OK)
     except OSError as error:
         raise ValueError(
-            f"what is compiled is kept in {folder}, which cannot be made ({error.strerror}): {REMEDY}"
+            f"the cache folder {folder} of compiled libraries cannot be made ({error.strerror}): {REMEDY}"
         ) from None
     if not is_own:
         raise ValueError(
-            f"what is compiled is kept in {folder}, to which other users can write, and nothing of theirs is executed: "
-            f"{REMEDY}, or take their permission to write"
+            f"other users can write to the cache folder {folder}, so none of it is loaded: {REMEDY}, or chmod go-w it"
         )
     if not is_readable:
-        raise ValueError(f"what is compiled is kept in {folder}, which cannot be read: {REMEDY}")
+        raise ValueError(f"the cache folder {folder} of compiled libraries cannot be read: {REMEDY}")
     return folder
 
 
@@ -149,7 +148,7 @@ def _compile(compiler: list[str], folder: Path, key: str) -> Path:
             return path
     except OSError as error:  # a file system that is full, or cannot be written to
         raise ValueError(
-            f"what is compiled is kept in {folder}, which cannot be written to ({error.strerror}): {REMEDY}"
+            f"the cache folder {folder} of compiled libraries cannot be written to ({error.strerror}): {REMEDY}"
         ) from error
 
 

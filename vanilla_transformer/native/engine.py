@@ -54,8 +54,8 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
 
     Args:
         engine: "auto": compiled where that is possible; "native": an error where it is not. Where "auto" falls back to
-            PyTorch because of this machine, a warning is logged, once for each reason. What the caller has chosen (the
-            kind of model, its device, the precision) is no reason for one.
+            PyTorch because of this machine, it logs a warning, once for each reason. It logs nothing where the caller's
+            own choice (model, device, precision) excludes the engine.
 
     Raises:
         ValueError: an unknown engine; "native" where it cannot be.

@@ -178,7 +178,7 @@ class NativeDecoder:
 
     Args:
         model: one of which `why_not_native` has nothing to say; later changes of its weights have no effect here.
-            A pickled or copied decoder has the weights that the model has then.
+            The decoder holds the model, which pickles and copies need.
 
     Raises:
         ValueError: the compiler refused, here or where it is unpickled.
@@ -196,7 +196,7 @@ class NativeDecoder:
         self.inputs = [Embedding(one) for one in (model.model.encoder, model.model.decoder)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied as its model, of whose weights it is laid out anew where it is opened."""
+        """Pickles and copies hold the model; opening them lays out its current weights again."""
         return NativeDecoder, (self.model, self.precision)
 
     @torch.no_grad()

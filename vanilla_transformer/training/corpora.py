@@ -142,20 +142,23 @@ def check_same_text(output_dir: Path, used: str, before: dict[str, str], now: di
     """The contents of a corpus decide, in their order; another path to them is the same corpus.
 
     Args:
-        used: to what end the run in `output_dir` has read it, for the message.
+        used: a past participle for the message, such as "trained".
         before, now: as `fingerprint` tells them.
-        harm: what cannot be done with another text.
+        harm: the consequence of another text, for the message.
 
     Raises:
         ValueError: the contents differ; names the file.
     """
     if list(dict.fromkeys(before.values())) == list(dict.fromkeys(now.values())):
         return
+    remedy = "bring it back as it was, or choose another training.output_dir"
+    if set(before.values()) == set(now.values()):
+        both = " and ".join(now)
+        raise ValueError(f"{both} have changed places since {output_dir} was {used} on them, and {harm}; {remedy}")
     name = next((name for name in now if now[name] not in before.values()), next(iter(now)))
     then = before.get(name) or " and ".join(before.values())
     raise ValueError(
-        f"{name} has changed since {output_dir} was {used} on it (then {then}, now {now[name]}), and {harm}; "
-        "bring it back as it was, or choose another training.output_dir"
+        f"{name} has changed since {output_dir} was {used} on it (then {then}, now {now[name]}), and {harm}; {remedy}"
     )
 
 

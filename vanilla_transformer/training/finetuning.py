@@ -38,6 +38,7 @@ from vanilla_transformer.training.corpora import check_same_text
 from vanilla_transformer.training.finished_model import MODEL, RESULTS
 from vanilla_transformer.training.manifest import find_damage
 from vanilla_transformer.training.output_dir import identity
+from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import PROGRESS
 from vanilla_transformer.training.token_batch_trainer import INPUTS, SMOOTHED_ALREADY, TokenBatchTrainer
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
@@ -212,13 +213,16 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
     set_seed(arguments.seed)  # Trainer does so later; an adapter's weights are drawn here
     adapted = model if config.lora is None else _with_adapter(model, config.lora)
     metric = None if held_out is None else TranslationMetric(tokenizer, held_out["target"][:])
-    corpus, checkpoint = fingerprint(config.data.train), _last_checkpoint(output_dir)
+    checkpoint = _last_checkpoint(output_dir)
+    corpora = Progress(
+        corpus=fingerprint(config.data.train),
+        validation_corpus={} if validation is None else fingerprint(validation),
+    )
     if checkpoint is not None:
-        progress = json.loads((Path(checkpoint) / PROGRESS).read_text("utf-8"))
-        check_same_text(output_dir, "tuned", progress["corpus"], corpus, "the rest of the epoch is not known")
+        _check_corpora(output_dir, Path(checkpoint), corpora)
     trainer = TokenBatchTrainer(
         budgets=asdict(config.batches),
-        corpus=corpus,
+        corpora=corpora,
         model=adapted,
         args=arguments,
         train_dataset=train,
@@ -308,6 +312,17 @@ def _last_checkpoint(output_dir: Path) -> str | None:
             return checkpoint
         logger.warning(f"checkpoint {checkpoint} is damaged and not used: {damage}")
     return None
+
+
+def _check_corpora(output_dir: Path, checkpoint: Path, now: Progress) -> None:
+    """Raise if a corpus has another text than at this checkpoint. Checkpoints of earlier versions do not tell."""
+    before = Progress()
+    before.load_state_dict(json.loads((checkpoint / PROGRESS).read_text("utf-8")))
+    if before.corpus:
+        check_same_text(output_dir, "tuned", before.corpus, now.corpus, "the rest of the epoch is not known")
+    if before.validation_corpus:
+        harm = "scores cannot be compared with those before"
+        check_same_text(output_dir, "validated", before.validation_corpus, now.validation_corpus, harm)
 
 
 def _pairs(config: FineTuningConfig, name: str, corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -91,7 +91,7 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
 
 
 def identity(key: str, value: Any) -> Any:
-    """The part of a value by which two runs are compared: of a path its place, of a corpus all but its place."""
+    """The value in a form that runs can be compared by: paths are resolved, and a corpus has no place."""
     if key in ("path", "model") and value is not None:
         return Path(value).resolve()
     if isinstance(value, dict):

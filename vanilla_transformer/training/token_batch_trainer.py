@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' Seq2SeqTrainer with the batches, the evaluation and the checkpoints of this package."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,15 @@ class TokenBatchTrainer(Seq2SeqTrainer):
 
     Args:
         budgets: `max_source_tokens` and `max_target_tokens` of a batch of one process.
-        corpus: the fingerprint of the training corpus, which checkpoints hold.
+        corpora: the fingerprints of the corpora, which checkpoints hold.
         options: Seq2SeqTrainer's own. `train_dataset` is what `prepare_pairs` makes.
 
     Raises:
         ValueError: `args` would smooth labels that the model smooths; FSDP or DeepSpeed; as `TokenBatchSampler`.
     """
 
-    def __init__(self, *, budgets: dict[str, int], corpus: dict[str, str], **options):
-        self.corpus = corpus
+    def __init__(self, *, budgets: dict[str, int], corpora: Progress, **options):
+        self.corpora = corpora
         arguments = options["args"]
         if arguments.label_smoothing_factor != 0:
             raise ValueError(f"label_smoothing_factor={arguments.label_smoothing_factor} must be 0: {SMOOTHED_ALREADY}")
@@ -86,8 +87,9 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         return round(len(self.order.source_lengths) / len(self.order) * args.gradient_accumulation_steps)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options) -> Any:
-        """Without the logits, unless they are asked for."""
-        inputs = inputs if return_outputs else inputs | {"skip_logits": True}
+        """Without the logits, unless the caller or a loss of the user's own reads them."""
+        if not return_outputs and self.compute_loss_func is None:
+            inputs = inputs | {"skip_logits": True}
         return super().compute_loss(model, inputs, return_outputs, **options)
 
     def evaluate(self, *arguments, **options) -> dict[str, float]:
@@ -127,7 +129,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         assert self.model is not None
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
-        return RunState(self.accelerator, self.model, optimizer, schedule, Progress(corpus=self.corpus))
+        return RunState(self.accelerator, self.model, optimizer, schedule, replace(self.corpora))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Trainer writes in place: what a stop cuts short has no manifest. Older ones go when the new one is whole."""

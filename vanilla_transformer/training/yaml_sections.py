@@ -53,6 +53,9 @@ class Items(list[Any]):
         return Items, (list(self), self.words)
 
 
+READ_AS = {Section: dict, Items: list}  # in messages
+
+
 class _Loader(yaml.SafeLoader):
     """Makes Sections and Items; refuses a key given twice, of which PyYAML would take the last."""
 
@@ -209,7 +212,7 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         name = field_of(error)
         raise ValueError(
             f"{dotted(where, name)}={built[name]!r}: expected {type_name(types[name])}, "
-            f"got {type(built[name]).__name__}"
+            f"got {READ_AS.get(type(built[name]), type(built[name])).__name__}"
         ) from error
 
 
@@ -239,7 +242,7 @@ def convert(annotation: Any, value: Any, where: str, word: str | None = None) ->
             return float(value)
         except ValueError:
             return value
-    if word is not None and str in choices and type(value) not in choices:
+    if word is not None and value is not None and str in choices and type(value) not in choices:
         return word
     return value
 
