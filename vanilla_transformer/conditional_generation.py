@@ -240,7 +240,9 @@ class ConditionalGeneration(WithTables, GenerationMixin):
             resolved = super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
                 None, dict(kwargs), synced_gpus, assistant_model, streamer
             )
-            remedies = dict.fromkeys(("streamer", "assistant_model", "assistant_tokenizer"), "leave it out")
+            remedies: dict[str, str] = dict.fromkeys(
+                ("streamer", "assistant_model", "assistant_tokenizer"), "leave it out"
+            )
             remedies["synced_gpus"] = "leave custom_generate out"
             if kwargs.get("stop_strings") is not None:
                 remedies["tokenizer"] = "give a StopStringCriteria in stopping_criteria instead of stop_strings"
