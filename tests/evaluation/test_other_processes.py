@@ -60,7 +60,7 @@ for name, translator in translators.items():
 for name, translator in translators.items():
     reader, writer = os.pipe()
     if os.fork() == 0:
-        signal.alarm(100)
+        signal.alarm(200)
         os.write(writer, json.dumps(translator.translate(lines, **options)).encode())
         os._exit(0)
     os.close(writer)
@@ -91,10 +91,11 @@ def elsewhere(tmp_path_factory) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path), json.dumps([LINES, OPTIONS])],
         cwd=Path(__file__).parents[2],
-        env=environment | {"LC_ALL": "C", "PYTHONUTF8": "0"},
+        # Passive: threads that wait for another process' core would spin, and take minutes.
+        env=environment | {"LC_ALL": "C", "PYTHONUTF8": "0", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,  # a fork that waits for ever
+        timeout=300,  # a fork that waits for ever
         check=False,
     )
     assert done.returncode == 0, done.stderr
