@@ -25,7 +25,8 @@ def test_ctranslate2_finds_the_targets_that_generate_finds(model, tmp_path, beam
     import ctranslate2
 
     write_ctranslate2(model, tmp_path / "model", longest=16)
-    translator = ctranslate2.Translator(str(tmp_path / "model"), device="cpu", intra_threads=1)
+    threads = torch.get_num_threads()  # CTranslate2 sets OpenMP's number of threads, which is torch's too
+    translator = ctranslate2.Translator(str(tmp_path / "model"), device="cpu", intra_threads=threads)
     sources = torch.randint(5, VOCABULARY, (8, 6))
     found = translator.translate_batch(
         [[str(token) for token in source] for source in sources.tolist()],
