@@ -45,8 +45,8 @@ test-random: $(DEV)
 	$(IN_PROCESSES) --random-order-bucket module --random-order-seed $(SEED)
 
 test-slow: $(DEV) .zero
-	$(VENV)/bin/python -m pytest -m slow --ignore tests/distributed/test_zero.py
-	PYTHONPATH=.zero $(VENV)/bin/python -m pytest -m slow tests/distributed/test_zero.py
+	$(VENV)/bin/python -m pytest -m slow --ignore tests/distributed/test_deepspeed_zero.py
+	PYTHONPATH=.zero $(VENV)/bin/python -m pytest -m slow tests/distributed/test_deepspeed_zero.py
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .

@@ -24,7 +24,7 @@ def decodes(request, monkeypatch) -> str:
     """With weights laid out for decoding, or by the model's own forward pass."""
     if request.param == "as it is":
         for one in FAMILIES:
-            monkeypatch.setattr(one.seq2seq_class, "can_prepare_decoding", lambda self: False)
+            monkeypatch.setattr(one.seq2seq_class, "can_build_decoder", lambda self: False)
     return request.param
 
 
@@ -253,7 +253,7 @@ def test_a_mask_of_the_prompt_counts(family, beams, prompt, batch):
     assert [without_padding(row) for row in found.tolist()] == [without_padding(row) for row in expected.tolist()]
     if bool((prompt == PAD).any()):
         with pytest.raises(ValueError, match="decoder_attention_mask"):
-            model.generate(**batch, **options, custom_generate=beam_search, decoder=model.prepare_decoding())
+            model.generate(**batch, **options, custom_generate=beam_search, decoder=model.build_decoder())
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -361,12 +361,12 @@ def test_adapters_are_part_of_the_model(batch):
     assert [without_padding(row) for row in found.tolist()] == [without_padding(row) for row in expected.tolist()]
     assert not torch.equal(found, plain)
     with pytest.raises(ValueError, match="merge_and_unload"):
-        model.prepare_decoding()
+        model.build_decoder()
 
 
 def test_a_decoder_made_once_serves_many_calls(family, batch):
     model = family.model()
-    decoder = model.prepare_decoding()
+    decoder = model.build_decoder()
     for beams in (1, 3):
         options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 9}
         assert torch.equal(model.generate(**batch, **options, decoder=decoder), model.generate(**batch, **options))

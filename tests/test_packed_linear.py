@@ -26,8 +26,8 @@ def test_it_is_the_linear_map(outputs, inputs, bias, relu, dtype):
         expected = linear(states).relu() if relu else linear(states)
         torch.testing.assert_close(packed(states), expected)
         if rows == 1:
-            torch.testing.assert_close(packed.one_row(states), expected)
-            torch.testing.assert_close(packed.one_row(states[None]), expected[None])
+            torch.testing.assert_close(packed.gemv(states), expected)
+            torch.testing.assert_close(packed.gemv(states[None]), expected[None])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -35,7 +35,7 @@ def test_one_row_is_the_same_for_any_number_of_threads(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     linear = nn.Linear(8, 10)  # not a multiple of 3
     states = torch.randn(1, 8)
-    torch.testing.assert_close(PackedLinear(linear.weight, linear.bias).one_row(states), linear(states))
+    torch.testing.assert_close(PackedLinear(linear.weight, linear.bias).gemv(states), linear(states))
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
@@ -45,7 +45,7 @@ def test_bfloat16_is_torchs(outputs, inputs):
     for rows in (1, 4):
         states = torch.randn(rows, inputs, dtype=torch.bfloat16)
         torch.testing.assert_close(packed(states), linear(states), atol=0.05, rtol=0.02)  # 8 bits of precision
-        torch.testing.assert_close(packed.one_row(states[:1]), linear(states[:1]), atol=0.05, rtol=0.02)
+        torch.testing.assert_close(packed.gemv(states[:1]), linear(states[:1]), atol=0.05, rtol=0.02)
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -94,10 +94,10 @@ def test_a_copy_computes_the_same(outputs, inputs, precision, duplicate):
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     linear, states = nn.Linear(inputs, outputs, dtype=dtype), torch.randn(3, inputs, dtype=dtype)
     packed = PackedLinear(linear.weight, linear.bias, precision)
-    packed(states), packed.one_row(states[:1])  # after this it keeps further layouts
+    packed(states), packed.gemv(states[:1])  # after this it keeps further layouts
     copied = duplicate(packed)
     assert torch.equal(copied(states), packed(states))
-    assert torch.equal(copied.one_row(states[:1]), packed.one_row(states[:1]))
+    assert torch.equal(copied.gemv(states[:1]), packed.gemv(states[:1]))
 
 
 def test_int8_of_a_matrix_of_zeros_is_zero():

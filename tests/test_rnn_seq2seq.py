@@ -191,7 +191,7 @@ def test_the_backward_direction_starts_at_the_last_real_token(padded):
     alone, found = encoder(torch.tensor([[3, 4, 5]])), encoder(ids)
     assert torch.allclose(found.last_hidden_state[ids != PAD], alone.last_hidden_state[0], atol=1e-12)
     assert torch.allclose(found.final_hidden, alone.final_hidden, atol=1e-12)
-    assert torch.allclose(found.final_memory, alone.final_memory, atol=1e-12)
+    assert torch.allclose(found.final_cell_state, alone.final_cell_state, atol=1e-12)
 
 
 @pytest.mark.parametrize("input_feeding", ["none", "context", "attentional"])

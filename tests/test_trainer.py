@@ -180,7 +180,7 @@ def test_evaluation_may_decode_by_a_prepared_decoder(kind, tokenizer, pairs, tmp
     options = {"custom_generate": beam_search, "num_beams": 2, "max_new_tokens": 6}
     found, expected = (
         trainer.predict(pairs[:10], **options, **more).predictions
-        for more in ({"decoder": model.prepare_decoding()}, {"use_cache": False})
+        for more in ({"decoder": model.build_decoder()}, {"use_cache": False})
     )
     assert (found == expected).all()
 

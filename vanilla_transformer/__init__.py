@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
     from .configuration_vanilla_transformer import VanillaTransformerConfig
-    from .evaluation.translator import Translator
+    from .inference.translator import Translator
     from .modeling_rnn_seq2seq import (
         RNNSeq2SeqForConditionalGeneration,
         RNNSeq2SeqModel,
@@ -47,7 +47,7 @@ _MODULE_OF = {
     "RNNSeq2SeqForConditionalGeneration": "modeling_rnn_seq2seq",
     "RNNSeq2SeqModel": "modeling_rnn_seq2seq",
     "RNNSeq2SeqPreTrainedModel": "modeling_rnn_seq2seq",
-    "Translator": "evaluation.translator",
+    "Translator": "inference.translator",
     "VanillaTransformerConfig": "configuration_vanilla_transformer",
     "VanillaTransformerForConditionalGeneration": "modeling_vanilla_transformer",
     "VanillaTransformerModel": "modeling_vanilla_transformer",

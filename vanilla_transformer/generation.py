@@ -2,7 +2,7 @@
 """Section 6.1 of the paper: beam search with the length penalty of Wu et al. (2016, arXiv:1609.08144).
 
 A model's folder has this file as custom_generate/generate.py, where transformers looks for `generate`, and
-generation_steps.py beside it.
+decoder.py beside it.
 """
 
 import math
@@ -17,7 +17,7 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
 from transformers.utils.generic import ModelOutput
 
-from .generation_steps import ModelSteps, RanksTokens, StepRecords, Steps
+from .decoder import DecoderState, ModelDecoderState, StepRecords, SupportsTopK
 
 BEAMS, ALPHA = 4, 0.6  # "chosen after experimentation on the development set"
 TOP_BLOCK, TOP_FROM = 128, 2**19  # where so many numbers are compared, blocks of them are compared first
@@ -122,7 +122,7 @@ class BeamSearch:
 
     def __init__(
         self,
-        steps: Steps,
+        steps: DecoderState,
         prompt: torch.Tensor,
         limits: torch.Tensor,
         search: Search,
@@ -132,7 +132,7 @@ class BeamSearch:
     ):
         sentences = prompt.shape[0]
         self.steps, self.search, self.source_mask, self.may_leave = steps, search, source_mask, may_leave
-        self.ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, RanksTokens) else None
+        self.ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, SupportsTopK) else None
         self.prompt_length, self.length = prompt.shape[1], 0
         self.limits, self.longest = limits, int(limits.max())
         self.nearest_limit = int(limits.min())
@@ -195,7 +195,9 @@ class BeamSearch:
         """
         sentences, live = self.live_scores.shape
         if self.ranking is not None:
-            candidates = self.ranking.best(self.live[:, :, -1], self.live_scores, self.search.beams, self.search.ends)
+            candidates = self.ranking.topk_step(
+                self.live[:, :, -1], self.live_scores, self.search.beams, self.search.ends
+            )
             self._look()
             return candidates
         wanted = max(2, 1 + len(self.search.ends)) * self.search.beams  # criteria may end any of them
@@ -293,7 +295,7 @@ class BeamSearch:
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[order])
         if count:
-            self.steps.keep(order)
+            self.steps.select(order)
 
     def _look(self) -> None:
         """Add the attention of the last step to the coverage."""
@@ -303,13 +305,13 @@ class BeamSearch:
             self.coverage = seen if self.coverage is None else self.coverage + seen
 
     def _follow(self, parents: torch.Tensor) -> None:
-        self.steps.follow(parents)
+        self.steps.reorder(parents)
         if self.coverage is not None:
             self.coverage = _take(self.coverage, parents)
 
 
 def greedy_search(
-    steps: Steps, prompt: torch.Tensor, limits: torch.Tensor, search: Search, may_leave: bool = True
+    steps: DecoderState, prompt: torch.Tensor, limits: torch.Tensor, search: Search, may_leave: bool = True
 ) -> torch.Tensor:
     """The most probable token at every step: what `BeamSearch` finds with one beam, without its scores.
 
@@ -328,7 +330,7 @@ def greedy_search(
     rows, tokens, length = torch.arange(prompt.shape[0], device=prompt.device), prompt[:, -1], 0
     is_done = torch.zeros_like(rows, dtype=torch.bool)
     has_done = False  # any that stays in the batch
-    ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, RanksTokens) else None
+    ranking = steps if search.ranks_by_tokens_alone and isinstance(steps, SupportsTopK) else None
     while len(rows):
         if ranking is None:
             logits = scores = steps(tokens[:, None])  # (sentences, vocab_size)
@@ -338,7 +340,7 @@ def greedy_search(
                 search.records.add(scores, logits)
             best, token = top(scores, 1)
         else:
-            best, _, token = ranking.best(tokens[:, None], None, 1, search.ends[:0])
+            best, _, token = ranking.topk_step(tokens[:, None], None, 1, search.ends[:0])
         if not math.isfinite(float(best.sum(dtype=torch.float32))):
             row = int(rows[~best[:, 0].isfinite()][0])
             fault = "no numbers (NaN)" if bool(best.isnan().any()) else "such that none is allowed"
@@ -360,7 +362,7 @@ def greedy_search(
         if may_leave:
             going_on = (~is_done).nonzero().squeeze(1)
             rows, tokens, limits, is_done = (one[going_on] for one in (rows, tokens, limits, is_done))
-            steps.keep(going_on)
+            steps.select(going_on)
             has_done = False
     return targets[:, : prompt_length + length]
 
@@ -386,12 +388,12 @@ def _take(hypotheses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 @runtime_checkable
-class PreparesDecoding(Protocol):
+class BuildsDecoder(Protocol):
     """A model that can lay out its weights for decoding."""
 
-    def can_prepare_decoding(self) -> bool: ...
+    def can_build_decoder(self) -> bool: ...
 
-    def prepare_decoding(self, precision: str = "float32") -> Any: ...
+    def build_decoder(self, precision: str = "float32") -> Any: ...
 
 
 @torch.no_grad()
@@ -427,7 +429,7 @@ def beam_search(
             else the paper's 0.6.
         rule: "transformers" divides by length^`length_penalty` instead, and stops as transformers does.
         coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
-        decoder: `model.prepare_decoding()`, to have it made once for many calls. It has a cache of its own, whatever
+        decoder: `model.build_decoder()`, to have it made once for many calls. It has a cache of its own, whatever
             `use_cache` and `cache_implementation` say.
 
     Returns:
@@ -480,16 +482,16 @@ def beam_search(
             f"a prepared decoder does not read {', '.join(unread)}; leave `decoder` out, and the model itself decodes"
         )
     says_how_to_cache = generation_config.use_cache is False or generation_config.cache_implementation is not None
-    if decoder is None and isinstance(model, PreparesDecoding) and not unread and not says_how_to_cache:
-        decoder = model.prepare_decoding() if model.can_prepare_decoding() else None
-    keeps_attention, coverage = coverage_penalty != 0, None
+    if decoder is None and isinstance(model, BuildsDecoder) and not unread and not says_how_to_cache:
+        decoder = model.build_decoder() if model.can_build_decoder() else None
+    output_attentions, coverage = coverage_penalty != 0, None
     if decoder is None:
-        if keeps_attention and {"cache", "decoder_attention_mask"} & set(unread):
+        if output_attentions and {"cache", "decoder_attention_mask"} & set(unread):
             raise ValueError(f"coverage_penalty={coverage_penalty} needs whole targets; leave {', '.join(unread)} out")
-        steps: Steps = ModelSteps(model, input_ids, generation_config, keeps_attention, model_kwargs)
+        steps: DecoderState = ModelDecoderState(model, input_ids, generation_config, output_attentions, model_kwargs)
     else:
         encoded = _of_sentences(model_kwargs["encoder_outputs"], beams)
-        steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, beams, keeps_attention)
+        steps = decoder.begin(encoded, mask, prompt.shape[1] + longest, beams, output_attentions)
         for token in prompt[:, :-1].unbind(dim=1):
             steps(token[:, None])
             if steps.attention is not None:

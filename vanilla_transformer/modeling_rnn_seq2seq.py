@@ -18,14 +18,14 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .attention import AdditiveAttention, MultiplicativeAttention
-from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
 from .linear import Linear
 from .packed_linear import Precision
-from .recurrence import RecurrentCache, RecurrentStack, where_read
-from .recurrent_decoding import RecurrentDecoder
+from .recurrence import RecurrentCache, RecurrentStack, read_positions
+from .recurrent_decoder import RecurrentDecoder
+from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
 
 ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAttention}
 
@@ -38,12 +38,12 @@ class RNNSeq2SeqEncoderOutput(BaseModelOutput):
         attention_mask: `(batch, source_length)`, 1 for real tokens; as given, or inferred from `pad_token_id`.
         final_hidden: the state of each layer after its last token, `(batch, num_layers, encoder_width)`: in a
             bidirectional encoder the forward direction's at the source's end, then the backward one's at its start.
-        final_memory: likewise the cell states of LSTMs.
+        final_cell_state: likewise the cell states of LSTMs.
     """
 
     attention_mask: torch.Tensor | None = None
     final_hidden: torch.Tensor | None = None
-    final_memory: torch.Tensor | None = None
+    final_cell_state: torch.Tensor | None = None
 
 
 class Bridge(nn.Module):
@@ -190,7 +190,7 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
             hidden_states=(embedded, *layers) if wants_layers else None,
             attention_mask=attention_mask,
             final_hidden=hidden,
-            final_memory=memory,
+            final_cell_state=memory,
         )
 
 
@@ -259,7 +259,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         state = dict(cache.state.tensors) if cache is not None else {}
         if not state:
             assert encoder_outputs.final_hidden is not None
-            state = self.first_state(encoder_outputs.final_hidden, encoder_outputs.final_memory)
+            state = self.first_state(encoder_outputs.final_hidden, encoder_outputs.final_cell_state)
         assert encoder_outputs.last_hidden_state is not None
         source = self._source(encoder_outputs.last_hidden_state, encoder_attention_mask, cache)
         wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -351,14 +351,14 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             if not feeds_context:
                 new["attentional"] = attentional[:, 0]
             if mask is not None:  # padding leaves the state as it was
-                new = {name: where_read(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
+                new = {name: read_positions(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
             state = new
             steps.append((attentional, weights, *layers))
         attentional, weights, *layers = (torch.cat(parts, dim=-2) for parts in zip(*steps, strict=True))
         return attentional, layers, weights, state
 
 
-class RNNSeq2SeqModel(EncoderDecoder, RNNSeq2SeqPreTrainedModel):
+class RNNSeq2SeqModel(BaseEncoderDecoder, RNNSeq2SeqPreTrainedModel):
     """Encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
@@ -417,7 +417,7 @@ class RNNSeq2SeqModel(EncoderDecoder, RNNSeq2SeqPreTrainedModel):
         )
 
 
-class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTrainedModel, GenerationMixin):
+class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2SeqPreTrainedModel, GenerationMixin):
     """The model with the projection before the softmax, for translation."""
 
     _tied_weights_keys = {
@@ -432,7 +432,7 @@ class RNNSeq2SeqForConditionalGeneration(ConditionalGeneration, RNNSeq2SeqPreTra
         self.lm_head = Linear(config.embedding_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def prepare_decoding(self, precision: Precision = "float32") -> RecurrentDecoder:
+    def build_decoder(self, precision: Precision = "float32") -> RecurrentDecoder:
         """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
 
         Args:

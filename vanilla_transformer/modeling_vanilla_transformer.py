@@ -21,13 +21,13 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import MultiHeadAttention
-from .conditional_generation import ConditionalGeneration, EncoderDecoder
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
 from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
+from .fused_decoder import FusedDecoder
 from .linear import Linear
 from .packed_linear import Precision
-from .transformer_decoding import FusedDecoder
+from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
 
 
 @dataclass
@@ -329,7 +329,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(self.norm(hidden_states), cache=cache)
 
 
-class VanillaTransformerModel(EncoderDecoder, VanillaTransformerPreTrainedModel):
+class VanillaTransformerModel(BaseEncoderDecoder, VanillaTransformerPreTrainedModel):
     """Figure 1 up to the decoder's output: encoder and decoder, whose embeddings are one matrix if tied."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
@@ -393,7 +393,7 @@ class VanillaTransformerModel(EncoderDecoder, VanillaTransformerPreTrainedModel)
 
 
 class VanillaTransformerForConditionalGeneration(
-    ConditionalGeneration, VanillaTransformerPreTrainedModel, GenerationMixin
+    BaseForConditionalGeneration, VanillaTransformerPreTrainedModel, GenerationMixin
 ):
     """Figure 1 as a whole: the model with the projection before the softmax, for translation."""
 
@@ -421,7 +421,7 @@ class VanillaTransformerForConditionalGeneration(
         own.reorder_cache(beam_idx)
         return cache
 
-    def prepare_decoding(self, precision: Precision = "float32") -> FusedDecoder:
+    def build_decoder(self, precision: Precision = "float32") -> FusedDecoder:
         """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
 
         Args:

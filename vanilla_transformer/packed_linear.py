@@ -73,7 +73,7 @@ class PackedLinear(nn.Module):
         """`(…, inputs)` → `(…, outputs)`."""
         return self.multiply(inputs)
 
-    def one_row(self, inputs: torch.Tensor) -> torch.Tensor:
+    def gemv(self, inputs: torch.Tensor) -> torch.Tensor:
         """The same for a single row, `(1, …, inputs)`, in one call after another, which another layout does faster."""
         return self.multiply_one(inputs)
 

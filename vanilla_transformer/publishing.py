@@ -39,7 +39,7 @@ class PublishedConfig(PreTrainedConfig):
 
         Args:
             save_directory: gets config.json, files of code, and custom_generate/generate.py, which is generation.py,
-                with generation_steps.py beside it.
+                with decoder.py beside it.
         """
         complete = copy.copy(self)
         # Plain names: what was pulled from the Hub names its own repository in them.
@@ -47,6 +47,6 @@ class PublishedConfig(PreTrainedConfig):
         complete.custom_pipelines = {task: dict(PIPELINE) for task in ("translation", "vanilla-translation")}
         decoding = Path(save_directory) / "custom_generate"
         decoding.mkdir(parents=True, exist_ok=True)
-        for name, published in (("generation.py", "generate.py"), ("generation_steps.py", "generation_steps.py")):
+        for name, published in (("generation.py", "generate.py"), ("decoder.py", "decoder.py")):
             shutil.copyfile(Path(__file__).with_name(name), decoding / published)
         super(PublishedConfig, complete).save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -18,7 +18,7 @@ CPU_HAS_BFLOAT16 = onednn_has(torch.bfloat16)  # here, for a graph cannot ask
 STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}
 
 
-def reading_order(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
+def reverse_padded(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
     """Positions in the order of reading: the real ones from the first (or the last, if `reverse`), then the padding.
 
     `mask` `(batch, length)`, true for real tokens → `(batch, length)`.
@@ -191,7 +191,7 @@ class RecurrentStack(nn.Module):
         if has_padding or (reverse and not in_graph):
             if mask is None:
                 mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-            order = reading_order(mask, reverse)  # (batch, length)
+            order = reverse_padded(mask, reverse)  # (batch, length)
             place = order.argsort(dim=1)  # where each position is read
             inputs = take(inputs, order)
             # A row without any real token, which torch would refuse, reads one position, which is undone below.
@@ -218,12 +218,12 @@ class RecurrentStack(nn.Module):
         new_memory = None if memories[0] is None else torch.stack(memories, dim=1)
         if lengths is not None and mask is not None:
             has_read = mask.any(dim=1)  # (batch)
-            new_hidden = where_read(has_read, new_hidden, hidden)
-            new_memory = None if new_memory is None else where_read(has_read, new_memory, memory)
+            new_hidden = read_positions(has_read, new_hidden, hidden)
+            new_memory = None if new_memory is None else read_positions(has_read, new_memory, memory)
         return outputs, new_hidden, new_memory
 
 
-def where_read(has_read: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+def read_positions(has_read: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
     """`new` for the sentences that have read something, else `old`, or zeros; `(batch, …)`, `has_read` `(batch)`."""
     old = torch.zeros_like(new) if old is None else old.to(new.dtype)
     return torch.where(has_read.view(-1, *[1] * (new.dim() - 1)), new, old)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
-from vanilla_transformer.benchmark.contenders import Batch
+from vanilla_transformer.benchmark.systems import Batch
 
 VOCABULARY = 24
 

@@ -32,7 +32,7 @@ def sizes(*speeds: dict[str, float]) -> list[dict[str, Any]]:
                 name: {"seconds": [1.0], "tokens_per_second": one, "sentences_per_second": one / 10, "same": 1.0}
                 for name, one in cell.items()
             },
-            "limits": {"float32": {"least_seconds": 0.25, "reached": 0.25}},
+            "limits": {"float32": {"roofline_seconds": 0.25, "reached": 0.25}},
         }
         for number, cell in enumerate(speeds)
     ]

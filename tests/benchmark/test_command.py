@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vanilla_transformer.benchmark.command import main
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN
 
 REPOSITORY = Path(__file__).parents[2]
 FILE = "configs/benchmark_decode.yaml"

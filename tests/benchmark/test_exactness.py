@@ -6,7 +6,7 @@ import pytest
 from vanilla_transformer.benchmark import exactness
 from vanilla_transformer.benchmark.command import main
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.inference.model_folder import load_model_folder
 
 
 @pytest.fixture

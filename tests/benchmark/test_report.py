@@ -5,9 +5,9 @@ import torch
 
 from tests.benchmark.example_results import bars, real, sizes
 from vanilla_transformer.benchmark.configuration import load_benchmark_config
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
 from vanilla_transformer.benchmark.machine import describe_machine
 from vanilla_transformer.benchmark.report import report
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN
 from vanilla_transformer.benchmark.verdicts import judge
 
 FILE = Path(__file__).parents[2] / "configs" / "benchmark_decode.yaml"

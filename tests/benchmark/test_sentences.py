@@ -7,11 +7,11 @@ from transformers import AutoTokenizer
 
 from tests.conftest import write_reversals
 from vanilla_transformer.benchmark.configuration import RealConfig, TimingConfig
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, MARIAN
 from vanilla_transformer.benchmark.sentences import measure_sentences
-from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, MARIAN
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.generation import beam_search
+from vanilla_transformer.inference.model_folder import load_model_folder
 
 TIMING = TimingConfig(repeats=5, pause=0.0, fill=0.0)
 NAMES = [MARIAN, CTRANSLATE2["float32"], FAST["float32"]]

@@ -5,7 +5,7 @@ import pytest
 
 from vanilla_transformer.benchmark import timing
 from vanilla_transformer.benchmark.configuration import TimingConfig
-from vanilla_transformer.benchmark.contenders import Batch, Decoding
+from vanilla_transformer.benchmark.systems import Batch, Decoding
 from vanilla_transformer.benchmark.timing import measure_in_turns
 
 BATCHES = [Batch([[5, 6], [7, 8]], longest=3)]

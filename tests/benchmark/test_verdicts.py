@@ -2,7 +2,7 @@
 import pytest
 
 from tests.benchmark.example_results import bars, real, sizes
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN
 from vanilla_transformer.benchmark.verdicts import exact_enough, judge, ratios
 
 FLOAT32, INT8, CT32, CT8 = FAST["float32"], FAST["int8"], CTRANSLATE2["float32"], CTRANSLATE2["int8"]

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from vanilla_transformer.cli import main
-from vanilla_transformer.evaluation.translator import Translator
+from vanilla_transformer.inference.translator import Translator
 
 REFERENCES = ["a b c d e", "The cat sat on the mat .", "c d"]
 

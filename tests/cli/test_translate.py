@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.evaluation.model_folder import load_model_folder
-from vanilla_transformer.evaluation.translate import translate_lines
-from vanilla_transformer.evaluation.translator import Translator
+from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.inference.translate import translate_lines
+from vanilla_transformer.inference.translator import Translator
 
 LINES = ["a b c", "", "h", "   ", "c\u2028d", "e\rf", "a b c d e f", ""]
 

@@ -122,7 +122,7 @@ def test_an_outcome_of_another_model_is_named(measured):
 
 
 def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
-    from vanilla_transformer.comparison.equality import check_parameters
+    from vanilla_transformer.comparison.fairness import check_parameters
 
     monkeypatch.setattr(quality, "check_parameters", check_parameters)
     monkeypatch.setattr(quality, "run_in_own_process", None)

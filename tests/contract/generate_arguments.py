@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from tests.families import END, FAMILIES, PAD, START, Family, tiny_batch
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.native.transformer import NativeDecoder
+from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 MODELS = {"Transformer": FAMILIES[0], "RNN": FAMILIES[1]}
 DECODERS = ("the model itself", "prepared for the call", "prepared", "native")
@@ -365,7 +365,7 @@ def source_of(model) -> dict[str, torch.Tensor]:
 
 @functools.cache
 def decoder_of(name: str, decoder: str):
-    return NativeDecoder(model_of(name)) if decoder == "native" else model_of(name).prepare_decoding()
+    return NativeDecoder(model_of(name)) if decoder == "native" else model_of(name).build_decoder()
 
 
 def decode(name: str, case: Case | None, mode: dict[str, int], **search) -> list[list[int]]:
@@ -399,7 +399,7 @@ def outcome(name: str, decoder: str, case: int, mode: int) -> str:
     model = model_of(name)
     search: dict[str, Any] = {"custom_generate": beam_search, "rule": "transformers"}
     if decoder == "the model itself":
-        model.can_prepare_decoding = lambda: False
+        model.can_build_decoder = lambda: False
     elif decoder != "prepared for the call":
         search["decoder"] = decoder_of(name, decoder)
     try:
@@ -410,7 +410,7 @@ def outcome(name: str, decoder: str, case: int, mode: int) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        model.__dict__.pop("can_prepare_decoding", None)
+        model.__dict__.pop("can_build_decoder", None)
     if isinstance(theirs, Exception):
         return f"ignored, where transformers raises {type(theirs).__name__}: {theirs}"
     return "equal" if ours == theirs else "other tokens"

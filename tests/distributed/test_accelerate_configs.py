@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 from tests.conftest import write_reversals
 from tests.distributed.launching import CONFIGS, REPOSITORY, TRAIN, launch, weights
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.training.sharding import is_sharding_asked_for
+from vanilla_transformer.distributed.fsdp import is_sharding_asked_for
 
 KINDS = {
     "one_gpu": DistributedType.NO,

@@ -1,66 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes on this machine, over gloo, as `torchrun` starts them."""
+"""Processes that meet over gloo, and one that waits for another which was killed before."""
 
-import dataclasses
-import json
+import os
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-import pytest
 import torch
+import torch.distributed as dist
 
-from tests.conftest import write_reversals
-from tests.distributed.launching import FSDP2, TRAIN, launch, start_together, train_here, weights
-from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.preparation import prepare_run
-from vanilla_transformer.training.validation import validate
-
-pytestmark = pytest.mark.slow
+from tests.distributed.launching import free_port, start_together
+from vanilla_transformer.distributed import processes
 
 
-def test_two_processes_train_as_one_that_accumulates(tiny_run):
-    """An epoch is one update either way, so the gradients are of the same pairs."""
-    options = [str(tiny_run.config), "model.dropout=0.0", "training.max_epochs=5", "training.max_updates=5"]
-    options += [f"training.max_{side}_tokens=280" for side in ("source", "target")]
-    alone, together = tiny_run.folder / "alone", tiny_run.folder / "together"
-    launch([TRAIN, *options, f"training.output_dir={alone}", "training.gradient_accumulation_steps=100"], 1)
-    launch([TRAIN, *options, f"training.output_dir={together}", "training.gradient_accumulation_steps=50"], 2)
-    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (alone, together)]
-    assert results[0]["target_tokens"] == results[1]["target_tokens"]
-    assert results[1]["hardware"].startswith("2 x ")
-    expected = weights(alone / "model")
-    for name, weight in weights(together / "model").items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+def meet(folder: Path, patience: timedelta | None = None) -> None:
+    """For `start_together`: what came of it, in a file for each process."""
+    if patience is not None:
+        processes.LONGEST_TO_MEET = patience
+    try:
+        state = processes.process_state()
+    except RuntimeError as error:
+        (folder / "error").write_text(str(error), encoding="utf-8")
+        return
+    store: Any = dist.distributed_c10d._get_default_store()
+    of_group = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
+    torch.save([store.timeout, of_group], folder / f"{state.process_index}.pt")
+    state.wait_for_everyone()  # the other may still be connecting
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_score_as_one(model_folder, tmp_path, processes):
-    """13 sentences, which they cannot share evenly."""
-    files = write_reversals(tmp_path, "test", 13)
-    arguments = ["-m", "vanilla_transformer.cli", "evaluate", str(model_folder), "--json"]
-    arguments += ["--source", files["source"], "--reference", files["target"]]
-    assert json.loads(launch(arguments, processes)) == json.loads(launch(arguments, 1))
+def alone_of_two(folder: Path) -> None:
+    """For `start_together`, as the only process: it is told of another, which never comes."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    meet(folder, timedelta(seconds=3))
 
 
-def validate_here(config: Path, overrides: list[str]) -> None:
-    run = prepare_run(load_run_config(config, overrides))
-    found = dataclasses.asdict(validate(run))
-    (config.parent / f"{run.accelerator.num_processes}-{run.accelerator.process_index}.json").write_text(
-        json.dumps(found), encoding="utf-8"
-    )
+def test_who_has_met_waits_longer_than_who_has_not(tmp_path: Path):
+    start_together(meet, 2, tmp_path)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert found == [processes.LONGEST_WAIT] * 2
+    assert processes.LONGEST_TO_MEET < processes.LONGEST_WAIT
 
 
-@pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
-def test_several_processes_validate_as_one(tiny_run, environment):
-    """13 pairs from one checkpoint: the same sentences and scores in each process, their mean loss up to rounding."""
-    corpus = [f"data.validation.{side}={file}" for side, file in write_reversals(tiny_run.folder, "held", 13).items()]
-    overrides = [*corpus, "training.max_updates=100", "training.checkpoint_every=100"]
-    start_together(train_here, 1, tiny_run.config, overrides)  # this process would keep the folder for itself
-    for processes in (1, 2, 3):
-        start_together(validate_here, processes, tiny_run.config, overrides, **environment)
-    [alone] = [json.loads(path.read_text(encoding="utf-8")) for path in tiny_run.folder.glob("1-*.json")]
-    others = [json.loads(path.read_text(encoding="utf-8")) for path in tiny_run.folder.glob("[23]-*.json")]
-    assert len(others) == 2 + 3
-    for found in others:
-        for name in ("loss", "perplexity"):
-            assert found.pop(name) == pytest.approx(alone[name], rel=1e-5)
-        assert found == {name: alone[name] for name in found}
+def test_a_process_that_never_comes_is_not_waited_for_as_long_as_one_at_work(tmp_path: Path):
+    start_together(alone_of_two, 1, tmp_path)
+    said = (tmp_path / "error").read_text("utf-8")
+    assert said.startswith("the processes have not all come together within 0.05 minutes: has one ended")
+    assert "1/2 clients joined" in said
+    assert "\n" not in said

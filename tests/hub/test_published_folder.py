@@ -84,7 +84,7 @@ def test_each_published_file_is_missed(complete: Path, folder: Path):
 
 def test_who_needs_a_missing_file_of_code_is_told(folder: Path):
     (folder / "loss.py").unlink()
-    assert one_problem(folder) == "loss.py is missing: conditional_generation.py needs it"
+    assert one_problem(folder) == "loss.py is missing: seq2seq_base.py needs it"
 
 
 def test_code_is_looked_for_where_transformers_will(folder: Path):

@@ -20,10 +20,10 @@ from tests.hub.hub_client import api, command
 from tests.hub.hub_repository import File
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.evaluation.model_folder import load_model_folder
 from vanilla_transformer.hub.publish import push_folder
 from vanilla_transformer.hub.published_folder import check_folder
 from vanilla_transformer.hub.pull import pull
+from vanilla_transformer.inference.model_folder import load_model_folder
 
 COMMANDS = ("translate", "evaluate", "finetune", "average", "push")
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"

@@ -14,7 +14,7 @@ import yaml
 from tests.system.trial_runs import MAX_UPDATES, Attempt, Chain, TrialRun, Trials
 from vanilla_transformer.cli import train
 from vanilla_transformer.training.configuration import RunConfig
-from vanilla_transformer.training.own_process import run_in_own_process
+from vanilla_transformer.training.subprocess_run import run_in_own_process
 
 
 def kill(chain: Chain) -> None:

@@ -14,8 +14,8 @@ from tests.conftest import write_reversals
 from vanilla_transformer import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGeneration
 from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
-from vanilla_transformer.evaluation.translate import translate_lines
 from vanilla_transformer.evaluation.translation_quality import score_translations
+from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training import finetuning
 from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
 from vanilla_transformer.training.manifest import find_damage, write_manifest

@@ -70,7 +70,7 @@ def _exact(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
     from vanilla_transformer.benchmark.exactness import check_exactness
     from vanilla_transformer.data.corpus import read_lines
     from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import load_model_folder
+    from vanilla_transformer.inference.model_folder import load_model_folder
 
     if arguments.sentences < 1:
         raise ValueError(f"--sentences {arguments.sentences} must be at least 1")

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from vanilla_transformer.benchmark.peers import check_can_be_a_peer
+from vanilla_transformer.benchmark.baselines import check_can_be_a_peer
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.packed_linear import PRECISIONS
 from vanilla_transformer.training.configuration import check_model_section

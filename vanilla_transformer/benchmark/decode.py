@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from vanilla_transformer.benchmark.cells import measure_cells
 from vanilla_transformer.benchmark.configuration import BenchmarkConfig
-from vanilla_transformer.benchmark.contenders import names_of_contenders
-from vanilla_transformer.benchmark.limits import peak_operations, read_bandwidth
 from vanilla_transformer.benchmark.machine import check_import_order, describe_machine
+from vanilla_transformer.benchmark.roofline import peak_operations, read_bandwidth
 from vanilla_transformer.benchmark.sentences import measure_sentences
+from vanilla_transformer.benchmark.synthetic import measure_cells
+from vanilla_transformer.benchmark.systems import names_of_contenders
 from vanilla_transformer.benchmark.verdicts import judge
 from vanilla_transformer.comparison.result_file import write_result
-from vanilla_transformer.evaluation.model_folder import default_device
+from vanilla_transformer.inference.model_folder import default_device
 
 MIB = 2**20
 

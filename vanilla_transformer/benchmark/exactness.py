@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.generation import beam_search, length_penalty
-from vanilla_transformer.native.engine import Engine, native_decoder
+from vanilla_transformer.inference.native.engine import Engine, native_decoder
 
 BATCHES = (1, 7, 64)  # sentences
 BEAMS, ALPHA = 4, 0.6
@@ -66,7 +66,7 @@ class _Check:
         self.model, self.tokenizer = model, tokenizer
         self.sources = tokenizer(list(lines))["input_ids"]
         self.native = native_decoder(model, "float32", engine)
-        self.decoder = self.native or model.prepare_decoding()
+        self.decoder = self.native or model.build_decoder()
         self.end = model.generation_config.eos_token_id
 
     def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from vanilla_transformer.benchmark.contenders import Batch, Decoding, make_contender
 from vanilla_transformer.benchmark.random_model import random_model
+from vanilla_transformer.benchmark.systems import Batch, Decoding, make_contender
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 
 STATM = Path("/proc/self/statm")  # Linux only

@@ -4,7 +4,7 @@
 from statistics import geometric_mean
 from typing import Any
 
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN, TORCH
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN, TORCH
 from vanilla_transformer.benchmark.verdicts import ratios, real_ratio
 from vanilla_transformer.comparison.markdown import table
 
@@ -115,7 +115,7 @@ def _limits(limits: dict[str, Any], sizes: list[dict[str, Any]]) -> str:
 
 
 def _reached(limit: dict[str, float]) -> str:
-    return f"{limit['least_seconds'] * 1e3:.1f} ms, {limit['reached']:.0%}"
+    return f"{limit['roofline_seconds'] * 1e3:.1f} ms, {limit['reached']:.0%}"
 
 
 def _real(real: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from vanilla_transformer.benchmark.baselines import check_can_be_a_peer, write_ctranslate2
 from vanilla_transformer.benchmark.configuration import RealConfig, TimingConfig
-from vanilla_transformer.benchmark.contenders import Batch, Decoding, make_contender
-from vanilla_transformer.benchmark.peers import check_can_be_a_peer, write_ctranslate2
+from vanilla_transformer.benchmark.systems import Batch, Decoding, make_contender
 from vanilla_transformer.benchmark.timing import measure_in_turns
 from vanilla_transformer.data.corpus import read_lines
-from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.inference.model_folder import load_model_folder
 
 
 def measure_sentences(

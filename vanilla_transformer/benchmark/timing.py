@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from vanilla_transformer.benchmark.configuration import TimingConfig
-from vanilla_transformer.benchmark.contenders import Batch, Contender, Decoding, Run
+from vanilla_transformer.benchmark.systems import Batch, Contender, Decoding, Run
 
 
 @dataclass

@@ -5,7 +5,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from vanilla_transformer.benchmark.configuration import BarsConfig
-from vanilla_transformer.benchmark.contenders import CTRANSLATE2, FAST, GENERATE, MARIAN
+from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN
 
 
 def ratios(sizes: list[dict[str, Any]], name: str, peer: str) -> list[float] | None:

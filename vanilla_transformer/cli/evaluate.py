@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vanilla_transformer.cli.translate import one_line
     from vanilla_transformer.data.corpus import read_lines
-    from vanilla_transformer.evaluation.processes import process_state
+    from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
     streams = [list(read_lines(reference)) for reference in arguments.reference]
@@ -87,8 +87,8 @@ def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
     from tqdm import tqdm
 
     from vanilla_transformer.cli.translate import decoding_options, open_translator
-    from vanilla_transformer.evaluation.processes import process_state
-    from vanilla_transformer.evaluation.translate import translate_on_all_processes
+    from vanilla_transformer.distributed.processes import process_state
+    from vanilla_transformer.inference.translate import translate_on_all_processes
 
     state = process_state()
     translator = open_translator(arguments.model, arguments.precision, arguments.engine, state.device)

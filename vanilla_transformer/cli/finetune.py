@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.evaluation.processes import process_state
+    from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.hub.run_facts import write_card_of_finetuning
     from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
-    from vanilla_transformer.training.own_process import run_in_own_process
+    from vanilla_transformer.training.subprocess_run import run_in_own_process
 
     for word in arguments.words:
         spell(word)  # whether it can be spelt, before minutes of training
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _load_configs(arguments: argparse.Namespace) -> "dict[str, RunConfig]":
     """Of both models, which must differ in nothing but the model and what it is trained with."""
-    from vanilla_transformer.comparison.equality import check_runs
+    from vanilla_transformer.comparison.fairness import check_runs
     from vanilla_transformer.training.configuration import load_run_config
 
     configs = {
@@ -98,7 +98,7 @@ def _pronounce(name: str, model_folder: Path, words: list[str], batch_tokens: in
 
     from vanilla_transformer.cli.translate import open_model
     from vanilla_transformer.data.cmudict import spell
-    from vanilla_transformer.evaluation.translate import translate_lines
+    from vanilla_transformer.inference.translate import translate_lines
 
     model, tokenizer = open_model(str(model_folder))
     with tqdm(total=len(words), unit=" words", desc=f"{name}: pronouncing held-out words", file=sys.stderr) as bar:
@@ -119,7 +119,7 @@ def _show_scores(
     from vanilla_transformer.comparison.significance import score_systems
     from vanilla_transformer.evaluation.error_rate import score_pronunciations
     from vanilla_transformer.hub.card_facts import Score
-    from vanilla_transformer.training.finished_model import RESULTS
+    from vanilla_transformer.training.export import RESULTS
 
     count, listed = len(references), list(references.values())
     held_out = {name: texts[:count] for name, texts in answers.items()}

@@ -38,7 +38,7 @@ def train_and_describe(config: "RunConfig") -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.hub.run_facts import write_card_of_run
-    from vanilla_transformer.training.finished_model import MODEL
+    from vanilla_transformer.training.export import MODEL
     from vanilla_transformer.training.loop import train
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

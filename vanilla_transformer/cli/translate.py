@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from vanilla_transformer.evaluation.translator import Translator
-    from vanilla_transformer.native.engine import Engine
+    from vanilla_transformer.inference.native.engine import Engine
+    from vanilla_transformer.inference.translator import Translator
     from vanilla_transformer.packed_linear import Precision
 
 
@@ -102,7 +102,7 @@ def open_translator(
     """A model folder ready to translate, on the best device there is unless one is given."""
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.evaluation.translator import Translator
+    from vanilla_transformer.inference.translator import Translator
 
     disable_progress_bar()  # of reading the weights; a command has its own
     return Translator.from_pretrained(path, precision, device, engine)
@@ -113,7 +113,7 @@ def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTra
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.evaluation.model_folder import default_device, load_model_folder
+    from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 
     disable_progress_bar()  # of reading the weights; a command has its own
     return load_model_folder(path, device or default_device()), load_tokenizer(path)
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
     from vanilla_transformer.data.corpus import decode_lines
-    from vanilla_transformer.evaluation.translate import translate_windows
+    from vanilla_transformer.inference.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)

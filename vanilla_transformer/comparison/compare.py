@@ -20,7 +20,7 @@ from vanilla_transformer.comparison.quality import measure_quality, settings_of
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import measure_speed
-from vanilla_transformer.evaluation.model_folder import default_device
+from vanilla_transformer.inference.model_folder import default_device
 
 CONFIG, RESULTS = "config.yaml", "results.json"
 PARTS = "parts"  # what is finished, a file for each part

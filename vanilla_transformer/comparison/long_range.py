@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.equality import check_has_transformer, check_parameters, parameters_of
+from vanilla_transformer.comparison.fairness import check_has_transformer, check_parameters, parameters_of
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.tasks import (
     ALPHABET,

@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from vanilla_transformer.comparison.equality import (
+from vanilla_transformer.comparison.fairness import (
     TRANSFORMER,
     check_has_transformer,
     check_parameters,
@@ -25,14 +25,14 @@ from vanilla_transformer.comparison.significance import METRICS, corpus_score, s
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
 from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.evaluation.model_folder import load_model_folder
-from vanilla_transformer.evaluation.translate import translate_lines
+from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
 from vanilla_transformer.training.corpora import prepare_tokenizer
-from vanilla_transformer.training.finished_model import MODEL, RESULTS
+from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
-from vanilla_transformer.training.own_process import run_in_own_process
 from vanilla_transformer.training.preparation import bfloat16_is_faster
+from vanilla_transformer.training.subprocess_run import run_in_own_process
 from vanilla_transformer.training.yaml_sections import merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"

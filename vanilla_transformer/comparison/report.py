@@ -18,7 +18,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from vanilla_transformer.comparison.equality import TRANSFORMER
+from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_section, quality_section, speed_section
 from vanilla_transformer.comparison.verdicts import verdicts

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vanilla_transformer.comparison.equality import TRANSFORMER
+from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.comparison.markdown import cut, escape, table
 from vanilla_transformer.comparison.verdicts import (
     SIGNIFICANT,

@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from huggingface_hub.dataclasses import strict
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.equality import check_has_transformer, check_parameters
+from vanilla_transformer.comparison.fairness import check_has_transformer, check_parameters
 from vanilla_transformer.comparison.tasks import FIRST_SYMBOL
 from vanilla_transformer.training.configuration import check_model_section, model_config_of
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, Literal
 
-from vanilla_transformer.comparison.equality import TRANSFORMER
+from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, TASK_TITLES
 
 SIGNIFICANT = 0.05  # a smaller p-value is a difference

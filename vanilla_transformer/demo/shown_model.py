@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights, explain
-from vanilla_transformer.evaluation.translate import Translation
-from vanilla_transformer.evaluation.translator import Translator
+from vanilla_transformer.inference.translate import Translation
+from vanilla_transformer.inference.translator import Translator
 from vanilla_transformer.visualization.attention_blocks import LONGEST, NAMES, Kind
 
 LONGEST_TEXT = 20_000  # characters; what is longer is not even made into tokens

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.evaluation.translate import Translation, beam_width, generate, paper_decoding
-from vanilla_transformer.evaluation.translator import Translator
+from vanilla_transformer.inference.translate import Translation, beam_width, generate, paper_decoding
+from vanilla_transformer.inference.translator import Translator
 
 BROKEN = "\ufffd"  # what bytes that are no character decode to
 LONGEST_RUN = 8  # tokens that may share a character: it has four bytes at most, but a token may hold the end of one

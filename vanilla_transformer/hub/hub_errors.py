@@ -20,7 +20,7 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 @contextmanager
-def clear_errors(repo_id: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
+def readable_hub_errors(repo_id: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
     """For a block of calls to the Hub; errors that are not the client's pass.
 
     Args:

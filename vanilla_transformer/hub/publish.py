@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from vanilla_transformer.hub.hub_errors import clear_errors, refuse_address
+from vanilla_transformer.hub.hub_errors import readable_hub_errors, refuse_address
 from vanilla_transformer.hub.published_folder import ANY_WEIGHTS, CARD, check_folder, list_files
 
 # As model_card.md has it.
@@ -45,7 +45,7 @@ def push_folder(
         FileNotFoundError: no such folder.
         ValueError: before anything is sent, with a line for each problem that `check_folder` or the Hub's check of
             the card finds; a name that is no user/name; private for a public repository; a revision that is a tag.
-        OSError: as `clear_errors` says.
+        OSError: as `readable_hub_errors` says.
     """
     folder = Path(folder)
     problems = check_folder(folder)
@@ -54,7 +54,7 @@ def push_folder(
         raise ValueError(f"{folder} cannot be published:{lines}")
     check_name(repo_id)
     api = HfApi(token=token)
-    with clear_errors(repo_id, revision, token):
+    with readable_hub_errors(repo_id, revision, token):
         _ask_about_card(folder)
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         if private and not api.model_info(repo_id).private:

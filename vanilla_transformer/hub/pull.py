@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
-from vanilla_transformer.hub.hub_errors import clear_errors, refuse_address
+from vanilla_transformer.hub.hub_errors import readable_hub_errors, refuse_address
 from vanilla_transformer.hub.published_folder import CONFIG, INDEX, WEIGHTS, is_pickle_name
 
 
@@ -29,14 +29,14 @@ def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token
 
     Raises:
         ValueError: the folder is in use; the repository has no model, or only weights that are pickles.
-        OSError: as `clear_errors` says.
+        OSError: as `readable_hub_errors` says.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; choose another folder")
     refuse_address(repo_id)
     validate_repo_id(repo_id)
-    with clear_errors(repo_id, revision, token):
+    with readable_hub_errors(repo_id, revision, token):
         # Before the download, and not by it: without the network it would be content with what is in its folder.
         head = HfApi(token=token).model_info(repo_id, revision=revision)
         assert head.sha is not None, "the Hub always tells the commit"

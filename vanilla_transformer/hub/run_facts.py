@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.hub.card_facts import ComparedModel, ModelCardFacts, Score
 from vanilla_transformer.hub.model_card import write_model_card
-from vanilla_transformer.training.finished_model import MODEL, RESULTS
+from vanilla_transformer.training.export import MODEL, RESULTS
 
 # Of the configuration, what another person would need for the same run; the rest are places on this machine.
 RECIPE = {

@@ -8,7 +8,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vanilla_transformer.evaluation.model_folder import load_model_folder
+from vanilla_transformer.inference.model_folder import load_model_folder
 
 
 def average_checkpoints(folders: Sequence[Path]) -> PreTrainedModel:

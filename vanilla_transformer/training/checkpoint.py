@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
+from vanilla_transformer.distributed.fsdp import is_sharded
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.manifest import MANIFEST, find_damage, sync, sync_folder, write_manifest
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
-from vanilla_transformer.training.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 

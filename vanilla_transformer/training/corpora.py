@@ -23,7 +23,7 @@ from vanilla_transformer.data.corpus import (
     prepare_pairs,
 )
 from vanilla_transformer.data.tokenizer import load_tokenizer, train_tokenizer
-from vanilla_transformer.evaluation.processes import process_state
+from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints, replaced_whole
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.manifest import find_damage, write_manifest

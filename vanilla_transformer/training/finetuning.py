@@ -26,16 +26,16 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 
-from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig, fingerprint, load_corpus, prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.evaluation.model_folder import load_model_folder
-from vanilla_transformer.evaluation.processes import process_state
+from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.evaluation.translation_quality import score_translations
+from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.checkpoint import PICKLED, replaced_whole
 from vanilla_transformer.training.corpora import check_same_text
-from vanilla_transformer.training.finished_model import MODEL, RESULTS
+from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.manifest import find_damage
 from vanilla_transformer.training.output_dir import identity
 from vanilla_transformer.training.progress import Progress
@@ -256,7 +256,7 @@ def finetune(config: FineTuningConfig) -> tuple[Path, dict[str, float]]:
 
 def _load(config: FineTuningConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = load_model_folder(config.model)
-    if not isinstance(model, ConditionalGeneration):
+    if not isinstance(model, BaseForConditionalGeneration):
         raise ValueError(
             f"model={config.model} has model_type={model.config.model_type!r}; fine-tuning is for the models of this "
             "package, vanilla_transformer and rnn_seq2seq"

@@ -7,10 +7,10 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.distributed.tensor import DTensor
 
+from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer
 from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.preparation import Run
-from vanilla_transformer.training.zero import ZeroOptimizer
 
 
 def backward(run: Run, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

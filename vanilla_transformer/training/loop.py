@@ -12,7 +12,7 @@ import torch
 
 from vanilla_transformer.data.batches import StreamingTokenBatches
 from vanilla_transformer.training.configuration import RunConfig
-from vanilla_transformer.training.finished_model import write_finished_model
+from vanilla_transformer.training.export import write_finished_model
 from vanilla_transformer.training.gradients import backward, clip_gradients, skip_update
 from vanilla_transformer.training.preparation import Run, prepare_run
 from vanilla_transformer.training.reporting import ProgressReport

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from vanilla_transformer.evaluation.processes import process_state
+from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, clear_interrupted, list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.run_lock import lock_for_this_run

@@ -15,9 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
 
-from vanilla_transformer.conditional_generation import ConditionalGeneration
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.evaluation.processes import process_state
+from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, is_zero_asked_for, share_optimizer
+from vanilla_transformer.distributed.fsdp import is_sharded, is_sharding_asked_for, shard, whole_weights
+from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, model_config_of
 from vanilla_transformer.training.corpora import Corpora, check_same_text, make_batches, prepare_corpora
@@ -25,8 +27,6 @@ from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
-from vanilla_transformer.training.sharding import is_sharded, is_sharding_asked_for, shard, whole_weights
-from vanilla_transformer.training.zero import ZeroOptimizer, is_zero_asked_for, share_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ class Run:
     progress: Progress
     checkpoints: Checkpoints
 
-    def bare_model(self) -> ConditionalGeneration:
+    def bare_model(self) -> BaseForConditionalGeneration:
         """The model itself, without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
-    def whole_model(self) -> ConditionalGeneration:
+    def whole_model(self) -> BaseForConditionalGeneration:
         """The model itself with all its weights, for each process to use in its own time.
 
         Of a sharded model it is a copy, for which all processes have to call this together.
@@ -255,7 +255,7 @@ def _check_resumed(run: Run) -> None:
     run.order.set_epoch(progress.epoch, progress.batches)
 
 
-def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> ConditionalGeneration:
+def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseForConditionalGeneration:
     """A new model for the tokenizer's vocabulary, with the run's way of decoding as its generation config."""
     model_config = model_config_of(
         config.model,
@@ -290,7 +290,7 @@ def prepare_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Cond
     return model
 
 
-def prepare_optimizer(config: RunConfig, model: ConditionalGeneration) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def prepare_optimizer(config: RunConfig, model: BaseForConditionalGeneration) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Adam for the model's parameters, and the schedule of its rate (section 5.3)."""
     settings = config.optimizer
     optimizer = torch.optim.Adam(

@@ -13,12 +13,12 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from vanilla_transformer.data.batches import TokenBatchSampler
+from vanilla_transformer.distributed.fsdp import is_sharding_asked_for
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.training.manifest import MANIFEST, write_manifest
 from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.run_state import RunState
-from vanilla_transformer.training.sharding import is_sharding_asked_for
 
 INPUTS = ["input_ids", "labels"]
 SMOOTHED_ALREADY = "the model smooths by itself, by label_smoothing of its config.json: a second time is one too many"

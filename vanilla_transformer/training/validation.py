@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from vanilla_transformer.conditional_generation import ConditionalGeneration
-from vanilla_transformer.evaluation.translate import translate_on_all_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
+from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.loss import IGNORED, smoothed_cross_entropy
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.checkpoint import replaced_whole
 from vanilla_transformer.training.preparation import Run
 
@@ -76,7 +76,7 @@ def validate(run: Run) -> Validation:
 
 
 @torch.no_grad()
-def _likelihood(run: Run, model: ConditionalGeneration) -> tuple[float, float]:
+def _likelihood(run: Run, model: BaseForConditionalGeneration) -> tuple[float, float]:
     """Mean smoothed loss and mean unsmoothed negative log-likelihood per target token, over all processes."""
     assert run.validation_batches is not None
     device = run.accelerator.device

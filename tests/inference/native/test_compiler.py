@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A library is compiled once for each machine, and whatever the machine refuses is one line with its remedy."""
+
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vanilla_transformer.inference.native import compiler
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where it lies; the source is one of a moment."""
+    source, header = tmp_path / "transformer.cpp", tmp_path / "width.h"
+    source.write_text('#include "width.h"\nextern "C" int panel_width() { return WIDTH; }\n', encoding="utf-8")
+    header.write_text("#define WIDTH 8\n", encoding="utf-8")
+    monkeypatch.setattr(compiler, "SOURCE", source)
+    monkeypatch.setattr(compiler, "HEADERS", [header])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler.library.cache_clear()
+    yield tmp_path / "vanilla_transformer"
+    compiler.library.cache_clear()
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(stat.S_IRWXU)
+    return str(path)
+
+
+def test_what_was_compiled_is_found_again(folder, monkeypatch):
+    assert compiler.library().panel_width() == 8
+    [made] = folder.iterdir()
+    written = made.stat().st_mtime_ns
+    compiler.library.cache_clear()
+    monkeypatch.setattr(compiler, "_compile", lambda *_: pytest.fail("it was compiled again"))
+    compiler.library()
+    assert made.stat().st_mtime_ns == written
+
+
+def test_another_source_is_another_file(folder):
+    compiler.library()
+    compiler.HEADERS[0].write_text("#define WIDTH 16\n", encoding="utf-8")
+    compiler.library.cache_clear()
+    assert compiler.library().panel_width() == 16
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:1000], lambda content: b"", lambda content: content + b"x"]
+)
+def test_a_damaged_library_is_compiled_anew(folder, monkeypatch, damage):
+    monkeypatch.setattr(compiler.ctypes, "CDLL", Path)  # not loaded: one that is cut off would end this process
+    path = compiler.library()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    compiler.library.cache_clear()
+    assert compiler.library().read_bytes() == whole
+
+
+def test_a_library_that_others_can_write_is_compiled_anew(folder):
+    compiler.library()
+    [path] = folder.iterdir()
+    path.chmod(0o722)
+    compiler.library.cache_clear()
+    compiler.library()
+    assert not path.stat().st_mode & 0o022
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_that_others_can_write_is_refused(folder, mode):
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ValueError, match="other users can write to the cache folder .* XDG_CACHE_HOME"):
+        compiler.library()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if folder.stat().st_uid == 0:  # what the administrator has put there may be loaded
+        os.chown(folder, 54321, -1)
+    with pytest.raises(ValueError, match="other users can write to the cache folder"):
+        compiler.library()
+
+
+def test_a_file_system_that_is_full_or_read_only_is_named(folder, monkeypatch):
+    def refuses(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuses)
+    with pytest.raises(ValueError, match=r"cannot be written to \(Read-only file system\): .* XDG_CACHE_HOME"):
+        compiler.library()
+
+
+def test_what_lies_on_a_read_only_file_system_is_loaded(folder, monkeypatch):
+    compiler.library()
+    compiler.library.cache_clear()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: pytest.fail("it was written to"))
+    assert compiler.library().panel_width() == 8
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    def has_no_entry(_):
+        raise KeyError
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", has_no_entry)
+    with pytest.raises(ValueError, match="this user has no home: .* XDG_CACHE_HOME"):
+        compiler.library()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="cannot be made .* XDG_CACHE_HOME"):
+        compiler.library()
+
+
+def test_without_a_compiler_the_remedy_is_named(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"there is no C\+\+ compiler: install one"):
+        compiler.library()
+
+
+@pytest.mark.parametrize("named", ["/nowhere/c++", "'c++", "nowhere --fast"])
+def test_a_cxx_that_names_nothing_is_repeated(named, monkeypatch):
+    monkeypatch.setenv("CXX", named)
+    with pytest.raises(ValueError, match="CXX=.* names no program") as error:
+        compiler.library()
+    assert named in str(error.value)
+
+
+def test_cxx_names_the_compiler(tmp_path, monkeypatch):
+    for folder in ("bin", "my tools"):
+        (tmp_path / folder).mkdir()
+        mine = script(tmp_path / folder / "mine", "exit 1")
+        monkeypatch.setenv("CXX", mine)
+        assert compiler.find_compiler() == [mine]
+
+
+def test_cxx_may_have_arguments(monkeypatch):
+    monkeypatch.setenv("CXX", "env c++ -DUNUSED='a b'")
+    assert compiler.find_compiler() == [shutil.which("env"), "c++", "-DUNUSED=a b"]
+    assert compiler.library().panel_width() == 8
+
+
+def test_a_compiler_that_cannot_be_executed_is_named(tmp_path, monkeypatch):
+    program = tmp_path / "mine"
+    program.write_bytes(b"\x7fELF and no more")
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("CXX", str(program))
+    with pytest.raises(ValueError, match=f"{program} cannot be executed: "):
+        compiler.library()
+
+
+def test_a_compiler_that_hangs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", script(tmp_path / "mine", "exec sleep 60"))
+    monkeypatch.setattr(compiler, "MAX_SECONDS", {"--version": 0.1})
+    with pytest.raises(ValueError, match="mine has not ended after 0.1 seconds"):
+        compiler.library()
+
+
+def test_what_the_compiler_says_is_passed_on_in_a_line_and_nothing_is_left(tmp_path, folder, monkeypatch):
+    said = r"printf 'no such\nmachine \377' >&2; exit 1"  # in no encoding
+    monkeypatch.setenv("CXX", script(tmp_path / "mine", said))
+    with pytest.raises(ValueError, match="could not compile transformer.cpp: no such machine"):
+        compiler.library()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_compiler_that_has_refused_is_not_asked_again_but_another_is(tmp_path, monkeypatch):
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("CXX", script(tmp_path / "mine", f"echo called >> {calls}; exit 1"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="could not compile"):
+            compiler.library()
+    assert calls.read_text(encoding="utf-8").count("called") == 2  # its version, and the compiling
+    monkeypatch.delenv("CXX")
+    assert compiler.library().panel_width() == 8
+
+
+def test_what_cannot_be_loaded_is_named(monkeypatch):
+    def refuses(path):
+        raise OSError(f"{path}: failed to map segment from shared object: Operation not permitted")
+
+    monkeypatch.setattr(compiler.ctypes, "CDLL", refuses)
+    with pytest.raises(ValueError, match="cannot be loaded: .* Operation not permitted; .* XDG_CACHE_HOME"):
+        compiler.library()

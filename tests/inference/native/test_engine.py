@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which engine decodes what, and the reasons that are given."""
+
+import pytest
+import torch
+
+from tests.families import FAMILIES
+from vanilla_transformer.inference.native import engine
+from vanilla_transformer.inference.native.engine import native_decoder
+from vanilla_transformer.inference.native.transformer import NativeDecoder
+
+
+def hooked():
+    model = FAMILIES[0].model()
+    model.model.encoder.layers[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+CASES = {
+    "a Transformer": (FAMILIES[0].model, "float32", None),
+    "in int8": (FAMILIES[0].model, "int8", None),
+    "in bfloat16": (FAMILIES[0].model, "bfloat16", "it computes in float32 and int8"),
+    "in float64": (lambda: FAMILIES[0].model(torch.float64), "float32", "a model in torch.float64"),
+    "an RNN": (FAMILIES[2].model, "float32", "it decodes the Transformer, and this is a RNNSeq2Seq"),
+    "another activation": (
+        lambda: FAMILIES[0].model(activation_function="gelu"),
+        "float32",
+        "activation_function='gelu'",
+    ),
+    "a hook": (hooked, "float32", "the model has adapters, hooks, shards or replaced modules"),
+}
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), CASES.values(), ids=CASES)
+def test_auto_is_native_where_it_can_be(make, precision, reason):
+    assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+def test_native_says_why_it_cannot_be(make, precision, reason):
+    with pytest.raises(ValueError, match="engine='native' cannot decode this") as error:
+        native_decoder(make(), precision, "native")
+    assert reason in str(error.value)
+
+
+def test_torch_is_always_torch():
+    assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None
+
+
+def test_without_a_compiler_auto_is_torch(monkeypatch):
+    refuse(monkeypatch, "there is no C++ compiler")
+    assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
+    with pytest.raises(ValueError, match=r"there is no C\+\+ compiler; use engine='torch', or 'auto'"):
+        native_decoder(FAMILIES[0].model(), "float32", "native")
+
+
+def refuse(monkeypatch, reason: str) -> None:
+    def refuses():
+        raise ValueError(reason)
+
+    monkeypatch.setattr(engine, "library", refuses)
+
+
+def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog):
+    engine._say_once.cache_clear()
+    for reason in ("no compiler", "no compiler", "no folder", "no compiler"):
+        refuse(monkeypatch, reason)
+        assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.rpartition(": ")[2] for line in said] == ["no compiler", "no folder"]
+    assert all("PyTorch decodes, several times slower" in line for line in said)
+
+
+@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+def test_what_was_chosen_is_not_said(make, precision, reason, monkeypatch, caplog):
+    engine._say_once.cache_clear()
+    refuse(monkeypatch, "no compiler")
+    assert native_decoder(make(), precision, "auto") is None
+    assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None
+    assert caplog.records == []
+
+
+def test_an_unknown_engine_names_the_known_ones():
+    with pytest.raises(ValueError, match="engine='fast' must be one of auto, native, torch"):
+        native_decoder(FAMILIES[0].model(), "float32", "fast")  # pyright: ignore[reportArgumentType] -- on purpose

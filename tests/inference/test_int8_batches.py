@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In int8 PyTorch, too, says of a line what it says of it alone, whatever other lines are in its batch.
+
+A product changes no row by what is beside it (tests/test_packed_linear.py). Attention over a padded source may add up
+in another order, and where this last bit decides between two levels of int8, the scores of that line move: it is rare.
+"""
+
+import random
+
+import pytest
+
+from tests.families import END, FAMILIES, START, Family
+from vanilla_transformer import Translator
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
+from vanilla_transformer.inference.translate import Translation, fast_decoder
+from vanilla_transformer.packed_linear import quantize_linears
+
+SYMBOLS = [f"w{i}" for i in range(27)]
+COUNT = 120
+
+
+def translations(translator: Translator, lines: list[str], at_once: int) -> list[Translation]:
+    found = translator.n_best(lines, 1, window=at_once, max_batch_tokens=100_000, max_new_tokens=12, num_beams=3)
+    return [best[0] for best in found]
+
+
+@pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[1], FAMILIES[2]], ids=lambda family: family.name)
+def test_companions_and_order_change_next_to_no_line(family: Family):
+    names = {"pad_token_id": 0, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
+    model = family.model(**names)
+    decoder = fast_decoder(model, "int8", "torch")
+    quantize_linears(model.get_encoder())
+    translator = Translator(model, train_tokenizer([" ".join(SYMBOLS)], TokenizerConfig(kind="symbols")), decoder)
+    lines = [" ".join(random.choices(SYMBOLS, k=random.randint(1, 20))) for _ in range(COUNT)]
+    alone = translations(translator, lines, 1)
+    assert len({one.text for one in alone}) > 10  # or there is nothing to mix up
+    order = random.sample(range(COUNT), COUNT)
+    shuffled = dict(zip(order, translations(translator, [lines[i] for i in order], 64), strict=True))
+    for found in (
+        translations(translator, lines, 7),
+        translations(translator, lines, 64),
+        [shuffled[i] for i in range(COUNT)],
+    ):
+        pairs = list(zip(found, alone, strict=True))
+        assert sum(one.text != other.text for one, other in pairs) <= COUNT / 20
+        assert sum(one.score != pytest.approx(other.score, abs=1e-4) for one, other in pairs) <= COUNT / 3

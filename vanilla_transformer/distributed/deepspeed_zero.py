@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ZeRO-2: gradients and Adam's averages shared out among the processes, by DeepSpeed (Rajbhandari et al. 2020).
+
+`accelerate launch` asks for it. Accelerate's way is not taken: on CPUs it leaves every process alone, so that nothing
+of it could be tested without GPUs; it takes the step within the last backward pass, before anyone can judge the
+gradients; and of bf16 it makes weights in bfloat16, not the arithmetic of all other ways. DeepSpeed's own checkpoints
+are pickles and are never written: `ZeroOptimizer` gathers what ours need.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_deepspeed_available, parse_flag_from_env
+
+from vanilla_transformer.distributed.fsdp import check_launch_options
+
+# As for FSDP2: what `accelerate launch` may tell its processes, and what to do about other values.
+HONOURED: dict[str, tuple[set[str | None], str]] = {
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE": ({None, "2"}, "set it to 2; to share out weights too, use FSDP2"),
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE": ({None}, "the run's own configuration decides; leave it out"),
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": ({None, "none"}, "averages stay on their device; set it to none"),
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": ({None, "none"}, "weights stay on their device; set it to none"),
+    "ACCELERATE_DEEPSPEED_ZERO3_INIT": ({None, "false"}, "weights are not shared out; set it to false"),
+    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": ({None, "false"}, "weights are saved as they are; set it to false"),
+    "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": ({None}, "there are no experts; leave it out"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ({None, "1"}, "set training.gradient_accumulation_steps instead"),
+    "ACCELERATE_GRADIENT_CLIPPING": ({None, "none"}, "set optimizer.max_grad_norm instead"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ({None, "false"}, "there is data parallelism alone; leave it out"),
+}
+BUCKET = 50_000_000  # elements that are summed over the processes at a time; DeepSpeed's own would take 2 GB for it
+AVERAGES = ("exp_avg", "exp_avg_sq")
+
+
+def is_zero_asked_for(mixed_precision: str) -> bool:
+    """Whether this process was started with DeepSpeed.
+
+    Raises:
+        ValueError: an option of it that would not be honoured, a precision that it is not for, or it is not installed.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return False
+    check_launch_options(HONOURED)
+    if mixed_precision == "fp16":
+        raise ValueError("training.mixed_precision='fp16' is not for ZeRO-2; choose bf16, no or auto")
+    if not is_deepspeed_available():
+        raise ValueError("ZeRO-2 needs DeepSpeed, which is not installed: pip install 'vanilla-transformer[zero]'")
+    return True
+
+
+def share_optimizer(
+    model: torch.nn.Module, adam: torch.optim.Optimizer, accelerator: Accelerator, max_grad_norm: float | None
+) -> tuple[torch.nn.Module, "ZeroOptimizer"]:
+    """DeepSpeed's engine, to be called as the model, and the optimizer of all processes.
+
+    Raises:
+        ValueError: DeepSpeed computes on another kind of device than the run.
+    """
+    import deepspeed  # pyright: ignore[reportMissingImports] -- an extra that `dev` is without
+    from deepspeed.accelerator import get_accelerator  # pyright: ignore[reportMissingImports]
+
+    device = get_accelerator().device_name()
+    if device != accelerator.device.type:
+        raise ValueError(
+            f"DeepSpeed computes on {device!r} and this run on {accelerator.device.type!r}; set the environment "
+            f"variable DS_ACCELERATOR={accelerator.device.type}"
+        )
+    if device == "cpu":  # it would compile for minutes what only inference uses
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    parameters = [list(group["params"]) for group in adam.param_groups]
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,  # for its statistics
+        "gradient_accumulation_steps": 1,  # `begin_part` tells which backward pass is an update's last
+        "gradient_clipping": max_grad_norm or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET},
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings)
+    return engine, ZeroOptimizer(engine, adam, parameters)
+
+
+class ZeroOptimizer(torch.optim.Optimizer):
+    """Adam with a part of its averages in each process; to loop and checkpoints, an optimizer like any other.
+
+    DeepSpeed keeps them in one long vector. Here they have the shapes of the parameters, and are whole: to read them,
+    all processes have to come together.
+
+    Args:
+        adam: whose groups DeepSpeed has filled with its vectors.
+        parameters: of each group, as they were before.
+    """
+
+    def __init__(self, engine: Any, adam: torch.optim.Optimizer, parameters: list[list[torch.Tensor]]):
+        self.engine = engine
+        self.adam = adam
+        self.parameters = parameters
+        self.defaults = adam.defaults
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        groups = zip(self.adam.param_groups, self.parameters, strict=True)
+        return [{**group, "params": parameters} for group, parameters in groups]
+
+    @property
+    def state(self) -> Mapping[torch.Tensor, dict[str, torch.Tensor]]:
+        """Empty before the first step."""
+        return GatheredState(self.adam, self.parameters)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """After the weights are loaded: each process takes its part of what all of them have read."""
+        from deepspeed.utils import (  # pyright: ignore[reportMissingImports]
+            lazy_init_hp_params_optimizer_state,
+            safe_set_full_optimizer_state,
+        )
+
+        self.engine.optimizer.refresh_fp32_params()  # the step's own copies of the weights
+        saved = zip(self.adam.param_groups, self.parameters, state_dict["param_groups"], strict=True)
+        for group, parameters, values in saved:
+            group |= {key: value for key, value in values.items() if key != "params"}
+            if not state_dict["state"]:
+                continue
+            [part] = group["params"]
+            states = [state_dict["state"][number] for number in values["params"]]
+            self.adam.state[part] = {"step": states[0]["step"].to(part.device)}
+            self.adam.state[part] |= {key: torch.zeros_like(part) for key in AVERAGES}
+            lazy_init_hp_params_optimizer_state(parameters, part, self.adam.state)
+            for parameter, state in zip(parameters, states, strict=True):
+                for key in AVERAGES:
+                    safe_set_full_optimizer_state(parameter, state[key], key)
+
+    def begin_part(self, is_last: bool) -> None:
+        """Before the forward pass of one of an update's parts."""
+        self.engine.set_gradient_accumulation_boundary(is_last)
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Of the whole gradient, the same in every process; infinite if it has such elements. `step` clips it."""
+        return self.engine.optimizer.scaled_global_norm()
+
+    def step(self, closure: None = None) -> None:
+        assert closure is None
+        self.engine.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of an update that was skipped, what was gathered gives way to that of the next."""
+        self.engine.optimizer.zero_grad(set_to_none)
+
+
+class GatheredState(Mapping[torch.Tensor, dict[str, torch.Tensor]]):
+    """Adam's state of each parameter; all processes must ask for it together."""
+
+    def __init__(self, adam: torch.optim.Optimizer, parameters: list[list[torch.Tensor]]):
+        self.steps: dict[torch.Tensor, torch.Tensor] = {}
+        for group, its in zip(adam.param_groups, parameters, strict=True):
+            [part] = group["params"]
+            if adam.state[part]:
+                for parameter in its:
+                    self.steps[parameter] = adam.state[part]["step"]
+
+    def __getitem__(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state  # pyright: ignore[reportMissingImports]
+
+        averages = {key: safe_get_full_optimizer_state(parameter, key) for key in AVERAGES}
+        return {"step": self.steps[parameter].clone(), **averages}
+
+    def __contains__(self, parameter: object) -> bool:
+        return parameter in self.steps
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
