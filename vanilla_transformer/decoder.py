@@ -56,7 +56,7 @@ class Decoder(Protocol):
 
     Attributes:
         engine: its name, "native" or "torch", or "model" for a model's own forward pass.
-        parallel_batches: how many batches it can decode at once, each on a thread of its own; 1: it has no use for more.
+        parallel_batches: how many batches it can decode at once, each on a thread of its own.
         supports_select: whether its states can `select` some of their sentences.
     """
 
