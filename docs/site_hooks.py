@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make docs` does beside mkdocs: README, CONTRIBUTING and CHANGELOG are pages, and links to code lead to the API."""
+"""The site beside mkdocs: README, CONTRIBUTING and CHANGELOG are pages, and links to code lead to the API."""
 
 import posixpath
 import re
