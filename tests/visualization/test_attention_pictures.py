@@ -13,9 +13,9 @@ from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.figure import Figure
 
 from tests.visualization.example_attention import example_attention
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock, attention_blocks
 from vanilla_transformer.visualization.attention_maps import plot_attention_maps, token_text
 from vanilla_transformer.visualization.interactive import interactive_page
+from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
 from vanilla_transformer.visualization.paper_attention import FAINTEST, head_styles, plot_paper_attention
 from vanilla_transformer.visualization.style import COLOURS, DOTS_PER_INCH, MARGIN, check_suffix, save_figure
 
@@ -41,13 +41,13 @@ def tokens_in(figure: Figure) -> int:
 
 def test_a_map_for_each_head_holds_its_weights():
     attention = example_attention(SOURCE, TARGET)
-    meshes = maps_in(plot_attention_maps(attention_blocks(attention, ["cross"])))
+    meshes = maps_in(plot_attention_maps(select_layers(attention, ["cross"])))
     for mesh, weights in zip(meshes[:2], attention.cross[2], strict=True):
         np.testing.assert_array_equal(mesh.get_array(), weights)
 
 
 def test_the_key_to_the_grey_covers_no_words_of_a_narrow_picture():
-    figure = plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"], average=True))
+    figure = plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["decoder"], average=True))
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     [key] = figure.legends
@@ -56,14 +56,14 @@ def test_the_key_to_the_grey_covers_no_words_of_a_narrow_picture():
 
 
 def test_what_the_decoder_may_not_see_is_no_weight_of_zero():
-    [first, *_] = maps_in(plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"])))
+    [first, *_] = maps_in(plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["decoder"])))
     np.testing.assert_array_equal(first.get_array().mask, np.triu(np.ones((3, 3), bool), k=1))
 
 
 @pytest.mark.parametrize("plot", [plot_attention_maps, plot_paper_attention])
 def test_no_word_of_a_long_sentence_is_cut_off_or_small(plot):
     long = [f"{'long' * (i % 5)}word{i}" for i in range(40)]
-    blocks = attention_blocks(example_attention(long, long[::-1]), average=True)
+    blocks = select_layers(example_attention(long, long[::-1]), average=True)
     figure = plot(blocks)
     assert tokens_in(figure) == 3 * (40 + 40)
     assert token_text(blocks).size >= 10  # points: pixels at half size
@@ -74,7 +74,7 @@ def test_no_word_of_a_long_sentence_is_cut_off_or_small(plot):
 
 @pytest.mark.parametrize("highest", [1.0, 0.99, 0.83, 0.0123])
 def test_the_colour_bar_shows_the_end_of_its_range(highest):
-    block = AttentionBlock("", ["head"], np.array([[[0.0, highest]]]), ["a"], ["a", "b"], "", "")
+    block = LayerAttention("", ["head"], np.array([[[0.0, highest]]]), ["a"], ["a", "b"], "", "")
     figure = plot_attention_maps([block])
     axis: Any = figure.axes[-1].yaxis
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
@@ -92,18 +92,18 @@ def lines_of(figure: Figure) -> list[np.ndarray]:
 
 def test_lines_are_as_strong_as_their_weights():
     attention = example_attention(SOURCE, TARGET)
-    heads = lines_of(plot_paper_attention(attention_blocks(attention, ["cross"])))
+    heads = lines_of(plot_paper_attention(select_layers(attention, ["cross"])))
     for strengths, weights in zip(heads, attention.cross[2], strict=True):
         np.testing.assert_allclose(strengths, weights[weights >= FAINTEST])
 
 
 def test_a_word_has_its_own_lines_alone():
     attention = example_attention(SOURCE, TARGET)
-    heads = lines_of(plot_paper_attention(attention_blocks(attention, ["encoder"]), "cat"))
+    heads = lines_of(plot_paper_attention(select_layers(attention, ["encoder"]), "cat"))
     for strengths, weights in zip(heads, attention.encoder[1][:, 1], strict=True):
         np.testing.assert_allclose(strengths, weights[weights >= FAINTEST])
     with pytest.raises(ValueError, match="word 'dog' is not among the tokens that attend: a cat"):
-        plot_paper_attention(attention_blocks(attention, ["encoder"]), "dog")
+        plot_paper_attention(select_layers(attention, ["encoder"]), "dog")
 
 
 def test_twenty_heads_look_different_and_more_are_refused():
@@ -114,7 +114,7 @@ def test_twenty_heads_look_different_and_more_are_refused():
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_the_size_that_is_told_is_the_figures(suffix, tmp_path):
-    figure = plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["cross"]))
+    figure = plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["cross"]))
     dots = 150 if suffix == "png" else 72
     size = save_figure(figure, tmp_path / "new" / f"a.{suffix}")
     assert size == pytest.approx([side * dots for side in figure.get_size_inches()], abs=1)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock
 from vanilla_transformer.visualization.fonts import fonts_for
-from vanilla_transformer.visualization.sheet import LINE, Sheet, TokenText
+from vanilla_transformer.visualization.inch_layout import LINE, Sheet, TokenText
+from vanilla_transformer.visualization.layer_attention import LayerAttention
 from vanilla_transformer.visualization.style import FONT_SIZE
 
 ACROSS = 4  # panels in a row; more where others are wider
@@ -32,7 +32,7 @@ COLOUR_MAP = "Blues"  # one hue from white to dark, for every eye
 UNSEEN = "0.87"  # grey: what a position may not attend to, which is something else than a weight of 0
 
 
-def token_text(blocks: Sequence[AttentionBlock]) -> TokenText:
+def token_text(blocks: Sequence[LayerAttention]) -> TokenText:
     """Large for short sentences, smaller for long ones, never below what can be read at half size (`SIZES`)."""
     tokens = {token for block in blocks for token in (*block.queries, *block.keys)}
     longest = max(len(side) for block in blocks for side in (block.queries, block.keys))
@@ -57,7 +57,7 @@ class Room:
     is_upright: bool
 
     @classmethod
-    def of(cls, block: AttentionBlock, text: TokenText) -> "Room":
+    def of(cls, block: LayerAttention, text: TokenText) -> "Room":
         width, height = (max(SMALLEST_SIDE, len(side) * text.cell) for side in (block.keys, block.queries))
         widest = text.inches(block.keys)
         is_upright = widest > 0.95 * width / len(block.keys)
@@ -88,7 +88,7 @@ class Room:
         return -(-count // -(-count // most))
 
 
-def plot_attention_maps(blocks: Sequence[AttentionBlock]) -> Figure:
+def plot_attention_maps(blocks: Sequence[LayerAttention]) -> Figure:
     """A panel for each head of each block, the blocks one above the other, one scale for all colours.
 
     The figure is as large as its tokens need: a long sentence gives a large one.
@@ -135,7 +135,7 @@ def bar_ticks(highest: float) -> list[float]:
 
 
 def _draw_heads(
-    axes: Axes, block: AttentionBlock, room: Room, text: TokenText, across: int, highest: float
+    axes: Axes, block: LayerAttention, room: Room, text: TokenText, across: int, highest: float
 ) -> QuadMesh | None:
     """A panel for each head, and the tokens beside each row and below each column of them; the last one's colours."""
     mesh = None
@@ -152,13 +152,13 @@ def _draw_heads(
     return mesh
 
 
-def _write_queries(axes: Axes, block: AttentionBlock, room: Room, text: TokenText, top: float) -> None:
+def _write_queries(axes: Axes, block: LayerAttention, room: Room, text: TokenText, top: float) -> None:
     step = room.height / len(block.queries)
     places = [(room.left - SPACE, top + (row + 0.5) * step) for row in range(len(block.queries))]
     text.write(axes, block.queries, places, "end")
 
 
-def _write_keys(axes: Axes, block: AttentionBlock, room: Room, text: TokenText, left: float, bottom: float) -> None:
+def _write_keys(axes: Axes, block: LayerAttention, room: Room, text: TokenText, left: float, bottom: float) -> None:
     step = room.width / len(block.keys)
     y = bottom + SPACE + (0 if room.is_upright else text.cell / 2)
     places = [(left + (column + 0.5) * step, y) for column in range(len(block.keys))]
@@ -166,7 +166,7 @@ def _write_keys(axes: Axes, block: AttentionBlock, room: Room, text: TokenText, 
 
 
 def _draw(
-    axes: Axes, block: AttentionBlock, head: int, place: tuple[float, float, float, float], highest: float
+    axes: Axes, block: LayerAttention, head: int, place: tuple[float, float, float, float], highest: float
 ) -> QuadMesh:
     """A head's weights, in a frame; `place` is left, top, width and height."""
     weights = np.ma.masked_array(block.weights[head])  # (queries, keys)

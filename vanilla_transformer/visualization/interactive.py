@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch  # bertviz takes its tensors
 
-from vanilla_transformer.visualization.attention_blocks import KINDS, NAMES, Attention, Kind, tokens_of
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, KINDS, Attention, Kind, tokens_of
 
 View = Literal["head", "model"]
 # What bertviz's scripts load from elsewhere, and the packages that have it as a file.
@@ -60,7 +60,7 @@ def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = K
         ValueError: this version of bertviz loads its scripts in another way.
     """
     views = [
-        f"<h2>{NAMES[kind]}</h2>\n{_view(attention, kind, view)}"
+        f"<h2>{KIND_NAMES[kind]}</h2>\n{_view(attention, kind, view)}"
         for kind in kinds
         if getattr(attention, kind) is not None
     ]

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock
 from vanilla_transformer.visualization.attention_maps import token_text
 from vanilla_transformer.visualization.fonts import OWN
-from vanilla_transformer.visualization.sheet import LINE, Sheet, TokenText
+from vanilla_transformer.visualization.inch_layout import LINE, Sheet, TokenText
+from vanilla_transformer.visualization.layer_attention import LayerAttention
 from vanilla_transformer.visualization.style import COLOURS, FONT_SIZE
 
 BETWEEN = 2.6  # inches between the two rows of words
@@ -30,7 +30,7 @@ LINE_WIDTH = 2.5
 Dash = Literal["-", "--"]
 
 
-def plot_paper_attention(blocks: Sequence[AttentionBlock], word: str | None = None) -> Figure:
+def plot_paper_attention(blocks: Sequence[LayerAttention], word: str | None = None) -> Figure:
     """Above the tokens attended to, below those that attend; a colour for each head, a line for each weight.
 
     Args:
@@ -82,7 +82,7 @@ def head_styles(heads: Sequence[str]) -> list[tuple[str, tuple[str, Dash]]]:
     return [(name, (COLOURS[i % len(COLOURS)], dashes[i // len(COLOURS)])) for i, name in enumerate(heads)]
 
 
-def _with_word(blocks: Sequence[AttentionBlock], word: str) -> list[AttentionBlock]:
+def _with_word(blocks: Sequence[LayerAttention], word: str) -> list[LayerAttention]:
     found = [block for block in blocks if word in block.queries]
     if not found:
         tokens = list(dict.fromkeys(token for block in blocks for token in block.queries))
@@ -90,20 +90,20 @@ def _with_word(blocks: Sequence[AttentionBlock], word: str) -> list[AttentionBlo
     return found
 
 
-def _places(block: AttentionBlock) -> tuple[np.ndarray, np.ndarray]:
+def _places(block: LayerAttention) -> tuple[np.ndarray, np.ndarray]:
     """Where the queries and the keys stand, in tokens from the left; the shorter row in the middle."""
     columns = max(len(block.queries), len(block.keys))
     queries, keys = (np.arange(len(side)) + (columns - len(side)) / 2 for side in (block.queries, block.keys))
     return queries, keys
 
 
-def _write_tokens(axes: Axes, block: AttentionBlock, text: TokenText) -> None:
+def _write_tokens(axes: Axes, block: LayerAttention, text: TokenText) -> None:
     queries, keys = _places(block)
     text.write(axes, block.keys, [(x, BETWEEN + SPACE) for x in keys], "start", is_upright=True)
     text.write(axes, block.queries, [(x, -SPACE) for x in queries], "end", is_upright=True)
 
 
-def _draw_lines(axes: Axes, block: AttentionBlock, styles: Sequence, word: str | None) -> None:
+def _draw_lines(axes: Axes, block: LayerAttention, styles: Sequence, word: str | None) -> None:
     queries, keys = _places(block)
     apart = min(0.12, 0.6 / len(styles))  # tokens from one head to the next, so that equal lines do not hide others
     for head, ((_, (colour, dash)), weights) in enumerate(zip(styles, block.weights, strict=True)):
@@ -121,7 +121,7 @@ def _draw_lines(axes: Axes, block: AttentionBlock, styles: Sequence, word: str |
         axes.add_collection(strong, autolim=False)  # there may be thousands, and the axes have their limits
 
 
-def _mark_tokens(axes: Axes, block: AttentionBlock, styles: Sequence, word: str, room: tuple[float, float]) -> None:
+def _mark_tokens(axes: Axes, block: LayerAttention, styles: Sequence, word: str, room: tuple[float, float]) -> None:
     """Behind the word a grey box, behind each token it attends to a stripe for each head."""
     queries, keys = _places(block)
     above, below = room

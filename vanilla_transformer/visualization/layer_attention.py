@@ -9,9 +9,9 @@ import numpy as np
 
 Kind = Literal["encoder", "decoder", "cross"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-NAMES = {"encoder": "Encoder self-attention", "decoder": "Decoder self-attention", "cross": "Cross-attention"}
+KIND_NAMES = {"encoder": "Encoder self-attention", "decoder": "Decoder self-attention", "cross": "Cross-attention"}
 KEY_NAMES = {"encoder": "source token, attended to", "decoder": "target token read so far", "cross": "source token"}
-LONGEST = 100  # tokens of either side that a picture can show
+MAX_TOKENS = 100  # tokens of either side that a picture can show
 
 
 class Attention(Protocol):
@@ -32,7 +32,7 @@ class Attention(Protocol):
 
 
 @dataclass(frozen=True)
-class AttentionBlock:
+class LayerAttention:
     """The heads of one layer, for one picture.
 
     Args:
@@ -54,13 +54,13 @@ class AttentionBlock:
     is_causal: bool = False
 
 
-def attention_blocks(
+def select_layers(
     attention: Attention,
     kinds: Sequence[Kind] = KINDS,
     layer: int | None = None,
     head: int | None = None,
     average: bool = False,
-) -> list[AttentionBlock]:
+) -> list[LayerAttention]:
     """One block for each kind that is asked for; of all kinds, those that the model has.
 
     Args:
@@ -69,7 +69,7 @@ def attention_blocks(
         average: their mean instead.
 
     Raises:
-        ValueError: a kind that the model does not have, an unknown layer or head; more tokens than `LONGEST`.
+        ValueError: a kind that the model does not have, an unknown layer or head; more tokens than `MAX_TOKENS`.
     """
     check_lengths(attention)
     everything = {kind: getattr(attention, kind) for kind in KINDS}
@@ -84,10 +84,12 @@ def attention_blocks(
 
 
 def check_lengths(attention: Attention) -> None:
-    """Raise ValueError for more tokens than `LONGEST`."""
+    """Raise ValueError for more tokens than `MAX_TOKENS`."""
     for side, tokens in (("sentence", attention.source_tokens), ("translation", attention.target_tokens)):
-        if len(tokens) > LONGEST:
-            raise ValueError(f"the {side} has {len(tokens):,} tokens; a picture can show {LONGEST} at most: split it")
+        if len(tokens) > MAX_TOKENS:
+            raise ValueError(
+                f"the {side} has {len(tokens):,} tokens; a picture can show {MAX_TOKENS} at most: split it"
+            )
 
 
 def tokens_of(attention: Attention, kind: Kind) -> tuple[list[str], list[str]]:
@@ -98,21 +100,21 @@ def tokens_of(attention: Attention, kind: Kind) -> tuple[list[str], list[str]]:
 
 def _block(
     attention: Attention, kind: Kind, weights: np.ndarray, layer: int | None, head: int | None, average: bool
-) -> AttentionBlock:
+) -> LayerAttention:
     layers, heads = weights.shape[:2]
     layer = int(layers if layer is None else layer)
-    _check(f"layer of the {NAMES[kind].lower()}", layer, layers)
+    _check(f"layer of the {KIND_NAMES[kind].lower()}", layer, layers)
     chosen = weights[layer - 1]  # (heads, queries, keys)
     names = [f"head {number}" for number in range(1, heads + 1)]
     if head is not None:
-        _check(f"head of the {NAMES[kind].lower()}", head, heads)
+        _check(f"head of the {KIND_NAMES[kind].lower()}", head, heads)
         chosen, names = chosen[head - 1 : head], names[head - 1 : head]
     elif average:
         chosen, names = chosen.mean(axis=0, keepdims=True), [f"average of {heads} head{'s' * (heads > 1)}"]
     is_target = kind != "encoder"
     queries, keys = tokens_of(attention, kind)
-    return AttentionBlock(
-        title=f"{NAMES[kind]}, layer {layer} of {layers}",
+    return LayerAttention(
+        title=f"{KIND_NAMES[kind]}, layer {layer} of {layers}",
         heads=names,
         weights=chosen,
         queries=queries,

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vanilla_transformer.visualization.sheet import MIDDLE, TokenText
+from vanilla_transformer.visualization.inch_layout import MIDDLE, TokenText
 from vanilla_transformer.visualization.style import DOTS_PER_INCH
 
 SIZE = 20  # points
