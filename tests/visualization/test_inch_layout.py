@@ -6,15 +6,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vanilla_transformer.visualization.inch_layout import MIDDLE, TokenText
+from vanilla_transformer.visualization.inch_layout import HALF_CAPITAL, TokenWriter
 from vanilla_transformer.visualization.style import DOTS_PER_INCH
 
 SIZE = 20  # points
-DOTS = DOTS_PER_INCH / 72  # pixels of a point
+PIXELS_PER_POINT = DOTS_PER_INCH / 72
 
 
-def corners_of_the_ink(figure: Figure) -> np.ndarray:
-    """Top, bottom, left and right of what is dark, in pixels."""
+def ink_bounds(figure: Figure) -> np.ndarray:
+    """Top, bottom, left and right of the dark pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     rows, columns = np.nonzero(np.asarray(canvas.buffer_rgba())[..., 0] < 128)
@@ -29,23 +29,25 @@ def two_empty_figures() -> list[Figure]:
     return figures
 
 
-@pytest.mark.parametrize(("part", "side"), [("start", "left"), ("middle", "center"), ("end", "right")])
-@pytest.mark.parametrize("is_upright", [False, True])
+@pytest.mark.parametrize(("anchor", "side"), [("start", "left"), ("middle", "center"), ("end", "right")])
+@pytest.mark.parametrize("is_vertical", [False, True])
 @pytest.mark.parametrize("token", ["grünen", "$x$", "\\$y$", "Быстрая"])
-def test_a_token_stands_where_matplotlib_would_write_it(figures, token, is_upright, part, side):
-    ours, theirs = figures
-    TokenText(SIZE, ["DejaVu Sans"]).write(ours.axes[0], [token], [(0.5, 0.5)], part, is_upright)
-    turned = {"rotation": 90 if is_upright else 0, "rotation_mode": "anchor"}
-    theirs.axes[0].text(0.5, 0.5, token, fontsize=SIZE, ha=side, va="baseline", parse_math=False, **turned)
-    lower = round(MIDDLE * SIZE * DOTS)  # ours has its middle at the place, not its baseline
-    moved = [0, 0, lower, lower] if is_upright else [lower, lower, 0, 0]
-    difference = corners_of_the_ink(ours) - corners_of_the_ink(theirs) - moved
-    assert np.abs(difference).max() <= 4  # pixels of 42: their letters are moved to whole ones
+def test_a_token_is_placed_as_matplotlibs_text(figures, token, is_vertical, anchor, side):
+    outlined, reference = figures
+    TokenWriter(SIZE, ["DejaVu Sans"]).write(outlined.axes[0], [token], [(0.5, 0.5)], anchor, is_vertical)
+    rotation = {"rotation": 90 if is_vertical else 0, "rotation_mode": "anchor"}
+    reference.axes[0].text(0.5, 0.5, token, fontsize=SIZE, ha=side, va="baseline", parse_math=False, **rotation)
+    lower = round(HALF_CAPITAL * SIZE * PIXELS_PER_POINT)  # an outline is centred, a text stands on its baseline
+    shift = [0, 0, lower, lower] if is_vertical else [lower, lower, 0, 0]
+    difference = ink_bounds(outlined) - ink_bounds(reference) - shift
+    assert np.abs(difference).max() <= 4  # pixels of 42: matplotlib snaps letters to the pixel grid
 
 
-def test_the_width_is_that_of_the_longest_token(figures):
+def test_max_width_is_that_of_the_longest_token(figures):
     renderer = FigureCanvasAgg(figures[0]).get_renderer()
     tokens = ["iiiiii", "WWWW", ""]
-    theirs = [figures[0].axes[0].text(0, 0, token, fontsize=SIZE).get_window_extent(renderer).width for token in tokens]
-    ours = TokenText(SIZE, ["DejaVu Sans"]).inches(tokens)
-    assert ours == pytest.approx(max(theirs) / DOTS_PER_INCH, rel=0.02)
+    expected = [
+        figures[0].axes[0].text(0, 0, token, fontsize=SIZE).get_window_extent(renderer).width for token in tokens
+    ]
+    width = TokenWriter(SIZE, ["DejaVu Sans"]).max_width(tokens)
+    assert width == pytest.approx(max(expected) / DOTS_PER_INCH, rel=0.02)

@@ -211,7 +211,7 @@ def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]]:
 
     config = load_run_config(Path(run) / "config.yaml")
     d_model, optimizer = model_config_of(config.model).d_model, config.optimizer
-    last = max((updates[-1] for updates, _ in history.figures.values() if updates), default=1)
+    last = max((updates[-1] for updates, _ in history.scalars.values() if updates), default=1)
     updates = list(range(1, last + 1, max(1, last // FORMULA_POINTS)))
     rates = [learning_rate(one, d_model, optimizer.warmup_steps, optimizer.learning_rate_scale) for one in updates]
     return updates, rates

@@ -22,7 +22,7 @@ from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_section, quality_section, speed_section
 from vanilla_transformer.comparison.verdicts import verdicts
-from vanilla_transformer.visualization.comparison import model_styles
+from vanilla_transformer.visualization.style import series_styles
 
 
 def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
@@ -38,7 +38,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {folder} of the report does not exist")
-    styles = model_styles(model_names(results))
+    styles = series_styles(model_names(results))
     sections = [
         _opening(results),
         _models(results, list(styles)),

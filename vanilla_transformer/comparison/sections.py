@@ -16,15 +16,15 @@ from vanilla_transformer.comparison.verdicts import (
 )
 from vanilla_transformer.visualization.comparison import (
     DISTANCE_UNITS,
-    MOMENTS,
+    STAGES,
     TASK_TITLES,
-    ModelStyle,
     plot_gradients,
     plot_long_range,
     plot_quality_by_length,
     plot_speed,
     relative_norms,
 )
+from vanilla_transformer.visualization.style import SeriesStyle
 
 NOT_MEASURED = "Not measured."
 BUDGET_OF_THE_PLOT = "equal time"
@@ -36,7 +36,7 @@ TABLE_1 = table(
 )
 
 
-def speed_section(speed: Mapping[str, Any] | None, styles: Mapping[str, ModelStyle], folder: Path) -> list[str]:
+def speed_section(speed: Mapping[str, Any] | None, styles: Mapping[str, SeriesStyle], folder: Path) -> list[str]:
     """Tokens per second by length, beside the paper's Table 1."""
     if not speed or not speed["rows"]:
         return [NOT_MEASURED, TABLE_1]
@@ -67,7 +67,7 @@ def _repeats(speeds: Sequence[float]) -> str:
 
 
 def long_range_section(
-    long_range: Mapping[str, Any] | None, styles: Mapping[str, ModelStyle], folder: Path
+    long_range: Mapping[str, Any] | None, styles: Mapping[str, SeriesStyle], folder: Path
 ) -> list[str]:
     """How far gradients reach, and how accuracy falls with the distance."""
     if not long_range:
@@ -80,12 +80,12 @@ def long_range_section(
     ]
 
 
-def _gradients(gradients: Sequence[Mapping[str, Any]], styles: Mapping[str, ModelStyle], folder: Path) -> list[str]:
+def _gradients(gradients: Sequence[Mapping[str, Any]], styles: Mapping[str, SeriesStyle], folder: Path) -> list[str]:
     if not gradients:
         return [NOT_MEASURED]
     plot_gradients(gradients, styles).savefig(folder / "gradients.png")
     farthest = min(len(run["norms"]) for run in gradients) - 1
-    moments = [when for when in MOMENTS if any(run["when"] == when for run in gradients)]
+    moments = [when for when in STAGES if any(run["when"] == when for run in gradients)]
     rows = []
     for model in styles:
         cells = []
@@ -100,11 +100,11 @@ def _gradients(gradients: Sequence[Mapping[str, Any]], styles: Mapping[str, Mode
         "over the seeds, with a band from the lowest to the highest.",
         "![What is left of the gradient against steps back, before and after training](gradients.png)",
         f"Left {farthest:,} steps back, with the lowest and highest seed in parentheses:",
-        table(["model", *(MOMENTS[when] for when in moments)], rows),
+        table(["model", *(STAGES[when] for when in moments)], rows),
     ]
 
 
-def _tasks(long_range: Mapping[str, Any], styles: Mapping[str, ModelStyle], folder: Path) -> list[str]:
+def _tasks(long_range: Mapping[str, Any], styles: Mapping[str, SeriesStyle], folder: Path) -> list[str]:
     runs, chance = long_range["tasks"], long_range["chance"]
     if not runs:
         return [NOT_MEASURED]
@@ -145,7 +145,7 @@ def _task_table(runs: Sequence[Mapping[str, Any]], models: Sequence[str]) -> str
 
 
 def quality_section(
-    quality: Sequence[Mapping[str, Any]] | None, styles: Mapping[str, ModelStyle], folder: Path
+    quality: Sequence[Mapping[str, Any]] | None, styles: Mapping[str, SeriesStyle], folder: Path
 ) -> list[str]:
     """Scores by task and budget, by length of the source, and a few outputs."""
     if not quality:
@@ -183,7 +183,7 @@ def _scale(task: Mapping[str, Any]) -> str:
     return f"{escape(task['metric'])} in {escape(task['unit'])}, {better} is better"
 
 
-def _quality_of_task(task: Mapping[str, Any], styles: Mapping[str, ModelStyle]) -> list[str]:
+def _quality_of_task(task: Mapping[str, Any], styles: Mapping[str, SeriesStyle]) -> list[str]:
     signature = f" Signature: `{task['signature']}`." if task["signature"] else ""
     blocks = [
         f"### {escape(task['task'])}",
@@ -223,7 +223,7 @@ def _quality_of_task(task: Mapping[str, Any], styles: Mapping[str, ModelStyle]) 
     return blocks
 
 
-def _example(example: Mapping[str, Any], styles: Mapping[str, ModelStyle]) -> str:
+def _example(example: Mapping[str, Any], styles: Mapping[str, SeriesStyle]) -> str:
     texts = {"source": example["source"], "reference": example["reference"]}
     texts |= {model: example["outputs"][model] for model in styles if model in example["outputs"]}
     return table(["", "text"], [[escape(name), escape(cut(text))] for name, text in texts.items()])
