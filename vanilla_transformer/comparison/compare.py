@@ -73,7 +73,7 @@ def compare(config: CompareConfig, on_progress: Callable[[str, int, int, str], N
 def _write_config(folder: Path, config: CompareConfig) -> None:
     """Make the folder, and write the resolved configuration, whose runs are relative to it."""
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
-    values = config.to_dict()
+    values = asdict(config)
     for task in (values["quality"] or {}).values():
         task["runs"] = {model: os.path.relpath(file, folder) for model, file in task["runs"].items()}
     write_atomically(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

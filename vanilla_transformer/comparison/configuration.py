@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A comparison as one YAML file of three sections, each of which may be left out."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
@@ -28,9 +27,6 @@ class CompareConfig:
     speed: SpeedConfig | None = None
     long_range: LongRangeConfig | None = None
     quality: dict[str, QualityConfig] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def load_compare_config(path: str | Path, overrides: list[str] | None = None) -> CompareConfig:

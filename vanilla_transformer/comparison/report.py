@@ -39,7 +39,9 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {folder} of the report does not exist")
-    styles = series_styles(model_names(results))
+    parameters = parameters_by_part(results)
+    models = dict.fromkeys(model for part in parameters.values() for model in part)  # the order decides the colours
+    styles = series_styles(sorted(models, key=lambda model: model != TRANSFORMER))
     blocks = [
         f"# {TRANSFORMER} or recurrence: a comparison",
         *_machines(results["machines"]),
@@ -49,7 +51,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
         _verdicts(results),
         "## Models",
         f"Number of parameters in each part; {MISSING} where a model took no part.",
-        _parameters(results, list(styles)),
+        _parameter_table(parameters, list(styles)),
         "## Speed of training",
         *speed_section(results["speed"], styles, folder),
         "## Long range",
@@ -65,14 +67,14 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
     return path
 
 
-def model_names(results: Mapping[str, Any]) -> list[str]:
-    """The models of all parts, the Transformer first, the others in the order of the parts: it decides the colours."""
-    speed, long_range = results["speed"], results["long_range"]
-    rows = list(speed["rows"]) if speed else []
-    rows += [*long_range["tasks"], *long_range["gradients"]] if long_range else []
-    names = [row["model"] for row in rows]
-    names += [name for task in results["quality"] or [] for result in task["budgets"] for name in result["models"]]
-    return sorted(dict.fromkeys(names), key=lambda name: name != TRANSFORMER)
+def parameters_by_part(results: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """Part or task of quality → model → number of parameters: a model may have another size in each."""
+    titles = {"speed": "speed", "long_range": "long range"}
+    parts = {title: results[part]["parameters"] for part, title in titles.items() if results[part]}
+    for task in results["quality"] or []:
+        models = {name: model for result in task["budgets"] for name, model in result["models"].items()}
+        parts[task["task"]] = {name: model["parameters"] for name, model in models.items()}
+    return parts
 
 
 def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -95,18 +97,11 @@ def _verdicts(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _parameters(results: Mapping[str, Any], models: Sequence[str]) -> str:
-    """A column for each part, since a model may have another size in each."""
-    columns: dict[str, Mapping[str, int]] = {}
-    for title, part in (("speed", results["speed"]), ("long range", results["long_range"])):
-        if part:
-            columns[title] = part["parameters"]
-    for task in results["quality"] or []:
-        columns[escape(task["task"])] = {
-            name: model["parameters"] for result in task["budgets"] for name, model in result["models"].items()
-        }
-    rows = [[escape(model), *(number(c.get(model), ",") for c in columns.values())] for model in models]
-    return table(["model", *columns], rows) if columns else NOT_MEASURED
+def _parameter_table(parameters: Mapping[str, Mapping[str, int]], models: Sequence[str]) -> str:
+    if not parameters:
+        return NOT_MEASURED
+    rows = [[escape(model), *(number(p.get(model), ",") for p in parameters.values())] for model in models]
+    return table(["model", *map(escape, parameters)], rows)
 
 
 def _caveats(results: Mapping[str, Any]) -> list[str]:
@@ -118,14 +113,14 @@ def _caveats(results: Mapping[str, Any]) -> list[str]:
         "Equal parameters are not equal work; the table above shows how equal the parameters are. Nothing here shows "
         "that a model got the settings that suit it best: `config.yaml`, and the files it names, record which it got.",
     ]
-    if speed and speed["rows"]:
+    if speed:
         repeats = min(len(row["tokens_per_second"]) for row in speed["rows"])
         caveats.append(
             "Speed: one device, one precision, and the batch sizes of the table. The speed of training says nothing "
             "about the speed of decoding. Of two equally fast models, the same one would be faster in each of "
             f"{repeats} repeats in {_share(2, 2**repeats)}, by chance."
         )
-    if long_range and long_range["tasks"]:
+    if long_range:
         seeds = len({run["seed"] for run in long_range["tasks"]})
         caveats.append(
             "Long range: a run counts as it ended, even if more training might have solved the task; the tables give "

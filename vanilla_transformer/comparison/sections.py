@@ -30,10 +30,10 @@ TABLE_1 = table(
 
 def speed_section(speed: Mapping[str, Any] | None, styles: Styles, folder: Path) -> list[str]:
     """Tokens per second by length, beside the paper's Table 1."""
-    if not speed or not speed["rows"]:
+    if not speed:
         return [NOT_MEASURED, TABLE_1]
     plots.plot_speed(speed, styles).savefig(folder / "speed.png")
-    models = _models_in(speed["rows"], styles)
+    models = plots.models_in_order(styles, speed["rows"])
     findings = {finding.where: f"{finding.evidence}: {finding.outcome}" for finding in speed_findings(speed["rows"])}
     rows = []
     for length in sorted({row["length"] for row in speed["rows"]}):
@@ -74,7 +74,7 @@ def _gradients(gradients: Rows, styles: Styles, folder: Path) -> list[str]:
     farthest = min(len(run["norms"]) for run in gradients) - 1
     stages = [when for when in STAGES if any(run["when"] == when for run in gradients)]
     rows = []
-    for model in _models_in(gradients, styles):
+    for model in plots.models_in_order(styles, gradients):
         runs = [run for run in gradients if run["model"] == model]
         norms = [[plots.relative_norms(run)[farthest] for run in runs if run["when"] == when] for when in stages]
         rows.append([escape(model), *(_median_with_range(seeds, ".2g") for seeds in norms)])
@@ -90,8 +90,6 @@ def _gradients(gradients: Rows, styles: Styles, folder: Path) -> list[str]:
 
 def _tasks(long_range: Mapping[str, Any], styles: Styles, folder: Path) -> list[str]:
     runs, chance = long_range["tasks"], long_range["chance"]
-    if not runs:
-        return [NOT_MEASURED]
     plots.plot_long_range(runs, chance, styles).savefig(folder / "long_range.png")
     blocks = [
         "The models train on distances up to the dashed line, and are tested up to there and beyond, on random "
@@ -113,7 +111,7 @@ def _task_table(runs: Rows, styles: Styles) -> str:
     trained_at = {run["trained_at"] for run in runs}
     spreads = {d: accuracy_spreads((run for run in runs if str(d) in run["accuracy"]), [d]) for d in distances}
     rows = []
-    for model in _models_in(runs, styles):
+    for model in plots.models_in_order(styles, runs):
         model_runs = [run for run in runs if run["model"] == model]
         accuracies = [spreads[d][model].percent(unit="") if model in spreads[d] else MISSING for d in distances]
         minutes = median(run["seconds"] for run in model_runs) / 60
@@ -134,27 +132,19 @@ def quality_section(quality: Rows | None, styles: Styles, folder: Path) -> list[
     ]
     for task in quality:
         blocks += _quality_of_task(task, styles)
+    plots.plot_quality_by_length(quality, PLOTTED_BUDGET, styles).savefig(folder / "quality_by_length.png")
     blocks.append("### By length of the source")
-    results = {task["task"]: result for task in quality for result in task["budgets"] if _is_plotted(result)}
-    if not results:
-        return [*blocks, f"Not measured at {PLOTTED_BUDGET}."]
-    plotted = [task for task in quality if task["task"] in results]
-    plots.plot_quality_by_length(plotted, PLOTTED_BUDGET, styles).savefig(folder / "quality_by_length.png")
     blocks.append("![Scores by length of the source, a bar for each model](quality_by_length.png)")
-    for task in plotted:
-        result = results[task["task"]]
+    for task in quality:
+        (result,) = (result for result in task["budgets"] if result["budget"] == PLOTTED_BUDGET)
         models = [model for model in styles if model in result["models"]]
-        rows = []
-        for row in result["by_length"]:
-            scores = [number(row["scores"].get(model), ".1f") for model in models]
-            rows.append([escape(row["bucket"]), f"{row['sentences']:,}", *scores])
+        rows = [
+            [escape(row["bucket"]), f"{row['sentences']:,}", *(number(row["scores"].get(m), ".1f") for m in models)]
+            for row in result["by_length"]
+        ]
         blocks.append(f"**{escape(task['task'])}**, {PLOTTED_BUDGET}, {_scale(task)}:")
         blocks.append(table(["source tokens", "sentences", *map(escape, models)], rows))
     return blocks
-
-
-def _is_plotted(result: Mapping[str, Any]) -> bool:
-    return result["budget"] == PLOTTED_BUDGET
 
 
 def _quality_of_task(task: Mapping[str, Any], styles: Styles) -> list[str]:
@@ -196,12 +186,6 @@ def _quality_of_task(task: Mapping[str, Any], styles: Styles) -> list[str]:
 def _scale(task: Mapping[str, Any]) -> str:
     better = "higher" if task["higher_is_better"] else "lower"
     return f"{escape(task['metric'])} in {escape(task['unit'])}, {better} is better"
-
-
-def _models_in(rows: Rows, styles: Styles) -> list[str]:
-    """The models that have a row, in the order of the styles."""
-    present = {row["model"] for row in rows}
-    return [model for model in styles if model in present]
 
 
 def _median_with_range(values: Sequence[float] | None, spec: str) -> str:

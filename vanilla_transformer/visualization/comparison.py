@@ -54,7 +54,7 @@ def plot_speed(speed: Mapping[str, Any], styles: Styles) -> Figure:
     """Training speed (tokens/s) against length (tokens), both logarithmic: the median, and a band over the repeats."""
     figure, (axes,) = empty_figure(1, 1, (11, 6))
     rows = speed["rows"]
-    for model in _in_order(styles, rows):
+    for model in models_in_order(styles, rows):
         measured = sorted((row["length"], row["tokens_per_second"]) for row in rows if row["model"] == model)
         lengths, repeats = zip(*measured, strict=True)
         _plot_band(axes, styles[model], lengths, repeats, median)
@@ -73,7 +73,7 @@ def plot_gradients(gradients: Rows, styles: Styles) -> Figure:
     stages = [when for when in STAGES if any(run["when"] == when for run in gradients)]
     figure, panels = empty_figure(1, len(stages), (5 + 5 * len(stages), 6), sharey=True)
     for axes, when in zip(panels, stages, strict=True):
-        for model in _in_order(styles, gradients):
+        for model in models_in_order(styles, gradients):
             runs = [relative_norms(run) for run in gradients if run["model"] == model and run["when"] == when]
             norms = [[max(norm, MIN_NORM) for norm in at_distance] for at_distance in zip(*runs, strict=True)]
             _plot_band(axes, styles[model], range(len(norms)), norms, median)
@@ -98,7 +98,7 @@ def plot_long_range(runs: Rows, chance: Mapping[str, float], styles: Styles) -> 
     figure, panels = empty_figure(1, len(tasks), (4 + 4.2 * len(tasks), 6), sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         task_runs = [run for run in runs if run["task"] == task]
-        for model in _in_order(styles, task_runs):
+        for model in models_in_order(styles, task_runs):
             seeds = [run["accuracy"] for run in task_runs if run["model"] == model]
             distances = sorted(map(int, seeds[0]))
             accuracies = [[100 * accuracy[str(distance)] for accuracy in seeds] for distance in distances]
@@ -147,7 +147,12 @@ def plot_quality_by_length(quality: Rows, budget: str, styles: Styles) -> Figure
     return figure
 
 
-def _in_order(styles: Styles, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def models_in_order(styles: Styles, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The models that have a row, in the order of their styles.
+
+    Raises:
+        ValueError: a model without a style.
+    """
     present = {row["model"] for row in rows}
     if unknown := present - styles.keys():
         raise ValueError(f"no style for {sorted(unknown)}, only for {list(styles)}")
@@ -183,6 +188,6 @@ def _add_legend(
     figure: Figure, styles: Styles, rows: Rows, ends: Mapping[str, float], references: Mapping[str, Line2D] = {}
 ) -> None:
     """The names beside the last panel, the model whose line ends highest first."""
-    models = sorted(_in_order(styles, rows), key=lambda model: -ends.get(model, float("-inf")))
+    models = sorted(models_in_order(styles, rows), key=lambda model: -ends.get(model, float("-inf")))
     lines = {**{model: Line2D([], [], **styles[model].line) for model in models}, **references}
     figure.legend(lines.values(), lines, loc="outside right center", frameon=False, fontsize=FONT_SIZE)
