@@ -19,8 +19,9 @@ from vanilla_transformer.comparison.configuration import CompareConfig
 from vanilla_transformer.comparison.long_range import measure_long_range
 from vanilla_transformer.comparison.quality import measure_quality, quality_settings
 from vanilla_transformer.comparison.report import write_report
-from vanilla_transformer.comparison.result_file import read_result, write_atomically, write_result
+from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import measure_speed
+from vanilla_transformer.console.atomic_write import write_atomically
 from vanilla_transformer.inference.model_folder import default_device
 
 PARTS = "parts"  # the folder of finished parts, a file for each

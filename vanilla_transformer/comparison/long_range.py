@@ -70,7 +70,7 @@ class LongRangeConfig:
         seeds: of initialisation and of the training sequences, which all models share.
         batch_size: sequences in an update.
         warmup_updates: over which the learning rate rises; see `train_on_task`.
-        check_every: updates between two evaluations at `trained_at`, which tell whether the task is solved.
+        check_every: updates between two evaluations at `trained_at`, which decide whether the task is solved.
         test_sequences: random sequences in each test and evaluation.
         gradient_length: symbols of the sequences through which gradients are propagated.
 
@@ -100,19 +100,12 @@ class LongRangeConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """The training of one model on one task with one seed.
-
-    Args:
-        task, model: names in `config`.
-        seed: of initialisation and of the training sequences.
-        device: "cpu", or torch's name of an accelerator.
-        config: the section that the job belongs to.
-    """
+    """The training of one model on one task with one seed; task and model are names in `config`."""
 
     task: str
     model: str
     seed: int
-    device: str
+    device: str  # torch's name
     config: LongRangeConfig
 
     @property
@@ -127,7 +120,6 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """The settings that the job's result depends on, for its file."""
         section = asdict(self.config)
-        shared = ("batch_size", "warmup_updates", "check_every", "test_sequences")
         return {
             "task": self.task,
             "model": self.model,
@@ -135,7 +127,7 @@ class Job:
             "model_section": section["models"][self.model],
             "seed": self.seed,
             "device": self.device,
-            **{name: section[name] for name in shared},
+            **{name: section[name] for name in ("batch_size", "warmup_updates", "check_every", "test_sequences")},
             "gradient_length": self.config.gradient_length if self.measures_gradients else None,
         }
 

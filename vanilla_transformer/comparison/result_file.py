@@ -5,12 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a hidden file beside the path, then rename it."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+from vanilla_transformer.console.atomic_write import write_atomically
 
 
 def write_result(path: Path, settings: Any, result: Any) -> None:

@@ -27,19 +27,12 @@ OUTCOME_TITLES: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """The Transformer against its best rival in one comparison.
+    """The Transformer against its best rival in one comparison."""
 
-    Args:
-        where: the setting, such as "length 128".
-        outcome: of the Transformer.
-        rival: the name of the best rival.
-        evidence: the difference and its uncertainty.
-    """
-
-    where: str
+    where: str  # such as "length 128"
     outcome: Outcome
     rival: str
-    evidence: str
+    evidence: str  # the difference and its uncertainty
 
 
 @dataclass(frozen=True)
@@ -57,15 +50,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one claim.
-
-    Args:
-        answer: one sentence, such as "Faster in training: not on cpu: behind in 3 of 3 comparisons."
-        evidence: sentences: where each side is ahead and by how much, then what the figures are.
-    """
+    """The answer to one claim, such as "Faster in training: not on cpu: behind in 3 of 3 comparisons."."""
 
     answer: str
-    evidence: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()  # sentences: where each side is ahead and by how much, then a note on the figures
 
     @property
     def line(self) -> str:
@@ -113,7 +101,7 @@ def speed_findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     findings = []
     for length, repeats in _speeds_by_length(rows).items():
         rival = max(_rivals(repeats), key=lambda model: median(repeats[model]))
-        ratios = [ours / other for ours, other in zip(repeats[TRANSFORMER], repeats[rival], strict=True)]
+        ratios = [own / other for own, other in zip(repeats[TRANSFORMER], repeats[rival], strict=True)]
         low, high = min(ratios), max(ratios)
         evidence = f"{with_range(median(ratios), low, high, '.2f')} times as fast as {rival}"
         findings.append(Finding(f"length {length:,}", _outcome(low > 1, high < 1), rival, evidence))
@@ -186,12 +174,12 @@ def accuracy_spreads(runs: Iterable[Mapping[str, Any]], distances: Sequence[int]
 
 def _long_range_finding(where: str, spreads: Mapping[str, Spread], chance: float, test_sequences: int) -> Finding:
     rival = max(_rivals(spreads), key=lambda model: spreads[model].mean)
-    ours, other = spreads[TRANSFORMER], spreads[rival]
-    evidence = f"{ours.percent()} against {other.percent()} of {rival}"
+    own, other = spreads[TRANSFORMER], spreads[rival]
+    evidence = f"{own.percent()} against {other.percent()} of {rival}"
     standard_error = (chance * (1 - chance) / test_sequences) ** 0.5
-    if max(ours.min, other.min) <= chance + 3 * standard_error:
+    if max(own.min, other.min) <= chance + 3 * standard_error:
         return Finding(where, "even", rival, f"{evidence}, neither clear of guessing at {100 * chance:.1f}%")
-    return Finding(where, _outcome(ours.min > other.max, ours.max < other.min), rival, evidence)
+    return Finding(where, _outcome(own.min > other.max, own.max < other.min), rival, evidence)
 
 
 def quality_verdict(quality: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -237,10 +225,10 @@ def _quality_finding(
     lead = -pair["difference"] if task["higher_is_better"] else pair["difference"]
     is_significant = pair["p_value"] < SIGNIFICANCE_LEVEL
     unit = "%" if task["unit"] == "%" else ""
-    ours, other = (with_range(models[m]["score"], *models[m]["interval"], unit=unit) for m in (TRANSFORMER, rival))
+    own, other = (with_range(models[m]["score"], *models[m]["interval"], unit=unit) for m in (TRANSFORMER, rival))
     evidence = (
         f"{abs(lead):.1f} points {'better' if lead >= 0 else 'worse'} than {rival}, {p_text(pair['p_value'])}: "
-        f"{task['metric']} {ours} against {other}"
+        f"{task['metric']} {own} against {other}"
     )
     return Finding(where, _outcome(is_significant and lead > 0, is_significant and lead < 0), rival, evidence)
 
