@@ -2,7 +2,6 @@
 """Attention as heat maps: a row for each query, a column for each key."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -36,30 +35,15 @@ def token_writer(layers: Sequence[LayerAttention]) -> TokenWriter:
     return TokenWriter(float(np.interp(longest, LENGTHS, SIZES)), fonts_for(sorted(tokens)))
 
 
-@dataclass(frozen=True)
 class HeadGrid:
-    """Where the panels of a layer stand: a panel for each head, in rows; everything in inches.
+    """Where the panels of a layer stand, in inches: a panel for each head, in rows."""
 
-    Args:
-        left: room for the queries beside the first panel of a row.
-        width, height: of a panel.
-        below: room for the keys under the last panels.
-        is_vertical: the keys are rotated, because they are wider than the columns.
-    """
-
-    left: float
-    width: float
-    height: float
-    below: float
-    is_vertical: bool
-
-    @classmethod
-    def of(cls, layer: LayerAttention, writer: TokenWriter) -> "HeadGrid":
-        width, height = (max(MIN_SIDE, len(side) * writer.pitch) for side in (layer.keys, layer.queries))
+    def __init__(self, layer: LayerAttention, writer: TokenWriter):
+        self.width, self.height = (max(MIN_SIDE, len(side) * writer.pitch) for side in (layer.keys, layer.queries))
+        self.left = LINE_HEIGHT + writer.max_width(layer.queries) + 2 * PADDING  # room for the queries
         key_width = writer.max_width(layer.keys)
-        is_vertical = key_width > 0.95 * width / len(layer.keys)
-        left = LINE_HEIGHT + writer.max_width(layer.queries) + 2 * PADDING
-        return cls(left, width, height, 2 * PADDING + (key_width if is_vertical else writer.pitch), is_vertical)
+        self.is_vertical = key_width > 0.95 * self.width / len(layer.keys)  # keys wider than the columns are rotated
+        self.below = 2 * PADDING + (key_width if self.is_vertical else writer.pitch)  # room for the keys
 
     def corner(self, head: int, columns: int) -> tuple[float, float]:
         """The upper left corner of a head's panel."""
@@ -87,7 +71,7 @@ def plot_attention_maps(layers: Sequence[LayerAttention]) -> Figure:
     """
     writer, layout = token_writer(layers), InchLayout()
     vmax = max(float(layer.weights.max()) for layer in layers)
-    grids = [HeadGrid.of(layer, writer) for layer in layers]
+    grids = [HeadGrid(layer, writer) for layer in layers]
     max_right = max(grid.right(min(COLUMNS, len(layer.heads))) for layer, grid in zip(layers, grids, strict=True))
     y, right, mesh = 0.0, 0.0, None
     for layer, grid in zip(layers, grids, strict=True):
