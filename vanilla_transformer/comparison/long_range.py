@@ -46,12 +46,9 @@ class LongRangeModel:
 @strict
 @dataclass(kw_only=True)
 class LongRangeTask:
-    """One task in the section `long_range.tasks`.
+    """One task in the section `long_range.tasks`: trained on lengths of 1 to `trained_at`, tested at distances.
 
-    Args:
-        trained_at: the longest distance in training, whose lengths are 1 to this.
-        tested_at: distances.
-        updates: at most; training ends earlier if the task is solved.
+    Training ends before `updates` if the task is solved.
     """
 
     trained_at: int = at_least(1)

@@ -92,8 +92,8 @@ def speed_verdict(speed: Mapping[str, Any]) -> Verdict:
 def speed_findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """A finding for each length at which the Transformer and a rival were measured, the shortest first.
 
-    The rival is the fastest by its median. Repeats are paired by their index, since the models were interleaved: a slow
-    moment of the machine affects both. The Transformer is ahead if it was faster in all pairs.
+    The rival is the fastest by its median. Repeats are paired by their index: the models were interleaved, so that a
+    slow moment of the machine affects both. The Transformer is ahead if it was faster in all pairs.
 
     Raises:
         ValueError: the Transformer and the rival have different numbers of repeats.

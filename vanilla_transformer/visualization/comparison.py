@@ -148,11 +148,7 @@ def plot_quality_by_length(quality: Rows, budget: str, styles: Styles) -> Figure
 
 
 def models_in_order(styles: Styles, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The models that have a row, in the order of their styles.
-
-    Raises:
-        ValueError: a model without a style.
-    """
+    """The models that have a row, in the order of their styles; ValueError if one has no style."""
     present = {row["model"] for row in rows}
     if unknown := present - styles.keys():
         raise ValueError(f"no style for {sorted(unknown)}, only for {list(styles)}")

@@ -33,25 +33,16 @@ class Attention(Protocol):
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """The heads of one layer, for one picture.
+    """The heads of one layer, for one picture."""
 
-    Args:
-        title: kind and layer.
-        heads: their names.
-        weights: `(heads, queries, keys)`.
-        queries, keys: tokens.
-        query_name, key_name: labels of the two sides.
-        is_causal: query i sees the keys up to i only.
-    """
-
-    title: str
-    heads: list[str]
-    weights: np.ndarray
-    queries: list[str]
+    title: str  # kind and layer
+    heads: list[str]  # their names
+    weights: np.ndarray  # (heads, queries, keys)
+    queries: list[str]  # tokens
     keys: list[str]
-    query_name: str
+    query_name: str  # label of the side
     key_name: str
-    is_causal: bool = False
+    is_causal: bool = False  # query i sees the keys up to i only
 
 
 def select_layers(

@@ -10,12 +10,7 @@ LOGS = "logs"  # in the run's folder
 
 @dataclass(frozen=True)
 class RunHistory:
-    """The scalars that a run logged.
-
-    Args:
-        name: of the run.
-        scalars: tag, such as "train/loss" or "validation/bleu" → updates, rising, and the finite values at them.
-    """
+    """The scalars that a run logged: tag, such as "train/loss" → updates, rising, and the finite values at them."""
 
     name: str
     scalars: dict[str, tuple[list[int], list[float]]]
