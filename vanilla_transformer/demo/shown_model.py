@@ -15,7 +15,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights, explain
 from vanilla_transformer.inference.translate import Translation
 from vanilla_transformer.inference.translator import Translator
-from vanilla_transformer.visualization.attention_blocks import LONGEST, NAMES, Kind
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, MAX_TOKENS, Kind
 
 LONGEST_TEXT = 20_000  # characters; what is longer is not even made into tokens
 LONGEST_SENTENCE = 512  # tokens: seconds on a CPU, while others wait
@@ -45,7 +45,7 @@ class ShownModel:
 
     Opening it translates a trial sentence, so that what is broken is known at once and nobody waits for the first.
 
-    `views` and `heads` name what can be drawn of its attention, and say how `attention_blocks` is told so. Without any,
+    `views` and `heads` name what can be drawn of its attention, and say how `select_layers` is told so. Without any,
     `why_no_attention` tells the reason.
 
     Raises:
@@ -105,7 +105,7 @@ class ShownModel:
             RuntimeError: decoding failed.
         """
         with self._lock:  # that `answer` asks for more of the search does not change its best
-            return explain(self.translator, one_line(sentence), max_length=LONGEST)[1]
+            return explain(self.translator, one_line(sentence), max_length=MAX_TOKENS)[1]
 
     def _unknown(self, text: str) -> list[str]:
         tokenizer, words = self.translator.tokenizer, list(dict.fromkeys(text.split()))
@@ -147,7 +147,7 @@ def _views(attention: AttentionWeights) -> dict[str, tuple[Kind, int]]:
     for kind, layers in weights.items():
         count = 0 if layers is None else len(layers)
         for layer in range(count, 0, -1):
-            views[f"{NAMES[kind]}, layer {layer} of {count}"] = (kind, layer)
+            views[f"{KIND_NAMES[kind]}, layer {layer} of {count}"] = (kind, layer)
     return views
 
 
