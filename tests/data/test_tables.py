@@ -143,9 +143,7 @@ class TestJson:
         ],
     )
     @pytest.mark.parametrize("place", [0, 1])
-    def test_a_missing_translation_is_two_empty_texts(
-        self, tmp_path: Path, streaming: bool, row: dict, place: int
-    ):
+    def test_a_missing_translation_is_two_empty_texts(self, tmp_path: Path, streaming: bool, row: dict, place: int):
         table = [{"translation": {"source": "a", "target": "b"}}]
         table.insert(place, row)
         path = tmp_path / "c.jsonl"
