@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     difference = _difference(held_out, references)
     print(f"  {difference}\n")
     _write_cards(configs, scores, difference)
-    _print_table(_answers(held_out, asked[:SHOWN], references))
+    _print_table(_answers(held_out, list(references)[:SHOWN], references))
     if arguments.words:
         own = {name: texts[len(references) :] for name, texts in answers.items()}
         _print_table(_answers(own, arguments.words, {}))

@@ -41,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every command that translates."""
     parser.add_argument(
-        "--beams",
-        type=positive_int,
-        metavar="N",
-        help="beam width, 1: greedy (default: the model's own)",
+        "--beams", type=positive_int, metavar="N", help="beam width, 1: greedy (default: the model's own)"
     )
     parser.add_argument(
         "--alpha",
@@ -56,27 +53,23 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="of the computation (default: %(default)s); int8 needs a CPU",
+        help="of the computation (%(default)s); int8 needs a CPU",
     )
     parser.add_argument(
         "--engine",
         choices=["auto", "native", "torch"],
         default="auto",
-        help="what decodes: kernels compiled for this CPU, or PyTorch (default: %(default)s, native where it can)",
+        help="what decodes: kernels compiled for this CPU, or PyTorch (%(default)s: the first where it can)",
     )
     parser.add_argument(
         "--batch-tokens",
         type=positive_int,
         default=8192,
         metavar="N",
-        help="source tokens x beams decoded at once (default: %(default)s)",
+        help="source tokens x beams at once (%(default)s)",
     )
     parser.add_argument(
-        "--max-tokens",
-        type=positive_int,
-        default=1024,
-        metavar="N",
-        help="refuse lines of more tokens (default: %(default)s)",
+        "--max-tokens", type=positive_int, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
     )
 
 

@@ -17,9 +17,8 @@ from vanilla_transformer.data.tables import (
     NESTED,
     Columns,
     has_nested_columns,
-    parse_csv,
+    parse_fields,
     parse_json,
-    parse_tsv,
     read_parquet,
     select_pair,
 )
@@ -122,11 +121,10 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
     try:
         for number, line in enumerate(lines, start=1):
             text = line.decode("utf-8")
-            if number == 1 and text.startswith(BYTE_ORDER_MARK):
+            if number == 1:
                 text = text.removeprefix(BYTE_ORDER_MARK)
-                if not text:  # an empty file, as Windows programs write it
-                    continue
-            yield text.removesuffix("\n").removesuffix("\r")
+            if text:  # a mark alone is an empty file, as Windows programs write it
+                yield text.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, for example with "
@@ -179,9 +177,9 @@ def read_table(path: str | Path, source_column: str, target_column: str) -> Iter
     name, columns = str(path), (source_column, target_column)
     match Path(name.removesuffix(".gz")).suffix:
         case ".tsv":
-            return parse_tsv(read_lines(path), name, columns)
+            return parse_fields(read_lines(path), name, columns, delimiter="\t")
         case ".csv":
-            return parse_csv(read_lines(path), name, columns)
+            return parse_fields(read_lines(path), name, columns, delimiter=",")
         case ".json" | ".jsonl":
             return parse_json(lambda: read_lines(path), name, columns)
         case ".parquet":

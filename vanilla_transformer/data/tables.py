@@ -25,45 +25,17 @@ Columns = tuple[str, str]  # names of the source and of the target column
 Pairs = Iterator[dict[str, str]]  # each with `source` and `target`
 
 
-def parse_tsv(lines: Iterable[str], name: str, columns: Columns) -> Pairs:
-    """Pairs of a table whose fields are separated by tabs and named in its first line; nothing is quoted.
+def parse_fields(lines: Iterable[str], name: str, columns: Columns, *, delimiter: str) -> Pairs:
+    """Pairs of a table whose first row names its columns: a .csv (RFC 4180), or a .tsv, in which nothing is quoted.
 
-    Raises:
-        ValueError: a column is missing; a line has more or fewer fields than the first.
-    """
-    yield from _select_fields(((i, line.split("\t")) for i, line in enumerate(lines, start=1)), name, columns)
-
-
-def parse_csv(lines: Iterable[str], name: str, columns: Columns) -> Pairs:
-    """Pairs of a table whose fields are separated by commas and named in its first row (RFC 4180).
-
-    A quoted field may hold commas and line ends; a quotation mark within an unquoted field is text. Blank lines are
-    skipped.
+    A quoted field may hold delimiters and line ends; a quotation mark within an unquoted field is text. Blank lines
+    are skipped.
 
     Raises:
         ValueError: a column is missing; a row has more or fewer fields than the first; a quoted field is not closed,
             or followed by text. Names the line where the row begins.
     """
-    yield from _select_fields(_csv_rows(lines, name), name, columns)
-
-
-def _csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, fields) of each row."""
-    csv.field_size_limit(MAX_FIELD_SIZE)
-    escaped = (ESCAPED.sub(rf"{ESCAPE}\g<0>", line) + "\n" for line in lines)
-    reader, number = csv.reader(escaped, strict=True, escapechar=ESCAPE), 1
-    try:
-        for fields in reader:
-            if len(fields) > 1 or "".join(fields).strip(" \t"):
-                yield number, fields
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{name}, line {number}: {error}; close each quoted field, and double a quotation mark inside it"
-        ) from error
-
-
-def _select_fields(rows: Iterator[tuple[int, list[str]]], name: str, columns: Columns) -> Pairs:
+    rows = _split_rows(lines, name, delimiter)
     header_line, header = next(rows, (0, None))
     if header is None:
         return
@@ -75,6 +47,23 @@ def _select_fields(rows: Iterator[tuple[int, list[str]]], name: str, columns: Co
                 f"{name}, line {number}: {len(fields)} fields, but line {header_line} names {len(header)} columns"
             )
         yield {"source": fields[source], "target": fields[target]}
+
+
+def _split_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, fields) of each row."""
+    csv.field_size_limit(MAX_FIELD_SIZE)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    escaped = (ESCAPED.sub(rf"{ESCAPE}\g<0>", line) + "\n" for line in lines)
+    reader, number = csv.reader(escaped, strict=True, escapechar=ESCAPE, delimiter=delimiter, quoting=quoting), 1
+    try:
+        for fields in reader:
+            if len(fields) > 1 or "".join(fields).strip(" \t"):
+                yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{name}, line {number}: {error}; close each quoted field, and double a quotation mark inside it"
+        ) from error
 
 
 def check_columns(where: object, found: list[str], columns: Columns) -> None:
