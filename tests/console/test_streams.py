@@ -25,39 +25,39 @@ def in_a_shell(command: str, data: bytes = b"a b\n") -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     ("closed", "said"), [("<&-", b"standard input is closed"), (">&-", b"standard output is closed")]
 )
-def test_translating_from_or_to_nowhere_is_one_line(model_folder, closed: str, said: bytes):
+def test_closed_input_or_output_is_one_line(model_folder, closed: str, said: bytes):
     done = in_a_shell(f"{CLI} translate {model_folder} --quiet {closed}")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"vanilla-transformer translate: error: " + said)
     assert done.stderr.count(b"\n") == 1
 
 
-def test_without_an_error_stream_a_command_works_quietly(model_folder):
+def test_closed_stderr_leaves_the_output_as_it_is(model_folder):
     (expected,) = Translator.from_pretrained(model_folder).translate(["a b"])
     done = in_a_shell(f"{CLI} translate {model_folder} 2>&-")
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"{expected}\n", b"")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2< /dev/null"], ids=["closed", "open for reading alone"])
-def test_an_error_without_an_error_stream_stays_off_the_output(closed: str):
+def test_error_with_closed_stderr_stays_off_the_output(closed: str):
     done = in_a_shell(f"{CLI} evaluate --reference text {closed}")
     assert (done.returncode, done.stdout) == (2, b"")
 
 
 @pytest.mark.parametrize("command", ["--help", "translate --help"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_help_works_with_any_of_them_closed(command: str, closed: str):
+def test_help_works_with_closed_streams(command: str, closed: str):
     assert in_a_shell(f"{CLI} {command} {closed}").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["train nowhere.yaml", "plot positions", "evaluate --hypothesis a --reference a"])
-def test_every_command_refuses_a_closed_output_before_its_work(command: str):
+def test_closed_output_is_refused_before_any_work(command: str):
     done = in_a_shell(f"{CLI} {command} >&-")
     assert done.returncode == 1
     assert b"standard output is closed: send it to a file, or to /dev/null" in done.stderr
 
 
-def test_files_do_not_get_the_numbers_of_closed_streams():
+def test_files_do_not_get_the_descriptors_of_closed_streams():
     code = (
         "from vanilla_transformer.console.streams import prepare_streams; prepare_streams()\n"
         "import os; number = os.open(os.devnull, os.O_RDONLY)\n"
@@ -81,7 +81,7 @@ TEXTS = {
 
 @pytest.fixture
 def pipe() -> Iterator[tuple]:
-    """Its reading end as a file, its writing end as a number."""
+    """Its reading end as a file, its writing end as a file descriptor."""
     reading, writing = os.pipe()
     with open(reading, "rb") as file:
         yield file, writing
@@ -108,7 +108,7 @@ def test_pipe_gives_the_lines_of_a_file(pipe, text: bytes, largest: int):
     assert found == list(io.BytesIO(text))
 
 
-def test_a_line_is_returned_before_the_next_arrives(pipe):
+def test_line_is_returned_before_the_next_arrives(pipe):
     reading, writing = pipe
     reader = LineReader(reading, 100)
     found = windows(reader, iter(reader), 100)
@@ -136,7 +136,7 @@ def test_window_holds_the_available_lines_up_to_its_size():
     assert list(windows(Available(), lines, 5)) == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
-def test_a_file_is_read_in_whole_windows(tmp_path):
+def test_file_is_read_in_full_windows(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(WHOLE)
     with path.open("rb") as file:

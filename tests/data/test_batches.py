@@ -120,7 +120,7 @@ class TestTokenBatchSampler:
     def test_resuming_with_another_number_of_processes_continues_its_order(
         self, lengths: Lengths, before: int, now: int
     ):
-        """After 12 batches, which are a whole number of steps for either."""
+        """After 12 batches, a multiple of either number of processes."""
         consumed_pairs = sampler(lengths).count_consumed(2, before, 12 // before)
         assert steps(lengths, now, 2, consumed_pairs) == steps(lengths, now, 2)[12 // now :]
 
@@ -176,9 +176,9 @@ class TestTokenBatchSampler:
         assert list(travelled) == list(fresh)
 
     def test_epochs_and_seeds_differ_in_order_and_in_composition(self, lengths: Lengths):
-        one, other_epoch, other_seed = sampler(lengths), sampler(lengths), sampler(lengths, seed=4)
+        first, other_epoch, other_seed = sampler(lengths), sampler(lengths), sampler(lengths, seed=4)
         other_epoch.set_epoch(1)
-        compositions = [{frozenset(batch) for batch in each} for each in (one, other_epoch, other_seed)]
+        compositions = [{frozenset(batch) for batch in each} for each in (first, other_epoch, other_seed)]
         assert compositions[0] != compositions[1]
         assert compositions[0] != compositions[2]
 
@@ -229,10 +229,10 @@ class TestTokenBatchSampler:
         columns = Dataset.from_dict({"s": lengths[0], "t": lengths[1]})
         assert list(sampler((columns["s"], columns["t"]))) == list(sampler(lengths))
 
-    @pytest.mark.parametrize(("side", "other"), [("source", 0), ("target", 1)])
-    def test_a_pair_beyond_the_budget_is_named(self, side: str, other: int):
+    @pytest.mark.parametrize(("side", "index"), [("source", 0), ("target", 1)])
+    def test_a_pair_beyond_the_budget_is_named(self, side: str, index: int):
         lengths = [[1, 1, 1], [1, 1, 1]]
-        lengths[other][1] = 500
+        lengths[index][1] = 500
         with pytest.raises(ValueError, match=f"pair 1 has 500 {side} tokens.*max_{side}_tokens=.*data.max_length"):
             sampler((lengths[0], lengths[1]))
 
@@ -295,7 +295,7 @@ class TestStreamingTokenBatches:
             processes.append(self.numbers(each))
         return list(zip(*processes, strict=True))
 
-    @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or a single one
+    @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or 1
     @pytest.mark.parametrize("num_processes", [2, 3, 4])
     def test_order_does_not_depend_on_the_number_of_processes(
         self, lengths: Lengths, num_processes: int, pool_size: int
@@ -308,7 +308,7 @@ class TestStreamingTokenBatches:
     @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (3, 2), (2, 4), (4, 3)])
     def test_resuming_with_another_number_of_processes_loses_no_pair(self, lengths: Lengths, before: int, now: int):
         whole = self.steps(lengths, before, epoch=1)
-        for taken in (len(whole) // 2, len(whole) - 2):  # one pair alone could not be shared
+        for taken in (len(whole) // 2, len(whole) - 2):  # a single pair could not be distributed
             consumed_pairs = self.batches(lengths).count_consumed(1, before, taken)
             left = self.steps(lengths, now, 1, consumed_pairs)
             assert pairs_of(whole[:taken]) + pairs_of(left) == Counter(range(500))

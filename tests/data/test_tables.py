@@ -45,7 +45,7 @@ class TestNumberOfFields:
             next(pairs)
 
     @pytest.mark.parametrize("row", ["the cat,die Katze,0.9,", "the cat,die Katze"])
-    def test_a_stream_tells_when_the_row_is_reached(self, tmp_path: Path, row: str):
+    def test_stream_fails_when_it_reaches_the_row(self, tmp_path: Path, row: str):
         path = tmp_path / "c.csv"
         path.write_text(f"source,target,score\na,b,1\n{row}\n", encoding="utf-8")
         stream = iter(load_corpus(CorpusConfig(path=str(path), streaming=True)))

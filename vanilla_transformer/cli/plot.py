@@ -171,7 +171,7 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
 
 
 def _plot_curves(arguments: argparse.Namespace) -> None:
-    """Loss, perplexity, BLEU, learning rate and speed of one or several runs."""
+    """Loss, perplexity, BLEU, learning rate and speed of your runs."""
     from pathlib import Path
 
     _check_output(arguments.output)

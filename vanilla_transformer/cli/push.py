@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publish a model folder on the Hugging Face Hub, in one commit.
+"""Publish a model folder on the Hugging Face Hub, in a single commit.
 
     vanilla-transformer push runs/multi30k/model user/name --dry-run
     vanilla-transformer push runs/multi30k/model user/name --private --message "More updates"

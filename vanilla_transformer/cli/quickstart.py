@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learn to pronounce English in a few minutes: a Transformer and an RNN train on the same words, side by side.
+"""Learn to pronounce English in a few minutes: a Transformer and an RNN train on the same words, and are compared.
 
     vanilla-transformer quickstart
     vanilla-transformer quickstart covfefe vaswani
 
-Words given on the command line are pronounced at the end. Run again, it resumes or reuses what is there.
+Words given on the command line are pronounced at the end. A second call resumes an unfinished training, and does not
+repeat a finished one.
 """
 
 import argparse
@@ -135,7 +136,7 @@ def _difference(answers: dict[str, list[str]], references: dict[str, list[str]])
 
 
 def _write_cards(configs: "dict[str, RunConfig]", scores: "dict[str, list[Score]]", difference: str) -> None:
-    """Each model's card, with its own scores and those of the other."""
+    """Write each model's card, with the scores of both models."""
     from vanilla_transformer.data.cmudict import spell
     from vanilla_transformer.hub.card_facts import Comparison
     from vanilla_transformer.hub.run_facts import compared_model, write_card_of_run

@@ -101,7 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.inference.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
-    _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
+    if arguments.n_best:  # a greedy search has no scores
+        beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
+        if beams < needed:
+            raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
     reader, done = LineReader(stream, WINDOW), 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         translations = translate_windows(
@@ -114,24 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
             **decoding_options(arguments),
         )
         for done, best in enumerate(translations, start=1):
-            texts = [one_line(translation.text) for translation in best]
-            if arguments.n_best:
-                # An empty line is not decoded: its one translation is certain.
-                scores = [translation.score or 0.0 for translation in best]
-                texts = [f"{done}\t{score:.4f}\t{text}" for score, text in zip(scores, texts, strict=True)]
-            # In UTF-8 and with "\n" as the only line end, whatever the locale.
-            sys.stdout.buffer.write("".join(f"{text}\n" for text in texts).encode())
+            for translation in best:
+                # An empty line is not decoded, and has no score: its translation is certain.
+                prefix = f"{done}\t{translation.score or 0.0:.4f}\t" if arguments.n_best else ""
+                # As bytes: UTF-8 and "\n", whatever the locale.
+                sys.stdout.buffer.write(f"{prefix}{one_line(translation.text)}\n".encode())
             sys.stdout.buffer.flush()
     return 0
-
-
-def _check_n_best(n_best: int | None, beams: int) -> None:
-    if n_best is None:
-        return
-    if n_best > beams:
-        raise UsageError(f"--n-best {n_best} needs at least as many beams: add --beams {max(2, n_best)}")
-    if beams == 1:
-        raise UsageError("--n-best prints scores, which only a beam search gives: add --beams 2 or more")
 
 
 def one_line(text: str) -> str:

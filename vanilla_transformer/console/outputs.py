@@ -41,7 +41,7 @@ def _readable_errors(path: str | Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # one of ours
+        if error.errno is None:  # raised above, and readable already
             raise
         raise type(error)(f"{option} {path} cannot be written ({error.strerror}); choose another place") from error
 

@@ -86,14 +86,14 @@ def cut_batches(
             )
     ties = np.arange(pairs) if generator is None else generator.random(pairs)
     order = np.lexsort((ties, lengths[1], lengths[0]))
-    ordered, limits = lengths[:, order], np.array([[max_source_tokens], [max_target_tokens]])
+    ordered = lengths[:, order]
     batches, start = [], 0
     while start < pairs:
         # No later source is shorter than the one at `start`, which bounds the number of pairs.
-        most = max_source_tokens // max(1, int(ordered[0, start]))
-        longest_so_far = np.maximum.accumulate(ordered[:, start : start + most], axis=1)
-        padded = longest_so_far * np.arange(1, longest_so_far.shape[1] + 1)  # (2, most): tokens of a batch up to here
-        count = int((padded <= limits).all(axis=0).sum())
+        max_pairs = max_source_tokens // max(1, int(ordered[0, start]))
+        longest_so_far = np.maximum.accumulate(ordered[:, start : start + max_pairs], axis=1)
+        padded = longest_so_far * np.arange(1, longest_so_far.shape[1] + 1)  # tokens of a batch that ends here
+        count = int(((padded[0] <= max_source_tokens) & (padded[1] <= max_target_tokens)).sum())
         batches.append(order[start : start + count])
         start += count
     return batches if generator is None else [batches[i] for i in generator.permutation(len(batches))]
@@ -123,13 +123,13 @@ class DistributedBatches(ABC):
     def count_consumed(self, epoch: int, num_processes: int, batches: int) -> int:
         """Pairs of `epoch` consumed once each of `num_processes` processes has had `batches` batches."""
         groups = islice(self._distribute(self._list_batches(epoch), epoch, num_processes), batches)
-        return self._skipped_pairs(epoch) + sum(len(batch) for group in groups for batch in group)
-
-    def _skipped_pairs(self, epoch: int) -> int:
-        return self.consumed_pairs if epoch == self.consumed_epoch else 0
+        before = self.consumed_pairs if epoch == self.consumed_epoch else 0
+        return before + sum(len(batch) for group in groups for batch in group)
 
     def _distribute(self, batches: Iterable[Batch], epoch: int, num_processes: int) -> Iterator[list[Batch]]:
-        return distribute_evenly(_skip_pairs(batches, self._skipped_pairs(epoch)), num_processes)
+        if epoch == self.consumed_epoch:
+            batches = _skip_pairs(batches, self.consumed_pairs)
+        return distribute_evenly(batches, num_processes)
 
 
 def _skip_pairs(batches: Iterable[Batch], pairs: int) -> Iterator[Batch]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Corpus = TypeVar("Corpus", Dataset, IterableDataset)
 
 BYTE_ORDER_MARK = "\ufeff"  # Windows programs begin a file with it
-# Part of the key of datasets' cache, which knows a reader by its name alone: raise it whenever one gives other rows.
+# Part of the key of datasets' cache, which knows only a reader's name: raise it whenever a reader gives other rows.
 READERS_VERSION = 3
 
 
@@ -238,7 +238,7 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
 
     if config.dataset is not None:
         return {config.dataset: f"version {load_dataset_builder(config.dataset, config.subset).hash}"}
-    assert not isinstance(config.target, list)  # only a test set has one, which a resumed run may change
+    assert not isinstance(config.target, list)  # of a test set, which a resumed run may change
     files = (config.source, config.target, config.path)
     return {path: _fingerprint_of_file(path) for path in files if path is not None}
 
@@ -332,7 +332,7 @@ def _select_pairs(
 def prepare_pairs(
     corpus: "Corpus", tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> "tuple[Corpus, DroppedPairs]":
-    """Tokenise both sides, and drop pairs with an empty side or one of more than `max_length` tokens.
+    """Tokenise both sides, and drop pairs of which a side is empty or has more than `max_length` tokens.
 
     Args:
         corpus: columns `source` and `target`.

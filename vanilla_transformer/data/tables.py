@@ -78,7 +78,7 @@ def check_columns(where: object, found: list[str], columns: Columns) -> None:
 
 
 def parse_json(open_lines: Callable[[], Iterable[str]], name: str, columns: Columns) -> Pairs:
-    """Pairs of JSON objects: one a line (JSON lines), in a list, or in any other layout.
+    """Pairs of JSON objects, which come one a line (JSON lines), in a list, or in any other layout.
 
     The columns are those of the object in the field `translation` if there is one. A column that a row lacks, or that
     is null, is an empty text; a null `translation` is two of them.

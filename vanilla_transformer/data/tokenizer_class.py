@@ -9,7 +9,7 @@ RESERVED = ("pad_token", "bos_token", "eos_token", "unk_token")
 
 
 class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
-    """A tag of `add_special_tokens`, such as that of a language, is one id in a text; "</s>" in a text is text.
+    """A tag of `add_special_tokens`, such as a language's, is a single id in a text; "</s>" in a text is text.
 
     transformers has one switch for both, `split_special_tokens`, under which no special token is found in text. So a
     tag is written to tokenizer.json as an added token that is not special, which any tokenizer class finds.
