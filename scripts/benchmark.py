@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 
 # CTranslate2 before torch: each brings its own OpenMP, and the first one loaded serves both. The barriers of torch's
-# libgomp yield the processor once the process has more OpenMP threads than cores, which makes both several times slower.
+# libgomp yield the processor once the process has more OpenMP threads than cores: both are then several times slower.
 # CTranslate2 may be missing: a benchmark can leave it out.
 with suppress(ModuleNotFoundError):
     import ctranslate2  # noqa: F401 -- see above

@@ -74,7 +74,7 @@ def _add_positions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sentence", help=f'its words are the positions (default: "{SENTENCE}")')
     parser.add_argument("--d-model", type=positive_int, metavar="N", help="width of the encoding (default: 4)")
     parser.add_argument(
-        "--base", type=float, metavar="B", help="of the wavelengths, in the paper 10000 (default: 100, classic 10000)"
+        "--base", type=float, metavar="B", help="base of the wavelengths (default: 100; --classic: the paper's 10000)"
     )
     parser.add_argument(
         "--classic", action="store_true", help=f"{CLASSIC_POSITIONS} positions in {CLASSIC_D_MODEL} dimensions"
@@ -101,7 +101,7 @@ def _plot_positions(arguments: argparse.Namespace) -> None:
 
 def _add_attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder or Hub id")
-    parser.add_argument("sentence", help="to translate")
+    parser.add_argument("sentence", help="sentence to translate")
     parser.add_argument("--kind", choices=[*KINDS, "all"], default="all", help="which attention (default: %(default)s)")
     parser.add_argument("--layer", type=positive_int, metavar="N", help="counted from 1 (default: the last)")
     heads = parser.add_mutually_exclusive_group()

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", metavar="user/name", help="created if it does not exist")
     parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--revision", metavar="BRANCH", help="created if it does not exist (default: main)")
-    parser.add_argument("--message", default="Upload model", help="of the commit (default: %(default)s)")
+    parser.add_argument("--message", default="Upload model", help="commit message (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check the folder, list files and sizes, send nothing")
 
 

@@ -29,8 +29,8 @@ TRANSFORMER, RNN = "Transformer", "RNN"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to pronounce at the end")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="of the Transformer (default: %(default)s)")
-    parser.add_argument("--rnn-config", default="configs/rnn/quickstart.yaml", help="of the RNN (default: %(default)s)")
+    parser.add_argument("--config", default="configs/quickstart.yaml", help="the Transformer's (default: %(default)s)")
+    parser.add_argument("--rnn-config", default="configs/rnn/quickstart.yaml", help="the RNN's (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",

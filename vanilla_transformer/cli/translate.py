@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
-from vanilla_transformer.console.streams import LineReader, input_stream, windows
+from vanilla_transformer.console.streams import LineReader, windows
 
 if TYPE_CHECKING:
     import torch
@@ -47,19 +47,19 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=finite_float,
         metavar="A",
-        help="of the paper's length penalty; more: longer translations (default: the model's own, else 0.6)",
+        help="exponent of the paper's length penalty; larger: longer translations (default: the model's own, else 0.6)",
     )
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="of the computation (%(default)s); int8 needs a CPU",
+        help="precision of the computation (default: %(default)s); int8 needs a CPU",
     )
     parser.add_argument(
         "--engine",
         choices=["auto", "native", "torch"],
         default="auto",
-        help="what decodes: kernels compiled for this CPU, or PyTorch (%(default)s: the first where it can)",
+        help="decode by kernels compiled for this CPU, or by PyTorch (default: %(default)s, native if possible)",
     )
     parser.add_argument(
         "--batch-tokens",
@@ -93,7 +93,8 @@ def open_translator(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    stream = input_stream()
+    if sys.stdin is None:
+        raise OSError("standard input is closed: give it a file or a pipe")
 
     from tqdm import tqdm
 
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
         if beams < needed:
             raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
-    reader, done = LineReader(stream, WINDOW), 0
+    reader, done = LineReader(sys.stdin.buffer, WINDOW), 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         translations = translate_windows(
             translator.model,

@@ -47,17 +47,6 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def input_stream() -> BinaryIO:
-    """The bytes of standard input.
-
-    Raises:
-        OSError: it is closed.
-    """
-    if sys.stdin is None:
-        raise OSError("standard input is closed: give it a file or a pipe")
-    return sys.stdin.buffer
-
-
 class LineReader:
     """Iterates over the lines of a stream, and knows how many can be read without waiting.
 

@@ -106,8 +106,12 @@ class DistributedBatches(ABC):
     in the middle of an epoch. It calls `set_consumed` before `set_epoch`.
     """
 
-    def __init__(self, num_processes: int, process_index: int):
+    def __init__(
+        self, max_source_tokens: int, max_target_tokens: int, seed: int, num_processes: int, process_index: int
+    ):
         assert 0 <= process_index < num_processes
+        self.budgets = (max_source_tokens, max_target_tokens)
+        self.seed = seed
         self.num_processes = num_processes
         self.process_index = process_index
         self.consumed_epoch = self.consumed_pairs = 0
@@ -119,6 +123,10 @@ class DistributedBatches(ABC):
     def set_consumed(self, epoch: int, pairs: int) -> None:
         """Leave out the first `pairs` of `epoch`, which another number of processes has consumed."""
         self.consumed_epoch, self.consumed_pairs = epoch, pairs
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch, and how many of this process's batches to skip after the pairs of `set_consumed`."""
+        self.epoch, self.start_batch = epoch, start_batch
 
     def count_consumed(self, epoch: int, num_processes: int, batches: int) -> int:
         """Pairs of `epoch` consumed once each of `num_processes` processes has had `batches` batches."""
@@ -175,18 +183,15 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
         num_processes: int = 1,
         process_index: int = 0,
     ):
-        super().__init__(num_processes, process_index)
+        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
         # Slices: numpy would ask a column of `datasets` for one number at a time.
         self.lengths = np.array([source_lengths[:], target_lengths[:]], dtype=np.int64)  # (2, pairs)
         self.num_pairs = self.lengths.shape[1]
-        self.budgets = (max_source_tokens, max_target_tokens)
-        self.seed = seed
         self.shuffle = shuffle
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and how many of this process's batches to skip after the pairs of `set_consumed`."""
-        self.epoch, self.start_batch = epoch, start_batch
+        super().set_epoch(epoch, start_batch)
         self.batches = self._list_batches(epoch)
         groups = list(self._distribute(self.batches, epoch, self.num_processes))
         self.rest = [group[self.process_index] for group in groups]
@@ -245,16 +250,10 @@ class StreamingTokenBatches(DistributedBatches, IterableDataset):
         num_processes: int = 1,
         process_index: int = 0,
     ):
-        super().__init__(num_processes, process_index)
+        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
         self.pairs = pairs.shuffle(seed=seed, buffer_size=pool_size)
-        self.budgets = (max_source_tokens, max_target_tokens)
-        self.seed = seed
         self.pool_size = pool_size
         self.set_epoch(0)
-
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """As `TokenBatchSampler.set_epoch`."""
-        self.epoch, self.start_batch = epoch, start_batch
 
     def __iter__(self) -> Iterator[list[dict]]:
         """Batches as lists of rows of `pairs`."""

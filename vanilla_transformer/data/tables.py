@@ -98,14 +98,12 @@ def parse_json(open_lines: Callable[[], Iterable[str]], name: str, columns: Colu
 def _json_rows(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place in the file, for messages, and object) of each row; `keys` must be unique in an object."""
     for number, value in _json_values(lines, name, keys):
-        place = f"{name}, line {number}"
-        rows = [(place, value)]
-        if isinstance(value, list):
-            rows = [(f"{place}, item {i}", item) for i, item in enumerate(value, start=1)]
-        for row_place, row in rows:
+        is_list = isinstance(value, list)
+        for i, row in enumerate(value if is_list else [value], start=1):
+            place = f"{name}, line {number}{f', item {i}' if is_list else ''}"
             if not isinstance(row, dict):
-                raise ValueError(f"{row_place}: {reprlib.repr(row)} is not an object with the columns as its keys")
-            yield row_place, row
+                raise ValueError(f"{place}: {reprlib.repr(row)} is not an object with the columns as its keys")
+            yield place, row
 
 
 def _json_values(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[int, Any]]:
