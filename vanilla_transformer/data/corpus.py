@@ -153,7 +153,7 @@ def aligned_lines(*paths: str | Path) -> Iterator[tuple[str, ...]]:
                 f"{paths[0]} has {counts[0]} lines, {paths[other]} has {counts[other]}; line i of one must be the "
                 f"translation of line i of the other; first suspicious line: {suspicious or number}"
             )
-        if suspicious is None and any(map(str.strip, lines)) != all(map(str.strip, lines)):
+        if suspicious is None and not all(map(str.strip, lines)) and any(map(str.strip, lines)):
             suspicious = number
         yield lines
 

@@ -53,7 +53,7 @@ def _split_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tup
     """(number of its first line, fields) of each row."""
     csv.field_size_limit(MAX_FIELD_SIZE)
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    escaped = (ESCAPED.sub(rf"{ESCAPE}\g<0>", line) + "\n" for line in lines)
+    escaped = map(_escape, lines)
     reader, number = csv.reader(escaped, strict=True, escapechar=ESCAPE, delimiter=delimiter, quoting=quoting), 1
     try:
         for fields in reader:
@@ -64,6 +64,12 @@ def _split_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tup
         raise ValueError(
             f"{name}, line {number}: {error}; close each quoted field, and double a quotation mark inside it"
         ) from error
+
+
+def _escape(line: str) -> str:
+    if "\r" in line or ESCAPE in line:
+        line = ESCAPED.sub(rf"{ESCAPE}\g<0>", line)
+    return f"{line}\n"
 
 
 def check_columns(where: object, found: list[str], columns: Columns) -> None:
@@ -98,12 +104,14 @@ def parse_json(open_lines: Callable[[], Iterable[str]], name: str, columns: Colu
 def _json_rows(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place in the file, for messages, and object) of each row; `keys` must be unique in an object."""
     for number, value in _json_values(lines, name, keys):
-        is_list = isinstance(value, list)
-        for i, row in enumerate(value if is_list else [value], start=1):
-            place = f"{name}, line {number}{f', item {i}' if is_list else ''}"
+        place = f"{name}, line {number}"
+        rows = [(place, value)]
+        if isinstance(value, list):
+            rows = [(f"{place}, item {i}", item) for i, item in enumerate(value, start=1)]
+        for row_place, row in rows:
             if not isinstance(row, dict):
-                raise ValueError(f"{place}: {reprlib.repr(row)} is not an object with the columns as its keys")
-            yield place, row
+                raise ValueError(f"{row_place}: {reprlib.repr(row)} is not an object with the columns as its keys")
+            yield row_place, row
 
 
 def _json_values(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[int, Any]]:
@@ -180,8 +188,11 @@ def select_pair(row: dict[str, Any], nested: bool, place: str, columns: Columns)
             raise ValueError(f"{place}, column {NESTED!r}: {reprlib.repr(sides)} has no columns in it")
         if NESTED not in row and not row.keys().isdisjoint(columns):
             raise ValueError(f"{place}: the columns are beside {NESTED!r} here, but in it in other rows")
-    source, target = (_text_of(sides.get(column), place, column) for column in columns)
-    return {"source": source, "target": target}
+    source, target = columns
+    return {
+        "source": _text_of(sides.get(source), place, source),
+        "target": _text_of(sides.get(target), place, target),
+    }
 
 
 def _text_of(value: Any, place: str, column: str) -> str:
