@@ -4,8 +4,8 @@
     vanilla-transformer compare
     vanilla-transformer compare configs/compare.yaml output_dir=runs/mine long_range=null
 
-Writes report.md with tables and plots, results.json and the resolved configurations. Stopped, the same command goes on;
-finished parts are not done again. A part that is null is left out.
+Writes report.md with tables and plots, results.json and the resolved configurations. A comparison that was stopped goes
+on by the same command, without doing finished parts again. A part that is null is left out.
 """
 
 import argparse
@@ -23,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    file, overrides = config_and_overrides(arguments, DEFAULT)
-
     import time
     from pathlib import Path
 
@@ -35,12 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.comparison.verdicts import verdict_lines
 
     disable_progress_bar()  # of reading and writing weights
-    config = load_compare_config(file, overrides)
+    config = load_compare_config(*config_and_overrides(arguments, DEFAULT))
     start = time.perf_counter()
 
     def show(part: str, done: int, total: int, what: str) -> None:
-        minutes = (time.perf_counter() - start) / 60
-        print(f"{minutes:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
+        print(f"{(time.perf_counter() - start) / 60:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
 
     results = compare(config, show)
     print(*verdict_lines(results), sep="\n")
