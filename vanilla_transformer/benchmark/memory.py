@@ -65,9 +65,9 @@ def _measure(
     before = resident_bytes()
     torch.set_num_threads(threads)
     system = build_system(name, lambda: random_model(config), folder, max_length)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep after building
-    reset_peak()
     with system.prepare([batch], decoding) as decode:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep after building
+        reset_peak()
         decode(1)
     return resident_bytes("VmHWM") - before
