@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.generation import beam_search, length_penalty
-from vanilla_transformer.inference.native.engine import Engine
-from vanilla_transformer.inference.translate import fast_decoder, generate
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder
+from vanilla_transformer.inference.translate import generate
 
 BATCH_SIZES = (1, 7, 64)  # sentences
 BEAMS, ALPHA = 4, 0.6

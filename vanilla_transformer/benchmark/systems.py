@@ -18,11 +18,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vanilla_transformer.benchmark.baselines import as_marian, write_ctranslate2
 from vanilla_transformer.benchmark.machine import lacks_precision
+from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.native.engine import Engine, native_decoder
+from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.native.transformer import NativeDecoder
-from vanilla_transformer.packed_linear import quantize_linears
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
 CTRANSLATE2 = {"float32": "CTranslate2 float32", "int8": "CTranslate2 int8"}  # compute type → name
@@ -75,13 +74,11 @@ class TorchSystem:
 
     Args:
         model: its generation config is replaced: transformers would fill in from it what the benchmark leaves open.
-        decoder: our own search decodes with it; `None`: transformers' search. A native decoder also encodes, and
-            takes several batches at once, as in `translate`.
+        decoder: encodes and decodes, with our own search, as in `translate`; `None`: transformers' search.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, decoder: Any = None):
-        self.name, self.model = name, model
-        self.options = {} if decoder is None else {"custom_generate": beam_search, "decoder": decoder}
+    def __init__(self, name: str, model: PreTrainedModel, decoder: Decoder | None = None):
+        self.name, self.model, self.decoder = name, model, decoder
         config: Any = model.config
         self.pad, self.end, self.start = config.pad_token_id, config.eos_token_id, config.decoder_start_token_id
         model.generation_config = GenerationConfig(pad_token_id=self.pad, decoder_start_token_id=self.start)
@@ -89,7 +86,9 @@ class TorchSystem:
     @contextmanager
     def prepare(self, batches: list[Batch], decoding: Decoding) -> Iterator[Decode]:
         end = None if decoding.is_fixed_length else self.end
-        options = self.options | ({"alpha": decoding.alpha} if self.options else {})
+        decoder, options = self.decoder, {}
+        if decoder is not None:
+            options = {"custom_generate": beam_search, "decoder": decoder, "alpha": decoding.alpha}
         inputs = [self._inputs(batch) for batch in batches]
         configs = [
             GenerationConfig(
@@ -104,16 +103,15 @@ class TorchSystem:
             for batch in batches
         ]
         model: Any = self.model
-        native: Any = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
 
         def decode_batch(batch: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
             tensors, config = batch
-            encoded = {} if native is None else {"encoder_outputs": native.encode(**tensors)}
+            encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**tensors)}
             return model.generate(**tensors, **encoded, generation_config=config, **options)[:, 1:].tolist()
 
         def decode(count: int) -> list[list[int]]:
             first = list(zip(inputs[:count], configs[:count], strict=True))
-            decoded = map(decode_batch, first) if native is None else parallel_batches(decode_batch, first)
+            decoded = parallel_batches(decode_batch, first, 1 if decoder is None else decoder.parallel_batches)
             targets = [target for batch in decoded for target in batch]
             return [target[: target.index(end)] if end in target else target for target in targets]
 
@@ -224,18 +222,8 @@ def build_system(name: str, get_model: Callable[[], PreTrainedModel], folder: Pa
     if name == GENERATE:
         return TorchSystem(name, model)
     if name == TORCH:
-        return _fast(name, "float32", "torch", model)
-    return _fast(name, next(precision for precision, fast_name in FAST.items() if fast_name == name), "auto", model)
-
-
-def _fast(name: str, precision: Any, engine: Engine, model: Any) -> TorchSystem:
-    decoder: Any = native_decoder(model, precision, engine)
-    if decoder is None:
-        if precision != "float32":
-            model = deepcopy(model)
-        if precision == "bfloat16":
-            model = model.to(torch.bfloat16)
-        decoder = model.build_decoder(precision)
-        if precision == "int8":
-            quantize_linears(model.get_encoder())
-    return TorchSystem(name, model, decoder)
+        return TorchSystem(name, model, fast_decoder(model, "float32", "torch"))
+    precision: Any = next(precision for precision, fast_name in FAST.items() if fast_name == name)
+    if precision == "bfloat16":
+        model = deepcopy(model).to(torch.bfloat16)
+    return TorchSystem(name, model, fast_decoder(model, precision))
