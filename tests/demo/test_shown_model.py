@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.demo.conftest import LETTERS
-from vanilla_transformer.demo.shown_model import LONGEST_SENTENCE, LONGEST_TEXT, ShownModel, open_models
+from vanilla_transformer.demo.shown_model import MAX_CHARACTERS, MAX_TOKENS, ShownModel, open_models
 
 SENTENCES = [" ".join(LETTERS[:length]) for length in (1, 3, 5, 8)]
 
@@ -36,8 +36,8 @@ def test_every_layer_and_head_can_be_drawn(model, rnn):
     [
         ("", "nothing to translate"),
         (" \n\t ", "nothing to translate"),
-        ("a " * LONGEST_SENTENCE, f"{LONGEST_SENTENCE + 1:,} tokens"),  # the end is a token
-        ("a" * (LONGEST_TEXT + 1), f"{LONGEST_TEXT + 1:,} characters"),
+        ("a " * MAX_TOKENS, f"{MAX_TOKENS + 1:,} tokens"),  # the end is a token
+        ("a" * (MAX_CHARACTERS + 1), f"{MAX_CHARACTERS + 1:,} characters"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(model, text, message):
@@ -58,11 +58,11 @@ def test_what_is_longer_than_a_picture_is_translated_all_the_same(model):
 
 
 def test_words_that_are_letters_of_the_vocabulary_are_spelt(model):
-    assert (model.answer("a b").unknown, model.answer("a b").spelt) == ([], "")
+    assert (model.answer("a b").unknown, model.answer("a b").spelled) == ([], "")
     answer = model.answer("bad a cab bad")
-    assert (answer.unknown, answer.spelt) == (["bad", "cab"], "b a d c a b")
+    assert (answer.unknown, answer.spelled) == (["bad", "cab"], "b a d c a b")
     answer = model.answer("bad zoo")
-    assert (answer.unknown, answer.spelt) == (["bad", "zoo"], "")
+    assert (answer.unknown, answer.spelled) == (["bad", "zoo"], "")
 
 
 def test_many_at_once_get_what_each_would_get_alone(model):
@@ -84,7 +84,7 @@ def test_a_model_without_attention_translates_and_says_why_there_is_no_picture(m
     model = ShownModel.open(mute_folder)
     assert model.answer("a b").translations
     assert (model.views, model.heads) == ({}, {})
-    assert "has no attention" in model.why_no_attention
+    assert "has no attention" in model.no_attention_reason
 
 
 def test_a_model_given_twice_is_refused(transformer_folder):
