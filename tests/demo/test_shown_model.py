@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.demo.conftest import LETTERS
-from vanilla_transformer.demo.shown_model import MAX_CHARACTERS, MAX_TOKENS, ShownModel, open_models
+from vanilla_transformer.demo.shown_model import MAX_CHARACTERS, MAX_SENTENCE_TOKENS, ShownModel, open_models
 
 SENTENCES = [" ".join(LETTERS[:length]) for length in (1, 3, 5, 8)]
 
@@ -36,7 +36,7 @@ def test_every_layer_and_head_can_be_drawn(model, rnn):
     [
         ("", "nothing to translate"),
         (" \n\t ", "nothing to translate"),
-        ("a " * MAX_TOKENS, f"{MAX_TOKENS + 1:,} tokens"),  # the end is a token
+        ("a " * MAX_SENTENCE_TOKENS, f"{MAX_SENTENCE_TOKENS + 1:,} tokens"),  # the end is a token
         ("a" * (MAX_CHARACTERS + 1), f"{MAX_CHARACTERS + 1:,} characters"),
     ],
 )

@@ -17,7 +17,7 @@ from vanilla_transformer.inference.translator import Translator
 from vanilla_transformer.visualization.attention_blocks import LONGEST, NAMES, Kind
 
 MAX_CHARACTERS = 20_000  # longer texts are not tokenized
-MAX_TOKENS = 512  # of a sentence: seconds on a CPU, while other visitors wait
+MAX_SENTENCE_TOKENS = 512  # of a sentence: seconds on a CPU, while other visitors wait
 TRIAL = "a"  # any text
 
 
@@ -90,7 +90,7 @@ class ShownModel:
         text = one_line(sentence)
         with self._lock:
             start = time.perf_counter()
-            (translations,) = self.translator.n_best([text], self.beams, max_length=MAX_TOKENS)
+            (translations,) = self.translator.n_best([text], self.beams, max_length=MAX_SENTENCE_TOKENS)
             seconds = time.perf_counter() - start
         unknown = self._unknown(text)
         spelled = " ".join(" ".join(word) for word in unknown)
