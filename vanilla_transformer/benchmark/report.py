@@ -7,7 +7,7 @@ from typing import Any
 
 from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN, TORCH
 from vanilla_transformer.benchmark.thresholds import ratios, real_ratio
-from vanilla_transformer.comparison.markdown import table
+from vanilla_transformer.comparison.markdown import number, table
 
 BASELINES = (MARIAN, *CTRANSLATE2.values())
 OURS = (GENERATE, TORCH, *FAST.values())
@@ -54,7 +54,8 @@ def _machine(machine: dict[str, Any], settings: dict[str, Any]) -> str:
 def _thresholds(thresholds: list[dict[str, Any]]) -> str:
     words = {True: "met", False: "**not met**", None: "not measured"}
     rows = [
-        [one["ratio"], f"{one['required']:.2f}", _ratio(one["measured"]), words[one["is_met"]]] for one in thresholds
+        [one["ratio"], f"{one['required']:.2f}", number(one["measured"], ".2f"), words[one["is_met"]]]
+        for one in thresholds
     ]
     missed = sum(one["is_met"] is False for one in thresholds)
     summary = f"{missed} of {len(rows)} thresholds are not met." if missed else "No measured threshold is missed."
@@ -74,7 +75,9 @@ def _ratios(synthetic: list[dict[str, Any]]) -> str:
         for name in OURS:
             found = ratios(synthetic, name, baseline)
             if found is not None:
-                rows.append([f"{name} / {baseline}", *map(_ratio, found), _ratio(geometric_mean(found))])
+                rows.append(
+                    [f"{name} / {baseline}", *(number(ratio, ".2f") for ratio in [*found, geometric_mean(found)])]
+                )
     return table(["", *_columns(synthetic), "geometric mean"], rows)
 
 
@@ -120,7 +123,7 @@ def _real(real: dict[str, Any], settings: dict[str, Any]) -> str:
     rows = []
     for name, result in real["results"].items():
         rates = (f"{result['sentences_per_second']:,.1f}", f"{result['tokens_per_second']:,.0f}")
-        compared = (_ratio(real_ratio(real, name, baseline)) for baseline in BASELINES)
+        compared = (number(real_ratio(real, name, baseline), ".2f") for baseline in BASELINES)
         rows.append([name, str(result["batch_size"]), *rates, f"{result['bleu']:.2f}", *compared])
     header = ["", "batch", "sentences/s", "tokens/s", "BLEU", *(f"/ {baseline}" for baseline in BASELINES)]
     signature = next(iter(real["results"].values()))["bleu_signature"]
@@ -138,7 +141,3 @@ def _cases(synthetic: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _columns(synthetic: list[dict[str, Any]]) -> list[str]:
     return [f"{size['size']} B{case['batch_size']} b{case['beams']}" for size in synthetic for case in size["cases"]]
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

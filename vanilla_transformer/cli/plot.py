@@ -119,7 +119,7 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 def _plot_attention(arguments: argparse.Namespace) -> int:
     """The attention of a trained model in its translation of a sentence (section 3.2.3)."""
     from vanilla_transformer.evaluation.attention_weights import explain
-    from vanilla_transformer.visualization.attention_blocks import LONGEST
+    from vanilla_transformer.visualization.layer_attention import MAX_TOKENS
     from vanilla_transformer.visualization.style import check_suffix
 
     output = arguments.output or ("attention.html" if arguments.interactive else "attention.png")
@@ -127,7 +127,7 @@ def _plot_attention(arguments: argparse.Namespace) -> int:
     check_suffix(output, *([[".html"]] if arguments.interactive else []))
     check_output_file(output, "--output", makes_folders=True)
     translator = open_translator(arguments.model, "float32", engine="torch")  # nothing to compile for one sentence
-    translation, weights = explain(translator, arguments.sentence, max_length=LONGEST)
+    translation, weights = explain(translator, arguments.sentence, max_length=MAX_TOKENS)
     print(f"translation: {translation.text}")
     if arguments.interactive:
         return _write_page(arguments, weights, output)
@@ -155,11 +155,11 @@ def _kinds(arguments: argparse.Namespace) -> Any:
 
 
 def _draw_attention(arguments: argparse.Namespace, weights: "AttentionWeights"):
-    from vanilla_transformer.visualization.attention_blocks import attention_blocks
     from vanilla_transformer.visualization.attention_maps import plot_attention_maps
+    from vanilla_transformer.visualization.layer_attention import select_layers
     from vanilla_transformer.visualization.paper_attention import plot_paper_attention
 
-    blocks = attention_blocks(weights, _kinds(arguments), arguments.layer, arguments.head, arguments.average)
+    blocks = select_layers(weights, _kinds(arguments), arguments.layer, arguments.head, arguments.average)
     if arguments.style == "paper":
         return plot_paper_attention(blocks, arguments.word)
     return plot_attention_maps(blocks)
@@ -211,7 +211,7 @@ def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]]:
 
     config = load_run_config(Path(run) / "config.yaml")
     d_model, optimizer = model_config_of(config.model).d_model, config.optimizer
-    last = max((updates[-1] for updates, _ in history.figures.values() if updates), default=1)
+    last = max((updates[-1] for updates, _ in history.scalars.values() if updates), default=1)
     updates = list(range(1, last + 1, max(1, last // FORMULA_POINTS)))
     rates = [learning_rate(one, d_model, optimizer.warmup_steps, optimizer.learning_rate_scale) for one in updates]
     return updates, rates

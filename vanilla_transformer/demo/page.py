@@ -13,7 +13,7 @@ from PIL import Image
 
 from vanilla_transformer.demo.shown_model import Answer, ShownModel, one_line
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock, attention_blocks
+from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
 from vanilla_transformer.visualization.attention_maps import plot_attention_maps
 from vanilla_transformer.visualization.style import save_figure
 
@@ -93,7 +93,7 @@ class Panel:
         if attention is None or view is None or heads is None:
             return None
         kind, layer = self.model.views[view]
-        return draw(attention_blocks(attention, [kind], layer, **self.model.heads[heads]))
+        return draw(select_layers(attention, [kind], layer, **self.model.heads[heads]))
 
 
 def build_page(models: Sequence[ShownModel]) -> gr.Blocks:
@@ -133,7 +133,7 @@ def launch(page: gr.Blocks, **where: Any) -> tuple[Any, str, str]:
     )  # fmt: skip
 
 
-def draw(blocks: Sequence[AttentionBlock]) -> Image.Image:
+def draw(blocks: Sequence[LayerAttention]) -> Image.Image:
     """A picture of attention, as the browser shows it."""
     with _drawing, TemporaryDirectory() as folder:
         path = Path(folder, "attention.png")

@@ -14,7 +14,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights, explain
 from vanilla_transformer.inference.translate import Translation
 from vanilla_transformer.inference.translator import Translator
-from vanilla_transformer.visualization.attention_blocks import LONGEST, NAMES, Kind
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, MAX_TOKENS, Kind
 
 MAX_CHARACTERS = 20_000  # longer texts are not tokenized
 MAX_SENTENCE_TOKENS = 512  # of a sentence: seconds on a CPU, while other visitors wait
@@ -48,7 +48,7 @@ class ShownModel:
 
     Attributes:
         views: name of a view of its attention → kind and layer; empty without attention.
-        heads: name of a choice of heads → options of `attention_blocks`.
+        heads: name of a choice of heads → options of `select_layers`.
         no_attention_reason: why there are no views.
 
     Raises:
@@ -104,7 +104,7 @@ class ShownModel:
             RuntimeError: decoding failed.
         """
         with self._lock:
-            return explain(self.translator, one_line(sentence), max_length=LONGEST)[1]
+            return explain(self.translator, one_line(sentence), max_length=MAX_TOKENS)[1]
 
     def _unknown(self, text: str) -> list[str]:
         tokenizer, words = self.translator.tokenizer, list(dict.fromkeys(text.split()))
@@ -137,7 +137,7 @@ def _views(attention: AttentionWeights) -> dict[str, tuple[Kind, int]]:
     for kind in kinds:
         weights = getattr(attention, kind)
         count = 0 if weights is None else len(weights)
-        views |= {f"{NAMES[kind]}, layer {layer} of {count}": (kind, layer) for layer in range(count, 0, -1)}
+        views |= {f"{KIND_NAMES[kind]}, layer {layer} of {count}": (kind, layer) for layer in range(count, 0, -1)}
     return views
 
 
