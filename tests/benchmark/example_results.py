@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up results, from speeds alone."""
+"""Example results, from speeds alone."""
 
 from typing import Any
 

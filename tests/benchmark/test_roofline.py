@@ -46,7 +46,7 @@ def test_each_phase_takes_the_longer_of_reading_and_multiplying():
     assert seconds(bandwidth=1.0, peak=1.0) == pytest.approx(max(200, 1000) + max(400, 400) + 6 * max(400, 1200))
 
 
-def test_the_machine_is_measured():
+def test_bandwidth_and_peak_are_measured():
     assert read_bandwidth(2**12, CPU, repeats=1) > 0
     peaks = peak_operations(RooflineConfig(read_mebibytes=1, product=16, repeats=1), CPU)
     assert peaks.keys() >= {"float32", "int8"}

@@ -46,7 +46,7 @@ def test_every_target_is_as_long_as_asked_for(model, batch, tmp_path, name, beam
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_end_of_a_target_is_not_part_of_it(model, batch, tmp_path, name):
+def test_eos_is_not_part_of_a_target(model, batch, tmp_path, name):
     write_ctranslate2(model, tmp_path / "folder", max_length=64)
     batch = Batch(batch.sources, max_new_tokens=40)
     endless = targets(name, model, [batch], Decoding(1, **FIXED_LENGTH), tmp_path / "folder")[0]
@@ -57,7 +57,7 @@ def test_the_end_of_a_target_is_not_part_of_it(model, batch, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [MARIAN, CTRANSLATE2["float32"], FAST["float32"]])
-def test_several_batches_are_one_after_the_other(model, batch, tmp_path, name):
+def test_several_batches_keep_their_order(model, batch, tmp_path, name):
     write_ctranslate2(model, tmp_path / "folder", max_length=16)
     single = [Batch([source], batch.max_new_tokens) for source in batch.sources]
     decoding = Decoding(4, **FIXED_LENGTH)
@@ -74,7 +74,7 @@ def test_int8_leaves_the_model_as_it_was(model, tmp_path, monkeypatch):
     assert any(isinstance(module, PackedLinear) for module in decoder.encoder.modules())
 
 
-def test_a_translator_is_gone_when_it_has_been_measured(model, batch, tmp_path, monkeypatch):
+def test_a_translator_is_freed_after_measuring(model, batch, tmp_path, monkeypatch):
     import weakref
 
     import ctranslate2

@@ -48,7 +48,7 @@ def best(scored, **changes):
     return next(threshold for threshold in checked if "exact" in threshold["ratio"])
 
 
-def test_the_best_precision_that_is_fixed_length_is_held_against_int8():
+def test_the_best_exact_precision_is_compared_with_int8():
     # int8: sqrt(0.5 x 4); float32: sqrt(0.5 x 2)
     exact = best(real(**{FLOAT32: (1.0, 30.0), INT8: (1.0, 30.0)}))
     assert (exact["measured"], exact["is_met"]) == (pytest.approx(2**0.5), True)

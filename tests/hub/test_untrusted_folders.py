@@ -254,7 +254,7 @@ def test_an_index_cannot_leave_its_folder(folder, tmp_path, run, file):
         refused(error, name, "which is not a")
 
 
-def test_weights_of_another_name_cannot_leave_the_folder(folder):
+def test_transformers_weights_cannot_leave_the_folder(folder):
     change_json(folder / "config.json", transformers_weights="../outside.safetensors")
     with pytest.raises(ValueError, match=r"transformers_weights='\.\./outside\.safetensors': only model"):
         load_model_folder(folder)

@@ -21,33 +21,21 @@ FORMER_SECTIONS = {"bars": "thresholds", "limits": "roofline"}  # former name �
 @strict
 @dataclass(kw_only=True)
 class TimingConfig:
-    """The section `timing`: how a system is timed.
+    """The section `timing`: how a system is timed."""
 
-    Args:
-        repeats: rounds; each round times every system once (A B A B), and the median of a system's rounds counts.
-        pause: seconds before each timing, in which the threads of the system before stop spinning.
-        fill: a timing repeats its call for this many seconds, at least once.
-    """
-
-    repeats: int = at_least(1)
-    pause: float = at_least(0)
-    fill: float = at_least(0)
+    repeats: int = at_least(1)  # rounds, which time every system once (A B A B); the median of a system's rounds counts
+    pause: float = at_least(0)  # seconds before each timing, until the threads of the system before stop spinning
+    fill: float = at_least(0)  # seconds for which a timing repeats its call, at least once
 
 
 @strict
 @dataclass(kw_only=True)
 class RooflineConfig:
-    """The section `roofline`: how the machine's bandwidth and peak are measured.
+    """The section `roofline`: how the machine's bandwidth and peak are measured."""
 
-    Args:
-        read_mebibytes: size of the tensor that is read; more than the caches hold.
-        product: rows and columns of the square matrices that are multiplied.
-        repeats: of each measurement; the fastest counts.
-    """
-
-    read_mebibytes: int = at_least(1)
-    product: int = at_least(1)
-    repeats: int = at_least(1)
+    read_mebibytes: int = at_least(1)  # size of the tensor that is read; more than the caches hold
+    product: int = at_least(1)  # rows and columns of the square matrices that are multiplied
+    repeats: int = at_least(1)  # of each measurement; the fastest counts
 
 
 @strict
@@ -55,30 +43,19 @@ class RooflineConfig:
 class RealConfig:
     """The section `real`: a trained model on a test set, with sentences of natural lengths.
 
-    Args:
-        model: a model folder; `None`, as for `source` and `reference`: this part is skipped.
-        source, reference: text files, plain or .gz.
-        batch_sizes: sentences, sorted by length; the fastest batch size of each system counts.
-        repeats: rounds over all systems, for each batch size.
-        beams: hypotheses of a sentence.
-        alpha: the paper's length penalty, for our search; the paper uses 0.6.
-        length_penalty: for the other systems, which divide a log-probability by length^length_penalty.
-        early_stopping: of MarianMT and our search: a sentence ends once `beams` of its targets have ended.
-        max_tokens_beyond_source: a batch's targets may be longer than its longest source by this many tokens.
-
     Raises:
         ValueError: some of the three paths are given, but not all.
     """
 
-    batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
-    repeats: int = at_least(1)
+    batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field. The fastest of each system counts
+    repeats: int = at_least(1)  # rounds over all systems, for each batch size
     beams: int = at_least(1)
-    alpha: float
-    length_penalty: float
-    max_tokens_beyond_source: int = at_least(1)
-    early_stopping: bool
-    model: str | None = None
-    source: str | None = None
+    alpha: float  # of the paper's length penalty, for our search; the paper has 0.6
+    length_penalty: float  # of the other systems: they divide a log-probability by length^length_penalty
+    max_tokens_beyond_source: int = at_least(1)  # a batch's limit of target length, beyond its longest source
+    early_stopping: bool  # of MarianMT and our search: a sentence ends once as many targets as beams have ended
+    model: str | None = None  # a model folder; None, as for the files: this part is skipped
+    source: str | None = None  # text file, plain or .gz
     reference: str | None = None
 
     def __post_init__(self):
@@ -91,26 +68,17 @@ class RealConfig:
 @strict
 @dataclass(kw_only=True)
 class ThresholdsConfig:
-    """The section `thresholds`: the least ratio of our speed to a baseline's, as geometric mean or in every case.
+    """The section `thresholds`: the least ratio of our speed to a baseline's, as geometric mean or in every case."""
 
-    Args:
-        float32_marian_mean, float32_marian_every: our fast decoder in float32 over MarianMT.
-        float32_ctranslate2_mean, float32_ctranslate2_every: the same over CTranslate2's float32.
-        best_ctranslate2_int8_mean: our fastest exact enough precision over CTranslate2's int8.
-        generate_marian_every: our plain `generate()` over MarianMT's.
-        real_marian, real_ctranslate2: our fast decoder in float32 over the two on real sentences.
-        exact_bleu: a precision is exact enough if its BLEU differs from float32's by at most this many points.
-    """
-
-    float32_marian_mean: float
+    float32_marian_mean: float  # our fast decoder in float32 over MarianMT
     float32_marian_every: float
-    float32_ctranslate2_mean: float
+    float32_ctranslate2_mean: float  # the same over CTranslate2's float32
     float32_ctranslate2_every: float
-    best_ctranslate2_int8_mean: float
-    generate_marian_every: float
-    real_marian: float
+    best_ctranslate2_int8_mean: float  # our fastest exact enough precision over CTranslate2's int8
+    generate_marian_every: float  # our plain `generate()` over MarianMT's
+    real_marian: float  # our fast decoder in float32 on real sentences
     real_ctranslate2: float
-    exact_bleu: float
+    exact_bleu: float  # a precision is exact enough if its BLEU differs from float32's by at most this many points
 
 
 @strict
@@ -118,31 +86,20 @@ class ThresholdsConfig:
 class BenchmarkConfig:
     """One benchmark.
 
-    Args:
-        output: the JSON file with all results.
-        device: of the models in torch: "auto" (an accelerator if there is one), "cpu", "cuda", ….
-        ctranslate2: whether to measure CTranslate2, always on the CPU.
-        precisions: of our fast decoder; the report says which ones the machine lacks.
-        models: name → `vocab_size` and fields of `VanillaTransformerConfig`; the weights are random.
-        sizes: names of the models to measure.
-        batch_sizes: sentences.
-        beams: hypotheses of a sentence; 1: greedy.
-        source_tokens, target_tokens: exact lengths of every sentence.
-
     Raises:
         ValueError: no size; an unknown size or precision; a model that the baselines do not support.
     """
 
-    output: str
-    device: str
-    ctranslate2: bool
-    precisions: list[str]
-    models: dict[str, Any]
-    sizes: list[str]
+    output: str  # the JSON file with all results
+    device: str  # of the models in torch: "auto" (an accelerator if there is one), "cpu", "cuda", ...
+    ctranslate2: bool  # whether to measure CTranslate2, always on the CPU
+    precisions: list[str]  # of our fast decoder; the report says which ones the machine lacks
+    models: dict[str, Any]  # name → `vocab_size` and fields of `VanillaTransformerConfig`; the weights are random
+    sizes: list[str]  # names of the models to measure
     batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
-    beams: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
-    source_tokens: int = at_least(1)
-    target_tokens: int = at_least(1)
+    beams: list[int] = at_least(1)  # noqa: RUF009 -- declares a field. 1: greedy
+    source_tokens: int = at_least(1)  # the length of every source
+    target_tokens: int = at_least(1)  # the length of every target
     timing: TimingConfig
     roofline: RooflineConfig
     thresholds: ThresholdsConfig

@@ -6,8 +6,9 @@ import gc
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -48,24 +49,16 @@ def peak_memory(
     found = {}
     for name in names:
         with ProcessPoolExecutor(1, context) as process:
-            arguments = (torch.get_num_threads(), name, config, folder, batch, decoding, max_length)
-            found[name] = process.submit(_measure, *arguments).result()
+            system = (name, partial(random_model, config), folder, max_length)
+            found[name] = process.submit(_measure, torch.get_num_threads(), batch, decoding, *system).result()
     return found
 
 
-def _measure(
-    threads: int,
-    name: str,
-    config: VanillaTransformerConfig,
-    folder: Path,
-    batch: Batch,
-    decoding: Decoding,
-    max_length: int,
-) -> int:
+def _measure(threads: int, batch: Batch, decoding: Decoding, *system: Any) -> int:
+    """`system`: arguments of `build_system`."""
     before = resident_bytes()
     torch.set_num_threads(threads)
-    system = build_system(name, lambda: random_model(config), folder, max_length)
-    with system.prepare([batch], decoding) as decode:
+    with build_system(*system).prepare([batch], decoding) as decode:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep after building
         reset_peak()

@@ -18,15 +18,10 @@ WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class WeightCounts:
-    """Numbers of weights that are multiplied with.
+    """Numbers of weights that are multiplied with."""
 
-    Args:
-        step: for every token of every hypothesis: the decoder's layers and the output projection.
-        source: for every source token: the encoder's layers, and the decoder's projections of its output.
-    """
-
-    step: int
-    source: int
+    step: int  # for every token of every hypothesis: the decoder's layers and the output projection
+    source: int  # for every source token: the encoder's layers, and the decoder's projections of its output
 
 
 def count_weights(model: PreTrainedModel) -> WeightCounts:

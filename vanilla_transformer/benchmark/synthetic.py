@@ -41,6 +41,7 @@ def measure_synthetic(
     model.to(device)
     max_length = max(config.source_tokens, config.target_tokens) + 1  # and the start token
     weights = count_weights(model)
+    lengths = config.source_tokens, config.target_tokens
     bandwidths = {
         precision: read_bandwidth(weights.step * WEIGHT_BYTES[precision], device, config.roofline.repeats)
         for precision in peaks
@@ -53,16 +54,8 @@ def measure_synthetic(
         bounds = {}
         for precision, peak in peaks.items():
             if FAST[precision] in found:
-                seconds = roofline_seconds(
-                    weights,
-                    WEIGHT_BYTES[precision],
-                    bandwidths[precision],
-                    peak,
-                    batch_size,
-                    beams,
-                    config.source_tokens,
-                    config.target_tokens,
-                )
+                rates = bandwidths[precision], peak
+                seconds = roofline_seconds(weights, WEIGHT_BYTES[precision], *rates, batch_size, beams, *lengths)
                 fraction = seconds / found[FAST[precision]].median
                 bounds[precision] = {"roofline_seconds": seconds, "fraction": fraction}
         return bounds

@@ -42,18 +42,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode.
-
-    Args:
-        beams: hypotheses of a sentence; 1: greedy.
-        is_fixed_length: every target gets `max_new_tokens`, whatever its tokens are.
-        alpha: of the paper's length penalty.
-        length_penalty: of the systems that divide by length^length_penalty.
-        early_stopping: of MarianMT and ours; see `RealConfig`.
-    """
+    """How to decode; see `RealConfig`."""
 
     beams: int
-    is_fixed_length: bool
+    is_fixed_length: bool  # every target gets `max_new_tokens`, whatever its tokens are
     alpha: float
     length_penalty: float
     early_stopping: bool = True

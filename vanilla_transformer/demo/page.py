@@ -13,8 +13,8 @@ from PIL import Image
 
 from vanilla_transformer.demo.shown_model import Answer, ShownModel, one_line
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights
-from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
 from vanilla_transformer.visualization.attention_maps import plot_attention_maps
+from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
 from vanilla_transformer.visualization.style import save_figure
 
 TITLE = "Attention Is All You Need: try it"

@@ -23,19 +23,12 @@ TRIAL = "a"  # any text
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one sentence.
+    """A model's answer to one sentence."""
 
-    Args:
-        translations: best first.
-        seconds: of translating, without waiting for other visitors.
-        unknown: words of the sentence that the vocabulary lacks, each once.
-        spelled: the unknown words as separate letters, if the vocabulary has all of them; else empty.
-    """
-
-    translations: list[Translation]
-    seconds: float
-    unknown: list[str]
-    spelled: str
+    translations: list[Translation]  # best first
+    seconds: float  # of translating, without waiting for other visitors
+    unknown: list[str]  # words of the sentence that the vocabulary lacks, each once
+    spelled: str  # the unknown words as separate letters, if the vocabulary has all of them
 
 
 class ShownModel:
