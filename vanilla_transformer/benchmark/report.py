@@ -98,7 +98,7 @@ def _memory(synthetic: list[dict[str, Any]], settings: dict[str, Any]) -> str:
 def _roofline(machine: dict[str, Any], synthetic: list[dict[str, Any]]) -> str:
     cases = _cases(synthetic)
     peaks = ", ".join(f"{precision} {peak / 1e9:,.0f}" for precision, peak in machine["peaks"].items())
-    lines = [f"Memory bandwidth: {machine['bandwidth'] / 1e9:.1f} GB/s. Square products, in GFLOP/s: {peaks}."]
+    lines = [f"Memory bandwidth: {machine['bandwidth'] / 1e9:.1f} GB/s. Square products, in G operations/s: {peaks}."]
     for size in synthetic:
         rates = ", ".join(f"{precision} {rate / 1e9:.1f}" for precision, rate in size["bandwidths"].items())
         lines.append(f"Reading as many bytes as one step of {size['size']} has weights, in GB/s: {rates}.")
@@ -109,8 +109,8 @@ def _roofline(machine: dict[str, Any], synthetic: list[dict[str, Any]]) -> str:
     ]
     return "\n".join(lines) + (
         f"\n\n{table(['', *_columns(synthetic)], rows)}\n\n"
-        "The least milliseconds of a call, and these divided by the measured ones. The least: every step reads all "
-        "weights once and multiplies them with all rows, at the rates above, whichever takes longer; attention, the "
+        "The roofline of a call in milliseconds, and its fraction of the measured time. Every step reads all weights "
+        "once and multiplies them with all rows, at the rates above, and takes the longer of the two; attention, the "
         "softmax and the search are not counted."
     )
 
