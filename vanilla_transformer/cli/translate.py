@@ -50,6 +50,12 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="exponent of the paper's length penalty; larger: longer translations (default: the model's own, else 0.6)",
     )
     parser.add_argument(
+        "--coverage-penalty",
+        type=finite_float,
+        metavar="B",
+        help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
+    )
+    parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
@@ -75,7 +81,11 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 
 def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options as `translate_lines` names them; the model's own stand for those not given."""
-    given = {"num_beams": arguments.beams, "alpha": arguments.alpha}
+    given = {
+        "num_beams": arguments.beams,
+        "alpha": arguments.alpha,
+        "coverage_penalty": arguments.coverage_penalty,
+    }
     budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
     return budgets | {name: value for name, value in given.items() if value is not None}
 

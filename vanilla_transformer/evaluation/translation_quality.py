@@ -17,15 +17,15 @@ from sacrebleu.metrics.chrf import CHRF
 class TranslationQuality(evaluate.Metric):
     """An `evaluate.Metric` around sacreBLEU.
 
-    evaluate's own loader fetches its metrics from the network; this one is a class. evaluate gathers predictions
-    from several processes, so that the score is the whole corpus's; only process 0 gets it, the others `None`.
+    evaluate would fetch its own metrics from the network. It gathers the predictions of several processes, so that
+    process 0 gets the score of the whole corpus, and the others `None`.
 
     Args:
-        cache_dir: where evaluate keeps predictions until they are scored (default: a temporary folder); required
-            for several processes, which meet there.
-        num_process, process_id, experiment_id: how many processes there are, which one this is, and a name that
-            keeps runs in the same `cache_dir` apart.
-        options: evaluate's others.
+        cache_dir: where evaluate keeps predictions until they are scored (default: a temporary folder); several
+            processes must share one.
+        num_process, process_id: the number of processes, and which this is.
+        experiment_id: keeps runs in the same `cache_dir` apart.
+        options: of `evaluate.Metric`.
 
     Raises:
         ValueError: several processes without a `cache_dir`.
@@ -59,7 +59,7 @@ class TranslationQuality(evaluate.Metric):
             ),
         )
 
-    # One form of references is stored, so that processes need not agree on one, nor have any sentences at all.
+    # References are always stored as lists: processes need not agree on a form, nor have any sentences at all.
     def add(self, *, prediction: str, reference: str | Sequence[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- evaluate passes keywords
         """Add one translation and its reference or references."""
         super().add(prediction=prediction, reference=_as_list(reference))
@@ -113,11 +113,11 @@ def score_translations(
         references) and sentences.
 
     Raises:
-        ValueError: other numbers of predictions than of references, or none.
+        ValueError: no predictions, or another number than of references.
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(_mismatch(len(predictions), len(references)))
-    with tempfile.TemporaryDirectory() as cache:  # gone at once; the metric's own goes with the metric
+    with tempfile.TemporaryDirectory() as cache:  # removed at once, rather than with the metric
         result = TranslationQuality(cache_dir=cache).compute(
             predictions=predictions, references=references, lowercase=lowercase
         )

@@ -184,6 +184,8 @@ class NativeDecoder:
         ValueError: the compiler refused, here or where it is unpickled.
     """
 
+    engine = "native"
+
     @torch.no_grad()
     def __init__(self, model: Any, precision: NativePrecision = "float32"):
         compute_after_fork()
@@ -194,6 +196,10 @@ class NativeDecoder:
         self.vocab_size = model.lm_head.weight.shape[0]
         self.buffers = Buffers()
         self.inputs = [Embedding(one) for one in (model.model.encoder, model.model.decoder)]
+
+    @property
+    def parallel_batches(self) -> int:
+        return torch.get_num_threads()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies hold the model; opening them lays out its current weights again."""
