@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear maps laid out for decoding, where few rows meet large matrices: what bounds them is reading the weights."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,25 @@ def onednn_has(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def int8_scales(weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each row of a weight `(outputs, inputs)`, so that its largest element is level 127: `(outputs)`."""
+    return (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)
+
+
+def fused_projections(attention: Any, names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Several projections of a `MultiHeadAttention` stacked into one, with 1 / sqrt(d_k) folded into the query's.
+
+    Args:
+        names: "q_proj", "k_proj", "v_proj", or some of them, in the order of the stacked outputs.
+
+    Returns:
+        The weight `(outputs, d_model)` and the bias `(outputs)`, or `None` without biases.
+    """
+    scaled = [(getattr(attention, name), attention.scaling if name == "q_proj" else 1.0) for name in names]
+    biases = [linear.bias * scale for linear, scale in scaled if linear.bias is not None]
+    return torch.cat([linear.weight * scale for linear, scale in scaled]), torch.cat(biases) if biases else None
 
 
 class PackedLinear(nn.Module):
