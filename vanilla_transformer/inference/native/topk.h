@@ -1,16 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// The best next tokens, without a pass that writes all probabilities.
+// The best next tokens, without a pass that writes the probabilities of all.
 
 #pragma once
 
 #include "vectors.h"
 
-#define BLOCKS 128 // of values, at most, that are compared by their largest first
+namespace vanilla_transformer {
 
-// Put a score among `kept` sorted ones, or in the place of the last of `count`; what belongs to them moves alike.
+constexpr int kMaxTopKBlocks = 128; // blocks of logits whose maxima are compared first
+
+// What `topk_step` asks for. k is the number of tokens for a sentence, k_per_beam for each of its hypotheses first.
+struct TopK {
+    int32_t k, k_per_beam, num_beams, num_eos_tokens;
+    const int64_t *eos_token_ids;
+    const float *beam_scores; // log-probabilities, (batch_size, alive); nullptr: one hypothesis each, ranked by logits
+    float *scores_per_beam;   // (batch_size, alive, k_per_beam)
+    int64_t *tokens_per_beam; // (batch_size, alive, k_per_beam)
+    float *scores;            // (batch_size, k)
+    int64_t *beam_indices;    // (batch_size, k)
+    int64_t *tokens;          // (batch_size, k)
+};
+
+// Inserts a score into `count` sorted ones, of which at most k stay, and makes room in `others` at the same place.
+// Equal scores stay in the order of their insertion. Returns the place.
 template <typename... Others>
-static inline int place(float score, int *kept, int count, float *scores, Others *...others) {
-    int at = *kept < count ? (*kept)++ : count - 1;
+static inline int insert_sorted(float score, int *count, int k, float *scores, Others *...others) {
+    int at = *count < k ? (*count)++ : k - 1;
     for (; at > 0 && score > scores[at - 1]; at--) {
         scores[at] = scores[at - 1];
         ((others[at] = others[at - 1]), ...);
@@ -19,110 +34,99 @@ static inline int place(float score, int *kept, int count, float *scores, Others
     return at;
 }
 
-// The `count` largest of `values`, first the largest, as log-probabilities if `is_normalised`; NaN if there is a NaN.
-static void best_of(const float *values, int width, int count, int is_normalised, float *best, int64_t *index) {
-    int block = (width / BLOCKS + LANES) / LANES * LANES, blocks = 0, found = 0,
-        whole = width / (8 * LANES) * (8 * LANES);
-    float peaks[BLOCKS], least = -INFINITY;
+// The k largest of `values` in descending order, as log-probabilities if `normalize`. scores[0] is NaN if a value is.
+static void blockwise_topk(const float *values, int width, int k, bool normalize, float *scores, int64_t *indices) {
+    int block = (width / kMaxTopKBlocks + kLanes) / kLanes * kLanes, blocks = 0, found = 0;
+    int vectorized = width / (8 * kLanes) * (8 * kLanes);
+    float peaks[kMaxTopKBlocks], threshold = -INFINITY;
     for (int from = 0; from < width; from += block) {
         float peak = -INFINITY;
         int end = from + block < width ? from + block : width, i = from;
-        if (end - from >= LANES) {
-            Lanes lanes = load(values + i);
-            for (i += LANES; i + LANES <= end; i += LANES)
-                lanes = larger(load(values + i), lanes);
-            peak = largest(lanes);
+        if (end - from >= kLanes) {
+            VecF32 maxima = load(values + i);
+            for (i += kLanes; i + kLanes <= end; i += kLanes)
+                maxima = max(load(values + i), maxima);
+            peak = reduce_max(maxima);
         }
         for (; i < end; i++)
             peak = values[i] > peak ? values[i] : peak;
         peaks[blocks++] = peak;
-        if (found < count || peak > best[count - 1])
-            place(peak, &found, count, best);
+        if (found < k || peak > scores[k - 1])
+            insert_sorted(peak, &found, k, scores);
     }
-    if (found == count) // so many blocks have such a value
-        least = best[count - 1];
+    if (found == k) // k blocks have a value of at least this
+        threshold = scores[k - 1];
     found = 0;
     for (int i = 0; i < blocks; i++)
-        for (int j = i * block; peaks[i] >= least && j < (i + 1) * block && j < width; j++)
-            if (found < count || values[j] > best[count - 1])
-                index[place(values[j], &found, count, best, index)] = j;
-    if (!is_normalised) {
-        Whole wrong[8] = {};
-        int are_wrong = 0;
-        for (int from = 0; from < whole; from += 8 * LANES)
+        for (int j = i * block; peaks[i] >= threshold && j < (i + 1) * block && j < width; j++)
+            if (found < k || values[j] > scores[k - 1])
+                indices[insert_sorted(values[j], &found, k, scores, indices)] = j;
+    if (!normalize) {
+        VecI32 nan_lanes[8] = {};
+        int has_nan = 0;
+        for (int from = 0; from < vectorized; from += 8 * kLanes)
             for (int j = 0; j < 8; j++)
-                wrong[j] |= load(values + from + j * LANES) != load(values + from + j * LANES);
+                nan_lanes[j] |= load(values + from + j * kLanes) != load(values + from + j * kLanes);
         for (int j = 0; j < 8; j++)
-            for (int i = 0; i < LANES; i++)
-                are_wrong |= wrong[j][i];
-        for (int i = whole; i < width; i++)
-            are_wrong |= values[i] != values[i];
-        if (are_wrong)
-            best[0] = NAN;
+            for (int i = 0; i < kLanes; i++)
+                has_nan |= nan_lanes[j][i];
+        for (int i = vectorized; i < width; i++)
+            has_nan |= values[i] != values[i];
+        if (has_nan)
+            scores[0] = NAN;
         return;
     }
-    Lanes sums[4] = {}; // each waits for its own last addition only
-    for (int from = 0; from < whole; from += 4 * LANES)
+    VecF32 sums[4] = {}; // a sum waits for the one before it
+    for (int from = 0; from < vectorized; from += 4 * kLanes)
         for (int j = 0; j < 4; j++)
-            sums[j] += exponential(load(values + from + j * LANES) - best[0]);
-    float total = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    for (int i = whole; i < width; i++)
-        total += expf(values[i] - best[0]);
-    float log_of_sum = best[0] + logf(total); // no number, if a value is none
-    for (int i = 0; i < count; i++)
-        best[i] -= log_of_sum;
+            sums[j] += exp_nonpositive(load(values + from + j * kLanes) - scores[0]);
+    float total = reduce_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (int i = vectorized; i < width; i++)
+        total += expf(values[i] - scores[0]);
+    float log_sum = scores[0] + logf(total); // NaN if a value is
+    for (int i = 0; i < k; i++)
+        scores[i] -= log_sum;
 }
 
-// What `generation.SupportsTopK` finds: of each sentence the `count` best that may follow, of each hypothesis first
-// `each`.
-struct Ranking {
-    int32_t count, each, beams, num_ends;
-    const int64_t *ends;
-    const float *totals; // log-probabilities of the hypotheses so far, (sentences, live), or nullptr: the logits decide
-    float *best;         // (sentences, live, each)
-    int64_t *index;      // (sentences, live, each)
-    float *scores;       // (sentences, count)
-    int64_t *parents;    // (sentences, count)
-    int64_t *found;      // (sentences, count)
-};
-
-// The best of a sentence among the best of its `live` hypotheses.
-static void best_of_sentence(const Ranking *ranking, int64_t sentence, int live) {
-    int kept = 0, each = ranking->each, count = ranking->count;
-    const float *totals = ranking->totals ? ranking->totals + sentence * live : nullptr;
-    const float *best = ranking->best + sentence * live * each;
-    const int64_t *index = ranking->index + sentence * live * each;
-    float *scores = ranking->scores + sentence * count;
-    int64_t *parents = ranking->parents + sentence * count, *found = ranking->found + sentence * count;
-    for (int beam = 0; beam < live; beam++)
-        for (int i = 0; i < each; i++) {
-            float score = best[beam * each + i] + (totals ? totals[beam] : 0.0f);
-            if (score != score) { // then nothing here is known
-                for (int j = 0; j < count; j++)
-                    scores[j] = NAN, parents[j] = found[j] = 0;
+// The k best tokens of a sentence among the k_per_beam best of each hypothesis. All scores are NaN if one of those is.
+static void merge_beams(const TopK *topk, int64_t sentence, int alive) {
+    int found = 0, per_beam = topk->k_per_beam, k = topk->k;
+    const float *beam_scores = topk->beam_scores ? topk->beam_scores + sentence * alive : nullptr;
+    const float *scores_per_beam = topk->scores_per_beam + sentence * alive * per_beam;
+    const int64_t *tokens_per_beam = topk->tokens_per_beam + sentence * alive * per_beam;
+    float *scores = topk->scores + sentence * k;
+    int64_t *beam_indices = topk->beam_indices + sentence * k, *tokens = topk->tokens + sentence * k;
+    for (int beam = 0; beam < alive; beam++)
+        for (int i = 0; i < per_beam; i++) {
+            float score = scores_per_beam[beam * per_beam + i] + (beam_scores ? beam_scores[beam] : 0.0f);
+            if (score != score) {
+                for (int j = 0; j < k; j++)
+                    scores[j] = NAN, beam_indices[j] = tokens[j] = 0;
                 return;
             }
-            if (kept == count && !(score > scores[count - 1]))
-                break; // nor is what follows
-            int at = place(score, &kept, count, scores, parents, found);
-            parents[at] = beam;
-            found[at] = index[beam * each + i];
+            if (found == k && !(score > scores[k - 1]))
+                break; // the rest of this hypothesis scores no higher
+            int at = insert_sorted(score, &found, k, scores, beam_indices, tokens);
+            beam_indices[at] = beam;
+            tokens[at] = tokens_per_beam[beam * per_beam + i];
         }
 }
 
-// The last of the `beams` best scores of what may follow the hypotheses of a sentence that have been read, and does not
-// end. Another hypothesis that has no more itself adds nothing to them: what follows it is at most as probable.
-static float least_that_goes_on(const Ranking *ranking, int64_t sentence, int live) {
-    int kept = 0, each = ranking->each, beams = ranking->beams;
-    float *scores = ranking->scores + sentence * ranking->count; // not needed yet
-    for (int64_t beam = sentence * live; beam < (sentence + 1) * live; beam++)
-        for (int64_t i = beam * each; i < (beam + 1) * each; i++) {
-            float score = ranking->best[i] + ranking->totals[beam];
-            bool is_end = false;
-            for (int j = 0; j < ranking->num_ends; j++)
-                is_end |= ranking->index[i] == ranking->ends[j];
-            if (!is_end && (kept < beams || score > scores[beams - 1]))
-                place(score, &kept, beams, scores);
+// The num_beams-th best score of a non-EOS token after the hypotheses of a sentence that have been read, or -inf. A
+// hypothesis with a lower score of its own need not be read: each token lowers it further.
+static float deferred_threshold(const TopK *topk, int64_t sentence, int alive) {
+    int found = 0, per_beam = topk->k_per_beam, beams = topk->num_beams;
+    float *scores = topk->scores + sentence * topk->k; // free until `merge_beams`
+    for (int64_t beam = sentence * alive; beam < (sentence + 1) * alive; beam++)
+        for (int64_t i = beam * per_beam; i < (beam + 1) * per_beam; i++) {
+            float score = topk->scores_per_beam[i] + topk->beam_scores[beam];
+            bool is_eos = false;
+            for (int j = 0; j < topk->num_eos_tokens; j++)
+                is_eos |= topk->tokens_per_beam[i] == topk->eos_token_ids[j];
+            if (!is_eos && (found < beams || score > scores[beams - 1]))
+                insert_sorted(score, &found, beams, scores);
         }
-    return kept == beams ? scores[beams - 1] : -INFINITY;
+    return found == beams ? scores[beams - 1] : -INFINITY;
 }
+
+} // namespace vanilla_transformer
