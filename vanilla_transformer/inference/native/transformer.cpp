@@ -53,9 +53,9 @@ static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool m
         int of_sentence = 0;
         for (int id = sentence * alive; id < (sentence + 1) * alive; id++) {
             bool is_deferred = may_defer && topk->beam_scores[id] < topk->beam_scores[sentence * alive] - kDeferMargin;
-            for (int64_t i = int64_t(id) * topk->k_per_beam;
-                 is_deferred && !is_second && i < (id + 1) * topk->k_per_beam; i++)
-                topk->scores_per_beam[i] = -INFINITY, topk->tokens_per_beam[i] = 0;
+            if (is_deferred && !is_second)
+                for (int64_t i = int64_t(id) * topk->k_per_beam; i < (id + 1) * topk->k_per_beam; i++)
+                    topk->scores_per_beam[i] = -INFINITY, topk->tokens_per_beam[i] = 0;
             if (is_deferred && is_second && std::isnan(threshold))
                 threshold = deferred_threshold(topk, sentence, alive);
             if (is_deferred != is_second || (is_deferred && topk->beam_scores[id] <= threshold))
