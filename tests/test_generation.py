@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.generation import GenerationConfig, MaxTimeCriteria, StoppingCriteriaList
 
 from tests.families import CROSS_ATTENTION, FAMILIES, Family
-from vanilla_transformer.generation import DecodingError, beam_search, coverage_penalty, length_penalty, top
+from vanilla_transformer.generation import DecodingError, beam_search, length_penalty
 
 PAD, START, END = 0, 1, 2
 
@@ -124,12 +124,6 @@ def test_the_coverage_penalty_is_that_of_the_attention_of_one_forward_pass(famil
         expected = log_probability(model, source, target) / length_penalty(len(target) - 1, 0.6)
         expected += beta * attended.clamp(max=1).log().sum().item()
         assert score == pytest.approx(expected, abs=1e-5)
-
-
-def test_coverage_counts_real_tokens_only():
-    coverage = torch.tensor([[[0.5, 2.0, 0.1]]])
-    found = coverage_penalty(coverage, torch.tensor([[1, 1, 0]]))
-    assert found.item() == pytest.approx(torch.tensor(0.5).log().item())  # min(2, 1) is 1, and log(1) is 0
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -398,7 +392,7 @@ def test_what_does_not_exist_scores_minus_infinity():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_no_usable_token_is_an_error(batch, beams):
     options = {"num_beams": beams, "max_new_tokens": 4, "suppress_tokens": list(range(31))}
-    with pytest.raises(DecodingError, match="none is allowed"):
+    with pytest.raises(DecodingError, match="every token is forbidden"):
         FAMILIES[0].model().generate(**batch, custom_generate=beam_search, **options)
 
 
@@ -409,7 +403,7 @@ def test_logits_that_are_no_numbers_are_an_error_that_names_the_sentence(family,
     batch["input_ids"][2, 0] = bad
     model.model.encoder.embed_tokens = torch.nn.Embedding.from_pretrained(model.get_input_embeddings().weight.clone())
     model.model.encoder.embed_tokens.weight[bad] = torch.nan
-    with pytest.raises(DecodingError, match=r"no numbers \(NaN\)") as caught:
+    with pytest.raises(DecodingError, match="the logits are NaN") as caught:
         model.generate(**batch, custom_generate=beam_search, num_beams=beams, max_new_tokens=4)
     assert caught.value.sentence == 2
 
@@ -457,15 +451,3 @@ def test_a_generation_config_decides_beams_and_alpha(batch):
     assert not torch.equal(
         found.sequences_scores, model.generate(**batch, **options, generation_config=config, alpha=0.0).sequences_scores
     )
-
-
-@pytest.mark.parametrize("width", [2**18, 2**18 + 77])
-@pytest.mark.parametrize("count", [1, 8])
-def test_the_top_of_many_numbers_is_torchs(width, count):
-    values = torch.randn(4, width)
-    values[1, -1] = 100.0  # beyond the last whole block
-    values[2, 5:9] = 100.0 + torch.arange(4.0)  # in one block
-    values[3, 7] = torch.nan
-    found, expected = top(values, count), values.topk(count)
-    assert torch.equal(found[1], expected.indices)
-    assert torch.equal(found[0].nan_to_num(), expected.values.nan_to_num())

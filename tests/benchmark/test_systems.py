@@ -15,6 +15,7 @@ from vanilla_transformer.benchmark.systems import (
     make_contender,
     names_of_contenders,
 )
+from vanilla_transformer.inference.native import engine
 from vanilla_transformer.packed_linear import PackedLinear
 
 EXACT = [MARIAN, CTRANSLATE2["float32"], GENERATE, TORCH, FAST["float32"]]
@@ -65,12 +66,12 @@ def test_several_batches_are_one_after_the_other(model, batch, tmp_path, name):
 
 
 def test_int8_leaves_the_model_as_it_was(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(systems, "native_decoder", lambda *_: None)  # as on a machine without a compiler
+    monkeypatch.setattr(engine, "native_decoder", lambda *_: None)  # as on a machine without a compiler
     before = {name: value.clone() for name, value in model.state_dict().items()}
     quantized = make_contender(FAST["int8"], lambda: model, tmp_path, longest=16)
     torch.testing.assert_close(dict(model.state_dict()), before)
-    own = quantized.model  # pyright: ignore[reportAttributeAccessIssue] -- one in torch
-    assert any(isinstance(module, PackedLinear) for module in own.get_encoder().modules())
+    decoder = quantized.options["decoder"]  # pyright: ignore[reportAttributeAccessIssue] -- one in torch
+    assert any(isinstance(module, PackedLinear) for module in decoder.encoder.modules())
 
 
 def test_a_translator_is_gone_when_it_has_been_measured(model, batch, tmp_path, monkeypatch):

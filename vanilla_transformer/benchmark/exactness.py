@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.generation import beam_search, length_penalty
-from vanilla_transformer.inference.native.engine import Engine, native_decoder
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 
 BATCHES = (1, 7, 64)  # sentences
 BEAMS, ALPHA = 4, 0.6
@@ -25,7 +25,7 @@ def check_exactness(
     """Decode the lines in many ways that must agree, in the precision of the model.
 
     Args:
-        engine: what decodes by the paper's search, as for `native_decoder`.
+        engine: what decodes by the paper's search, as for `fast_decoder`.
 
     Returns:
         `sentences`, and of them how many are token for token the same: `beams_as_transformers` (transformers' rule of
@@ -65,8 +65,7 @@ class _Check:
     def __init__(self, model: Any, tokenizer: Any, lines: Sequence[str], engine: Engine):
         self.model, self.tokenizer = model, tokenizer
         self.sources = tokenizer(list(lines))["input_ids"]
-        self.native = native_decoder(model, "float32", engine)
-        self.decoder = self.native or model.build_decoder()
+        self.decoder = fast_decoder(model, "float32", engine)
         self.end = model.generation_config.eos_token_id
 
     def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -74,8 +73,7 @@ class _Check:
 
     def own_options(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Of `generate`, for the paper's search."""
-        options: dict[str, Any] = {"decoder": self.decoder}
-        return options if self.native is None else options | {"encoder_outputs": self.native.encode(**batch)}
+        return {"decoder": self.decoder, "encoder_outputs": self.decoder.encode(**batch)}
 
     def decode(self, size: int, order: Sequence[int] | None = None, **options) -> list[tuple[int, ...]]:
         """Targets without padding, in the order of the sources, whatever the `order` of decoding."""

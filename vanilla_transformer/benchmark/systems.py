@@ -16,11 +16,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from vanilla_transformer.benchmark.baselines import as_marian
 from vanilla_transformer.benchmark.machine import lacks_precision
+from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.native.engine import Engine, native_decoder
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.native.transformer import NativeDecoder
-from vanilla_transformer.packed_linear import quantize_linears
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
 CTRANSLATE2 = {"float32": "CTranslate2 float32", "int8": "CTranslate2 int8"}  # compute type → name
@@ -105,16 +104,16 @@ class TorchContender:
             for batch in batches
         ]
         model: Any = self.model
-        native: Any = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
+        decoder: Decoder | None = self.options.get("decoder")
 
         def decode(one: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
             batch, config = one
-            encoded = {} if native is None else {"encoder_outputs": native.encode(**batch)}
+            encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**batch)}
             return model.generate(**batch, **encoded, generation_config=config, **options)[:, 1:].tolist()
 
         def run(count: int) -> list[list[int]]:
             those = list(zip(inputs[:count], configs[:count], strict=True))
-            decoded = map(decode, those) if native is None else parallel_batches(decode, those)
+            decoded = parallel_batches(decode, those, 1 if decoder is None else decoder.parallel_batches)
             found = [row for rows in decoded for row in rows]
             return found if end is None else [row[: row.index(end)] if end in row else row for row in found]
 
@@ -221,15 +220,7 @@ def make_contender(name: str, model: Callable[[], PreTrainedModel], folder: Path
 
 
 def _fast(name: str, precision: Any, engine: Engine, model: Any) -> TorchContender:
-    decoder: Any = native_decoder(model, precision, engine)
-    if decoder is not None:
-        return TorchContender(name, model, {"custom_generate": beam_search, "decoder": decoder}, has_paper_penalty=True)
-    if precision != "float32":
-        model = deepcopy(model)
     if precision == "bfloat16":
-        model = model.to(torch.bfloat16)
-    decoder = model.build_decoder(precision)
-    if precision == "int8":
-        quantize_linears(model.get_encoder())
-    options = {"custom_generate": beam_search, "decoder": decoder}
+        model = deepcopy(model).to(torch.bfloat16)
+    options = {"custom_generate": beam_search, "decoder": fast_decoder(model, precision, engine)}
     return TorchContender(name, model, options, has_paper_penalty=True)

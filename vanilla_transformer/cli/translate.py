@@ -55,6 +55,12 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the paper's length penalty; more: longer translations (default: the model's own, else 0.6)",
     )
     parser.add_argument(
+        "--coverage-penalty",
+        type=finite,
+        metavar="B",
+        help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
+    )
+    parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
@@ -92,7 +98,11 @@ def finite(text: str) -> float:
 
 def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What of it was given, as `translate_lines` names it."""
-    given = {"num_beams": arguments.beams, "alpha": arguments.alpha}
+    given = {
+        "num_beams": arguments.beams,
+        "alpha": arguments.alpha,
+        "coverage_penalty": arguments.coverage_penalty,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

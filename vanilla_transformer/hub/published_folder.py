@@ -14,13 +14,13 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
+from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle_name
+
 CONFIG, CARD, DECODING = "config.json", "README.md", "custom_generate/generate.py"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ANY_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 JSON = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 REQUIRED = (*JSON, DECODING, "LICENSE", CARD)
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")
-PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pth"}
 
 
 def check_folder(folder: str | Path) -> list[str]:
@@ -46,11 +46,6 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
     folder = Path(folder)
     names = {*REQUIRED, *_weight_files(folder), *_needed_code(folder)}
     return [(name, (folder / name).stat().st_size) for name in sorted(names) if (folder / name).is_file()]
-
-
-def is_pickle_name(name: str) -> bool:
-    """Whether what a file is called says that opening it would unpickle."""
-    return PurePosixPath(name).suffix.lower() in PICKLES
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
 from vanilla_transformer.hub.hub_errors import readable_hub_errors, refuse_address
-from vanilla_transformer.hub.published_folder import CONFIG, INDEX, WEIGHTS, is_pickle_name
+from vanilla_transformer.hub.published_folder import CONFIG
+from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle_name
 
 
 def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:

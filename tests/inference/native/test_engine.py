@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine decodes what, and the reasons that are given."""
+"""Which engine decodes which model, and the reasons given."""
 
 import pytest
 import torch
@@ -61,8 +61,8 @@ def refuse(monkeypatch, reason: str) -> None:
     monkeypatch.setattr(engine, "library", refuses)
 
 
-def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog):
-    engine._say_once.cache_clear()
+def test_a_fall_back_is_warned_of_once_for_each_reason(monkeypatch, caplog):
+    engine._warn_once.cache_clear()
     for reason in ("no compiler", "no compiler", "no folder", "no compiler"):
         refuse(monkeypatch, reason)
         assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
@@ -72,8 +72,8 @@ def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
-def test_what_was_chosen_is_not_said(make, precision, reason, monkeypatch, caplog):
-    engine._say_once.cache_clear()
+def test_the_callers_own_choice_is_not_warned_of(make, precision, reason, monkeypatch, caplog):
+    engine._warn_once.cache_clear()
     refuse(monkeypatch, "no compiler")
     assert native_decoder(make(), precision, "auto") is None
     assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None

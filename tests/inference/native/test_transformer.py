@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.families import FAMILIES
-from vanilla_transformer.decoder import SupportsTopK
+from vanilla_transformer.decoder import SupportsSelect, SupportsTopK
 from vanilla_transformer.generation import DecodingError, beam_search
 from vanilla_transformer.inference.native import compiler
 from vanilla_transformer.inference.native.transformer import NativeDecoder
@@ -309,6 +309,8 @@ def test_token_outside_the_vocabulary_is_an_error():
 
 def test_native_decoder_implements_the_protocol():
     decoder = NativeDecoder(model_with())
-    assert isinstance(decoder.begin(decoder.encode(*sources(1)), None, 5, 1), SupportsTopK)
-    assert (decoder.engine, decoder.supports_select) == ("native", True)
+    state = decoder.begin(decoder.encode(*sources(1)), None, 5, 1)
+    assert isinstance(state, SupportsTopK)
+    assert isinstance(state, SupportsSelect)
+    assert decoder.engine == "native"
     assert decoder.parallel_batches == torch.get_num_threads()

@@ -148,7 +148,6 @@ class NativeDecoder:
     """
 
     engine = "native"
-    supports_select = True
 
     @torch.no_grad()
     def __init__(self, model: Any, precision: NativePrecision = "float32"):
@@ -213,7 +212,7 @@ def address(tensor: torch.Tensor | None) -> c_void_p:
 
 
 class NativeDecoderState:
-    """Sentences in the midst of being decoded, as `SupportsTopK`.
+    """A batch in the midst of being decoded, as `SupportsTopK` and `SupportsSelect`.
 
     A sentence's memory stays in its slot, and a cache entry where it was written. `reorder` and `select` only change
     the indices that refer to them.
