@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vanilla_transformer.inference.native.compiler import FLAGS, SOURCE, _cpu, find_compiler
+from vanilla_transformer.inference.native.compiler import FLAGS, SOURCE, cpu_features, find_compiler
 
 PROGRAM = Path(__file__).with_name("kernels_test.cpp")
 TESTS = re.findall(r'^    \{"(\w+)", \1\},$', PROGRAM.read_text(encoding="utf-8"), re.MULTILINE)
@@ -49,7 +49,7 @@ def test_kernel(program, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("vectors", VECTORS)
 def test_sanitizers_find_nothing(vectors, tmp_path):
-    if vectors == "AVX2" and (platform.machine() not in ("x86_64", "AMD64") or "avx2" not in _cpu()):
+    if vectors == "AVX2" and (platform.machine() not in ("x86_64", "AMD64") or "avx2" not in cpu_features()):
         pytest.skip("this CPU has no AVX2")
     program = build(tmp_path, [*SANITIZERS, *VECTORS[vectors], "-fopenmp", "-std=c++17"])
     for name in TESTS:

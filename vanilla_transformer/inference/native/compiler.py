@@ -70,7 +70,7 @@ def _load() -> ctypes.CDLL:
         found = f"CXX={named!r} names no program" if named else "there is no C++ compiler"
         raise ValueError(f"its kernels are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
     sources = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
-    parts = (*sources, *compiler, _run(compiler, "--version").stdout, platform.platform(), _cpu(), *FLAGS)
+    parts = (*sources, *compiler, _run(compiler, "--version").stdout, platform.platform(), cpu_features(), *FLAGS)
     key = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
     folder = _cache_folder()
     path = next(filter(_is_intact, sorted(folder.glob(f"transformer-{key}-*.so"))), None)
@@ -90,7 +90,6 @@ def _cache_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_private = _is_private(folder)
-        is_readable = os.access(folder, os.R_OK | os.X_OK)
     except OSError as error:
         raise ValueError(
             f"the cache folder {folder} of compiled libraries cannot be made ({error.strerror}): {REMEDY}"
@@ -99,8 +98,6 @@ def _cache_folder() -> Path:
         raise ValueError(
             f"other users can write to the cache folder {folder}, so none of it is loaded: {REMEDY}, or chmod go-w it"
         )
-    if not is_readable:
-        raise ValueError(f"the cache folder {folder} of compiled libraries cannot be read: {REMEDY}")
     return folder
 
 
@@ -123,8 +120,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _cpu() -> str:
-    """The CPU's model and features, which -march=native goes by, where Linux tells them."""
+def cpu_features() -> str:
+    """The CPU's model and features, as far as Linux tells them; -march=native depends on them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -16,7 +16,7 @@ struct Norm {
 
 struct Layer {
     Linear query_key_value, output;                    // self-attention
-    Linear cross_query, cross_key_value, cross_output; // of a decoder
+    Linear cross_query, cross_key_value, cross_output; // a decoder's
     Linear linear_1, linear_2;
     Norm norms[3];
 };
@@ -204,6 +204,7 @@ struct ThreadRows {
     int first, end, is_shared;
 };
 
+// Every thread.
 static ThreadRows thread_rows(const Scratch *scratch, int rows) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num();
     if (rows > kMaxReplicatedRows)
@@ -212,6 +213,7 @@ static ThreadRows thread_rows(const Scratch *scratch, int rows) {
     return {scratch->states + copy, scratch->normed + copy, 0, rows, 0};
 }
 
+// Every thread.
 static void barrier_if_shared(const ThreadRows *own) {
     if (own->is_shared) {
 #pragma omp barrier
@@ -272,7 +274,7 @@ static void decoder_self_attention(const Stack *stack, const Scratch *scratch, c
     }
 }
 
-// Every thread.
+// Every thread: a decoder's attention to the source, which also copies the weights for `state->attention`.
 static void cross_attention(const Stack *stack, const Scratch *scratch, const DecoderState *state, const Rows *rows,
                             int layer, float *scores) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
@@ -294,7 +296,7 @@ static void cross_attention(const Stack *stack, const Scratch *scratch, const De
     }
 }
 
-// Every thread.
+// Every thread: an encoder's self-attention.
 static void encoder_self_attention(const Stack *stack, const Scratch *scratch, int length, const float *mask, int rows,
                                    float *scores, const float **entry) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;

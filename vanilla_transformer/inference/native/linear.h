@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = x W^T + b for few rows and large matrices, where reading the weights bounds the speed: the kernels read packed
-// weights in the order in which they lie. MR, NR, KC and MC are the block sizes of BLIS and its successors.
+// weights in memory order. MR, NR, KC and MC are the block sizes as BLIS names them.
 
 #pragma once
 
@@ -11,12 +11,12 @@
 namespace vanilla_transformer {
 
 constexpr int NR = 2 * kLanes;        // outputs of a panel
-constexpr int MR = 6;                 // rows of a tile at most: 12 sums and their operands fill 16 registers
+constexpr int MR = 6;                 // most rows of a tile: 12 sums and their operands fill 16 registers
 constexpr int KC = 512;               // inputs of a panel that stay in a cache while several tiles of rows pass
 constexpr int MC = 128;               // rows that stay in a cache while the weights pass
 constexpr int kCacheLine = 64;        // bytes
 constexpr int kMinRowsToPrefetch = 3; // fewer rows wait for the weights, and the hardware's prefetcher suffices
-constexpr int kMaxReplicatedRows = 4; // each thread normalizes up to so many rows for itself: cheaper than a barrier
+constexpr int kMaxReplicatedRows = 4; // each thread normalizes this few rows for itself: cheaper than a barrier
 
 struct Linear {
     const void *weight; // float (panels, inputs, NR); with a scale int8 (panels, inputs / 2, NR, 2)

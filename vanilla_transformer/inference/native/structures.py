@@ -78,17 +78,7 @@ class _FieldLayout(Structure):
     _fields_ = [*_fields(c_char_p, "structure field"), *_fields(c_int32, "offset size")]
 
 
-STRUCTURES: tuple[type[Structure], ...] = (
-    Constants,
-    Linear,
-    Norm,
-    Layer,
-    Stack,
-    Scratch,
-    DecoderState,
-    TopK,
-    DecodeStep,
-)
+STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, DecodeStep)
 
 
 def load_library() -> ctypes.CDLL:
@@ -121,11 +111,11 @@ def check_layout(loaded: ctypes.CDLL) -> None:
         python[structure.__name__, ""] = 0, ctypes.sizeof(structure)
     for name in python | cpp:
         if cpp.get(name) != python.get(name):
-            sides = (
-                "nothing" if layout is None else "{1} bytes at offset {0}".format(*layout)
-                for layout in (cpp.get(name), python.get(name))
-            )
             raise AssertionError(
-                f"{'.'.join(filter(None, name))} is {{}} in C++ and {{}} in structures.py: this is a bug of "
-                "vanilla_transformer, and engine='torch' decodes without this library".format(*sides)
+                f"{'.'.join(filter(None, name))} is {_describe(cpp.get(name))} in C++ and {_describe(python.get(name))} "
+                "in structures.py: this is a bug of vanilla_transformer, and engine='torch' avoids it"
             )
+
+
+def _describe(layout: tuple[int, int] | None) -> str:
+    return "nothing" if layout is None else f"{layout[1]} bytes at offset {layout[0]}"

@@ -11,8 +11,9 @@
 //   once: the library has no state and allocates nothing.
 // * Calls may share Stack, Linear, Norm and all weights, which nobody writes. Each call in progress needs its own
 //   Scratch and outputs. Calls on one DecoderState (decode_step, reorder) must follow one another.
-// * encode, project_source and decode_step open OpenMP teams of `threads` threads and join them before they return.
-//   Scratch and the Python side have room for that many. reorder computes on the caller's thread.
+// * encode, project_source and decode_step open OpenMP teams of `threads` threads, for which Scratch must have room,
+// and
+//   join them before they return. reorder computes on the caller's thread.
 // * Functions marked "Every thread" run within a team. All its threads call them in the same order with the same
 //   arguments, and each computes its share. All other functions know nothing of threads.
 // * A shared result may be read behind the next barrier. linear and the three attention functions end without one, so
