@@ -110,10 +110,11 @@ def check_layout(loaded: ctypes.CDLL) -> None:
             python[structure.__name__, name] = field.offset, field.size
         python[structure.__name__, ""] = 0, ctypes.sizeof(structure)
     for name in python | cpp:
-        if cpp.get(name) != python.get(name):
+        in_cpp, in_python = _describe(cpp.get(name)), _describe(python.get(name))
+        if in_cpp != in_python:
             raise AssertionError(
-                f"{'.'.join(filter(None, name))} is {_describe(cpp.get(name))} in C++ and {_describe(python.get(name))} "
-                "in structures.py: this is a bug of vanilla_transformer, and engine='torch' avoids it"
+                f"{'.'.join(filter(None, name))} is {in_cpp} in C++ and {in_python} in structures.py: this is a bug of "
+                "vanilla_transformer, and engine='torch' avoids it"
             )
 
 
