@@ -79,17 +79,12 @@ def translate_lines(
 
     Raises:
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
-            `max_length`, before any is translated; an option that `line_options.REFUSED` lists, or one with other than
-            a row for each line; or `generate` refused a batch (a line too long, options that do not go together,
-            weights that are NaN).
-        RuntimeError: decoding failed in another way. Both name the line at fault where that is known, otherwise the
-            lines of the batch.
+            `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
+            line; or `generate` refused a batch (options that do not go together, weights that are NaN).
+        RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
-    for name, value in (
-        ("max_batch_tokens", max_batch_tokens),
-        ("max_length", max_length),
-        ("num_return_sequences", num_return_sequences),
-    ):
+    bounded = (max_batch_tokens, max_length, num_return_sequences)
+    for name, value in zip(("max_batch_tokens", "max_length", "num_return_sequences"), bounded, strict=True):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     beams = beam_width(model, generate_kwargs)
@@ -146,16 +141,16 @@ def _encode(
     for number, line in enumerate(lines, start=first_line):
         if not isinstance(line, str):
             raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
-    places = [i for i, line in enumerate(lines) if line.strip()]
-    encoded = tokenizer([lines[i] for i in places])["input_ids"] if places else []
-    for i, ids in zip(places, encoded, strict=True):
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    encoded = tokenizer([lines[i] for i in filled])["input_ids"] if filled else []
+    tokens = {i: ids for i, ids in zip(filled, encoded, strict=True) if ids}
+    for i, ids in tokens.items():
         if max_length is not None and len(ids) > max_length:
             raise ValueError(
                 f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
                 "sentences, or raise max_length (--max-tokens)"
             )
-    with_tokens = [(i, ids) for i, ids in zip(places, encoded, strict=True) if ids]
-    return [i for i, _ in with_tokens], [ids for _, ids in with_tokens]
+    return list(tokens), list(tokens.values())
 
 
 def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:

@@ -63,11 +63,14 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
         return None
     reason = native_unsupported_reason(model, precision)
     if reason is None:
-        reason = _compiler_error()
-        if reason is None:
+        try:
+            library()
+        except ValueError as error:  # no compiler, say
+            reason = str(error)
+            if engine == "auto":
+                _warn_once(reason)
+        else:
             return NativeDecoder(model, "int8" if precision == "int8" else "float32")
-        if engine == "auto":
-            _warn_once(reason)
     if engine == "native":
         raise ValueError(f"engine='native' cannot decode this: {reason}; use engine='torch', or 'auto'")
     return None
@@ -85,14 +88,6 @@ def native_unsupported_reason(model: Any, precision: Precision) -> str | None:
         return f"it supports the paper's ReLU, not activation_function={model.config.activation_function!r}"
     if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):
         return "the model has adapters, hooks, shards or replaced modules"
-    return None
-
-
-def _compiler_error() -> str | None:
-    try:
-        library()
-    except ValueError as error:
-        return str(error)
     return None
 
 
