@@ -2,6 +2,8 @@
 """The Translator, against `generate` line by line, one forward pass, and itself in other precisions."""
 
 import random
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from transformers import MarianConfig, MarianMTModel
 
 import vanilla_transformer
-from tests.families import END, FAMILIES, START, Family
+from tests.families import CROSS_ATTENTION, END, FAMILIES, START, Family
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.generation import beam_search, length_penalty
@@ -118,6 +120,25 @@ def test_scores_are_log_probabilities_over_the_papers_length_penalty(translator,
     assert expected == sorted(expected, reverse=True)
 
 
+def test_the_coverage_penalty_reaches_the_search(translator, family, lines):
+    options = {"num_beams": 3, "max_new_tokens": 5}
+    if CROSS_ATTENTION in family.lacks:
+        with pytest.raises(ValueError, match="attention='none'"):
+            translator.translate(lines, coverage_penalty=0.5, **options)
+        return
+    plain = list(translator.n_best(lines, 3, **options))
+    found = list(translator.n_best(lines, 3, coverage_penalty=0.5, **options))
+    scores = [[{one.text: one.score for one in best} for best in side] for side in (plain, found)]
+    differences = [
+        after[text] - before[text]
+        for before, after in zip(*scores, strict=True)
+        for text in before.keys() & after.keys()
+    ]
+    assert len(differences) > len(lines)
+    assert max(differences) < 1e-5  # beta times a sum of logarithms of at most 1
+    assert min(differences) < -0.1
+
+
 def test_greedy_decoding_has_no_scores(translator):
     assert [one.score for [one] in translator.n_best(["w1", "w2"], 1, num_beams=1)] == [None, None]
 
@@ -190,6 +211,13 @@ def test_models_from_elsewhere_translate_but_not_in_int8(tmp_path, lines):
 
 def test_an_empty_line_has_one_translation_for_each_that_is_asked_for(translator):
     assert list(translator.n_best([" "], 2)) == [[Translation(""), Translation("")]]
+
+
+def test_importing_it_imports_no_library_of_training_or_plots():
+    script = "import sys, vanilla_transformer.inference.translator; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    unneeded = {"datasets", "evaluate", "sacrebleu", "pandas", "pyarrow", "peft", "tensorboard", "matplotlib"}
+    assert unneeded & set(done.stdout.split()) == set()
 
 
 def test_it_is_the_packages():
