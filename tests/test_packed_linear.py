@@ -39,7 +39,7 @@ def test_it_is_the_linear_map(outputs, inputs, bias, relu, dtype):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_one_row_is_the_same_for_any_number_of_threads(threads, monkeypatch):
+def test_gemv_is_the_same_for_any_number_of_threads(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     linear = nn.Linear(8, 10)  # not a multiple of 3
     states = torch.randn(1, 8)
@@ -57,7 +57,7 @@ def test_bfloat16_is_torchs(outputs, inputs):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_int8_is_off_by_its_rounding_alone(relu):
+def test_int8_error_is_within_its_rounding(relu):
     linear = nn.Linear(64, 32)
     packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
     states = torch.randn(5, 64)
@@ -73,7 +73,7 @@ def test_int8_is_off_by_its_rounding_alone(relu):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("outputs", "inputs"), [*SIZES, (37, 51), (700, 64)])
-def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_batch(outputs, inputs, bias, relu):
+def test_int8_is_bitwise_batch_invariant(outputs, inputs, bias, relu):
     linear = nn.Linear(inputs, outputs, bias=bias)
     packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
     states = torch.randn(70, inputs) * 10 ** torch.linspace(-6, 6, 70)[:, None]

@@ -32,7 +32,10 @@ class DecoderState(Protocol):
 
 @runtime_checkable
 class SupportsSelect(DecoderState, Protocol):
-    """A state whose sentences can leave the batch as soon as they are finished."""
+    """A state whose sentences can leave the batch as soon as they are finished.
+
+    Any other state keeps all sentences, and is given all `beams` hypotheses of each from the first step on.
+    """
 
     def select(self, batch_indices: torch.Tensor) -> None:
         """Keep these sentences, in this order: `(sentences)`."""
@@ -130,13 +133,14 @@ class BuildsDecoder(Protocol):
 
 
 class TorchDecoder:
-    """The base of the decoders that compute by PyTorch's operations.
+    """The base of the decoders that compute by PyTorch's operations; `state_class` is what `begin` returns.
 
     Args:
         encoder: the model's own, or a quantized copy.
     """
 
     engine, parallel_batches = "torch", 1
+    state_class: Callable[..., DecoderState]
 
     def __init__(self, encoder: nn.Module):
         self.encoder = encoder
@@ -145,21 +149,6 @@ class TorchDecoder:
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> ModelOutput:
         return self.encoder(input_ids, attention_mask=attention_mask, return_dict=True)
 
-
-class ModelDecoder(TorchDecoder):
-    """The forward pass and cache of any encoder-decoder of transformers: exact, and as fast as the model.
-
-    Args:
-        generation_config: of the `generate` call, if there is one.
-        model_kwargs: what that call hands to a decoding method, with a row for each beam; takes precedence over the
-            arguments of `begin`.
-    """
-
-    def __init__(self, model: Any, generation_config: Any = None, model_kwargs: dict[str, Any] | None = None):
-        super().__init__(model.get_encoder())
-        self.model, self.model_kwargs = model, model_kwargs or {}
-        self.generation_config = generation_config or model.generation_config
-
     def begin(
         self,
         encoder_outputs: Any,
@@ -167,19 +156,27 @@ class ModelDecoder(TorchDecoder):
         max_length: int,
         beams: int,
         output_attentions: bool = False,
-    ) -> "ModelDecoderState":
-        source = {"encoder_outputs": map_tensors(encoder_outputs, lambda rows: rows.repeat_interleave(beams, dim=0))}
-        if attention_mask is not None:
-            source["attention_mask"] = attention_mask.repeat_interleave(beams, dim=0)
-        return ModelDecoderState(self, {"use_cache": True} | source | self.model_kwargs, beams, output_attentions)
+    ) -> DecoderState:
+        return self.state_class(self, encoder_outputs, attention_mask, max_length, beams, output_attentions)
 
 
 class ModelDecoderState:
     """All beams of all sentences in one batch, as transformers has them; none leaves it."""
 
-    def __init__(self, decoder: ModelDecoder, model_kwargs: dict[str, Any], beams: int, output_attentions: bool):
-        self.model, self.generation_config = decoder.model, decoder.generation_config
-        self.model_kwargs, self.beams = model_kwargs, beams
+    def __init__(
+        self,
+        decoder: "ModelDecoder",
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None,
+        max_length: int,
+        beams: int,
+        output_attentions: bool,
+    ):
+        self.model, self.generation_config, self.beams = decoder.model, decoder.generation_config, beams
+        source = {"encoder_outputs": map_tensors(encoder_outputs, lambda rows: rows.repeat_interleave(beams, dim=0))}
+        if attention_mask is not None:
+            source["attention_mask"] = attention_mask.repeat_interleave(beams, dim=0)
+        self.model_kwargs: dict[str, Any] = {"use_cache": True} | source | decoder.model_kwargs
         self.targets: torch.Tensor | None = None  # (sentences * beams, target_length)
         self.has_begun, self.output_attentions, self.attention = False, output_attentions, None
         if output_attentions:
@@ -223,6 +220,23 @@ class ModelDecoderState:
         self.targets = self.targets[rows]
         if (cache := self.model_kwargs.get("cache")) is not None:
             cache.reorder_cache(rows)
+
+
+class ModelDecoder(TorchDecoder):
+    """The forward pass and cache of any encoder-decoder of transformers: exact, and as fast as the model.
+
+    Args:
+        generation_config: of the `generate` call, if there is one.
+        model_kwargs: what that call hands to a decoding method, with a row for each beam; takes precedence over the
+            arguments of `begin`.
+    """
+
+    state_class = ModelDecoderState
+
+    def __init__(self, model: Any, generation_config: Any = None, model_kwargs: dict[str, Any] | None = None):
+        super().__init__(model.get_encoder())
+        self.model, self.model_kwargs = model, model_kwargs or {}
+        self.generation_config = generation_config or model.generation_config
 
 
 def map_tensors(encoder_outputs: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

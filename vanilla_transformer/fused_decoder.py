@@ -95,50 +95,20 @@ class FusedLayerNorm:
         return nn.functional.layer_norm(states, *self.arguments)
 
 
-class FusedDecoder(TorchDecoder):
-    """Decoder and projection of a `VanillaTransformerForConditionalGeneration`, laid out for decoding.
-
-    Args:
-        model: with plain modules; later changes of these weights have no effect here.
-        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: Any, precision: Precision):
-        super().__init__(quantized_linears(model.get_encoder()) if precision == "int8" else model.get_encoder())
-        decoder = model.model.decoder
-        self.layers = [FusedLayer(layer, precision) for layer in decoder.layers]
-        self.embedding = decoder.embed_tokens.weight.detach()
-        self.scale, self.positions = decoder.input_embedding.scale, decoder.input_embedding.positions
-        self.norm = FusedLayerNorm(decoder.norm) if isinstance(decoder.norm, nn.LayerNorm) else decoder.norm
-        self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)
-
-    def begin(
-        self,
-        encoder_outputs: Any,
-        attention_mask: torch.Tensor | None,
-        max_length: int,
-        beams: int,
-        output_attentions: bool = False,
-    ) -> "FusedDecoderState":
-        return FusedDecoderState(
-            self, encoder_outputs.last_hidden_state, attention_mask, max_length, beams, output_attentions
-        )
-
-
 class FusedDecoderState:
     """See `decoder.DecoderState`."""
 
     @torch.inference_mode()
     def __init__(
         self,
-        decoder: FusedDecoder,
-        source: torch.Tensor,
+        decoder: "FusedDecoder",
+        encoder_outputs: Any,
         mask: torch.Tensor | None,
         max_length: int,
         beams: int,
         output_attentions: bool,
     ):
+        source = encoder_outputs.last_hidden_state
         self.decoder, self.sentences = decoder, source.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
         ids = torch.arange(max_length, device=source.device)
@@ -234,3 +204,24 @@ class FusedDecoderState:
             self.ancestors = self.ancestors[batch_indices]
         if self.source_mask is not None:
             self.source_mask = self.source_mask[batch_indices]
+
+
+class FusedDecoder(TorchDecoder):
+    """Decoder and projection of a `VanillaTransformerForConditionalGeneration`, laid out for decoding.
+
+    Args:
+        model: with plain modules; later changes of these weights have no effect here.
+        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
+    """
+
+    state_class = FusedDecoderState
+
+    @torch.no_grad()
+    def __init__(self, model: Any, precision: Precision):
+        super().__init__(quantized_linears(model.get_encoder()) if precision == "int8" else model.get_encoder())
+        decoder = model.model.decoder
+        self.layers = [FusedLayer(layer, precision) for layer in decoder.layers]
+        self.embedding = decoder.embed_tokens.weight.detach()
+        self.scale, self.positions = decoder.input_embedding.scale, decoder.input_embedding.positions
+        self.norm = FusedLayerNorm(decoder.norm) if isinstance(decoder.norm, nn.LayerNorm) else decoder.norm
+        self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)

@@ -43,11 +43,7 @@ def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
 
 
 def length_penalty(length: Any, alpha: float) -> Any:
-    """lp(Y) = ((5 + |Y|) / 6)^alpha, the divisor of a log-probability.
-
-    Args:
-        length: in tokens, with the last one; a number or a tensor.
-    """
+    """lp(Y) = ((5 + |Y|) / 6)^alpha, the divisor of a log-probability; `length` in tokens, EOS included."""
     return ((5 + length) / 6) ** alpha
 
 
@@ -95,10 +91,9 @@ def beam_search(
         num_beams, vocab_size)`, and slow the search down; there is no `cache`.
 
     Raises:
-        ValueError: what this search does not offer (`NOT_OFFERED`, `synced_gpus`); an unknown rule; the length penalty
-            of the other rule; a penalty that is not finite; a coverage penalty without attention, or with a cache or a
-            `decoder_attention_mask` of the user's; a source without any position; with a `decoder`, arguments that
-            only the model's forward pass reads.
+        ValueError: what this search does not offer (`NOT_OFFERED`, `synced_gpus`); an unknown rule, or another rule's
+            penalty; a coverage penalty without attention or with a part of the target; with a `decoder`, arguments
+            that only the model's forward pass reads.
         DecodingError: logits that are NaN; a sentence for which every token is forbidden.
     """
     settings = vars(generation_config)  # transformers' own, and whatever else a folder has there

@@ -101,54 +101,26 @@ class AdditiveScores:
 SCORES = {AdditiveAttention: AdditiveScores, MultiplicativeAttention: MultiplicativeScores}
 
 
-class RecurrentDecoder(TorchDecoder):
-    """Decoder and projection of an `RNNSeq2SeqForConditionalGeneration`, laid out for decoding.
-
-    Args:
-        model: with plain modules; later changes of these weights have no effect here.
-        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: Any, precision: Precision):
-        super().__init__(quantized_linears(model.get_encoder()) if precision == "int8" else model.get_encoder())
-        self.module = decoder = model.model.decoder  # for the bridge, once a sentence
-        self.input_feeding = model.config.input_feeding
-        self.embedding = decoder.embed_tokens.weight.detach()
-        self.cells = [CELLS[layer.recurrence.mode](layer.recurrence, precision) for layer in decoder.stack.layers]
-        self.residuals = [layer.has_residual for layer in decoder.stack.layers]
-        attention = decoder.attention
-        self.scores = None if attention is None else SCORES[type(attention)](attention, precision)
-        readout = decoder.readout
-        self.readout = None if readout.is_state else PackedLinear(readout.linear.weight, None, precision)
-        self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)
-
-    def begin(
-        self,
-        encoder_outputs: Any,
-        attention_mask: torch.Tensor | None,
-        max_length: int,
-        beams: int,
-        output_attentions: bool = False,
-    ) -> "RecurrentDecoderState":
-        """As `Decoder.begin`; without an `attention_mask` the `RNNSeq2SeqEncoderOutput`'s own counts."""
-        self.module.check_source(encoder_outputs)
-        if output_attentions and self.scores is None:
-            raise ValueError(
-                "attention='none': the decoder does not look at the source, and a coverage penalty needs one that does "
-                "('additive' or 'multiplicative')"
-            )
-        mask = encoder_outputs.attention_mask if attention_mask is None else attention_mask
-        return RecurrentDecoderState(self, encoder_outputs, mask, beams, output_attentions)
-
-
 class RecurrentDecoderState:
     """See `decoder.DecoderState`."""
 
     @torch.inference_mode()
     def __init__(
-        self, decoder: RecurrentDecoder, source: Any, mask: torch.Tensor | None, beams: int, output_attentions: bool
+        self,
+        decoder: "RecurrentDecoder",
+        encoder_outputs: Any,
+        mask: torch.Tensor | None,
+        max_length: int,
+        beams: int,
+        output_attentions: bool,
     ):
+        source = decoder.module.check_source(encoder_outputs)
+        if output_attentions and decoder.scores is None:
+            raise ValueError(
+                "attention='none': the decoder does not look at the source, and a coverage penalty needs one that does "
+                "('additive' or 'multiplicative')"
+            )
+        mask = source.attention_mask if mask is None else mask
         self.decoder, self.sentences = decoder, source.last_hidden_state.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
         first = decoder.module.first_state(source.final_hidden, source.final_cell_state)
@@ -219,3 +191,28 @@ class RecurrentDecoderState:
         self.state = [tuple(part.index_select(0, rows) for part in layer) for layer in self.state]
         if self.attentional is not None:
             self.attentional = self.attentional.index_select(0, rows)
+
+
+class RecurrentDecoder(TorchDecoder):
+    """Decoder and projection of an `RNNSeq2SeqForConditionalGeneration`, laid out for decoding.
+
+    Args:
+        model: with plain modules; later changes of these weights have no effect here.
+        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
+    """
+
+    state_class = RecurrentDecoderState
+
+    @torch.no_grad()
+    def __init__(self, model: Any, precision: Precision):
+        super().__init__(quantized_linears(model.get_encoder()) if precision == "int8" else model.get_encoder())
+        self.module = decoder = model.model.decoder  # for the bridge, once a sentence
+        self.input_feeding = model.config.input_feeding
+        self.embedding = decoder.embed_tokens.weight.detach()
+        self.cells = [CELLS[layer.recurrence.mode](layer.recurrence, precision) for layer in decoder.stack.layers]
+        self.residuals = [layer.has_residual for layer in decoder.stack.layers]
+        attention = decoder.attention
+        self.scores = None if attention is None else SCORES[type(attention)](attention, precision)
+        readout = decoder.readout
+        self.readout = None if readout.is_state else PackedLinear(readout.linear.weight, None, precision)
+        self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)

@@ -314,16 +314,10 @@ class BeamSearch:
 def greedy_search(
     state: DecoderState, prompt: torch.Tensor, max_lengths: torch.Tensor, config: BeamSearchConfig
 ) -> torch.Tensor:
-    """The most probable token at every step.
-
-    Args:
-        state, prompt, max_lengths: as for `BeamSearch`.
+    """The most probable token at every step; arguments and errors as for `BeamSearch`.
 
     Returns:
         `(sentences, target_length)`, with the prompts.
-
-    Raises:
-        DecodingError: as `BeamSearch.run`.
     """
     length, end = 0, prompt.shape[1]  # without and with the prompt
     min_max_length = int(max_lengths.min())

@@ -64,8 +64,9 @@ def test_decoding_options_reach_the_model(model_folder, tmp_path):
     lines = ["a b c", "h g", "d"]
     source, output = write(tmp_path / "s", lines), tmp_path / "out"
     arguments = ["evaluate", str(model_folder), "--source", source, "--reference", source, "--output", str(output)]
-    assert main([*arguments, "--precision", "int8", "--alpha", "-1", "--beams", "3"]) == 0
-    expected = Translator.from_pretrained(model_folder, "int8").translate(lines, alpha=-1.0, num_beams=3)
+    assert main([*arguments, "--precision", "int8", "--alpha", "-1", "--beams", "3", "--coverage-penalty", "2"]) == 0
+    options = {"alpha": -1.0, "num_beams": 3, "coverage_penalty": 2.0}
+    expected = Translator.from_pretrained(model_folder, "int8").translate(lines, **options)
     assert output.read_text(encoding="utf-8").splitlines() == expected
 
 

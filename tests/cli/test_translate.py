@@ -97,20 +97,20 @@ def test_n_best_has_line_numbers_and_descending_scores(model_folder, give_input,
 
 
 @pytest.mark.parametrize(
-    ("options", "precision", "alpha"),
-    [(["--alpha", "0"], "float32", 0.0), (["--alpha", "2"], "float32", 2.0)]
-    + [(["--precision", precision], precision, None) for precision in ("bfloat16", "int8")],
+    ("options", "precision", "own"),
+    [(["--alpha", "0"], "float32", {"alpha": 0.0}), (["--alpha", "2"], "float32", {"alpha": 2.0})]
+    + [(["--coverage-penalty", "0.4"], "float32", {"coverage_penalty": 0.4})]
+    + [(["--precision", precision], precision, {}) for precision in ("bfloat16", "int8")],
 )
-def test_alpha_and_precision_match_translator(model_folder, give_input, capsysbinary, options, precision, alpha):
+def test_penalties_and_precision_match_translator(model_folder, give_input, capsysbinary, options, precision, own):
     give_input("".join(f"{line}\n" for line in LINES).encode())
     assert translate(model_folder, "--quiet", *options, "--n-best", "1") == 0
     found = [line.split("\t")[1:] for line in capsysbinary.readouterr().out.decode().split("\n")[:-1]]
-    own = {} if alpha is None else {"alpha": alpha}
     expected = Translator.from_pretrained(model_folder, precision).n_best(LINES, 1, **own)
     assert found == [[f"{best.score or 0.0:.4f}", best.text] for [best] in expected]
 
 
-@pytest.mark.parametrize("options", [["--alpha", "nan"], ["--alpha", "inf"], ["--precision", "int4"]])
+@pytest.mark.parametrize("options", [["--alpha", "nan"], ["--coverage-penalty", "inf"], ["--precision", "int4"]])
 def test_invalid_decoding_options_are_usage_errors(model_folder, capsys, options: list[str]):
     with pytest.raises(SystemExit) as caught:
         translate(model_folder, *options)

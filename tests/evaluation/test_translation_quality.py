@@ -29,7 +29,7 @@ def test_the_scores_are_sacrebleus():
     assert result["sentences"] == 40
 
 
-def test_case_counts_unless_it_is_said_not_to():
+def test_lowercase_ignores_case():
     predictions, references = corpus(40)
     shouted = [prediction.upper() for prediction in predictions]
     lowercase = score_translations(shouted, references, lowercase=True)

@@ -38,7 +38,7 @@ def translator(family: Family, precision: Precision = "float32", engine: Engine 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_copy_says_the_same(family, precision, engine, duplicate):
+def test_a_copy_translates_the_same(family, precision, engine, duplicate):
     original = translator(family, precision, engine)
     copied = duplicate(original)
     assert copied.engine == original.engine

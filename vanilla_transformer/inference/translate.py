@@ -272,9 +272,7 @@ def translate_windows(
 ) -> Iterator[list[Translation]]:
     """`translate_stream` for lines that come in windows already.
 
-    Args:
-        windows: lines that are sorted by length together.
-        options: arguments with a row for each line have rows for the lines of all windows.
+    The lines of a window are sorted by length together. Options with a row for each line have rows for all windows.
     """
     decoder = decoder or fast_decoder(model)
     done = 0

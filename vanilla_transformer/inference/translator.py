@@ -69,12 +69,7 @@ class Translator:
         return self.decoder.engine
 
     def translate(self, lines: Iterable[str], **options) -> list[str]:
-        """The translation of every line, in order; an empty line stays empty.
-
-        Args:
-            lines: a list, a generator, an open file, …
-            options: as for `n_best`.
-        """
+        """The translation of every line of a list, generator, open file, …, in order; `options` as for `n_best`."""
         return list(self.stream(lines, **options))
 
     def stream(self, lines: Iterable[str], **options) -> Iterator[str]:

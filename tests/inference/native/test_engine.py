@@ -32,12 +32,12 @@ CASES = {
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), CASES.values(), ids=CASES)
-def test_auto_is_native_where_it_can_be(make, precision, reason):
+def test_auto_is_native_where_that_is_possible(make, precision, reason):
     assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
-def test_native_says_why_it_cannot_be(make, precision, reason):
+def test_native_names_the_reason_where_it_is_impossible(make, precision, reason):
     with pytest.raises(ValueError, match="engine='native' cannot decode this") as error:
         native_decoder(make(), precision, "native")
     assert reason in str(error.value)
