@@ -39,7 +39,7 @@ def test_positions_count_real_tokens_on_either_side():
 def test_embedding_is_scaled_by_the_root_of_d_model():
     config = VanillaTransformerConfig(vocab_size=9, d_model=16, num_heads=2)
     embedded = torch.randn(2, 3, 16)
-    output = InputEmbedding(config).eval()(embedded, torch.arange(3)[None], longest=3)
+    output = InputEmbedding(config).eval()(embedded, torch.arange(3)[None], max_length=3)
     assert torch.allclose(output, embedded * 4 + sinusoid(torch.arange(3), 16), atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_a_source_far_beyond_anything_seen_encodes():
 def test_learned_positions_past_their_table_name_both_lengths():
     positions = LearnedPositions(10, 4)
     with pytest.raises(ValueError, match="11 tokens.*max_position_embeddings=10"):
-        positions(torch.arange(11)[None], longest=11)
+        positions(torch.arange(11)[None], max_length=11)
 
 
 def test_learned_positions_name_both_lengths_while_decoding():

@@ -265,7 +265,7 @@ def test_the_state_is_repeated_and_selected_like_any_cache():
     before = {name: tensor.clone() for name, tensor in cache.state.tensors.items()}
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([3, 0]))
-    assert set(before) == {"hidden", "memory", "attentional"}
+    assert set(before) == {"hidden", "cell_state", "attentional"}
     for name, tensor in before.items():
         assert torch.equal(cache.state.tensors[name], tensor[[1, 0]])
     assert cache.state.source_keys.shape[0] == 2

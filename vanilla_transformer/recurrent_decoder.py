@@ -166,7 +166,9 @@ class RecurrentDecoderState:
         self.decoder, self.sentences = decoder, source.last_hidden_state.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
         first = decoder.module.first_state(source.final_hidden, source.final_cell_state)
-        parts = [first[name].transpose(0, 1).contiguous().unbind() for name in ("hidden", "memory") if name in first]
+        parts = [
+            first[name].transpose(0, 1).contiguous().unbind() for name in ("hidden", "cell_state") if name in first
+        ]
         # Of each layer, what its cell keeps, (sentences * beams, hidden_size).
         self.state: list[tuple[torch.Tensor, ...]] = list(zip(*parts, strict=True))
         self.attentional = first.get("attentional")  # vector of the token before, (sentences * beams, embedding_size)

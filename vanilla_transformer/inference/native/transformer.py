@@ -12,7 +12,7 @@ from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.inference.native.compiler import library
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import Arena, Buffers
-from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
+from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
 
 NativePrecision = Literal["float32", "int8"]
 BLOCK, TOGETHER, FEW = 32, 4, 4  # as in layers.h and linear.h
@@ -200,7 +200,7 @@ class NativeDecoder:
         return NativeDecoder, (self.model, self.precision)
 
     @torch.no_grad()
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> VanillaTransformerEncoderOutput:
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Seq2SeqEncoderOutput:
         """`(sentences, source_length)` twice → what the model's encoder returns, for `generate(encoder_outputs=…)`."""
         compute_after_fork()
         stack = self.encoder
@@ -219,7 +219,7 @@ class NativeDecoder:
             address(encoded),
             torch.get_num_threads(),
         )
-        return VanillaTransformerEncoderOutput(encoded, attention_mask=attention_mask)
+        return Seq2SeqEncoderOutput(encoded, attention_mask=attention_mask)
 
     def begin(
         self,
