@@ -34,7 +34,7 @@ def products(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 3, 5), (MAX_ROWS,)])
 @torch.no_grad()
-def test_blocks_are_the_same_map(shape, bias, products):
+def test_blocks_equal_one_product(shape, bias, products):
     torch.manual_seed(0)
     part = Linear(24, 10, bias=bias)
     inputs = torch.randn(*shape, 24)
@@ -44,7 +44,7 @@ def test_blocks_are_the_same_map(shape, bias, products):
 
 
 @torch.no_grad()
-def test_other_numbers_of_outputs_and_rows_are_one_product(products):
+def test_indivisible_outputs_and_many_rows_use_one_product(products):
     torch.manual_seed(0)
     odd, inputs = Linear(24, 7), torch.randn(MAX_ROWS + 1, 24)
     assert torch.equal(odd(inputs[:3]), nn.functional.linear(inputs[:3], odd.weight, odd.bias))

@@ -66,13 +66,13 @@ def scan_rnn(
     if mask is None:
         mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
 
-    def read(direction: int) -> tuple[Tensors, torch.Tensor]:
+    def read(direction):  # without types, which torch.compile could not trace
         """One direction's state after its last token, and its outputs `(length, batch, hidden_size)`."""
         suffix = "_reverse" if direction else ""
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         weights = [getattr(recurrence, f"{name}{suffix}") for name in names]
 
-        def step(before: Tensors, inputs_now: tuple[torch.Tensor, torch.Tensor]):
+        def step(before, inputs_now):
             token, is_real = inputs_now  # (batch, input_size), (batch)
             after = STEPS[recurrence.mode](token, before if is_lstm else before[0], *weights)
             after = after if is_lstm else (after,)

@@ -325,6 +325,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
 
