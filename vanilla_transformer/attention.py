@@ -50,9 +50,9 @@ def scaled_dot_product_attention(
 class MultiHeadAttention(nn.Module):
     """Section 3.2.2: Concat(head_1, …, head_h) W^O with head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i).
 
-    One matrix holds the h projections of the queries, another those of the keys, a third those of the values. `d_k` and
-    `d_v` may differ from d_model / num_heads (Table 3, rows A and B). The class serves the three uses of section 3.2.3:
-    encoder self-attention, masked decoder self-attention (`is_causal`), and attention over the encoder's output
+    Each of `q_proj`, `k_proj` and `v_proj` holds the projections of all heads. `d_k` and `d_v` may differ from
+    d_model / num_heads (Table 3, rows A and B). The class serves the three uses of section 3.2.3: encoder
+    self-attention, masked decoder self-attention (`is_causal`), and attention over the encoder's output
     (`encoder_hidden_states` given).
     """
 
@@ -108,7 +108,7 @@ class MultiHeadAttention(nn.Module):
     def _keys_and_values(
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`, with those in the cache; the source's once."""
+        """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`, cached ones included; it projects the source once."""
         is_cross_attention = encoder_hidden_states is not None
         if isinstance(cache, EncoderDecoderCache):
             own_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache

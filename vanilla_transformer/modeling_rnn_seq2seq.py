@@ -32,7 +32,7 @@ ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAtt
 
 @dataclass
 class RNNSeq2SeqEncoderOutput(Seq2SeqEncoderOutput):
-    """All that the decoder needs of the source; batch first, so that `generate()` repeats it for beams.
+    """The source as the decoder needs it; batch first, so that `generate()` can repeat it for beams.
 
     Args:
         final_hidden: the state of each layer after its last token, `(batch, num_layers, encoder_width)`: in a
@@ -98,7 +98,7 @@ class Readout(nn.Module):
 
 
 class RNNSeq2SeqPreTrainedModel(Seq2SeqPreTrainedModel):
-    """The base of encoder, decoder and whole model: initialisation, and the facts that transformers asks for."""
+    """The base of encoder, decoder and whole model: initialisation, and class attributes that transformers reads."""
 
     config_class = RNNSeq2SeqConfig
     config: RNNSeq2SeqConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom
@@ -306,7 +306,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
     def _step_by_step(
         self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, all_layers: bool
     ):
-        """With input feeding: each step reads the result of the attention, its own or that of the step before."""
+        """With input feeding: one token at a time, because each step reads the attention's earlier result."""
         assert self.attention is not None and source is not None  # noqa: PT018 -- the config admits no input feeding without
         feeds_context = self.config.input_feeding == "context"
         context = weights = None

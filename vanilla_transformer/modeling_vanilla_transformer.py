@@ -135,7 +135,7 @@ def tensor_parallel_plan(*attentions: str) -> dict[str, str]:
 
 
 class VanillaTransformerPreTrainedModel(Seq2SeqPreTrainedModel):
-    """The base of encoder, decoder and whole model: the facts that transformers asks for."""
+    """The base of encoder, decoder and whole model: the class attributes that transformers reads."""
 
     config_class = VanillaTransformerConfig
     config: VanillaTransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom

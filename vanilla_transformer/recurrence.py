@@ -221,11 +221,10 @@ class RecurrentState(CacheLayerMixin):
         self.source_keys: torch.Tensor | None = None
         self.length = 0
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def update(self, *args, **kwargs):
         raise TypeError("a recurrent state has no keys and values")
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        raise TypeError("a recurrent state has no keys and values")
+    lazy_initialization = update
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0

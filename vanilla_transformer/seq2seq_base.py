@@ -49,16 +49,16 @@ def has_own_modules(module: nn.Module) -> bool:
 
 
 class Seq2SeqPreTrainedModel(PreTrainedModel):
-    """What all stacks and models share: initialisation, and the facts that transformers asks for."""
+    """The base of all stacks and models: initialisation, and FSDP2 of tied weights."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in tensor2tensor, for the paper states none: embeddings N(0, 1 / width), matrices Glorot uniform.
+        """As in tensor2tensor, because the paper states none: embeddings N(0, 1 / width), matrices Glorot uniform.
 
-        Embeddings times sqrt(d_model) then have unit variance, and as the tied projection they give logits of order 1.
+        Times sqrt(d_model) the embeddings have unit variance; as the tied projection they give logits of order 1.
         """
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
@@ -91,7 +91,7 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
 
 
 class BaseEncoderDecoder(Seq2SeqPreTrainedModel):
-    """The base of an encoder-decoder whose two embedding matrices are one if tied."""
+    """The base of an encoder-decoder, whose two embeddings are one matrix if tied."""
 
     encoder: Any  # with `embed_tokens`, like the decoder
     decoder: Any
