@@ -60,14 +60,14 @@ def seed_all() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef):
-    """A fixture that several tests share is the same whichever of them asks first."""
+    """A shared fixture is the same, whichever test asks for it first."""
     if fixturedef.scope != "function":
         seed_all()
     return (yield)
 
 
 def settings_of_the_process() -> dict[str, object]:
-    """Settings that no code of ours may leave changed."""
+    """Process-wide settings that the package's code must leave as they are."""
     return {
         "working directory": os.getcwd(),
         "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
@@ -79,9 +79,9 @@ def settings_of_the_process() -> dict[str, object]:
 
 
 def as_in_a_new_process() -> None:
-    """Undo what a command, a run and a compiler leave, which have a process of their own elsewhere."""
+    """Undo what commands, runs and compilers leave in a process; outside the tests each has its own."""
     seed_all()
-    logging.getLogger("vanilla_transformer").setLevel(logging.NOTSET)  # `train` tells of more
+    logging.getLogger("vanilla_transformer").setLevel(logging.NOTSET)  # `train` sets its level
     if "transformers" in sys.modules:
         from transformers.utils.logging import enable_progress_bar
 
@@ -101,7 +101,7 @@ def as_in_a_new_process() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """The order of the tests, and which of them run in one process, change nothing."""
+    """No test changes the process for the tests after it."""
     as_in_a_new_process()
     before = settings_of_the_process()
     with mock.patch.dict(os.environ):  # Accelerate writes into it
@@ -110,7 +110,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[str, str]:
-    """A corpus to learn in seconds: letters, and the same letters in reverse. Returns its two files."""
+    """Write a corpus that is learnt in seconds, letters and the same letters in reverse; returns its two files."""
     letters = random.Random(f"{name} {seed}")
     lines = [[letters.choice("abcdefgh") for _ in range(letters.randint(1, 6))] for _ in range(pairs)]
     sides = {"source": lines, "target": [line[::-1] for line in lines]}
@@ -121,7 +121,7 @@ def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[
 
 
 class TinyRun:
-    """A configuration file of a run that takes a second, and the runs made from it."""
+    """The configuration file of a run of a second, and runs from it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -172,18 +172,18 @@ def tiny_run(tmp_path: Path) -> TinyRun:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished model of letters in reverse whose weights are drawn from a seed; not to be written to.
+    """The folder of a model with weights drawn from a seed, for a corpus of letters in reverse; tests only read it.
 
-    The result of a training of seconds depends on rounding, and so on threads and the CPU: two words may change places.
-    From these weights every machine computes the same, but for the rounding of one pass.
+    The result of a training of seconds would depend on rounding, and so on threads and the CPU. With these weights
+    every machine computes the same, except for the rounding of one pass.
     """
     run = TinyRun(tmp_path_factory.mktemp("model"))
     run.train("training.max_updates=2", "training.checkpoint_every=1", "optimizer.learning_rate_scale=1e-9")
     file = run.output_dir / "model" / "model.safetensors"
-    draws = torch.Generator().manual_seed(3)  # of several seeds, the one with the most different translations
+    draws = torch.Generator().manual_seed(3)  # the seed of several with the most different translations
     before = sorted(load_file(file).items())
     weights = {name: tensor + 0.5 * torch.randn(tensor.shape, generator=draws) for name, tensor in before}
-    # No padding, start or unknown word in a translation: their logit is the negative sum of states whose mean is 1.
+    # Padding, start and unknown word are never generated: their logit is the negative sum of states whose mean is 1.
     weights["model.decoder.layers.0.feed_forward_norm.bias"].fill_(1.0)
     weights["model.encoder.embed_tokens.weight"][[0, 1, 3]] = -1.0
     save_file(weights, file, {"format": "pt"})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of this package, a tiny one of each kind, for all tests that hold for every one of them.
+"""A tiny model of each architecture, for the tests that hold for all of them.
 
-What a family cannot have is declared in its `lacks`, with the reason; the tests hold that it is so, and that the others
-have it. `python -m tests.families` prints all of it.
+A family declares the behaviours that it cannot have in `lacks`, with the reason. The tests check that it does not have
+them, and that all others do. `python -m tests.families` prints them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from vanilla_transformer.recurrence import RecurrentCache
 
 PAD, START, END = 0, 1, 2
 
-# Behaviours that a family can lack.
+# Behaviours that a family may lack.
 SELF_ATTENTION = "attention maps of encoder and decoder over themselves"
 CROSS_ATTENTION = "attention maps over the source"
 KEYS_AND_VALUES = "keys and values in the cache"
@@ -41,7 +41,7 @@ class Family:
     tiny: dict[str, Any]
     backends: tuple[str, ...]
     new_cache: Callable[[], Cache]
-    # Of a source of (3, 8) and a target of (3, 6): what the outputs of these names are shaped like, layer by layer.
+    # Output name → shape of each layer, for a source of (3, 8) and a target of (3, 6).
     shapes: dict[str, list[tuple[int, ...]] | None]
     lacks: dict[str, str] = field(default_factory=dict)  # behaviour → why it cannot be
 
@@ -59,23 +59,23 @@ class Family:
 
 NO_RNN_HAS = {
     SELF_ATTENTION: "a recurrence reads its sequence through a state, without attention to itself",
-    KEYS_AND_VALUES: "the cache is the state after the last token, of one size however long the target is",
+    KEYS_AND_VALUES: "the cache is the state after the last token, whose size is fixed",
     OTHER_CACHES: "the state is small and needed at every step",
-    ATTENTION_BACKENDS: "the attention of Bahdanau and Luong is one small formula; the backends have none for it",
+    ATTENTION_BACKENDS: "the backends do not offer the attention of Bahdanau and Luong",
     ASSISTED_GENERATION: "rejecting tokens would need the states before them, which are gone",
     COMPILING_AS_IT_IS: "torch.compile refuses torch's recurrent layers unless this is set",
     FEED_FORWARD_CHUNKS: "it has no feed-forward networks",
-    TENSOR_PARALLELISM: "each step reads the whole state, and torch's fused recurrence has it on one device",
+    TENSOR_PARALLELISM: "each step reads the whole state, which torch's fused recurrence has on one device",
 }
-WITHOUT_ATTENTION = {CROSS_ATTENTION: "the decoder knows the source by the encoder's last state alone"}
+WITHOUT_ATTENTION = {CROSS_ATTENTION: "the decoder reads the source from the encoder's last state alone"}
 WITH_INPUT_FEEDING = {
-    TARGETS_OF_ANY_LENGTH: "each step needs the attention of the one before, and the loop over them is unrolled",
-    INNER_GRADIENTS: "what is returned is put together from the steps afterwards; nothing is computed from it",
+    TARGETS_OF_ANY_LENGTH: "each step needs the attention of the step before, and the graph unrolls the loop over them",
+    INNER_GRADIENTS: "the returned tensors are concatenated from the steps afterwards; nothing is computed from them",
 }
 
 
 def recurrent(name: str, architecture: dict[str, Any], encoder_width: int) -> Family:
-    """An RNN; its embeddings are wider than its state, so that confusing them shows."""
+    """An RNN whose embeddings are wider than its state, so that a confusion of both shows."""
     decoder_layers = architecture.get("num_decoder_layers", 3)
     return Family(
         name=f"rnn_seq2seq-{name}",
@@ -161,8 +161,8 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": source, "attention_mask": source.ne(PAD).long(), "labels": labels}
 
 
-def what_is_lacking() -> str:
-    """A line for each behaviour that a family cannot have."""
+def unsupported_behaviours() -> str:
+    """For each family the behaviours that it lacks, one a line."""
     lines = []
     for family in FAMILIES:
         lines.append(f"{family.name}:")
@@ -171,4 +171,4 @@ def what_is_lacking() -> str:
 
 
 if __name__ == "__main__":
-    print(what_is_lacking())
+    print(unsupported_behaviours())

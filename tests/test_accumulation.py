@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient accumulation through transformers' Trainer: however many parts a batch has, it is the same batch.
+"""Gradient accumulation in transformers' Trainer: the number of micro-batches changes neither loss nor gradient.
 
-`pytest -s tests/test_accumulation.py` prints the figures, beside those of transformers' own Marian in the same run.
+`pytest -s tests/test_accumulation.py` prints the figures beside those of transformers' own Marian.
 """
 
 from functools import partial
@@ -13,12 +13,12 @@ from transformers import MarianConfig, MarianMTModel, Trainer, TrainingArguments
 
 from tests.families import FAMILIES, PAD
 
-PARTS = (1, 2, 4, 8)
+STEPS = (1, 2, 4, 8)  # of accumulation
 MARIAN = "transformers' Marian"
 
 
 def pairs() -> list[dict[str, torch.Tensor]]:
-    """Eight, of which the target's length varies from 2 to 16: parts of equal size have unequal numbers of tokens."""
+    """Eight pairs with targets of 2 to 16 tokens, so that equal micro-batches have unequal numbers of tokens."""
     torch.manual_seed(4)
     lengths = [2, 16, 3, 12, 5, 9, 2, 7]
     return [{"input_ids": torch.randint(3, 31, (n,)), "labels": torch.randint(3, 31, (n,))} for n in lengths]
@@ -30,12 +30,12 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {"input_ids": sources, "attention_mask": sources.ne(PAD).long(), "labels": labels}
 
 
-def one_update(model, parts: int, folder) -> tuple[float, float]:
-    """Loss and norm of the gradient that Trainer reports for all eight pairs in so many parts."""
+def one_update(model, steps: int, folder) -> tuple[float, float]:
+    """Loss and gradient norm that Trainer reports for all eight pairs in this many micro-batches."""
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=8 // parts,
-        gradient_accumulation_steps=parts,
+        per_device_train_batch_size=8 // steps,
+        gradient_accumulation_steps=steps,
         max_steps=1,
         learning_rate=0.0,
         max_grad_norm=1e9,  # reported, and not clipped
@@ -51,8 +51,8 @@ def one_update(model, parts: int, folder) -> tuple[float, float]:
     return logged["loss"], logged["grad_norm"]
 
 
-def at_once(model) -> tuple[float, float]:
-    """The same two, of one forward and one backward pass without Trainer."""
+def single_pass(model) -> tuple[float, float]:
+    """The same two from one forward and backward pass, without Trainer."""
     loss = model.train()(**collate(pairs())).loss
     loss.backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
@@ -69,22 +69,22 @@ def tiny_marian() -> MarianMTModel:
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory) -> dict[str, list[tuple[float, float]]]:
-    """For each model, loss and norm for each number of `PARTS`."""
+    """For each model, loss and gradient norm for each of `STEPS`."""
     folder = tmp_path_factory.mktemp("trainer")
     models = {family.name: partial(family.model, dropout=0.0) for family in FAMILIES} | {MARIAN: tiny_marian}
-    return {name: [one_update(new(), parts, folder) for parts in PARTS] for name, new in models.items()}
+    return {name: [one_update(new(), steps, folder) for steps in STEPS] for name, new in models.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_loss_and_gradient_do_not_depend_on_the_parts(family, figures):
-    expected = at_once(family.model(dropout=0.0))
+def test_gradient_accumulation_invariance(family, figures):
+    expected = single_pass(family.model(dropout=0.0))
     for found in figures[family.name]:
         assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_figures_are_printed_beside_marians(figures):
-    print("\nloss / norm of the gradient of one update of eight pairs, in so many parts:")
-    print(f"{'':24}" + "".join(f"{parts:>18}" for parts in PARTS))
+    print("\nloss / gradient norm of one update of eight pairs, by accumulation steps:")
+    print(f"{'':24}" + "".join(f"{steps:>18}" for steps in STEPS))
     for name, rows in figures.items():
         print(f"{name:24}" + "".join(f"{loss:9.4f} /{norm:7.4f}" for loss, norm in rows))
     assert figures.keys() == {MARIAN} | {family.name for family in FAMILIES}

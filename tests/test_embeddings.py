@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections 3.4 and 3.5: positions against the paper's formula, one number at a time."""
+"""Sections 3.4 and 3.5: positions against the paper's formula, number by number."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_sinusoid_is_the_papers_formula(position):
     assert encoding.tolist() == pytest.approx(expected, abs=1e-7)
 
 
-def test_concatenated_layout_holds_the_same_numbers_in_another_order():
+def test_concatenated_layout_is_a_permutation_of_the_interleaved_one():
     interleaved = sinusoid(torch.arange(9), d_model=8, layout="interleaved")
     concatenated = sinusoid(torch.arange(9), d_model=8, layout="concatenated")
     assert torch.equal(concatenated, torch.cat([interleaved[:, 0::2], interleaved[:, 1::2]], dim=-1))
@@ -39,11 +39,11 @@ def test_positions_count_real_tokens_on_either_side():
 def test_embedding_is_scaled_by_the_root_of_d_model():
     config = VanillaTransformerConfig(vocab_size=9, d_model=16, num_heads=2)
     embedded = torch.randn(2, 3, 16)
-    output = InputEmbedding(config).eval()(embedded, torch.arange(3)[None], longest=3)
+    output = InputEmbedding(config).eval()(embedded, torch.arange(3)[None], max_length=3)
     assert torch.allclose(output, embedded * 4 + sinusoid(torch.arange(3), 16), atol=1e-6)
 
 
-def test_a_source_far_beyond_anything_seen_encodes():
+def test_sinusoidal_positions_have_no_maximum_length():
     config = VanillaTransformerConfig(
         vocab_size=9, d_model=8, d_ff=8, num_layers=1, num_heads=2, max_position_embeddings=4
     )
@@ -53,13 +53,13 @@ def test_a_source_far_beyond_anything_seen_encodes():
     assert output.last_hidden_state.isfinite().all()
 
 
-def test_learned_positions_past_their_table_name_both_lengths():
+def test_a_sequence_longer_than_learned_positions_is_an_error():
     positions = LearnedPositions(10, 4)
     with pytest.raises(ValueError, match="11 tokens.*max_position_embeddings=10"):
-        positions(torch.arange(11)[None], longest=11)
+        positions(torch.arange(11)[None], max_length=11)
 
 
-def test_learned_positions_name_both_lengths_while_decoding():
+def test_a_cached_target_longer_than_learned_positions_is_an_error():
     config = VanillaTransformerConfig(
         vocab_size=9,
         d_model=8,

@@ -16,6 +16,7 @@ PACKAGE = REPOSITORY / NAME
 # whatever else it is belongs in a folder.
 MAY_BE_PUBLISHED = {
     "attention.py",
+    "configuration_base.py",
     "configuration_rnn_seq2seq.py",
     "configuration_vanilla_transformer.py",
     "decoder.py",
@@ -29,7 +30,6 @@ MAY_BE_PUBLISHED = {
     "modeling_vanilla_transformer.py",
     "packed_linear.py",
     "pipeline_translation.py",
-    "publishing.py",
     "recurrence.py",
     "recurrent_decoder.py",
     "search.py",

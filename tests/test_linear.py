@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from vanilla_transformer import linear as linear_module
-from vanilla_transformer.linear import FEW, Linear
+from vanilla_transformer.linear import MAX_ROWS, Linear
 
 
 @pytest.fixture(autouse=True)
 def blocks_of_two(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr(linear_module, "LARGE", 1)
+    monkeypatch.setattr(linear_module, "MIN_ELEMENTS", 1)
     yield
     torch.set_num_threads(threads)
 
@@ -32,9 +32,9 @@ def products(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 3, 5), (FEW,)])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 3, 5), (MAX_ROWS,)])
 @torch.no_grad()
-def test_blocks_are_the_same_map(shape, bias, products):
+def test_blocks_equal_one_product(shape, bias, products):
     torch.manual_seed(0)
     part = Linear(24, 10, bias=bias)
     inputs = torch.randn(*shape, 24)
@@ -44,9 +44,9 @@ def test_blocks_are_the_same_map(shape, bias, products):
 
 
 @torch.no_grad()
-def test_other_numbers_of_outputs_and_rows_are_one_product(products):
+def test_indivisible_outputs_and_many_rows_use_one_product(products):
     torch.manual_seed(0)
-    odd, inputs = Linear(24, 7), torch.randn(FEW + 1, 24)
+    odd, inputs = Linear(24, 7), torch.randn(MAX_ROWS + 1, 24)
     assert torch.equal(odd(inputs[:3]), nn.functional.linear(inputs[:3], odd.weight, odd.bias))
     even = Linear(24, 10)
     assert torch.equal(even(inputs), nn.functional.linear(inputs, even.weight, even.bias))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 5.4: our chunked loss against torch's cross-entropy, in value and in gradient."""
+"""Section 5.4: the chunked loss against torch's cross-entropy, in value and gradient."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def reference(hidden, weight, labels, smoothing, reduction="mean"):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_equal_torchs(case, smoothing, chunk_elements, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk_elements)
-    monkeypatch.setattr(loss_module, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(loss_module, "MIN_CHUNK_TOKENS", 1)
     hidden, weight, labels = case
     loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing)
     expected = reference(hidden, weight, labels, smoothing)
@@ -54,7 +54,7 @@ def test_likelihood_is_unsmoothed_and_without_gradient(case):
 
 
 def test_smoothing_spreads_epsilon_over_the_whole_vocabulary():
-    """The definition itself: cross-entropy against (1 - eps) one_hot + eps / V, written out."""
+    """Cross-entropy against (1 - eps) one_hot + eps / V, written out."""
     torch.manual_seed(1)
     hidden, weight, labels = torch.randn(1, 2, 4), torch.randn(5, 4), torch.tensor([[3, 0]])
     log_probabilities = (hidden @ weight.T).log_softmax(-1)
@@ -64,7 +64,7 @@ def test_smoothing_spreads_epsilon_over_the_whole_vocabulary():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_logits_equals_the_chunked_one(case, smoothing):
+def test_loss_from_logits_equals_the_chunked_loss(case, smoothing):
     hidden, weight, labels = case
     found = cross_entropy_of_logits(functional.linear(hidden, weight), labels, smoothing, 5)
     expected = smoothed_cross_entropy(hidden, weight, labels, smoothing, 5)
@@ -72,14 +72,14 @@ def test_the_loss_of_logits_equals_the_chunked_one(case, smoothing):
     assert not found[1].requires_grad
 
 
-def test_half_a_token_is_a_count_too(case):
+def test_num_items_in_batch_may_be_fractional(case):
     """Trainer divides the count by the processes of tensor parallelism."""
     hidden, weight, labels = case
     whole, half = (smoothed_cross_entropy(hidden, weight, labels, 0.1, torch.tensor(n))[0] for n in (1.0, 0.5))
     assert half.item() == pytest.approx(2 * whole.item())
 
 
-def test_parts_over_a_common_count_add_up_to_the_whole(case):
+def test_accumulated_losses_add_up_to_the_whole_batchs(case):
     hidden, weight, labels = case
     tokens = (labels != -100).sum()
     whole, _ = smoothed_cross_entropy(hidden, weight, labels, 0.1)
@@ -87,14 +87,14 @@ def test_parts_over_a_common_count_add_up_to_the_whole(case):
     assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-12)
 
 
-def test_memory_stays_far_below_the_whole_logits():
-    """What autograd keeps is the two gradients, not 2,048 x 1,024 logits."""
+def test_saved_tensors_are_far_smaller_than_the_logits():
+    """autograd saves the two gradients, not the 2,048 x 1,024 logits."""
     hidden = torch.randn(1, 2048, 4, requires_grad=True)
     weight = torch.randn(1024, 4, requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         smoothed_cross_entropy(hidden, weight, torch.zeros(1, 2048, dtype=torch.long), 0.1)
-    assert sum(kept) <= 2 * (hidden.numel() + weight.numel())
+    assert sum(saved) <= 2 * (hidden.numel() + weight.numel())
 
 
 def test_bfloat16_autocast_gives_gradients_near_float32s(case):

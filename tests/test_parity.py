@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our model against other implementations with the same weights: transformers' Marian and torch's layers."""
+"""The Transformer against transformers' Marian and torch's layers with the same weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from vanilla_transformer.modeling_vanilla_transformer import DecoderLayer, Encod
 PAD, END = 0, 2
 
 
-def ours(**changes) -> VanillaTransformerConfig:
+def tiny_config(**changes) -> VanillaTransformerConfig:
     values = {
         "vocab_size": 40,
         "d_model": 24,
@@ -49,7 +49,7 @@ NAMES = {  # ours → Marian's
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def pair(request):
     """Our model and Marian with its weights."""
-    model = VanillaTransformerForConditionalGeneration(ours(sinusoid_layout="concatenated")).eval()
+    model = VanillaTransformerForConditionalGeneration(tiny_config(sinusoid_layout="concatenated")).eval()
     randomise(model)
     marian = MarianMTModel(
         MarianConfig(
@@ -72,15 +72,15 @@ def pair(request):
     ).eval()
     renamed = {}
     for name, value in model.state_dict().items():
-        for own, theirs in NAMES.items():
-            name = name.replace(own, theirs)
+        for our_name, marian_name in NAMES.items():
+            name = name.replace(our_name, marian_name)
         renamed[name] = value
     missing, unexpected = marian.load_state_dict(renamed, strict=False)
     assert not unexpected
     assert all("embed_positions" in name or name in ("final_logits_bias", "model.shared.weight") for name in missing)
     marian.tie_weights()
     assert torch.equal(marian.model.encoder.embed_tokens.weight, model.lm_head.weight)
-    tolerance = 1e-5 if request.param == torch.float32 else 1e-6  # Marian's table of positions is float32
+    tolerance = 1e-5 if request.param == torch.float32 else 1e-6  # Marian's positions are float32
     return model.to(request.param), marian.to(request.param), tolerance
 
 
@@ -124,7 +124,7 @@ def torch_layer(layer: EncoderLayer | DecoderLayer, config: VanillaTransformerCo
     """torch's layer with our weights."""
     is_decoder = isinstance(layer, DecoderLayer)
     kind = torch.nn.TransformerDecoderLayer if is_decoder else torch.nn.TransformerEncoderLayer
-    other = kind(
+    converted = kind(
         config.d_model,
         config.num_heads,
         config.d_ff,
@@ -136,21 +136,21 @@ def torch_layer(layer: EncoderLayer | DecoderLayer, config: VanillaTransformerCo
     attentions = ["self_attention", "cross_attention"] if is_decoder else ["self_attention"]
     with torch.no_grad():
         for number, name in enumerate(attentions, start=1):
-            attention, theirs = getattr(layer, name), getattr(other, TORCH_ATTENTIONS[name])
+            attention, torch_attention = getattr(layer, name), getattr(converted, TORCH_ATTENTIONS[name])
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-            theirs.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
-            theirs.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
-            theirs.out_proj.load_state_dict(attention.out_proj.state_dict())
-            getattr(other, f"norm{number}").load_state_dict(getattr(layer, f"{name}_norm").state_dict())
-        getattr(other, f"norm{len(attentions) + 1}").load_state_dict(layer.feed_forward_norm.state_dict())
-    other.linear1.load_state_dict(layer.feed_forward.linear_1.state_dict())
-    other.linear2.load_state_dict(layer.feed_forward.linear_2.state_dict())
-    return other.eval()
+            torch_attention.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
+            torch_attention.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
+            torch_attention.out_proj.load_state_dict(attention.out_proj.state_dict())
+            getattr(converted, f"norm{number}").load_state_dict(getattr(layer, f"{name}_norm").state_dict())
+        getattr(converted, f"norm{len(attentions) + 1}").load_state_dict(layer.feed_forward_norm.state_dict())
+    converted.linear1.load_state_dict(layer.feed_forward.linear_1.state_dict())
+    converted.linear2.load_state_dict(layer.feed_forward.linear_2.state_dict())
+    return converted.eval()
 
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_encoder_layer_equals_torchs(norm_position):
-    config = ours(norm_position=norm_position)
+    config = tiny_config(norm_position=norm_position)
     config._attn_implementation = "eager"
     layer = EncoderLayer(config).double().eval()
     randomise(layer)
@@ -163,7 +163,7 @@ def test_encoder_layer_equals_torchs(norm_position):
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_decoder_layer_equals_torchs(norm_position):
-    config = ours(norm_position=norm_position)
+    config = tiny_config(norm_position=norm_position)
     config._attn_implementation = "eager"
     layer = DecoderLayer(config, layer_idx=0).double().eval()
     randomise(layer)

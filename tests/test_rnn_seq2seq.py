@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RNN against an independent computation: torch's cells, step by step, and each formula written out."""
+"""The RNN against an independent computation: torch's cells step by step, and each formula written out."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def as_parts(state) -> tuple[torch.Tensor, ...]:
 
 
 def encode_by_hand(model, source: list[int]) -> tuple[list[torch.Tensor], list[tuple[torch.Tensor, ...]]]:
-    """The outputs at each token, and each layer's last state (of both directions, side by side)."""
+    """The outputs at each token, and each layer's last state (both directions concatenated)."""
     config = model.config
     inputs = [model.model.encoder.embed_tokens.weight[token] for token in source]
     finals = []
@@ -248,7 +248,7 @@ def test_a_source_without_any_token_stays_finite():
     ],
     ids=["bahdanau", "luong", "none"],
 )
-def test_beam_search_without_the_reorder_would_be_found_out(architecture, monkeypatch):
+def test_beam_search_reorders_the_recurrent_state(architecture, monkeypatch):
     model = tiny_model(**architecture, tie_word_embeddings=False)
     source = torch.tensor([[3, 4, 5, 6], [7, 8, 9, PAD]])
     options = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 10, "min_new_tokens": 10}
@@ -265,7 +265,7 @@ def test_the_state_is_repeated_and_selected_like_any_cache():
     before = {name: tensor.clone() for name, tensor in cache.state.tensors.items()}
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([3, 0]))
-    assert set(before) == {"hidden", "memory", "attentional"}
+    assert set(before) == {"hidden", "cell_state", "attentional"}
     for name, tensor in before.items():
         assert torch.equal(cache.state.tensors[name], tensor[[1, 0]])
     assert cache.state.source_keys.shape[0] == 2
@@ -295,7 +295,7 @@ def test_attention_weights_come_out_of_generate():
 # -- training
 
 
-def test_bfloat16_autocast_trains_every_kind():
+def test_bfloat16_autocast_trains_every_architecture():
     for cell, (attention, feeding) in itertools.product(CELLS, ATTENTIONS):
         model = tiny_model(torch.float32, cell=cell, attention=attention, input_feeding=feeding, residual=True).train()
         source = torch.tensor([[3, 4, 5], [6, 7, PAD]])
@@ -323,8 +323,8 @@ def test_loading_keeps_the_recurrent_weights(tmp_path):
     model = tiny_model(torch.float32, cell="lstm")
     model.save_pretrained(tmp_path)
     loaded = RNNSeq2SeqForConditionalGeneration.from_pretrained(tmp_path)
-    for (name, one), two in zip(model.named_parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(one, two), name
+    for (name, before), after in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(before, after), name
 
 
 # -- errors

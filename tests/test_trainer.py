@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning both models with what transformers' users have: Trainer, Seq2SeqTrainer, PEFT, and pipelines."""
+"""Fine-tuning both models with transformers' Trainer and Seq2SeqTrainer, PEFT, and pipelines."""
 
 import copy
 from pathlib import Path
@@ -35,7 +35,7 @@ MODELS = {
         package.RNNSeq2SeqConfig(
             vocab_size=12, embedding_size=16, hidden_size=16, dropout=0.1, label_smoothing=0.1, tie_word_embeddings=True
         ),
-        ["q_proj", "k_proj", "linear"],  # torch's recurrent layers are no Linear, which is what LoRA adapts
+        ["q_proj", "k_proj", "linear"],  # LoRA adapts Linear, and torch's recurrent layers are none
     ),
 }
 
@@ -97,8 +97,8 @@ def test_resuming_gives_the_uninterrupted_weights(kind, tokenizer, pairs, tmp_pa
     checkpoint = str(tmp_path / "whole" / "checkpoint-3")
     resumed = trainer_of(new_model(kind), tokenizer, pairs, tmp_path / "resumed")
     resumed.train(resume_from_checkpoint=checkpoint)
-    for (name, one), two in zip(resumed.model.named_parameters(), whole.model.parameters(), strict=True):
-        assert torch.equal(one, two), name
+    for (name, found), expected in zip(resumed.model.named_parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(found, expected), name
 
 
 def test_a_checkpoint_of_the_trainer_is_an_ordinary_model_folder(kind, tokenizer, pairs, tmp_path):
@@ -143,7 +143,7 @@ def test_predict_with_generate_decodes_every_source(kind, tokenizer, pairs, tmp_
 
 
 def test_predictions_leave_the_generation_config_alone(kind, tokenizer, pairs, tmp_path):
-    """Every batch decodes as the first does, whatever Seq2SeqTrainer writes into the config between them."""
+    """Every batch decodes as the first, whatever Seq2SeqTrainer writes into the config between them."""
     model = new_model(kind)
     tokens = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 1}
     model.generation_config = GenerationConfig(max_tokens_beyond_source=30, suppress_tokens=[2], **tokens)
@@ -173,7 +173,7 @@ def test_a_model_may_have_no_generation_config(kind):
     assert model.generation_config is None
 
 
-def test_evaluation_may_decode_by_a_prepared_decoder(kind, tokenizer, pairs, tmp_path):
+def test_evaluation_may_decode_with_a_built_decoder(kind, tokenizer, pairs, tmp_path):
     """Seq2SeqTrainer hands the labels to `generate`, which reads none."""
     model = new_model(kind)
     trainer = seq2seq_trainer_of(model, tokenizer, pairs, tmp_path, predict_with_generate=True)
@@ -203,7 +203,7 @@ def test_a_trainer_may_compute_a_loss_of_its_own(kind, tokenizer, pairs, tmp_pat
     model = new_model(kind)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     trainer_of(model, tokenizer, pairs, tmp_path, class_=WeightedLossTrainer, max_steps=1).train()
-    assert all(not torch.equal(one, parameter) for one, parameter in zip(before, model.parameters(), strict=True))
+    assert all(not torch.equal(old, parameter) for old, parameter in zip(before, model.parameters(), strict=True))
 
 
 def padded_with_pad(tokenizer):
@@ -294,7 +294,7 @@ def folder(kind, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["translation", "vanilla-translation"])
-def test_a_pipeline_says_what_generate_says(folder, tokenizer, task):
+def test_pipeline_equals_generate(folder, tokenizer, task):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     options = {"max_new_tokens": 6, "num_beams": 3}
     expected = model.generate(**tokenizer("a b c", return_tensors="pt"), **options, num_return_sequences=2)
@@ -308,7 +308,7 @@ def test_a_pipeline_takes_a_list_in_batches(folder):
     assert translator(texts, batch_size=2) == [translator(text) for text in texts]
 
 
-def test_a_pipeline_refuses_what_is_no_text(folder):
+def test_a_pipeline_refuses_other_inputs_than_text(folder):
     with pytest.raises(ValueError, match="must be a string; int was given"):
         pipeline("translation", str(folder))(3)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions of transformers that are not supported are refused in one line: by the package, and by a folder's code."""
+"""The package and a folder's code refuse unsupported versions of transformers in one line."""
 
 import os
 import re

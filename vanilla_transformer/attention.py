@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 3.2 of the paper: scaled dot-product and multi-head attention; and what the RNNs before it had."""
+"""Section 3.2 of the paper: scaled dot-product and multi-head attention; and the attention of the RNNs before it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +22,17 @@ def scaled_dot_product_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equation 1: softmax(Q K^T / sqrt(d_k)) V, written out; the "eager" backend, which returns the weights.
+    """Equation 1: softmax(Q K^T / sqrt(d_k)) V; the "eager" attention backend, which returns the weights.
 
     Args:
-        module: the attention module (its `training` switches the dropout).
+        module: the attention module, whose `training` switches the dropout.
         query: `(batch, num_heads, query_length, d_k)`.
         key: `(batch, num_heads, key_length, d_k)`.
         value: `(batch, num_heads, key_length, d_v)`.
-        attention_mask: added to the scores, `(batch, 1, query_length, key_length)`; the most negative number where
-            the paper has -infinity, so that a row without any permitted key stays finite.
+        attention_mask: added to the scores, `(batch, 1, query_length, key_length)`. A departure: it has the most
+            negative finite number where the paper has -infinity, so that a row without any permitted key stays finite.
         scaling: 1 / sqrt(d_k).
-        dropout: rate on the weights.
+        dropout: rate on the weights; 0 in the paper.
 
     Returns:
         The output `(batch, query_length, num_heads, d_v)`, and the weights
@@ -50,9 +50,10 @@ def scaled_dot_product_attention(
 class MultiHeadAttention(nn.Module):
     """Section 3.2.2: Concat(head_1, …, head_h) W^O with head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i).
 
-    The h projections of a kind stand side by side in one matrix. `d_k` and `d_v` are free of d_model / num_heads
-    (Table 3, rows A and B). One class serves the three uses of section 3.2.3: encoder self-attention, masked
-    decoder self-attention (`is_causal`) and attention over the encoder's output (`encoder_hidden_states` given).
+    Each of `q_proj`, `k_proj` and `v_proj` holds the projections of all heads. `d_k` and `d_v` may differ from
+    d_model / num_heads (Table 3, rows A and B). The class serves the three uses of section 3.2.3: encoder
+    self-attention, masked decoder self-attention (`is_causal`), and attention over the encoder's output
+    (`encoder_hidden_states` given).
     """
 
     def __init__(self, config, is_causal: bool = False, layer_idx: int | None = None):
@@ -81,8 +82,8 @@ class MultiHeadAttention(nn.Module):
         """`hidden_states` `(batch, query_length, d_model)`, `encoder_hidden_states` `(batch, source_length, d_model)`.
 
         Returns:
-            `(batch, query_length, d_model)`, and the weights `(batch, num_heads, query_length, key_length)` or
-            `None` where the attention backend does not compute them.
+            `(batch, query_length, d_model)`, and the weights `(batch, num_heads, query_length, key_length)`, `None`
+            where the attention backend returns none.
         """
         batch, query_length, _ = hidden_states.shape
         query = self._split_heads(self.q_proj(hidden_states), self.d_k)  # (batch, num_heads, query_length, d_k)
@@ -107,7 +108,7 @@ class MultiHeadAttention(nn.Module):
     def _keys_and_values(
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`; those over the source are computed once."""
+        """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`, cached ones included; it projects the source once."""
         is_cross_attention = encoder_hidden_states is not None
         if isinstance(cache, EncoderDecoderCache):
             own_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache
@@ -120,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         key = self._split_heads(self.k_proj(source), self.d_k)  # (batch, num_heads, key_length, d_k)
         value = self._split_heads(self.v_proj(source), self.d_v)  # (batch, num_heads, key_length, d_v)
         if own_cache is not None:
-            assert self.layer_idx is not None  # only the decoder's attentions have a cache, and they have a number
+            assert self.layer_idx is not None  # only the decoder has a cache, and its attentions have an index
             key, value = own_cache.update(key, value, self.layer_idx)
             if is_cross_attention and isinstance(cache, EncoderDecoderCache):
                 cache.is_updated[self.layer_idx] = True
@@ -133,7 +134,27 @@ class MultiHeadAttention(nn.Module):
         return projected.view(batch, length, -1, width).transpose(1, 2)
 
 
-class AdditiveAttention(nn.Module):
+class RecurrentAttention(nn.Module):
+    """Attention of an RNN's decoder over the source: a score for each h_j, softmax, and the mean of the h_j."""
+
+    k_proj: nn.Linear
+
+    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        """The projected h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
+        return self.k_proj(encoder_hidden_states)
+
+    def scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """`(batch, target_length, hidden_size)`, `(batch, source_length, hidden_size)` → score of every pair."""
+        raise NotImplementedError
+
+    def forward(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The context and the weights of each query, as `attend_with_scores` returns them."""
+        return attend_with_scores(self.scores(query, keys), values, mask)
+
+
+class AdditiveAttention(RecurrentAttention):
     """Bahdanau et al. (2015), appendix A.1.2: score(s, h_j) = v^T tanh(W s + U h_j)."""
 
     def __init__(self, config):
@@ -142,34 +163,20 @@ class AdditiveAttention(nn.Module):
         self.k_proj = nn.Linear(config.encoder_width, config.hidden_size, bias=False)
         self.v = nn.Linear(config.hidden_size, 1, bias=False)
 
-    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        """U h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
-        return self.k_proj(encoder_hidden_states)
-
-    def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`query` `(batch, target_length, hidden_size)`; the rest as in `attend_with_scores`."""
-        energies = torch.tanh(self.q_proj(query)[:, :, None] + keys[:, None])  # (batch, target_l., source_l., hidden)
-        return attend_with_scores(self.v(energies).squeeze(-1), values, mask)
+    def scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.q_proj(query)[:, :, None] + keys[:, None])  # (batch, target_l., source_l., hidden)
+        return self.v(hidden).squeeze(-1)
 
 
-class MultiplicativeAttention(nn.Module):
+class MultiplicativeAttention(RecurrentAttention):
     """Luong et al. (2015), section 3.1, "general": score(s, h_j) = s^T W h_j."""
 
     def __init__(self, config):
         super().__init__()
         self.k_proj = nn.Linear(config.encoder_width, config.hidden_size, bias=False)
 
-    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        """W h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
-        return self.k_proj(encoder_hidden_states)
-
-    def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`query` `(batch, target_length, hidden_size)`; the rest as in `attend_with_scores`."""
-        return attend_with_scores(query @ keys.transpose(1, 2), values, mask)
+    def scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return query @ keys.transpose(1, 2)
 
 
 def attend_with_scores(
@@ -180,11 +187,11 @@ def attend_with_scores(
     Args:
         scores: `(batch, target_length, source_length)`.
         values: the encoder's output h_j, `(batch, source_length, encoder_width)`.
-        mask: `(batch, source_length)`, true for real tokens.
+        mask: `(batch, source_length)`, true for real tokens; `None`: all are real.
 
     Returns:
-        The context `(batch, target_length, encoder_width)`, and the weights
-        `(batch, 1, target_length, source_length)`, of one head.
+        The context `(batch, target_length, encoder_width)`, and the weights of the one head,
+        `(batch, 1, target_length, source_length)`.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)

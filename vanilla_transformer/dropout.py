@@ -6,21 +6,23 @@ from torch import nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, whose mask on a CPU comes from 16 random bits an element.
+    """`nn.Dropout`, whose mask on a CPU comes from 16 random bits per element.
 
-    torch draws a double for each element on a CPU (`bernoulli_`): a sixth of a whole training step at small
-    widths. Here one 64-bit number serves four elements; the rate is exact to 2^-16 and the scale is that of the
-    rate in force, so the expectation is exact. On other devices it is torch's own fused kernel.
+    On a CPU torch draws a double for each element (`bernoulli_`), a sixth of a training step at small widths. Here one
+    64-bit number serves four elements. The rate is exact to 2^-16, and the scale is that of the rate in force, so the
+    expectation is exact. Other devices use torch's own fused kernel.
     """
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        """In evaluation mode the input itself, without the cost of a module's call: 3% of a decoding step."""
+        return super().__call__(input) if self.training else input
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Any shape; the same shape."""
-        if not self.training:
-            return input
-        if self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
-        levels = min(round(self.p * 2**16), 2**16 - 1)  # of 2^16 equally likely values, how many drop the element
+        dropped = min(round(self.p * 2**16), 2**16 - 1)  # how many of the 2^16 values drop their element
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: input.numel()].view(input.shape)  # uniform on -2^15 … 2^15 - 1
-        mask = (bits >= levels - 2**15).to(input.dtype).mul_(2**16 / (2**16 - levels))
+        mask = (bits >= dropped - 2**15).to(input.dtype).mul_(2**16 / (2**16 - dropped))
         return input * mask

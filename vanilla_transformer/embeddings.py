@@ -9,10 +9,17 @@ from torch import nn
 from .dropout import Dropout
 
 
-def embedded_tokens(
+def embed_inputs(
     embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
 ) -> torch.Tensor:
-    """`(batch, length)` or `(batch, length, d_model)` → `(batch, length, d_model)`, before the scaling."""
+    """The embeddings of `input_ids`, or `inputs_embeds` themselves: `(batch, length, d_model)`, not yet scaled.
+
+    Args:
+        prefix: of the arguments' names in error messages, such as "decoder_".
+
+    Raises:
+        ValueError: both or neither are given; a length of 0.
+    """
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"give either {prefix}input_ids or {prefix}inputs_embeds; {given} was given")
@@ -20,6 +27,16 @@ def embedded_tokens(
     if embedded.shape[1] == 0:
         raise ValueError(f"{prefix}input_ids has no position at all: its shape is {tuple(embedded.shape[:2])}")
     return embedded
+
+
+def infer_source_mask(input_ids: torch.Tensor | None, embedded: torch.Tensor, pad_token_id: int | None) -> torch.Tensor:
+    """The encoder's attention mask where none is given: `(batch, source_length)`, 1 for real tokens.
+
+    It comes from `pad_token_id`; every position is real where there is no such token or no `input_ids`.
+    """
+    if input_ids is not None and pad_token_id is not None:
+        return input_ids.ne(pad_token_id).long()
+    return torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
 
 
 def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleaved") -> torch.Tensor:
@@ -33,10 +50,10 @@ def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleave
     Returns:
         float32 of shape `(..., d_model)`.
     """
-    # Angles in float64: in float32 the angle of position 10,000 is already off by 6e-4. MPS has no float64.
+    # In float32 the angle of position 10,000 is already off by 6e-4, hence float64, which MPS lacks.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    last = 8 / d_model - 4  # 10000^(-2i / d_model) is 10^(-8i / d_model), and the last i is d_model / 2 - 1
-    frequencies = torch.logspace(0, last, d_model // 2, dtype=dtype, device=position_ids.device)  # (d_model / 2)
+    # 10000^(-2i / d_model) = 10^(-8i / d_model) for i from 0 to d_model / 2 - 1
+    frequencies = torch.logspace(0, 8 / d_model - 4, d_model // 2, dtype=dtype, device=position_ids.device)
     angles = position_ids[..., None] * frequencies  # (..., d_model / 2)
     if layout == "concatenated":
         return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
@@ -44,10 +61,10 @@ def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleave
 
 
 class SinusoidalPositions(nn.Module):
-    """The paper's positional encoding, computed where it is needed.
+    """The paper's positional encoding, computed in each forward pass.
 
-    There is no table: nothing to save, to cast to bfloat16, to shard, to fill after loading on the meta device,
-    and no longest position.
+    It has no weight: nothing to save, to cast to bfloat16, to shard or to fill after loading on the meta device, and no
+    maximum length.
     """
 
     def __init__(self, d_model: int, layout: str):
@@ -55,26 +72,26 @@ class SinusoidalPositions(nn.Module):
         self.d_model = d_model
         self.layout = layout
 
-    def forward(self, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
-        """`(batch or 1, length)` → `(batch or 1, length, d_model)`; `longest` is of no concern here."""
+    def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
+        """`(batch or 1, length)` → `(batch or 1, length, d_model)`, whatever `max_length` is."""
         return sinusoid(position_ids, self.d_model, self.layout)
 
 
 class LearnedPositions(nn.Embedding):
-    """Learned positions (Table 3, row E): a table of `(max_position_embeddings, d_model)`."""
+    """Learned positions (Table 3, row E): a matrix `(max_position_embeddings, d_model)`."""
 
-    def forward(self, position_ids: torch.Tensor, longest: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- the length is part of the contract with SinusoidalPositions
+    def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- takes the arguments of SinusoidalPositions
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`.
 
         Args:
-            longest: number of positions in use, which must not exceed the table.
+            max_length: length of the longest sequence, padding included.
 
         Raises:
-            ValueError: when the table is too short; names both lengths.
+            ValueError: `max_length` exceeds `max_position_embeddings`.
         """
-        if longest > self.num_embeddings:
+        if max_length > self.num_embeddings:
             raise ValueError(
-                f"a sequence of {longest} tokens is longer than the learned positions reach "
+                f"a sequence of {max_length} tokens is longer than the learned positions reach "
                 f"(max_position_embeddings={self.num_embeddings}); shorten it, or train with "
                 "position_embedding='sinusoidal', which has no limit"
             )
@@ -84,7 +101,7 @@ class LearnedPositions(nn.Embedding):
 class InputEmbedding(nn.Module):
     """Embedding times sqrt(d_model), plus position, with dropout (sections 3.4, 3.5 and 5.4).
 
-    The token embedding itself belongs to the stack (`embed_tokens`), as everywhere in transformers.
+    The stack owns the token embedding (`embed_tokens`), as in all models of transformers.
     """
 
     def __init__(self, config):
@@ -96,15 +113,14 @@ class InputEmbedding(nn.Module):
             self.positions = SinusoidalPositions(config.d_model, config.sinusoid_layout)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, longest: int) -> torch.Tensor:
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
-        positions = self.positions(position_ids, longest).to(inputs_embeds.dtype)
-        embedded = torch.add(positions, inputs_embeds, alpha=self.scale)  # (batch, length, d_model)
-        return self.dropout(embedded) if self.dropout.training else embedded
+        positions = self.positions(position_ids, max_length).to(inputs_embeds.dtype)
+        return self.dropout(torch.add(positions, inputs_embeds, alpha=self.scale))
 
 
 def positions_of_real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions that count real tokens only, so that padding on either side changes nothing.
+    """Positions that skip padding, so that padding on either side changes no output.
 
     `attention_mask` `(batch, length)`, 1 for real tokens → `(batch, length)`; padding gets any valid position.
     """

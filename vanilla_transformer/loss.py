@@ -10,47 +10,45 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 IGNORED = -100  # the label of positions without a target, as everywhere in transformers
-# Logits held at a time: 8 MiB in float32, which a CPU's caches keep; but each chunk adds to the whole gradient of the
-# weight, so it has at least some tokens.
-CHUNK_ELEMENTS, LEAST_TOKENS = 2**21, 256
+CHUNK_ELEMENTS = 2**21  # logits of a chunk: 8 MiB in float32, which fit a CPU's caches
+MIN_CHUNK_TOKENS = 256  # each chunk adds to the whole gradient of the weight, so more tokens are faster
 
 
 @dataclass
 class Seq2SeqLMLossOutput(Seq2SeqLMOutput):
-    """transformers' `Seq2SeqLMOutput` with the unsmoothed likelihood, from which perplexity is reported.
+    """transformers' `Seq2SeqLMOutput` with the unsmoothed loss.
 
     Args:
-        negative_log_likelihood: scalar without gradient, in nats, normalised as `loss` is. exp() of the mean
-            over all target tokens is the perplexity; `loss` itself contains the smoothing.
+        negative_log_likelihood: scalar without gradient, in nats, normalised as `loss` is. The perplexity is exp() of
+            its mean over all target tokens.
     """
 
     negative_log_likelihood: torch.Tensor | None = None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Projection, softmax and smoothed cross-entropy of a few thousand tokens at a time.
+    """Projection, softmax and smoothed cross-entropy, summed over the tokens, a chunk of tokens at a time.
 
-    Holding float32 logits of `(tokens, vocab_size)` for the paper's batch (25,000 x 37,000) would take 3.7 GB, and
-    again for their gradient. Here the gradients of both inputs are computed beside the loss, chunk by chunk, and
-    only scaled in `backward`. torch 2.13's `linear_cross_entropy` chunks too, but not with label smoothing, and
-    torch 2.11 has none. The tests compare the two.
+    The float32 logits `(tokens, vocab_size)` of the paper's batch (25,000 x 37,000) would take 3.7 GB, and their
+    gradient as much. Here `forward` computes the gradients of both inputs chunk by chunk, and `backward` only scales
+    them. torch 2.13's `linear_cross_entropy` chunks too, but not with label smoothing, and torch 2.11 has none.
     """
 
     @staticmethod
     def forward(ctx, hidden_states, weight, labels, label_smoothing):
         vocab_size, device = weight.shape[0], hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
-        exact = torch.promote_types(dtype, torch.float32)  # of sums and softmax
-        hidden, matrix = hidden_states.to(dtype), weight.to(dtype)  # cast once, not in every chunk
+        exact = torch.promote_types(dtype, torch.float32)  # for sums and softmax
+        hidden, matrix = hidden_states.to(dtype), weight.to(dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
         loss = likelihood = torch.zeros((), dtype=exact, device=hidden.device)
-        chunk = max(LEAST_TOKENS, CHUNK_ELEMENTS // vocab_size)
+        chunk = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocab_size)
         for start in range(0, labels.shape[0], chunk):
             inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
             is_target = targets != IGNORED  # (chunk, 1)
-            # A clamp would turn every other label out of range into token 0; `gather` refuses it.
+            # Not a clamp, which would turn other labels out of range into token 0: `gather` has to refuse them.
             targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
             scores = nn.functional.linear(inputs, matrix).to(exact)  # (chunk, vocab_size)
             scores = scores.sub_(scores.amax(dim=-1, keepdim=True))
@@ -63,8 +61,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             likelihood = likelihood + (target_nll * is_target).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
-            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last part is the same
-            # for all types: it is taken off below without another pass over the chunk.
+            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same for
+            # the whole vocabulary, and is subtracted below without another pass over the chunk.
             grad_scores = exponentials.mul_(is_target / total)
             grad_scores.scatter_add_(-1, targets, is_target * (label_smoothing - torch.ones_like(total)))
             grad_scores = grad_scores.to(dtype)
@@ -104,25 +102,25 @@ def smoothed_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy against (1 - epsilon) one_hot + epsilon / vocab_size, mean over target tokens (section 5.4).
 
-    This is torch's definition of label smoothing: epsilon is spread over all vocab_size types. tensor2tensor and
-    fairseq spread it over the other vocab_size - 1.
+    This is torch's definition of label smoothing, which spreads epsilon over the whole vocabulary. tensor2tensor and
+    fairseq spread it over the other vocab_size - 1 tokens.
 
     Args:
         hidden_states: the decoder's output `(batch, target_length, d_model)`.
         weight: the projection before the softmax `(vocab_size, d_model)`.
-        labels: targets `(batch, target_length)`; -100 is ignored, and nothing else.
+        labels: targets `(batch, target_length)`; only -100 is ignored.
         label_smoothing: epsilon.
-        num_items_in_batch: target tokens of the whole update, when this batch is one of several whose gradients
-            are accumulated; the sum is divided by it. `None`: by this batch's own target tokens.
+        num_items_in_batch: target tokens of the whole update, by which the sum is divided when gradients of several
+            batches are accumulated; `None`: this batch's own target tokens.
 
     Returns:
         The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats. Both are 0,
-        with zero gradients, where no label counts.
+        with zero gradients, if every label is ignored.
 
     Raises:
         RuntimeError: another label below 0, or one beyond the vocabulary (on a GPU an assertion of the device).
     """
-    if not torch.is_grad_enabled():  # which autograd does not tell a Function: it would compute both gradients
+    if not torch.is_grad_enabled():  # a Function does not learn this from autograd, and would compute both gradients
         hidden_states, weight = hidden_states.detach(), weight.detach()
     loss, likelihood = _ChunkedCrossEntropy.apply(
         hidden_states.reshape(-1, hidden_states.shape[-1]),  # (batch * target_length, d_model)
@@ -130,7 +128,7 @@ def smoothed_cross_entropy(
         labels.reshape(-1).to(hidden_states.device),  # (batch * target_length)
         label_smoothing,
     )  # pyright: ignore[reportGeneralTypeIssues] -- apply is untyped in torch
-    count = _target_tokens(labels, num_items_in_batch, loss.device)
+    count = _num_target_tokens(labels, num_items_in_batch, loss.device)
     return loss / count, likelihood / count
 
 
@@ -140,14 +138,7 @@ def cross_entropy_of_logits(
     label_smoothing: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`smoothed_cross_entropy` where the logits exist anyway, from one softmax.
-
-    Args:
-        logits: `(batch, target_length, vocab_size)`.
-        labels, label_smoothing, num_items_in_batch: as for `smoothed_cross_entropy`.
-
-    Returns:
-        As `smoothed_cross_entropy`.
+    """`smoothed_cross_entropy` from logits `(batch, target_length, vocab_size)`, with one softmax for both results.
 
     Raises:
         IndexError: a label below 0 other than -100, or one beyond the vocabulary.
@@ -160,12 +151,12 @@ def cross_entropy_of_logits(
     if label_smoothing:
         uniform_nll = -(log_probabilities.mean(dim=-1) * (targets != IGNORED)).sum()
         loss = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
-    count = _target_tokens(labels, num_items_in_batch, loss.device)
+    count = _num_target_tokens(labels, num_items_in_batch, loss.device)
     return loss / count, target_nll.detach() / count
 
 
-def _target_tokens(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None, device: torch.device) -> Any:
-    """The denominator of a mean over target tokens: 1 where there is none, whose sum of 0 would be 0 / 0."""
+def _num_target_tokens(labels: torch.Tensor, num_items_in_batch: Any, device: torch.device) -> Any:
+    """The denominator of a mean over target tokens; 1 instead of 0, so that the mean is 0 and not NaN."""
     if num_items_in_batch is None:
         num_items_in_batch = (labels != IGNORED).sum()
     if isinstance(num_items_in_batch, torch.Tensor):

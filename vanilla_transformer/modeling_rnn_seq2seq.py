@@ -6,41 +6,40 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
-    Seq2SeqModelOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .attention import AdditiveAttention, MultiplicativeAttention
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
-from .embeddings import embedded_tokens
+from .embeddings import embed_inputs, infer_source_mask
 from .linear import Linear
-from .recurrence import RecurrentCache, RecurrentStack, read_positions
+from .recurrence import RecurrentCache, RecurrentStack, masked_update
 from .recurrent_decoder import RecurrentDecoder
-from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
+from .seq2seq_base import (
+    BaseEncoderDecoder,
+    BaseForConditionalGeneration,
+    Seq2SeqEncoderOutput,
+    Seq2SeqPreTrainedModel,
+)
 
 ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAttention}
 
 
 @dataclass
-class RNNSeq2SeqEncoderOutput(BaseModelOutput):
-    """`BaseModelOutput` with all that the decoder needs; batch first, so that `generate()` expands it for beams.
+class RNNSeq2SeqEncoderOutput(Seq2SeqEncoderOutput):
+    """The source as the decoder needs it; batch first, so that `generate()` can repeat it for beams.
 
     Args:
-        attention_mask: `(batch, source_length)`, 1 for real tokens; as given, or inferred from `pad_token_id`.
         final_hidden: the state of each layer after its last token, `(batch, num_layers, encoder_width)`: in a
             bidirectional encoder the forward direction's at the source's end, then the backward one's at its start.
-        final_cell_state: likewise the cell states of LSTMs.
+        final_cell_state: the same for the cell states of LSTMs.
     """
 
-    attention_mask: torch.Tensor | None = None
     final_hidden: torch.Tensor | None = None
     final_cell_state: torch.Tensor | None = None
 
@@ -48,42 +47,40 @@ class RNNSeq2SeqEncoderOutput(BaseModelOutput):
 class Bridge(nn.Module):
     """The decoder's first state, from the encoder's last ones.
 
-    With one direction and as many layers on both sides, layer by layer the same state (Sutskever 2014, Luong 2015).
-    Otherwise s_0 = tanh(W f) with f the last state of the encoder's layer beside it, counted from the top; the lowest
-    stands for all that are missing (Bahdanau 2015, appendix A.2.2, reads the backward direction's state alone; here f
-    has both).
+    With one direction and as many layers on both sides, each layer starts from the state of its counterpart (Sutskever
+    2014, Luong 2015). Otherwise s_0 = tanh(W f), where f is the last state of its counterpart counted from the top, or
+    of the lowest layer where there is none. A departure: Bahdanau (2015), appendix A.2.2, reads the backward
+    direction's state alone; here f has both.
     """
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__()
         assert config.num_decoder_layers is not None  # the config has filled it in
         deeper = config.num_layers - config.num_decoder_layers
-        self.sources = [max(0, deeper + layer) for layer in range(config.num_decoder_layers)]
+        self.counterparts = [max(0, deeper + layer) for layer in range(config.num_decoder_layers)]
         self.is_copy = not config.bidirectional and config.num_decoder_layers == config.num_layers
         parts = 2 if config.cell == "lstm" else 1
-        projections = 0 if self.is_copy else parts * len(self.sources)
+        projections = 0 if self.is_copy else parts * len(self.counterparts)
         self.projections = nn.ModuleList(
             [nn.Linear(config.encoder_width, config.hidden_size) for _ in range(projections)]
         )
 
-    def forward(self, hidden: torch.Tensor, memory: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, num_layers, encoder_width)` → `(batch, num_decoder_layers, hidden_size)`, for each part."""
+    def forward(self, final: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`(batch, num_layers, encoder_width)` each → `(batch, num_decoder_layers, hidden_size)` each."""
         if self.is_copy:
-            return hidden, memory
-        layers = len(self.sources)
-        first = self._projected(hidden, self.projections[:layers])
-        return first, None if memory is None else self._projected(memory, self.projections[layers:])
-
-    def _projected(self, final: torch.Tensor, projections) -> torch.Tensor:
-        states = [torch.tanh(one(final[:, source])) for one, source in zip(projections, self.sources, strict=True)]
-        return torch.stack(states, dim=1)  # (batch, num_decoder_layers, hidden_size)
+            return final
+        projections = iter(self.projections)
+        return {
+            name: torch.stack([torch.tanh(next(projections)(part[:, layer])) for layer in self.counterparts], dim=1)
+            for name, part in final.items()
+        }
 
 
 class Readout(nn.Module):
-    """What the softmax reads: the attentional vector tanh(W [c; s]) (Luong et al. 2015, equation 5).
+    """The projection's input: the attentional vector tanh(W [c; s]) (Luong et al. 2015, equation 5).
 
-    Bahdanau et al. (2015) have a maxout layer over c, the previous state and the last word in its place. Without
-    attention it is tanh(W s), or the state itself where it is as wide as the embeddings (Sutskever et al. 2014).
+    A departure: Bahdanau et al. (2015) have a maxout layer over c, the previous state and the last word in its place.
+    Without attention it is tanh(W s), or s itself where it is as wide as the embeddings (Sutskever et al. 2014).
     """
 
     def __init__(self, config: RNNSeq2SeqConfig):
@@ -100,30 +97,23 @@ class Readout(nn.Module):
         return state if self.is_state else torch.tanh(self.linear(state))
 
 
-class RNNSeq2SeqPreTrainedModel(PreTrainedModel):
-    """What encoder, decoder and the whole model share: initialisation and what transformers must know of them."""
+class RNNSeq2SeqPreTrainedModel(Seq2SeqPreTrainedModel):
+    """The base of encoder, decoder and whole model: initialisation, and class attributes that transformers reads."""
 
     config_class = RNNSeq2SeqConfig
     config: RNNSeq2SeqConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["RecurrentLayer"]
-    _is_stateful = True  # a state cannot be taken back, as assisted generation would
+    _is_stateful = True  # transformers then refuses assisted generation, which would have to undo steps
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Not the papers' (uniform or normal of a fixed width), one for all cells: Glorot, and orthogonal recurrence.
+        """As the Transformer's; recurrent layers: Glorot uniform for each gate, orthogonal recurrence.
 
-        The forget gates start open, with bias 1 (Jozefowicz et al. 2015).
+        A departure: the papers draw uniform or normal numbers of a fixed width. Forget gates start open, with bias 1
+        (Jozefowicz et al. 2015).
         """
-        if isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            # As the tied projection: logits of order one, for a readout whose entries are of order one.
-            init.normal_(module.weight, mean=0.0, std=self.config.embedding_size**-0.5)
-        elif isinstance(module, nn.RNNBase):
+        super()._init_weights(module)
+        if isinstance(module, nn.RNNBase):
             for name, parameter in module.named_parameters():
                 fresh = torch.zeros_like(parameter)
                 if "weight" in name:
@@ -131,18 +121,13 @@ class RNNSeq2SeqPreTrainedModel(PreTrainedModel):
                         (nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_)(gate)
                 elif "bias_ih" in name and module.mode == "LSTM":
                     fresh[module.hidden_size : 2 * module.hidden_size] = 1.0  # after the input gate
-                init.copy_(parameter, fresh)  # which leaves alone what has been loaded
-
-    @property
-    def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        input_ids = torch.tensor([[3, 4, 2], [4, 2, self.config.pad_token_id]], device=self.device)
-        return {"input_ids": input_ids, "decoder_input_ids": input_ids}
+                init.copy_(parameter, fresh)  # skips weights that were loaded
 
 
 class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
     """A stack of recurrent layers over the embedded source, in one direction or both."""
 
-    _fsdp_plan = {"stack.layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
+    _fsdp_plan = {"stack.layers.*": "free_full_weight"}  # embeddings may be tied, and are sharded with the whole model
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
@@ -172,32 +157,29 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`.
         """
-        embedded = embedded_tokens(
-            self.embed_tokens, input_ids, inputs_embeds
-        )  # (batch, source_length, embedding_size)
-        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
-            attention_mask = input_ids.ne(self.config.pad_token_id).long()  # (batch, source_length)
+        embedded = embed_inputs(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, embedding_size)
         if attention_mask is None:
-            attention_mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
+            attention_mask = infer_source_mask(input_ids, embedded, self.config.pad_token_id)
 
-        wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        layers, hidden, memory = self.stack(
-            embedded, mask=attention_mask.bool(), reverse=self.config.reverse_source, every_layer=bool(wants_layers)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        layers, final = self.stack(
+            embedded, {}, attention_mask.bool(), self.config.reverse_source, all_layers=bool(output_hidden_states)
         )
         return RNNSeq2SeqEncoderOutput(
             last_hidden_state=self.dropout(layers[-1]),  # (batch, source_length, encoder_width)
-            hidden_states=(embedded, *layers) if wants_layers else None,
+            hidden_states=(embedded, *layers) if output_hidden_states else None,
             attention_mask=attention_mask,
-            final_hidden=hidden,
-            final_cell_state=memory,
+            final_hidden=final["hidden"],
+            final_cell_state=final.get("cell_state"),
         )
 
 
 class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
     """A stack of recurrent layers over the embedded target, with or without attention over the source."""
 
-    # No `_fsdp_plan`: layers that are called for each token would be gathered for each, and where one process has
-    # longer targets than another they would wait for each other. They stay with the whole model, gathered once.
+    # No `_fsdp_plan`: layers that are called for each token would be gathered for each, and processes with targets of
+    # different lengths would wait for each other. The layers are sharded with the whole model and gathered once.
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
@@ -232,7 +214,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         Args:
             input_ids: `(batch, target_length)`; with a `cache`, the tokens that are not in it yet.
             attention_mask: `(batch, cached + target_length)`, 1 for real tokens; `None`: all are real.
-            encoder_outputs: what the encoder returns.
+            encoder_outputs: the encoder's `RNNSeq2SeqEncoderOutput`.
             encoder_attention_mask: `(batch, source_length)`; `None`: that of `encoder_outputs`.
             cache: a `RecurrentCache`, the state after earlier tokens.
             inputs_embeds: `(batch, target_length, embedding_size)` instead of `input_ids`.
@@ -244,12 +226,16 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             ValueError: both or neither of `input_ids` and `inputs_embeds`; no `encoder_outputs`, or of another kind;
                 a cache of another kind.
         """
-        embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
+        embedded = embed_inputs(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
         encoder_outputs = self.check_source(encoder_outputs)
         if cache is not None and not isinstance(cache, RecurrentCache):
             raise ValueError(f"the cache of an RNN is a RecurrentCache, its state; {type(cache).__name__} was given")
         if use_cache and cache is None:
             cache = RecurrentCache()
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         target_length = embedded.shape[1]
         mask = None if attention_mask is None else attention_mask[:, -target_length:].bool()  # (batch, target_length)
         if encoder_attention_mask is None:
@@ -261,26 +247,24 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             state = self.first_state(encoder_outputs.final_hidden, encoder_outputs.final_cell_state)
         assert encoder_outputs.last_hidden_state is not None
         source = self._source(encoder_outputs.last_hidden_state, encoder_attention_mask, cache)
-        wants_layers = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         decode = self._whole_target if self.config.input_feeding == "none" else self._step_by_step
-        last_hidden_state, layers, weights, state = decode(embedded, mask, state, source, bool(wants_layers))
+        last_hidden_state, layers, weights, state = decode(embedded, mask, state, source, bool(output_hidden_states))
         if cache is not None:
             cache.state.tensors = state
             cache.state.length += target_length
-        wants_weights = self.config.output_attentions if output_attentions is None else output_attentions
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.dropout(last_hidden_state),  # (batch, target_length, embedding_size)
             cache=cache,
-            hidden_states=(embedded, *layers) if wants_layers else None,
-            cross_attentions=(weights,) if wants_weights and weights is not None else None,
+            hidden_states=(embedded, *layers) if output_hidden_states else None,
+            cross_attentions=(weights,) if output_attentions and weights is not None else None,
         )
 
     @staticmethod
     def check_source(encoder_outputs: Any) -> RNNSeq2SeqEncoderOutput:
-        """`encoder_outputs`, if they are what the encoder returns.
+        """`encoder_outputs`, if the encoder can have returned them.
 
         Raises:
-            ValueError: they are not.
+            ValueError: it cannot.
         """
         if not isinstance(encoder_outputs, RNNSeq2SeqEncoderOutput) or encoder_outputs.last_hidden_state is None:
             raise ValueError(
@@ -289,20 +273,17 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             )
         return encoder_outputs
 
-    def first_state(self, hidden: torch.Tensor, memory: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """The state before the first token; everything in it has the batch first."""
-        hidden, memory = self.bridge(hidden, memory)
-        state = {"hidden": hidden}  # (batch, num_decoder_layers, hidden_size)
-        if memory is not None:
-            state["memory"] = memory
-        if self.config.input_feeding == "attentional":  # before the first there is none
+    def first_state(self, hidden: torch.Tensor, cell_state: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """`RecurrentState.tensors` before the first token, from the encoder's last state."""
+        state = self.bridge({"hidden": hidden} | ({} if cell_state is None else {"cell_state": cell_state}))
+        if self.config.input_feeding == "attentional":  # the first token has no attentional vector before it
             state["attentional"] = hidden.new_zeros(hidden.shape[0], self.config.embedding_size)
         return state
 
     def _source(
         self, values: torch.Tensor, mask: torch.Tensor | None, cache: RecurrentCache | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-        """Keys, values and mask for the attention; the keys are computed once for a source."""
+        """Keys, values and mask for the attention; a cache keeps the keys."""
         if self.attention is None:
             return None
         keys = cache.state.source_keys if cache is not None else None
@@ -313,21 +294,19 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         return keys, values, None if mask is None else mask.bool()
 
     def _whole_target(
-        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, every_layer: bool
+        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, all_layers: bool
     ):
-        """Without input feeding: all steps of the recurrence in one call, then all of the attention."""
-        hidden, memory = state["hidden"], state.get("memory")
-        layers, hidden, memory = self.stack(embedded, hidden, memory, mask, every_layer=every_layer)
+        """Without input feeding: the recurrence over the whole target, then the attention of all its positions."""
+        layers, state = self.stack(embedded, state, mask, all_layers=all_layers)
         context = weights = None
         if self.attention is not None and source is not None:
             context, weights = self.attention(layers[-1], *source)  # (batch, target_length, encoder_width)
-        state = {"hidden": hidden} if memory is None else {"hidden": hidden, "memory": memory}
         return self.readout(layers[-1], context), layers, weights, state
 
     def _step_by_step(
-        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, every_layer: bool
+        self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, all_layers: bool
     ):
-        """With input feeding: each step needs what the attention of the one before has found."""
+        """With input feeding: one token at a time, because each step reads the attention's earlier result."""
         assert self.attention is not None and source is not None  # noqa: PT018 -- the config admits no input feeding without
         feeds_context = self.config.input_feeding == "context"
         context = weights = None
@@ -339,18 +318,14 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             else:
                 fed = state["attentional"][:, None]
             inputs = torch.cat([embedded[:, t : t + 1], fed], dim=-1)  # (batch, 1, embedding_size + fed)
-            hidden, memory = state["hidden"], state.get("memory")
-            layers, hidden, memory = self.stack(inputs, hidden, memory, every_layer=every_layer)
+            layers, new = self.stack(inputs, state, all_layers=all_layers)
             if not feeds_context:  # Luong et al. (2015): from s_i
                 context, weights = self.attention(layers[-1], *source)
             attentional = self.readout(layers[-1], context)  # (batch, 1, embedding_size)
-            new = {"hidden": hidden}
-            if memory is not None:
-                new["memory"] = memory
             if not feeds_context:
                 new["attentional"] = attentional[:, 0]
             if mask is not None:  # padding leaves the state as it was
-                new = {name: read_positions(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
+                new = {name: masked_update(mask[:, t], tensor, state[name]) for name, tensor in new.items()}
             state = new
             steps.append((attentional, weights, *layers))
         attentional, weights, *layers = (torch.cat(parts, dim=-2) for parts in zip(*steps, strict=True))
@@ -360,70 +335,19 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
 class RNNSeq2SeqModel(BaseEncoderDecoder, RNNSeq2SeqPreTrainedModel):
     """Encoder and decoder, whose embeddings are one matrix if tied."""
 
-    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
-    _auto_class = "AutoModel"  # so that transformers saves the code with the weights
-
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.encoder = RNNSeq2SeqEncoder(config)
         self.decoder = RNNSeq2SeqDecoder(config)
         self.post_init()
 
-    @can_return_tuple
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: RNNSeq2SeqEncoderOutput | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs,
-    ) -> Seq2SeqModelOutput:
-        """Encode and decode; arguments and shapes are those of the encoder and of the decoder.
-
-        Args:
-            encoder_outputs: the encoder's output, when the source is already encoded. Its own mask is used when
-                `attention_mask` is not given.
-        """
-        encoded: RNNSeq2SeqEncoderOutput = (
-            self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
-            if encoder_outputs is None
-            else encoder_outputs
-        )
-        decoder_outputs = self.decoder(
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoded,
-            attention_mask,
-            cache=cache,
-            inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            return_dict=True,
-            **kwargs,
-        )
-        return Seq2SeqModelOutput(
-            last_hidden_state=decoder_outputs.last_hidden_state,
-            cache=decoder_outputs.cache,
-            decoder_hidden_states=decoder_outputs.hidden_states,
-            cross_attentions=decoder_outputs.cross_attentions,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            encoder_hidden_states=encoded.hidden_states,
-        )
+    def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, BaseModelOutput]:
+        return {"encoder_outputs": encoder_outputs}
 
 
 class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2SeqPreTrainedModel, GenerationMixin):
     """The model with the projection before the softmax, for translation."""
 
-    _tied_weights_keys = {
-        "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
-        "lm_head.weight": "model.encoder.embed_tokens.weight",
-    }
-    _auto_class = "AutoModelForSeq2SeqLM"
     decoder_class = RecurrentDecoder
 
     def __init__(self, config: RNNSeq2SeqConfig):
@@ -433,17 +357,17 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
         self.post_init()
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args) -> None:
-        """A recurrent state, whose size is fixed: that is all that "static" asks for.
+        """As in transformers, but the cache is a `RecurrentCache`; its fixed size makes it "static" too.
 
         Raises:
-            ValueError: another cache_implementation; there are no keys and values to offload or to quantize.
+            ValueError: another cache_implementation, which would need keys and values to offload or to quantize.
         """
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "static"):
             raise ValueError(f"cache_implementation={kind!r}: an RNN has a state, no keys and values; use 'dynamic'")
         cache: Any = model_kwargs.get("cache")
         if isinstance(cache, Cache):
-            cache._is_user_defined = True  # pyright: ignore[reportAttributeAccessIssue] -- as transformers marks them
+            cache._is_user_defined = True  # pyright: ignore[reportAttributeAccessIssue] -- transformers' mark
         elif cache is None and generation_config.use_cache is not False:
             model_kwargs["cache"] = RecurrentCache()
 

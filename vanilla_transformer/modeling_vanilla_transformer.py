@@ -1,44 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Transformer of "Attention Is All You Need" (Vaswani et al., 2017), section 3.1 and Figure 1."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
-    Seq2SeqModelOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import MultiHeadAttention
 from .configuration_vanilla_transformer import VanillaTransformerConfig
 from .dropout import Dropout
-from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
+from .embeddings import InputEmbedding, embed_inputs, infer_source_mask, positions_of_real_tokens
 from .fused_decoder import FusedDecoder
 from .linear import Linear
-from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
-
-
-@dataclass
-class VanillaTransformerEncoderOutput(BaseModelOutput):
-    """`BaseModelOutput` with the mask of the source, which the decoder needs as well.
-
-    Args:
-        attention_mask: `(batch, source_length)`, 1 for real tokens; as given, or inferred from `pad_token_id`.
-            It rides here so that `generate()` and users who pass `encoder_outputs` cannot lose it.
-    """
-
-    attention_mask: torch.Tensor | None = None
+from .seq2seq_base import (
+    BaseEncoderDecoder,
+    BaseForConditionalGeneration,
+    Seq2SeqEncoderOutput,
+    Seq2SeqPreTrainedModel,
+)
 
 
 class FeedForward(nn.Module):
@@ -48,22 +36,18 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear_1 = Linear(config.d_model, config.d_ff)
         self.activation = ACT2FN[config.activation_function]
-        self.dropout = Dropout(config.activation_dropout)  # 0 in the paper
+        self.dropout = Dropout(config.activation_dropout)  # a departure: the paper has none here
         self.linear_2 = Linear(config.d_ff, config.d_model)
-        self.positions_at_once = config.chunk_size_feed_forward  # 0: all
+        self.chunk_size = config.chunk_size_feed_forward  # in positions; 0: all at once
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, d_model)` → `(batch, length, d_model)`."""
-        if not self.positions_at_once:
-            return self._transformed(hidden_states)
-        # Not transformers' apply_chunking_to_forward, which refuses lengths that the chunk does not divide: in
-        # generation every one but 1.
-        chunks = hidden_states.split(self.positions_at_once, dim=1)
-        return torch.cat([self._transformed(chunk) for chunk in chunks], dim=1)
-
-    def _transformed(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        inner = self.activation(self.linear_1(hidden_states))  # (batch, positions, d_ff)
-        return self.linear_2(self.dropout(inner) if self.dropout.training else inner)
+        if 0 < self.chunk_size < hidden_states.shape[1]:
+            # transformers' apply_chunking_to_forward refuses lengths that are no multiple of the chunk.
+            chunks = hidden_states.split(self.chunk_size, dim=1)
+            return torch.cat([self.forward(chunk) for chunk in chunks], dim=1)
+        inner = self.activation(self.linear_1(hidden_states))  # (batch, length, d_ff)
+        return self.linear_2(self.dropout(inner))
 
 
 class AddAndLayerNorm(nn.LayerNorm):
@@ -77,19 +61,17 @@ class AddAndLayerNorm(nn.LayerNorm):
         self.is_pre_norm = config.norm_position == "pre"
         self.dropout = Dropout(config.dropout)
 
-    def sublayer_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the sub-layer reads: x itself (post-norm), or LayerNorm(x) (pre-norm)."""
-        return self._norm(hidden_states) if self.is_pre_norm else hidden_states
+    def forward(self, hidden_states: torch.Tensor, sublayer: Callable) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- a LayerNorm of a sum has two inputs
+        """`(batch, length, d_model)` → `(batch, length, d_model)`.
 
-    def forward(self, hidden_states: torch.Tensor, sublayer_output: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- a LayerNorm of a sum has two inputs
-        """Both `(batch, length, d_model)` → `(batch, length, d_model)`."""
-        if self.dropout.training:  # a call that does nothing costs 3% of a step of decoding
-            sublayer_output = self.dropout(sublayer_output)
-        hidden_states = hidden_states + sublayer_output
-        return hidden_states if self.is_pre_norm else self._norm(hidden_states)
-
-    def _norm(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.layer_norm(hidden_states, self.normalized_shape, self.weight, self.bias, self.eps)
+        Args:
+            sublayer: a function of the same shapes. It is no module, because Accelerate moves the modules among the
+                arguments to the device of this one.
+        """
+        norm = super().forward
+        if self.is_pre_norm:
+            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
+        return norm(hidden_states + self.dropout(sublayer(hidden_states)))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -106,12 +88,10 @@ class EncoderLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         """`(batch, source_length, d_model)` → `(batch, source_length, d_model)`."""
-        attended, _ = self.self_attention(
-            self.self_attention_norm.sublayer_input(hidden_states), attention_mask, **kwargs
+        hidden_states = self.self_attention_norm(
+            hidden_states, lambda x: self.self_attention(x, attention_mask, **kwargs)[0]
         )
-        hidden_states = self.self_attention_norm(hidden_states, attended)
-        transformed = self.feed_forward(self.feed_forward_norm.sublayer_input(hidden_states))
-        return self.feed_forward_norm(hidden_states, transformed)
+        return self.feed_forward_norm(hidden_states, lambda x: self.feed_forward(x))
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -136,40 +116,29 @@ class DecoderLayer(GradientCheckpointingLayer):
         **kwargs,
     ) -> torch.Tensor:
         """`(batch, target_length, d_model)` → `(batch, target_length, d_model)`."""
-        attended, _ = self.self_attention(
-            self.self_attention_norm.sublayer_input(hidden_states), attention_mask, cache=cache, **kwargs
+        kwargs["cache"] = cache
+        hidden_states = self.self_attention_norm(
+            hidden_states, lambda x: self.self_attention(x, attention_mask, **kwargs)[0]
         )
-        hidden_states = self.self_attention_norm(hidden_states, attended)
-        attended, _ = self.cross_attention(
-            self.cross_attention_norm.sublayer_input(hidden_states),
-            encoder_attention_mask,
-            encoder_hidden_states,
-            cache=cache,
-            **kwargs,
+        hidden_states = self.cross_attention_norm(
+            hidden_states,
+            lambda x: self.cross_attention(x, encoder_attention_mask, encoder_hidden_states, **kwargs)[0],
         )
-        hidden_states = self.cross_attention_norm(hidden_states, attended)
-        transformed = self.feed_forward(self.feed_forward_norm.sublayer_input(hidden_states))
-        return self.feed_forward_norm(hidden_states, transformed)
+        return self.feed_forward_norm(hidden_states, lambda x: self.feed_forward(x))
 
 
-# Tensor parallelism: each process has some of the heads and of the units between the feed-forward matrices.
-ATTENTION_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "out_proj": "rowwise"}
-FEED_FORWARD_PLAN = {"feed_forward.linear_1": "colwise", "feed_forward.linear_2": "rowwise"}
+def tensor_parallel_plan(*attentions: str) -> dict[str, str]:
+    """transformers' plan for a stack whose layers have these attentions: it divides the heads, and the width d_ff."""
+    colwise = ["feed_forward.linear_1", *(f"{name}.{letter}_proj" for name in attentions for letter in "qkv")]
+    rowwise = ["feed_forward.linear_2", *(f"{name}.out_proj" for name in attentions)]
+    return {f"layers.*.{name}": "colwise" for name in colwise} | {f"layers.*.{name}": "rowwise" for name in rowwise}
 
 
-def plan_of_layers(*attentions: str) -> dict[str, str]:
-    """transformers' plan of tensor parallelism for the layers of a stack with these attentions."""
-    of_attentions = {f"{one}.{name}": style for one in attentions for name, style in ATTENTION_PLAN.items()}
-    return {f"layers.*.{name}": style for name, style in (of_attentions | FEED_FORWARD_PLAN).items()}
-
-
-class VanillaTransformerPreTrainedModel(PreTrainedModel):
-    """What encoder, decoder and the whole model share: initialisation and what transformers must know of them."""
+class VanillaTransformerPreTrainedModel(Seq2SeqPreTrainedModel):
+    """The base of encoder, decoder and whole model: the class attributes that transformers reads."""
 
     config_class = VanillaTransformerConfig
     config: VanillaTransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -177,39 +146,20 @@ class VanillaTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """The paper states no initialisation; as in tensor2tensor: embeddings N(0, 1 / d_model), matrices Glorot."""
-        if isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            # Times sqrt(d_model) at the input: unit variance. As the tied projection: logits of order one.
-            init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-
-    @property
-    def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        input_ids = torch.tensor([[3, 4, 2], [4, 2, self.config.pad_token_id]], device=self.device)
-        return {"input_ids": input_ids, "decoder_input_ids": input_ids}
-
 
 class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
     """Section 3.1: a stack of `num_layers` identical layers over the embedded source."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": MultiHeadAttention}
-    _tp_plan = plan_of_layers("self_attention")
-    _fsdp_plan = {"layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
+    _tp_plan = tensor_parallel_plan("self_attention")
+    _fsdp_plan = {"layers.*": "free_full_weight"}  # embeddings may be tied, and are sharded with the whole model
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.input_embedding = InputEmbedding(config)
         self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_layers)])
-        # The paper has none after the last layer; pre-norm stacks need one.
+        # A departure: the paper has no LayerNorm after the last layer; pre-norm stacks need it.
         self.norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.final_layer_norm else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
@@ -222,7 +172,7 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
-    ) -> VanillaTransformerEncoderOutput:
+    ) -> Seq2SeqEncoderOutput:
         """Encode the source.
 
         Args:
@@ -235,19 +185,16 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; a source beyond learned positions.
         """
-        embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, d_model)
-        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
-            attention_mask = input_ids.ne(self.config.pad_token_id).long()  # (batch, source_length)
-        batch, source_length, _ = embedded.shape
+        embedded = embed_inputs(self.embed_tokens, input_ids, inputs_embeds)  # (batch, source_length, d_model)
         if attention_mask is None:
-            attention_mask = torch.ones(batch, source_length, dtype=torch.long, device=embedded.device)
+            attention_mask = infer_source_mask(input_ids, embedded, self.config.pad_token_id)
 
         position_ids = positions_of_real_tokens(attention_mask)  # (batch, source_length)
-        hidden_states = self.input_embedding(embedded, position_ids, longest=source_length)
+        hidden_states = self.input_embedding(embedded, position_ids, max_length=embedded.shape[1])
         mask = create_bidirectional_mask(self.config, embedded, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)  # (batch, source_length, d_model)
-        return VanillaTransformerEncoderOutput(self.norm(hidden_states), attention_mask=attention_mask)
+        return Seq2SeqEncoderOutput(self.norm(hidden_states), attention_mask=attention_mask)
 
 
 class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
@@ -258,8 +205,8 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
         "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
     }
-    _tp_plan = plan_of_layers("self_attention", "cross_attention")
-    _fsdp_plan = {"layers.*": "free_full_weight"}  # the tables may be one matrix, and stay with the whole model
+    _tp_plan = tensor_parallel_plan("self_attention", "cross_attention")
+    _fsdp_plan = {"layers.*": "free_full_weight"}  # embeddings may be tied, and are sharded with the whole model
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -301,7 +248,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
                 beyond learned positions.
         """
         # (batch, target_length, d_model)
-        embedded = embedded_tokens(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
+        embedded = embed_inputs(self.embed_tokens, input_ids, inputs_embeds, prefix="decoder_")
         if encoder_hidden_states is None:
             raise ValueError("the decoder attends over the source: give encoder_hidden_states")
         if use_cache and cache is None:
@@ -314,25 +261,19 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
             position_ids = positions_of_real_tokens(attention_mask)[:, -target_length:]  # (batch, target_length)
         else:
             position_ids = torch.arange(target_length, device=embedded.device)[None] + cached  # (1, target_length)
-        hidden_states = self.input_embedding(embedded, position_ids, longest=cached + target_length)
+        hidden_states = self.input_embedding(embedded, position_ids, max_length=cached + target_length)
 
         mask = create_causal_mask(self.config, embedded, attention_mask, cache=self_attention_cache)
         source_mask = create_bidirectional_mask(
             self.config, embedded, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
         )
-        for layer in self.layers:
-            # Positional as far as gradient checkpointing needs tensors to be.
-            hidden_states = layer(
-                hidden_states, mask, encoder_hidden_states, source_mask, cache=cache, **kwargs
-            )  # (batch, target_length, d_model)
+        for layer in self.layers:  # gradient checkpointing needs the tensors as positional arguments
+            hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, cache=cache, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(self.norm(hidden_states), cache=cache)
 
 
 class VanillaTransformerModel(BaseEncoderDecoder, VanillaTransformerPreTrainedModel):
     """Figure 1 up to the decoder's output: encoder and decoder, whose embeddings are one matrix if tied."""
-
-    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
-    _auto_class = "AutoModel"  # so that transformers saves the code with the weights
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
@@ -340,55 +281,8 @@ class VanillaTransformerModel(BaseEncoderDecoder, VanillaTransformerPreTrainedMo
         self.decoder = VanillaTransformerDecoder(config)
         self.post_init()
 
-    @can_return_tuple
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs,
-    ) -> Seq2SeqModelOutput:
-        """Encode and decode; arguments and shapes are those of the encoder and of the decoder.
-
-        Args:
-            encoder_outputs: the encoder's output, when the source is already encoded. Its own mask is used when
-                `attention_mask` is not given.
-        """
-        if encoder_outputs is None:
-            encoded: BaseModelOutput = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
-        elif isinstance(encoder_outputs, BaseModelOutput):
-            encoded = encoder_outputs
-        else:
-            encoded = BaseModelOutput(*encoder_outputs[:3])  # pyright: ignore[reportArgumentType] -- transformers' tuple, whose second and third are tuples themselves
-        if attention_mask is None and isinstance(encoded, VanillaTransformerEncoderOutput):
-            attention_mask = encoded.attention_mask
-        decoder_outputs = self.decoder(
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoder_hidden_states=encoded.last_hidden_state,
-            encoder_attention_mask=attention_mask,
-            cache=cache,
-            inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        return Seq2SeqModelOutput(
-            last_hidden_state=decoder_outputs.last_hidden_state,
-            cache=decoder_outputs.cache,
-            decoder_hidden_states=decoder_outputs.hidden_states,
-            decoder_attentions=decoder_outputs.attentions,
-            cross_attentions=decoder_outputs.cross_attentions,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            encoder_hidden_states=encoded.hidden_states,
-            encoder_attentions=encoded.attentions,
-        )
+    def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, torch.Tensor | None]:
+        return {"encoder_hidden_states": encoder_outputs.last_hidden_state}
 
 
 class VanillaTransformerForConditionalGeneration(
@@ -396,11 +290,6 @@ class VanillaTransformerForConditionalGeneration(
 ):
     """Figure 1 as a whole: the model with the projection before the softmax, for translation."""
 
-    _tied_weights_keys = {
-        "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
-        "lm_head.weight": "model.encoder.embed_tokens.weight",
-    }
-    _auto_class = "AutoModelForSeq2SeqLM"
     decoder_class = FusedDecoder
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -409,16 +298,13 @@ class VanillaTransformerForConditionalGeneration(
         self.model = VanillaTransformerModel(config)
         self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.position_embedding == "learned":
-            self.longest_target = config.max_position_embeddings
+            self.max_target_positions = config.max_position_embeddings
         self.post_init()
 
     def _reorder_cache(self, cache: Cache, beam_idx: torch.LongTensor) -> Cache:
-        """What transformers' beam search calls: keys and values of the target follow their hypotheses.
-
-        Those of the source are the same for all hypotheses of a sentence, and stay.
-        """
-        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        own.reorder_cache(beam_idx)
+        """As in transformers, but leaves the source's keys and values, which all hypotheses of a sentence share."""
+        own_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        own_cache.reorder_cache(beam_idx)
         return cache
 
 

@@ -9,8 +9,8 @@ from transformers import Pipeline
 class TranslationPipeline(Pipeline):
     """Text in, text out: `pipeline("vanilla-translation", folder)("A man sleeps.")`.
 
-    A call takes a text, a list of them or any iterable, and `generate()`'s arguments beside it. It returns
-    `[{"translation_text": …}]` for a text, as many as `num_return_sequences`, best first.
+    A call takes a text, a list of them or any iterable, and the arguments of `generate()`. For each text it returns
+    `num_return_sequences` times `{"translation_text": …}`, best first.
     """
 
     _load_tokenizer = True
@@ -22,19 +22,19 @@ class TranslationPipeline(Pipeline):
     def _sanitize_parameters(self, **generate_kwargs) -> tuple[dict, dict, dict]:
         return {}, generate_kwargs, {}
 
-    def preprocess(self, text: str) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base leaves the name of the input open
+    def preprocess(self, text: str) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base leaves the input's name open
         if not isinstance(text, str):
             raise ValueError(f"a text to translate must be a string; {type(text).__name__} was given")
         return dict(self.tokenizer(text, return_tensors="pt"))  # pyright: ignore[reportOptionalCall] -- _load_tokenizer
 
-    def _forward(self, inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- likewise
+    def _forward(self, inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
         options = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         # (batch * num_return_sequences, target_length)
-        sequences = self.model.generate(**inputs, **options)  # pyright: ignore[reportCallIssue] -- models mix it in
-        # transformers takes what a batch returns apart along its first dimension.
+        sequences = self.model.generate(**inputs, **options)  # pyright: ignore[reportCallIssue] -- the model mixes it in
+        # transformers splits a batch's outputs along the first dimension.
         return {"sequences": sequences.unflatten(0, (len(inputs["input_ids"]), -1))}  # (batch, returned, target_length)
 
-    def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, str]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- likewise
+    def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, str]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
         texts = self.tokenizer.batch_decode(outputs["sequences"][0], skip_special_tokens=True)  # pyright: ignore[reportOptionalMemberAccess] -- _load_tokenizer
         return [{"translation_text": text} for text in texts]
 

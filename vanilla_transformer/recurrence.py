@@ -14,12 +14,15 @@ from .dropout import Dropout
 from .packed_linear import onednn_has
 
 CELLS = {"tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-CPU_HAS_BFLOAT16 = onednn_has(torch.bfloat16)  # here, for a graph cannot ask
 STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}
+CPU_HAS_BFLOAT16 = onednn_has(torch.bfloat16)  # a constant, because torch.compile cannot trace the question
+
+Tensors = tuple[torch.Tensor, ...]
+STATE = ("hidden", "cell_state")  # the latter only in LSTMs
 
 
-def reverse_padded(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
-    """Positions in the order of reading: the real ones from the first (or the last, if `reverse`), then the padding.
+def left_align_indices(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
+    """Indices that move real tokens to the front, in reverse order if asked, and padding to the end.
 
     `mask` `(batch, length)`, true for real tokens → `(batch, length)`.
     """
@@ -27,67 +30,65 @@ def reverse_padded(mask: torch.Tensor, reverse: bool) -> torch.Tensor:
     return torch.where(mask, -positions if reverse else positions, mask.shape[1]).argsort(dim=1, stable=True)
 
 
-def take(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """`(batch, length, width)` at `positions` `(batch, length)`."""
-    return states.gather(1, positions[..., None].expand_as(states))
+def gather_positions(states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """`(batch, length, width)` at the positions `indices` `(batch, length)`."""
+    return states.gather(1, indices[..., None].expand_as(states))
 
 
-def _to(state, dtype: torch.dtype):
-    """torch's state of a recurrence, a tensor or two or none, in another dtype."""
-    if isinstance(state, tuple):
-        return tuple(part.to(dtype) for part in state)
-    return state if state is None else state.to(dtype)
+def masked_update(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
+    """`new` for the sentences where `mask` `(batch)` is true, elsewhere `old`, or zeros; both `(batch, …)`."""
+    old = torch.zeros_like(new) if old is None else old.to(new.dtype)
+    return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
 
 
-def scanned(
-    recurrence: nn.RNNBase, inputs: torch.Tensor, state, mask: torch.Tensor | None, reverse: bool
-) -> tuple[torch.Tensor, Any]:
+def scan_rnn(
+    recurrence: nn.RNNBase, inputs: torch.Tensor, state: Tensors, mask: torch.Tensor | None, reverse: bool
+) -> tuple[torch.Tensor, Tensors]:
     """What `recurrence` computes, as a graph of any length: for torch.compile, torch.export and ONNX.
 
-    torch's own fixes the length in a graph, and a packed sequence cannot be in one. Here padding is stepped over.
+    torch's own layer fixes the length in a graph, and a graph cannot hold a packed sequence. Here each step keeps the
+    state of the sentences that are padded there.
 
     Args:
-        inputs, state: as for torch's layer with batch_first.
+        inputs: `(batch, length, input_size)`.
+        state: hidden state and, for LSTMs, cell state, `(directions, batch, hidden_size)` each; empty: zeros.
         mask: `(batch, length)`, true for real tokens; `None`: all are real.
-        reverse: begin at the end. A bidirectional layer has both anyway.
+        reverse: begin at the end. A bidirectional layer reads in both directions anyway.
 
     Returns:
-        As torch's layer; the outputs of padding are zeros.
+        The outputs `(batch, length, directions * hidden_size)`, zeros for padding, and the state after the last token.
     """
-    from torch._higher_order_ops import scan  # a prototype in torch 2.13: imported by those alone who need it
+    from torch._higher_order_ops import scan  # a prototype in torch 2.13, imported only where it is needed
 
     is_lstm, directions = isinstance(recurrence, nn.LSTM), 2 if recurrence.bidirectional else 1
-    if state is None:  # not one tensor twice, which scan refuses
-        parts = tuple(inputs.new_zeros(directions, inputs.shape[0], recurrence.hidden_size) for _ in range(1 + is_lstm))
-    else:
-        parts = state if is_lstm else (state,)
+    if not state:  # two tensors for an LSTM: scan refuses one tensor twice
+        state = tuple(inputs.new_zeros(directions, inputs.shape[0], recurrence.hidden_size) for _ in range(1 + is_lstm))
     if mask is None:
         mask = inputs.new_ones(inputs.shape[:2], dtype=torch.bool)
 
-    def read(direction: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """The state after the last token of one direction, and its outputs `(length, batch, hidden_size)`."""
+    def read(direction):  # without types, which torch.compile could not trace
+        """One direction's state after its last token, and its outputs `(length, batch, hidden_size)`."""
         suffix = "_reverse" if direction else ""
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         weights = [getattr(recurrence, f"{name}{suffix}") for name in names]
 
-        def step(before: tuple[torch.Tensor, ...], now: tuple[torch.Tensor, torch.Tensor]):
-            token, is_real = now  # (batch, input_size), (batch)
+        def step(before, inputs_now):
+            token, is_real = inputs_now  # (batch, input_size), (batch)
             after = STEPS[recurrence.mode](token, before if is_lstm else before[0], *weights)
             after = after if is_lstm else (after,)
             after = tuple(torch.where(is_real[:, None], *pair) for pair in zip(after, before, strict=True))
             return after, after[0].clone()
 
-        first = tuple(part[direction] for part in parts)
+        first = tuple(part[direction] for part in state)
         return scan(step, first, (inputs.transpose(0, 1), mask.transpose(0, 1)), reverse=reverse or direction == 1)
 
     finals, outputs = zip(*[read(direction) for direction in range(directions)], strict=True)
     outputs = torch.cat(outputs, dim=-1).transpose(0, 1).masked_fill(~mask[:, :, None], 0.0)  # (batch, length, width)
-    final = tuple(torch.stack(part) for part in zip(*finals, strict=True))
-    return outputs, final if is_lstm else final[0]
+    return outputs, tuple(torch.stack(part) for part in zip(*finals, strict=True))
 
 
 class RecurrentLayer(GradientCheckpointingLayer):
-    """Dropout, one layer of torch's recurrence, and the residual connection if there is one."""
+    """Dropout, one of torch's recurrent layers, and a residual connection if the config has it."""
 
     def __init__(self, config, input_size: int, bidirectional: bool):
         super().__init__()
@@ -99,63 +100,53 @@ class RecurrentLayer(GradientCheckpointingLayer):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self,
-        inputs: torch.Tensor,
-        hidden: torch.Tensor | None = None,
-        memory: torch.Tensor | None = None,
-        lengths: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-        reverse: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Read `inputs` `(batch, length, input_size)` from the state `hidden`, `memory` `(batch, width)`.
+        self, inputs: torch.Tensor, lengths: torch.Tensor | None, mask: torch.Tensor | None, reverse: bool, *state: Any
+    ) -> Tensors:
+        """Read `inputs` `(batch, length, input_size)`.
 
         Args:
-            memory: the cell state of an LSTM; `None` with other cells.
-            lengths: `(batch)` on the CPU, how many of the positions are real; `None`: all.
-            mask, reverse: as for `scanned`, and only in a graph; elsewhere `inputs` come in the order of reading.
+            lengths: `(batch)` on the CPU, the number of real tokens, which stand first; `None`: all are real.
+            mask, reverse: as for `scan_rnn`, and only while compiling; otherwise `inputs` come in reading order.
+            state: hidden state and, for LSTMs, cell state, `(batch, directions * hidden_size)` each; none: zeros.
 
         Returns:
-            The outputs `(batch, length, width)` and the state after the last real position.
+            The outputs `(batch, length, directions * hidden_size)`, then the state after the last real token.
         """
-        state = None if hidden is None else self._as_torch(hidden)
-        if memory is not None:
-            state = (state, self._as_torch(memory))
+        # torch has the directions first; everything here, and transformers' beam search, has the batch first.
+        state = tuple(part.unflatten(1, (self.directions, -1)).transpose(0, 1).contiguous() for part in state)
         outputs = self.dropout(inputs)
+        # On a GPU autocast would run cuDNN in float16, even if bfloat16 was asked for, without scaling the loss; and a
+        # CPU without bfloat16 has no LSTM in it. There the recurrence computes in the precision of its weights.
         on_cpu = inputs.device.type == "cpu"
         follows_autocast = on_cpu and (CPU_HAS_BFLOAT16 or not torch.is_autocast_enabled("cpu"))
         with nullcontext() if follows_autocast else torch.autocast(inputs.device.type, enabled=False):
-            # On a GPU autocast means float16 under cuDNN, even if asked for bfloat16, and nobody would scale the loss;
-            # and a CPU without bfloat16 has no LSTM in it. There the recurrence has the precision of its weights.
             if not follows_autocast:
                 dtype = self.recurrence.weight_ih_l0.dtype
-                outputs, state = outputs.to(dtype), _to(state, dtype)
+                outputs, state = outputs.to(dtype), tuple(part.to(dtype) for part in state)
             if torch.compiler.is_compiling() and (mask is not None or outputs.shape[1] > 1):
-                outputs, state = scanned(self.recurrence, outputs, state, mask, reverse)
-            elif lengths is None:
-                outputs, state = self.recurrence(outputs, state)
+                outputs, state = scan_rnn(self.recurrence, outputs, state, mask, reverse)
             else:
-                packed = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
-                packed, state = self.recurrence(packed, state)
-                outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
+                outputs, state = self._run_torch_layer(outputs, lengths, state)
         if self.has_residual:
             outputs = inputs + outputs
-        hidden, memory = state if isinstance(state, tuple) else (state, None)
-        assert hidden is not None
-        # torch has the directions first; everything else here, and in transformers' beam search, the batch.
-        return outputs, self._batch_first(hidden), None if memory is None else self._batch_first(memory)
+        return outputs, *(part.transpose(0, 1).flatten(1) for part in state)
 
-    def _as_torch(self, state: torch.Tensor) -> torch.Tensor:
-        """`(batch, directions * hidden_size)` → `(directions, batch, hidden_size)`."""
-        return state.unflatten(1, (self.directions, -1)).transpose(0, 1).contiguous()
-
-    @staticmethod
-    def _batch_first(state: torch.Tensor) -> torch.Tensor:
-        """`(directions, batch, hidden_size)` → `(batch, directions * hidden_size)`."""
-        return state.transpose(0, 1).flatten(1)
+    def _run_torch_layer(
+        self, inputs: torch.Tensor, lengths: torch.Tensor | None, state: Tensors
+    ) -> tuple[torch.Tensor, Tensors]:
+        """The recurrent layer itself, on a packed sequence if there are `lengths`."""
+        before = state if len(state) == 2 else state[0] if state else None  # as torch wants it
+        if lengths is None:
+            outputs, after = self.recurrence(inputs, before)
+        else:
+            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+            packed, after = self.recurrence(packed, before)
+            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
+        return outputs, after if isinstance(after, tuple) else (after,)
 
 
 class RecurrentStack(nn.Module):
-    """Recurrent layers one upon the other; padding, wherever it stands, is not read."""
+    """Stacked recurrent layers that skip padding, wherever it stands."""
 
     def __init__(self, config, input_size: int, num_layers: int, bidirectional: bool):
         super().__init__()
@@ -166,88 +157,74 @@ class RecurrentStack(nn.Module):
     def forward(
         self,
         inputs: torch.Tensor,
-        hidden: torch.Tensor | None = None,
-        memory: torch.Tensor | None = None,
+        state: dict[str, torch.Tensor],
         mask: torch.Tensor | None = None,
         reverse: bool = False,
-        every_layer: bool = False,
-    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
+        all_layers: bool = False,
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         """Read `inputs` `(batch, length, input_size)`.
 
         Args:
-            hidden, memory: the state before, `(batch, num_layers, width)`; `None`: zeros.
+            state: `STATE` before, `(batch, num_layers, width)` each; missing: zeros.
             mask: `(batch, length)`, true for real tokens; `None`: all are real.
-            reverse: begin at the last real token; the outputs stand at their tokens' places all the same.
-            every_layer: return the outputs of all layers, not only of the last.
+            reverse: begin at the last real token. The outputs keep the places of their tokens.
+            all_layers: return the outputs of all layers, not only of the last.
 
         Returns:
-            The outputs, `(batch, length, width)` for each layer, and the state after the last token read,
-            `(batch, num_layers, width)`; its second part is `None` but for LSTMs.
+            The outputs, `(batch, length, width)` for each layer, and `STATE` after the last token read.
         """
-        order = place = lengths = None
-        # A graph can neither ask whether there is padding nor pack it: there each layer steps over it by itself.
-        in_graph = torch.compiler.is_compiling()
-        has_padding = mask is not None and not in_graph and not bool(mask.all())
-        if has_padding or (reverse and not in_graph):
+        # A compiled graph can neither ask whether there is padding nor pack it: its layers skip padding by themselves.
+        is_compiling = torch.compiler.is_compiling()
+        has_padding = mask is not None and not is_compiling and not bool(mask.all())
+        order = inverse = lengths = None
+        if has_padding or (reverse and not is_compiling):
             if mask is None:
                 mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-            order = reverse_padded(mask, reverse)  # (batch, length)
-            place = order.argsort(dim=1)  # where each position is read
-            inputs = take(inputs, order)
-            # A row without any real token, which torch would refuse, reads one position, which is undone below.
+            order = left_align_indices(mask, reverse)  # (batch, length)
+            inverse = order.argsort(dim=1)
+            inputs = gather_positions(inputs, order)
+            # torch refuses a length of 0. A row without real tokens reads one position, which is undone below.
             lengths = mask.sum(dim=1).clamp(min=1).cpu() if has_padding else None  # (batch)
-        outputs, hiddens, memories = [], [], []
-        states = inputs
+        before = [state[name] for name in STATE if name in state]
+        outputs, finals = [], []
         for index, layer in enumerate(self.layers):
-            states, layer_hidden, layer_memory = layer(
-                states,
-                None if hidden is None else hidden[:, index],
-                None if memory is None else memory[:, index],
-                lengths,
-                mask if in_graph else None,
-                reverse,
-            )  # (batch, length, width)
-            hiddens.append(layer_hidden)
-            memories.append(layer_memory)
+            layer_state = (part[:, index] for part in before)
+            # (batch, length, width)
+            inputs, *final = layer(inputs, lengths, mask if is_compiling else None, reverse, *layer_state)
+            finals.append(final)
             is_last = index == len(self.layers) - 1
-            if every_layer or is_last:
-                outputs.append(states if place is None else take(states, place))
-            if every_layer and order is not None and not is_last:
-                states = take(outputs[-1], order)  # what is returned is what the next layer reads, and has its gradient
-        new_hidden = torch.stack(hiddens, dim=1)  # (batch, num_layers, width)
-        new_memory = None if memories[0] is None else torch.stack(memories, dim=1)
+            if all_layers or is_last:
+                outputs.append(inputs if inverse is None else gather_positions(inputs, inverse))
+            if all_layers and order is not None and not is_last:
+                inputs = gather_positions(outputs[-1], order)  # from the returned tensor, which then has a gradient
+        after = {name: torch.stack(part, dim=1) for name, part in zip(STATE, zip(*finals, strict=True), strict=False)}
         if lengths is not None and mask is not None:
             has_read = mask.any(dim=1)  # (batch)
-            new_hidden = read_positions(has_read, new_hidden, hidden)
-            new_memory = None if new_memory is None else read_positions(has_read, new_memory, memory)
-        return outputs, new_hidden, new_memory
-
-
-def read_positions(has_read: torch.Tensor, new: torch.Tensor, old: torch.Tensor | None) -> torch.Tensor:
-    """`new` for the sentences that have read something, else `old`, or zeros; `(batch, …)`, `has_read` `(batch)`."""
-    old = torch.zeros_like(new) if old is None else old.to(new.dtype)
-    return torch.where(has_read.view(-1, *[1] * (new.dim() - 1)), new, old)
+            after = {name: masked_update(has_read, part, state.get(name)) for name, part in after.items()}
+        return outputs, after
 
 
 class RecurrentState(CacheLayerMixin):
-    """What a recurrent decoder knows of the target so far, in the place of a cache's layer; it never grows.
+    """The state of a recurrent decoder, in the place of a cache's layer; it never grows.
 
-    `tensors` are whatever the decoder keeps between steps, by name, batch first.
+    Attributes:
+        tensors: `STATE`, `(batch, num_decoder_layers, hidden_size)` each; with the input feeding of Luong et al.
+            "attentional" too, `(batch, embedding_size)`.
+        source_keys: the attention's keys, `(batch, source_length, hidden_size)`. All beams of a sentence share them, so
+            beam search does not reorder them.
+        length: number of tokens read.
     """
 
     def __init__(self):
         super().__init__()
         self.tensors: dict[str, torch.Tensor] = {}
-        # Of the source, and the same for all beams of a sentence: not reordered with them, as the encoder's outputs
-        # beside it are not.
         self.source_keys: torch.Tensor | None = None
-        self.length = 0  # tokens read
+        self.length = 0
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def update(self, *args, **kwargs):
         raise TypeError("a recurrent state has no keys and values")
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        raise TypeError("a recurrent state has no keys and values")
+    lazy_initialization = update
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -262,7 +239,6 @@ class RecurrentState(CacheLayerMixin):
         self.tensors, self.source_keys, self.length = {}, None, 0
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """The state of each beam goes where the beam search puts it; beams stay with their sentence."""
         self.tensors = {name: tensor.index_select(0, beam_idx) for name, tensor in self.tensors.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -277,13 +253,13 @@ class RecurrentState(CacheLayerMixin):
 
 
 class RecurrentCache(Cache):
-    """transformers' `Cache` with one entry: the decoder's whole state."""
+    """transformers' `Cache` with one layer: the whole state of a recurrent decoder."""
 
     def __init__(self):
         super().__init__(layers=[RecurrentState()])
 
     @property
     def state(self) -> RecurrentState:
-        (state,) = self.layers  # looked up, so that a copy made field by field has one state as well
+        (state,) = self.layers  # not an attribute, which a copy made field by field would have apart from its layers
         assert isinstance(state, RecurrentState)
         return state

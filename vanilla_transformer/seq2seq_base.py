@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both models share: their tables of embeddings, projection and loss, and their side of `generate()`."""
+"""The base classes of both models: embeddings, initialisation, projection and loss, and their side of `generate()`."""
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
@@ -19,36 +21,67 @@ from .loss import IGNORED, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothe
 from .packed_linear import Precision
 
 
-def is_unmodified(part: nn.Module) -> bool:
-    """Whether a part of a model is as this package made it: no adapters, no shards, no hooks, no replaced modules."""
-    return has_own_modules(part) and all(type(parameter) is nn.Parameter for parameter in part.parameters())
+@dataclass
+class Seq2SeqEncoderOutput(BaseModelOutput):
+    """`BaseModelOutput` with the source's mask, so that `generate()` and users who pass `encoder_outputs` keep it.
+
+    Args:
+        attention_mask: `(batch, source_length)`, 1 for real tokens; as given, or inferred from `pad_token_id`.
+    """
+
+    attention_mask: torch.Tensor | None = None
 
 
-def has_own_modules(part: nn.Module) -> bool:
-    """Whether a part of a model, sharded or not, has no adapters, no hooks and no replaced modules."""
-    own = __name__.rpartition(".")[0]
-    for module in part.modules():
-        where = type(module).__module__
-        is_plain = where.startswith((f"{own}.", "torch.nn.modules.")) or where == "transformers.activations"
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        # Those by which transformers records outputs, and leaves in place, change nothing.
-        is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module)
-        if not is_plain or is_hooked:
+def is_unmodified(module: nn.Module) -> bool:
+    """Whether a module is as this package made it: no adapters, no shards, no hooks, no replaced submodules."""
+    return has_own_modules(module) and all(type(parameter) is nn.Parameter for parameter in module.parameters())
+
+
+def has_own_modules(module: nn.Module) -> bool:
+    """As `is_unmodified`, but its parameters may be sharded."""
+    package = __name__.rpartition(".")[0]
+    for submodule in module.modules():
+        origin = type(submodule).__module__
+        is_own = origin.startswith((f"{package}.", "torch.nn.modules.")) or origin == "transformers.activations"
+        hooks = [*submodule._forward_hooks.values(), *submodule._forward_pre_hooks.values()]
+        # transformers leaves its hooks for recording outputs in place; they change no result.
+        is_hooked = any(hook.__module__ != capture_outputs.__module__ for hook in hooks)
+        if not is_own or is_hooked or "forward" in vars(submodule):
             return False
     return True
 
 
-class EmbeddingMixin(PreTrainedModel):
-    """The base of a model that has more than one table of embeddings, which may be one matrix."""
+class Seq2SeqPreTrainedModel(PreTrainedModel):
+    """The base of all stacks and models: initialisation, and FSDP2 of tied weights."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As in tensor2tensor, because the paper states none: embeddings N(0, 1 / width), matrices Glorot uniform.
+
+        Times sqrt(d_model) the embeddings have unit variance; as the tied projection they give logits of order 1.
+        """
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
 
     @classmethod
     def maybe_distribute_model(cls, model: PreTrainedModel, distributed_config: Any, mesh_manager):
-        """As in transformers, but for FSDP2 what is one matrix is one before it is sharded, not after.
+        """As in transformers, but ties weights before FSDP2 shards them.
 
-        It would be sharded as three, which drift apart wherever vocab_size does not divide by the processes.
+        transformers ties them afterwards. Tied embeddings would be sharded as three matrices, which drift apart where
+        the number of processes does not divide vocab_size.
 
         Raises:
-            ValueError: tied tables under FSDP2 and tensor parallelism at once, which would still drift.
+            ValueError: tied embeddings under FSDP2 and tensor parallelism at once, which would still drift.
         """
         if distributed_config is not None and distributed_config.dp_size > 1 and model.all_tied_weights_keys:
             if distributed_config.tp_size > 1:
@@ -60,38 +93,91 @@ class EmbeddingMixin(PreTrainedModel):
         return super().maybe_distribute_model(model, distributed_config, mesh_manager)
 
 
-class BaseEncoderDecoder(EmbeddingMixin):
-    """The base of a model whose encoder and decoder have a table of embeddings each, one matrix if tied."""
+class BaseEncoderDecoder(Seq2SeqPreTrainedModel):
+    """The base of an encoder-decoder, whose two embeddings are one matrix if tied."""
 
-    encoder: Any  # a stack of either model, with `embed_tokens`
+    encoder: Any  # with `embed_tokens`, like the decoder
     decoder: Any
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+    _auto_class = "AutoModel"  # transformers then saves the code with the weights
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
-        """Replace the source embedding, and the target embedding with it: they share one vocabulary."""
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- transformers types it as any module
+        """Replace the source embedding; if tied, the target embedding too."""
         self.encoder.embed_tokens = value
         if self.config.tie_word_embeddings:
             self.decoder.embed_tokens = value
 
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
-        """As in transformers, and the target's table too, which it does not know of."""
-        table: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        self.decoder._resize_token_embeddings(table.weight.shape[0], mean_resizing=mean_resizing)
-        return table
+        """As in transformers, which resizes the source embedding only; also resizes the target embedding."""
+        embedding: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.decoder._resize_token_embeddings(embedding.weight.shape[0], mean_resizing=mean_resizing)
+        return embedding
+
+    def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, Any]:
+        """The encoder's output as the decoder's arguments."""
+        raise NotImplementedError
+
+    @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput:
+        """Encode and decode; arguments and shapes are those of the encoder and of the decoder.
+
+        Args:
+            encoder_outputs: the encoder's output, when the source is already encoded. Its own mask is used when
+                `attention_mask` is not given.
+        """
+        if encoder_outputs is None:
+            encoded: BaseModelOutput = self.encoder(
+                input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs
+            )
+        elif isinstance(encoder_outputs, BaseModelOutput):
+            encoded = encoder_outputs
+        else:
+            encoded = BaseModelOutput(*encoder_outputs[:3])  # pyright: ignore[reportArgumentType] -- transformers' tuple, whose second and third are tuples themselves
+        if attention_mask is None and isinstance(encoded, Seq2SeqEncoderOutput):
+            attention_mask = encoded.attention_mask
+        decoded = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            **self.decoder_inputs(encoded),
+            encoder_attention_mask=attention_mask,
+            cache=cache,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            cache=decoded.cache,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
 
 
-class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
-    """The base of a model that has the encoder-decoder as `model` and the projection as `lm_head`.
+class Seq2SeqGenerationMixin(GenerationMixin):
+    """`generate()` of both models: transformers' own, and the hook for the paper's decoding (section 6.1)."""
 
-    Its classes name `GenerationMixin` among their own bases too, where transformers looks for it.
-    """
-
-    model: PreTrainedModel
-    lm_head: nn.Linear
-    decoder_class: Callable[[Any, Precision], Decoder]  # of `build_decoder`
-    longest_target: int | None = None  # in tokens; `None`: there is no limit
+    max_target_positions: int | None = None  # in tokens; `None`: no limit
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -118,16 +204,80 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
         self._generation_config = config
         self._generation_settings = {} if config is None else dict(vars(config))
 
+    def adjust_generation_fn(self, *args, **kwargs) -> None:
+        """As in transformers, but keeps its `generate`.
+
+        With trust_remote_code transformers would replace it by the folder's custom_generate, the paper's decoding.
+        Results would then depend on whether this package is installed.
+        """
+        super().adjust_generation_fn(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] -- as below
+        self.__dict__.pop("generate", None)
+
+    def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
+        """As in transformers, but refuses arguments that it drops when `custom_generate` is a function.
+
+        Raises:
+            ValueError: one of these arguments beside such a function; several processes that share a model's weights,
+                which need `synced_gpus`.
+        """
+        extract = super()._extract_generation_mode_kwargs  # pyright: ignore[reportAttributeAccessIssue] -- as below
+        if callable(custom_generate):
+            resolved = extract(None, dict(kwargs), synced_gpus, assistant_model, streamer)
+            names: list[str] = ["streamer", "assistant_model", "assistant_tokenizer"]
+            remedies = dict.fromkeys(names, "leave it out")
+            remedies["synced_gpus"] = "leave custom_generate out"
+            if kwargs.get("stop_strings") is not None:
+                remedies["tokenizer"] = "give a StopStringCriteria in stopping_criteria instead of stop_strings"
+            for name, remedy in remedies.items():
+                if resolved.get(name) not in (None, False):
+                    raise ValueError(f"{name} does not reach a function given as custom_generate: {remedy}")
+        return extract(custom_generate, kwargs, synced_gpus, assistant_model, streamer)
+
+    def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
+        """As in transformers; without a requested length, section 6.1's: maximum length = source length + 50.
+
+        The 50 is `generation_config.max_tokens_beyond_source`, a field that transformers stores but does not know.
+        Learned positions may be fewer. The source length is the batch's, padding included; the paper's decoding
+        (`beam_search`) applies a maximum of its own to each sentence within it.
+        """
+        beyond = vars(generation_config).get("max_tokens_beyond_source")
+        if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
+            max_new_tokens = kwargs["inputs_tensor"].shape[1] + beyond
+            if self.max_target_positions is not None:
+                max_new_tokens = min(max_new_tokens, self.max_target_positions - kwargs["input_ids_length"])
+            generation_config.max_new_tokens = max_new_tokens
+        else:
+            generation_config.max_tokens_beyond_source = None  # tells the paper's decoding that a length is requested
+        return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
+            generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
+        )
+
+
+class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixin):
+    """The base of a translation model: an encoder-decoder, `model`, and the projection to the vocabulary, `lm_head`.
+
+    A model names `GenerationMixin` among its own bases too, where transformers looks for it.
+    """
+
+    model: PreTrainedModel
+    lm_head: nn.Linear
+    decoder_class: Callable[[Any, Precision], Decoder]  # what `build_decoder` makes
+    _tied_weights_keys = {
+        "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
+        "lm_head.weight": "model.encoder.embed_tokens.weight",
+    }
+    _auto_class = "AutoModelForSeq2SeqLM"
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- it is an embedding that is replaced
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- transformers types it as any module
         self.model.set_input_embeddings(value)
 
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
-        """As in transformers, whose part is left with the projection once both tables have the new size."""
-        table: Any = self.model._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        return super()._resize_token_embeddings(table.weight.shape[0], mean_resizing=mean_resizing)
+        """As in transformers, which then finds both embeddings resized and resizes the projection."""
+        embedding: Any = self.model._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return super()._resize_token_embeddings(embedding.weight.shape[0], mean_resizing=mean_resizing)
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -150,16 +300,16 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
         """Logits of the next target token, and the loss of section 5.4 when `labels` are given.
 
         Args:
-            labels: `(batch, target_length)`, the target with its end-of-sentence token; -100 is ignored, and
-                nothing else: a label that is `pad_token_id` counts, as everywhere in transformers. They are not
-                shifted: without `decoder_input_ids`, the decoder reads the labels shifted right.
+            labels: `(batch, target_length)`, the target with its end-of-sentence token. Only -100 is ignored: a label
+                that is `pad_token_id` counts, as in all of transformers. Labels are not shifted; without
+                `decoder_input_ids`, the decoder reads them shifted right.
             num_items_in_batch: target tokens of the whole update, for exact gradient accumulation.
-            skip_logits: compute the loss in chunks of tokens, so that the logits never exist at once; `logits` is
-                then `None`. Gradients are the same. (Where `lm_head` has an adapter or a hook, they do exist.)
+            skip_logits: compute the same loss and gradients in chunks of tokens, without all logits at once, and return
+                `None` for them. An `lm_head` with an adapter or a hook computes all logits nevertheless.
 
         Returns:
             `logits` `(batch, target_length, vocab_size)`; with `labels`, `loss` (smoothed, mean over target
-            tokens; 0 where no label counts) and `negative_log_likelihood` (unsmoothed).
+            tokens, 0 if every label is ignored) and `negative_log_likelihood` (unsmoothed).
 
         Raises:
             ValueError: `skip_logits` without `labels`.
@@ -182,24 +332,25 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
 
         logits = loss = likelihood = None
         is_tensor_parallel = (self.tp_size or 1) > 1
-        # The chunks read the weight alone, which is not the whole projection where it has an adapter or a hook.
+        # The chunked loss reads the weight alone, which is not the whole projection under an adapter or a hook.
         in_chunks = skip_logits and (is_tensor_parallel or has_own_modules(self.lm_head))
         if not in_chunks:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
-            options = (labels, self.config.label_smoothing, num_items_in_batch)
+            loss_arguments = (labels, self.config.label_smoothing, num_items_in_batch)
             if logits is not None:
-                loss, likelihood = cross_entropy_of_logits(logits, *options)
+                loss, likelihood = cross_entropy_of_logits(logits, *loss_arguments)
             else:
                 weight: Any = self.lm_head.weight
-                if is_tensor_parallel:  # it leaves each process some of the rows
+                if is_tensor_parallel:  # each process holds some of its rows
                     weight = weight.full_tensor()
-                loss, likelihood = smoothed_cross_entropy(outputs.last_hidden_state, weight, *options)
+                loss, likelihood = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
         return Seq2SeqLMLossOutput(
             loss=loss,
             logits=None if skip_logits else logits,
@@ -233,67 +384,15 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
             )
         return self.decoder_class(self, precision)
 
-    def adjust_generation_fn(self, *args, **kwargs) -> None:
-        """As in transformers, but `generate` stays transformers': with and without this package installed the same.
-
-        With trust_remote_code, transformers would put the folder's custom_generate in its place. The paper's decoding
-        is for those who ask for it.
-        """
-        super().adjust_generation_fn(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] -- as below
-        self.__dict__.pop("generate", None)
-
-    def _extract_generation_mode_kwargs(self, custom_generate, kwargs, synced_gpus, assistant_model, streamer):
-        """As in transformers, and refuses arguments that transformers drops when `custom_generate` is a function.
-
-        Raises:
-            ValueError: one of them is given beside such a function; several processes that share a model's weights,
-                which need `synced_gpus`.
-        """
-        if callable(custom_generate):
-            resolved = super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
-                None, dict(kwargs), synced_gpus, assistant_model, streamer
-            )
-            remedies: dict[str, str] = dict.fromkeys(
-                ("streamer", "assistant_model", "assistant_tokenizer"), "leave it out"
-            )
-            remedies["synced_gpus"] = "leave custom_generate out"
-            if kwargs.get("stop_strings") is not None:
-                remedies["tokenizer"] = "give a StopStringCriteria in stopping_criteria instead of stop_strings"
-            for name, remedy in remedies.items():
-                if resolved.get(name) not in (None, False):
-                    raise ValueError(f"{name} does not reach a function given as custom_generate: {remedy}")
-        return super()._extract_generation_mode_kwargs(  # pyright: ignore[reportAttributeAccessIssue] -- as below
-            custom_generate, kwargs, synced_gpus, assistant_model, streamer
-        )
-
-    def _prepare_generated_length(self, generation_config, has_default_max_length, **kwargs):
-        """transformers' rule, and section 6.1's when nothing else is asked: maximum length = source length + 50.
-
-        The 50 is `generation_config.max_tokens_beyond_source`, which `GenerationConfig` stores without knowing it.
-        Learned positions may end before. The source's length is the batch's, padding included; the paper's decoding
-        (`beam_search`) has a limit for each sentence within it.
-        """
-        beyond = vars(generation_config).get("max_tokens_beyond_source")
-        if has_default_max_length and generation_config.max_new_tokens is None and beyond is not None:
-            longest = kwargs["inputs_tensor"].shape[1] + beyond
-            if self.longest_target is not None:
-                longest = min(longest, self.longest_target - kwargs["input_ids_length"])
-            generation_config.max_new_tokens = longest
-        else:
-            generation_config.max_tokens_beyond_source = None  # for the paper's decoding: another limit is asked for
-        return super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
-            generation_config=generation_config, has_default_max_length=has_default_max_length, **kwargs
-        )
-
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The labels shifted right: `decoder_start_token_id` first, -100 as padding; `(batch, target_length)`."""
+        """The labels shifted right: `decoder_start_token_id` first, padding for -100; `(batch, target_length)`."""
         shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
         shifted[:, 1:] = labels[:, :-1]
         pad = self.config.pad_token_id
-        # Without a token for padding any other does: nothing is learnt here, and nothing earlier sees it.
+        # Without a padding token any other will do: the model ignores this position, and no earlier one sees it.
         return shifted.masked_fill(shifted == IGNORED, self.config.decoder_start_token_id if pad is None else pad)
 
 
-# transformers asks for the signature of a model that carries its code at every step of `generate`, and would look it up
-# anew through all decorators: 3% of a step of a small model.
+# For a model that carries its code, transformers asks for this signature in every step of `generate`. Looking it up
+# through all decorators takes 3% of a step of a small model; inspect returns a stored one at once.
 BaseForConditionalGeneration.forward.__signature__ = inspect.signature(BaseForConditionalGeneration.forward)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The versions of transformers that this code runs with; imported first, it refuses the others in one line."""
+"""The supported versions of transformers; importing this file refuses any other in one line."""
 
 import re
 
@@ -9,19 +9,17 @@ MINIMUM, BELOW = "5.24", "6"  # as in pyproject.toml
 
 
 def check_transformers_version(version: str) -> None:
-    """Raises ImportError for a version, such as "5.23.0", that is not among them."""
-    found, minimum, below = (_release(one) for one in (version, MINIMUM, BELOW))
-    if not minimum <= found < below:
+    """Raises ImportError for an unsupported version, such as "5.23.0"."""
+    if not _major_minor(MINIMUM) <= _major_minor(version) < _major_minor(BELOW):
         raise ImportError(
             f"vanilla_transformer needs transformers >= {MINIMUM} and < {BELOW}, this is {version}: "
             f"pip install -U 'transformers>={MINIMUM},<{BELOW}'"
         )
 
 
-def _release(version: str) -> tuple[int, int]:
-    """The first two numbers; a pre-release counts as what it comes before."""
-    numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
-    return numbers[0], numbers[1] if len(numbers) > 1 else 0
+def _major_minor(version: str) -> tuple[int, ...]:
+    """The first two numbers: a pre-release counts as its release."""
+    return tuple(int(number) for number in re.findall(r"\d+", f"{version}.0")[:2])
 
 
 check_transformers_version(transformers.__version__)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both models as graphs: torch.compile, torch.export and ONNX through transformers' exporters.
 
-The backends "eager" and "aot_eager" run what torch.compile has found as it is: with `fullgraph=True` they prove that it
-is one graph, without the minutes that a compiler takes. One slow test has the compiler.
+The backends "eager" and "aot_eager" run the captured graph without compiling it: `fullgraph=True` proves that it
+is one graph, without the minutes that a compiler takes. One slow test compiles with inductor.
 """
 
 from contextlib import nullcontext
@@ -19,9 +19,9 @@ from tests.families import FAMILIES, START, Family
 
 TRANSFORMER = FAMILIES[0]
 RECURRENT = [family for family in FAMILIES if families.COMPILING_AS_IT_IS in family.lacks]
-# Each takes seconds: of the RNNs the one with most in it (LSTM, reversed source, input feeding); the others are slow.
+# Each takes seconds. The RNN has an LSTM, a reversed source and input feeding; the others are marked slow.
 FAST = {TRANSFORMER.name, "rnn_seq2seq-luong"}
-FEW_LAYERS = {"num_layers": 1, "num_decoder_layers": 2}  # two: one hands on to the next
+FEW_LAYERS = {"num_layers": 1, "num_decoder_layers": 2}  # two, so that layers are stacked
 SOME_SLOW = [
     pytest.param(family, id=family.name, marks=[] if family.name in FAST else pytest.mark.slow) for family in FAMILIES
 ]
@@ -29,14 +29,14 @@ SOME_SLOW = [
 
 @pytest.fixture
 def longer_source() -> dict[str, torch.Tensor]:
-    """Another batch size and another length than those of `tiny_batch`."""
+    """A batch whose size and length differ from those of `tiny_batch`."""
     source = torch.randint(3, 31, (2, 11))
     source[1, 4:] = 0
     return {"input_ids": source, "attention_mask": source.ne(0).long()}
 
 
-def what_torch_must_be_told(family: Family):
-    """The setting without which torch.compile refuses this family, for as long as a test needs it."""
+def compiling_allowed(family: Family):
+    """A context in which torch.compile accepts the family: it refuses recurrent layers by default."""
     is_refused = families.COMPILING_AS_IT_IS in family.lacks
     return torch._dynamo.config.patch(allow_rnn=True) if is_refused else nullcontext()
 
@@ -48,7 +48,7 @@ def what_torch_must_be_told(family: Family):
 def test_the_forward_pass_is_one_graph(family, batch):
     model = family.model(**FEW_LAYERS)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    with torch.no_grad(), what_torch_must_be_told(family):
+    with torch.no_grad(), compiling_allowed(family):
         found = compiled(**batch)
     expected = model(**batch)
     assert (found.logits - expected.logits).abs().max() < 1e-5
@@ -59,7 +59,7 @@ def test_the_forward_pass_is_one_graph(family, batch):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_training_step_is_one_graph(family, batch):
     model = family.model(torch.float64, dropout=0.0).train()
-    with what_torch_must_be_told(family):
+    with compiling_allowed(family):
         torch.compile(model, fullgraph=True, backend="aot_eager")(**batch).loss.backward()
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
@@ -78,14 +78,14 @@ def test_decoding_with_a_static_cache_is_one_graph(source):
     assert torch.equal(compiled, model.generate(**source, **options))
 
 
-@pytest.mark.parametrize("family", [one for one in SOME_SLOW if one.values[0] in RECURRENT])
+@pytest.mark.parametrize("family", [family for family in SOME_SLOW if family.values[0] in RECURRENT])
 def test_decoding_from_a_state_is_one_graph(family, source):
-    """Of one size by itself: two graphs in all, the first step and every other."""
+    """The state has a static size, so two graphs suffice: the first step and all later ones."""
     model = family.model(torch.float64)
     expected = model.generate(**source, max_new_tokens=8, min_new_tokens=8)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     logits, cache = [], family.new_cache()
-    with torch.no_grad(), what_torch_must_be_told(family):
+    with torch.no_grad(), compiling_allowed(family):
         encoded = model.get_encoder()(**source)
         for i in range(8):
             token = expected[:, i : i + 1]
@@ -98,7 +98,7 @@ def test_decoding_from_a_state_is_one_graph(family, source):
 
 
 @pytest.mark.parametrize("family", RECURRENT, ids=lambda family: family.name)
-def test_torch_refuses_recurrent_layers_unless_told(family, batch):
+def test_torch_compile_refuses_recurrent_layers_by_default(family, batch):
     compiled = torch.compile(family.model(), fullgraph=True, backend="eager")
     with pytest.raises(torch._dynamo.exc.Unsupported, match="Set torch._dynamo.config.allow_rnn=True"):
         compiled(**batch)
@@ -108,9 +108,9 @@ def test_torch_refuses_recurrent_layers_unless_told(family, batch):
 @pytest.mark.parametrize(
     "family", [family for family in FAMILIES if family.name in FAST], ids=lambda family: family.name
 )
-def test_what_the_compiler_makes_computes_the_same(family, batch):
+def test_inductor_computes_the_same(family, batch):
     model = family.model()
-    with torch.no_grad(), what_torch_must_be_told(family):
+    with torch.no_grad(), compiling_allowed(family):
         found = torch.compile(model, fullgraph=True, backend="inductor")(**batch).logits
     assert (found - model(**batch).logits).abs().max() < 1e-5
 
@@ -120,9 +120,9 @@ def test_what_the_compiler_makes_computes_the_same(family, batch):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(one, id=one.name, marks=[] if one is TRANSFORMER else pytest.mark.slow) for one in FAMILIES],
+    [pytest.param(each, id=each.name, marks=[] if each is TRANSFORMER else pytest.mark.slow) for each in FAMILIES],
 )
-def test_the_exported_forward_pass_takes_other_sizes(family, batch, longer_source):
+def test_the_exported_forward_pass_has_dynamic_shapes(family, batch, longer_source):
     model = family.model(**FEW_LAYERS)
     target = batch.pop("labels").clamp(min=3)
     inputs = batch | {"decoder_input_ids": target}
@@ -141,12 +141,12 @@ def test_the_exported_forward_pass_takes_other_sizes(family, batch, longer_sourc
 
 @pytest.fixture
 def inductor_knows_torch():
-    """Inductor is imported before transformers' exporter replaces functions of torch for as long as it works.
+    """Imports inductor before transformers' exporter replaces functions of torch during the export.
 
-    It knows them by identity: of one that is imported meanwhile, the true `torch.full` is not known, and every later
-    flex attention in the process fails.
+    Inductor registers torch's functions by identity. Imported during an export it would register the replacements, and
+    flex attention would fail in the rest of the process.
     """
-    import torch._inductor.lowering  # noqa: F401 -- for what it registers
+    import torch._inductor.lowering  # noqa: F401 -- registers torch's functions
 
 
 def on_one_thread(exported):
@@ -160,11 +160,11 @@ def on_one_thread(exported):
 @pytest.mark.usefixtures("inductor_knows_torch")
 @pytest.mark.parametrize("family", SOME_SLOW)
 def test_onnx_encodes_prefills_and_decodes_as_the_model_does(family, source, longer_source):
-    """The three graphs of a translation in onnxruntime, whose source has another size than that of the export."""
+    """The three graphs of a translation in onnxruntime, with a source of another size than at the export."""
     model = family.model(**FEW_LAYERS)
     config = OnnxConfig(dynamic=True)
     encoder = on_one_thread(OnnxExporter().export(model.get_encoder(), dict(source), config))
-    # "multi token": with two tokens in the cache, so that its length is none of the graph.
+    # "multi token" exports with two tokens in the cache, so that the graph does not fix its length.
     decoder = on_one_thread(OnnxExporter().export_for_generation(model, dict(source), config, multi_token_decode=True))
 
     encoded = encoder(**longer_source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving, loading and resizing, as transformers has them; each behaviour once, for each model."""
+"""Saving, loading and resizing as transformers does it, for each model."""
 
 import json
 
@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 
-def tables(model) -> list[torch.nn.Module]:
-    """The two tables of embeddings and the projection before the softmax."""
+def embedding_matrices(model) -> list[torch.nn.Module]:
+    """Source embedding, target embedding and the projection before the softmax."""
     return [model.get_input_embeddings(), model.model.decoder.embed_tokens, model.get_output_embeddings()]
 
 
@@ -59,7 +59,7 @@ def test_tied_weights_are_one_tensor_and_written_once(family, tmp_path):
 
 def test_untied_weights_are_three_tensors(family, batch, tmp_path):
     model = family.model(tie_word_embeddings=False)
-    assert len({table.weight.data_ptr() for table in tables(model)}) == 3
+    assert len({module.weight.data_ptr() for module in embedding_matrices(model)}) == 3
     model.save_pretrained(tmp_path)
     assert torch.equal(AutoModelForSeq2SeqLM.from_pretrained(tmp_path)(**batch).logits, model(**batch).logits)
 
@@ -70,7 +70,7 @@ def test_config_survives_json(family, tmp_path):
     assert family.config_class.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
-def test_many_small_files_are_the_same_model(family, batch, tmp_path):
+def test_a_sharded_checkpoint_is_the_same_model(family, batch, tmp_path):
     model = family.model()
     model.save_pretrained(tmp_path, max_shard_size="2KB")
     written = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
@@ -89,7 +89,7 @@ def test_a_device_map_loads_the_same_model(family, batch, tmp_path, device_map, 
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_layers_on_the_disk_compute_the_same(family, batch, tmp_path, tied):
+def test_disk_offloading_computes_the_same(family, batch, tmp_path, tied):
     model = family.model(tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
     parts = {f"model.decoder.{name}" for name, _ in model.model.decoder.named_children()}
@@ -104,7 +104,7 @@ def test_layers_on_the_disk_compute_the_same(family, batch, tmp_path, tied):
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_a_model_made_without_memory_takes_its_weights_afterwards(family, batch):
+def test_a_model_on_the_meta_device_loads_a_state_dict(family, batch):
     model = family.model()
     with torch.device("meta"):
         empty = family.seq2seq_class(family.config())
@@ -140,7 +140,7 @@ def test_an_unexpected_weight_is_reported_and_left_out(family, batch, tmp_path):
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_weights_of_other_shapes_are_an_error(family, tmp_path):
+def test_mismatched_shapes_are_an_error(family, tmp_path):
     family.model().save_pretrained(tmp_path)
     config = family.config(vocab_size=29)
     with pytest.raises(RuntimeError, match="size mismatch|MISMATCH|ignore_mismatched_sizes"):
@@ -177,16 +177,16 @@ def test_resized_embeddings_keep_the_old_logits(family, batch, tied):
     ],
     ids=["longer", "shorter", "longer and padded", "padded"],
 )
-def test_all_three_tables_are_resized_and_keep_their_rows(family, asked, size, tied):
+def test_resizing_all_embedding_matrices_keeps_their_rows(family, asked, size, tied):
     model = family.model(tie_word_embeddings=tied)
-    old = [table.weight.detach().clone() for table in tables(model)]
+    old = [module.weight.detach().clone() for module in embedding_matrices(model)]
     assert model.resize_token_embeddings(**asked) is model.get_input_embeddings()
-    assert len({table.weight.data_ptr() for table in tables(model)}) == (1 if tied else 3)
+    assert len({module.weight.data_ptr() for module in embedding_matrices(model)}) == (1 if tied else 3)
     kept = min(size, 31)
-    for table, before in zip(tables(model), old, strict=True):
-        assert table.weight.shape[0] == size
-        assert table.weight.requires_grad
-        assert torch.equal(table.weight[:kept], before[:kept])
+    for module, before in zip(embedding_matrices(model), old, strict=True):
+        assert module.weight.shape[0] == size
+        assert module.weight.requires_grad
+        assert torch.equal(module.weight[:kept], before[:kept])
     assert (model.get_input_embeddings().num_embeddings, model.lm_head.out_features) == (size, size)
     assert model.model.decoder.embed_tokens.num_embeddings == model.config.vocab_size == size
 
@@ -200,12 +200,12 @@ def test_a_resized_model_is_saved_loaded_and_trained_with_its_new_tokens(family,
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert torch.allclose(loaded(new, labels=new).logits, model(new, labels=new).logits, atol=1e-6)
     loaded.train()(input_ids=new, labels=new).loss.backward()
-    assert all(table.weight.grad[37:].norm(dim=1).min() > 0 for table in tables(loaded))
+    assert all(module.weight.grad[37:].norm(dim=1).min() > 0 for module in embedding_matrices(loaded))
     assert loaded.eval().generate(new, max_new_tokens=4).shape[1] <= 5
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_base_model_resizes_both_of_its_tables(family, batch, tied):
+def test_the_base_model_resizes_both_embeddings(family, batch, tied):
     base = family.model(tie_word_embeddings=tied).model
     base.resize_token_embeddings(40)
     assert {base.encoder.embed_tokens.num_embeddings, base.decoder.embed_tokens.num_embeddings} == {40}
@@ -214,9 +214,9 @@ def test_the_base_model_resizes_both_of_its_tables(family, batch, tied):
     assert base(**batch, decoder_input_ids=target).last_hidden_state.isfinite().all()
 
 
-def test_frozen_tables_stay_frozen_when_resized(family):
+def test_frozen_embeddings_stay_frozen_when_resized(family):
     model = family.model(tie_word_embeddings=False)
-    for table in tables(model):
-        table.requires_grad_(False)
+    for module in embedding_matrices(model):
+        module.requires_grad_(False)
     model.resize_token_embeddings(40)
-    assert not any(table.weight.requires_grad for table in tables(model))
+    assert not any(module.weight.requires_grad for module in embedding_matrices(model))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every model of this package does as a model of transformers, forwards and in training; for each model.
+"""The contract of a transformers model, forward and training, for a tiny model of each of `tests/families.py`.
 
-`tests/families.py` lists the models; a tiny one of each goes through all of it. Saving and loading, generation and
-export have files of their own beside this one.
+Loading, generation and export have files of their own beside this one.
 """
 
 import copy
@@ -19,15 +18,15 @@ DTYPES = {torch.float32: 1e-5, torch.float64: 1e-12}
 # -- the declarations of families.py
 
 
-def test_only_behaviours_that_have_a_name_are_lacking():
+def test_unsupported_behaviours_are_named_constants():
     named = {value for name, value in vars(families).items() if name.isupper() and isinstance(value, str)}
     for family in FAMILIES:
         assert family.lacks.keys() <= named
         assert family.name.startswith("rnn_seq2seq") or not family.lacks
 
 
-def test_what_is_lacking_is_printed_with_its_reason():
-    text = families.what_is_lacking()
+def test_unsupported_behaviours_are_printed_with_their_reasons():
+    text = families.unsupported_behaviours()
     for family in FAMILIES:
         assert f"{family.name}:" in text
         assert all(f"{behaviour}: {reason}" in text for behaviour, reason in family.lacks.items())
@@ -54,14 +53,14 @@ def differences_from_eager(model, batch, backends: tuple[str, ...]) -> dict[str,
     ("dtype", "tolerance"), (DTYPES | HALF).items(), ids=["float32", "float64", "bfloat16", "float16"]
 )
 def test_attention_backends_agree(family, batch, dtype, tolerance):
-    backends = tuple(one for one in family.backends if one != "flex_attention")
+    backends = tuple(backend for backend in family.backends if backend != "flex_attention")
     assert max(differences_from_eager(family.model(dtype), batch, backends).values()) < tolerance
 
 
-@pytest.mark.slow  # what it needs is compiled, as for the next ones
+@pytest.mark.slow  # flex attention is compiled, in the next tests too
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "AVX2",
-    reason="torch 2.13's flex attention is now right, now wrong by whole units on a CPU without AVX512",
+    reason="torch 2.13's flex attention is at times wrong by whole units on a CPU without AVX512",
 )
 def test_flex_attention_agrees(batch):
     assert differences_from_eager(FAMILIES[0].model(), batch, ("flex_attention",))["flex_attention"] < 1e-5
@@ -89,7 +88,7 @@ def test_half_precision_is_near_the_exact_logits(family, batch, dtype, tolerance
     assert (model.to(dtype)(**batch).logits - exact).abs().max() < tolerance
 
 
-def test_backends_that_a_model_lacks_are_refused(family):
+def test_unsupported_attention_backends_are_refused(family):
     model = family.model()
     for backend in ("sdpa", "flex_attention"):
         if families.ATTENTION_BACKENDS in family.lacks:
@@ -118,7 +117,7 @@ def test_cached_decoding_equals_the_whole_target(family, batch, dtype, tolerance
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_of_the_source_changes_nothing(family, batch, dtype, tolerance, side):
+def test_source_padding_invariance(family, batch, dtype, tolerance, side):
     model = family.model(dtype)
     source, target = batch["input_ids"][1:2], batch["labels"][2:3]
     padding = torch.full((1, 4), PAD)
@@ -131,7 +130,7 @@ def test_padding_of_the_source_changes_nothing(family, batch, dtype, tolerance, 
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])
-def test_left_padding_of_the_target_changes_nothing(family, batch, dtype, tolerance):
+def test_target_left_padding_invariance(family, batch, dtype, tolerance):
     model = family.model(dtype)
     target = batch.pop("labels").clamp(min=3)
     padded = torch.cat([torch.full((3, 2), PAD), target], dim=1)
@@ -142,7 +141,7 @@ def test_left_padding_of_the_target_changes_nothing(family, batch, dtype, tolera
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])
-def test_batch_mates_change_nothing(family, batch, dtype, tolerance):
+def test_batch_invariance(family, batch, dtype, tolerance):
     model = family.model(dtype)
     with torch.no_grad():
         together = model(**batch).logits
@@ -157,14 +156,14 @@ def test_mask_is_inferred_from_padding(family, batch):
     assert torch.equal(model(**without).logits, model(**batch).logits)
 
 
-def test_no_position_sees_later_ones(family, batch):
+def test_causal_mask_hides_later_positions(family, batch):
     model = family.model(torch.float64)
     target = batch.pop("labels").clamp(min=3)
     changed = target.clone()
     changed[:, 4] = (changed[:, 4] + 1) % 31
-    one, other = (model(**batch, decoder_input_ids=ids).logits for ids in (target, changed))
-    assert torch.equal(one[:, :4], other[:, :4])
-    assert not torch.equal(one[:, 4:], other[:, 4:])
+    before, after = (model(**batch, decoder_input_ids=ids).logits for ids in (target, changed))
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.equal(before[:, 4:], after[:, 4:])
 
 
 def test_inputs_embeds_stand_for_input_ids(family, batch):
@@ -184,7 +183,7 @@ def test_decoder_inputs_embeds_stand_for_decoder_input_ids(family, batch):
         model(**batch, decoder_input_ids=target, decoder_inputs_embeds=embedded)
 
 
-def test_both_kinds_of_input_are_an_error(family, batch):
+def test_input_ids_beside_inputs_embeds_are_an_error(family, batch):
     model = family.model()
     embedded = model.get_input_embeddings()(batch["input_ids"])
     with pytest.raises(ValueError, match="both was given"):
@@ -206,11 +205,11 @@ def test_attentions_and_hidden_states_have_their_shapes(family, batch):
     assert {name: layers and [layer.shape for layer in layers] for name, layers in found.items()} == family.shapes
 
 
-def test_attention_maps_are_lacking_where_declared_and_nowhere_else(family, batch):
+def test_attention_maps_are_missing_only_where_declared(family, batch):
     model = family.model()
     model.set_attn_implementation("eager")
     output = model(**batch, output_attentions=True)
-    lacks_self, lacks_cross = (one in family.lacks for one in (families.SELF_ATTENTION, families.CROSS_ATTENTION))
+    lacks_self, lacks_cross = (name in family.lacks for name in (families.SELF_ATTENTION, families.CROSS_ATTENTION))
     assert (output.encoder_attentions is None) == (output.decoder_attentions is None) == lacks_self
     assert (output.cross_attentions is None) == lacks_cross
 
@@ -228,6 +227,14 @@ def test_return_dict_false_gives_the_same_tuple(family, batch):
     as_tuple, as_dict = model(**batch, return_dict=False), model(**batch)
     assert torch.equal(as_tuple[0], as_dict.loss)
     assert torch.equal(as_tuple[1], as_dict.logits)
+
+
+def test_return_dict_false_in_the_config_gives_tuples(family, batch):
+    model = family.model(return_dict=False)
+    inputs = batch | {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(batch.pop("labels"))}
+    expected = family.model()
+    assert torch.equal(model(**inputs)[0], expected(**inputs).logits)
+    assert torch.equal(model.model(**inputs)[0], expected.model(**inputs).last_hidden_state)
 
 
 def test_old_name_of_the_cache_is_accepted(family, batch):
@@ -248,16 +255,26 @@ def test_stacks_and_base_model_give_the_same_tuples(family, batch):
     assert torch.equal(as_tuple[0], base(**batch, decoder_input_ids=target).last_hidden_state)
 
 
-def test_the_same_input_gives_the_same_output(family, batch):
+def test_forward_is_deterministic(family, batch):
     model = family.model()
     assert torch.equal(model(**batch).logits, model(**batch).logits)
 
 
-def test_asking_for_layers_and_maps_changes_nothing(family, batch):
+def test_output_flags_do_not_change_logits(family, batch):
     model = family.model()
     model.set_attn_implementation("eager")
     asked = model(**batch, output_hidden_states=True, output_attentions=True)
     assert torch.equal(asked.logits, model(**batch).logits)
+
+
+def test_field_names_of_transformers_are_checked_like_ours(family):
+    with pytest.raises(ValueError, match="num_layers=0 must lie between 1 and"):
+        family.config_class(num_hidden_layers=0)
+
+
+def test_a_head_is_as_wide_as_the_given_hidden_size_allows():
+    config = FAMILIES[0].config_class(hidden_size=64, num_attention_heads=4)
+    assert (config.d_model, config.d_k, config.d_v) == (64, 16, 16)
 
 
 def test_a_negative_chunk_is_an_error():
@@ -266,7 +283,7 @@ def test_a_negative_chunk_is_an_error():
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_feed_forward_chunks_change_nothing(family, batch, chunk):
+def test_feed_forward_chunking_invariance(family, batch, chunk):
     if families.FEED_FORWARD_CHUNKS in family.lacks:
         with pytest.raises(ValueError, match=f"chunk_size_feed_forward={chunk}: an RNN has no feed-forward networks"):
             family.config(chunk_size_feed_forward=chunk)
@@ -298,7 +315,7 @@ def test_labels_are_shifted_once(family, batch):
 
 
 @pytest.mark.parametrize("skip_logits", [False, True])
-def test_minus_100_alone_is_ignored_among_labels(family, batch, skip_logits):
+def test_only_minus_100_is_ignored_among_labels(family, batch, skip_logits):
     """The pad id is a token like others: a corpus may have it, and Trainer counts it."""
     model = family.model(label_smoothing=0.1)
     labels = batch["labels"].masked_fill(batch["labels"] == -100, PAD)
@@ -311,7 +328,7 @@ def test_minus_100_alone_is_ignored_among_labels(family, batch, skip_logits):
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_the_loss_of_training_is_a_function_of_the_logits(family, batch):
+def test_training_loss_has_a_gradient_through_the_logits(family, batch):
     output = family.model(torch.float64, dropout=0.0, label_smoothing=0.1).train()(**batch)
     logits = output.logits.detach().requires_grad_()
     cross_entropy = torch.nn.functional.cross_entropy(
@@ -333,11 +350,11 @@ def test_skip_logits_gives_the_same_loss_and_gradients(family, batch):
     gradients = zip(
         torch.autograd.grad(whole.loss, parameters), torch.autograd.grad(chunked.loss, parameters), strict=True
     )
-    assert all(torch.allclose(one, other, atol=1e-12) for one, other in gradients)
+    assert all(torch.allclose(*pair, atol=1e-12) for pair in gradients)
 
 
-def test_skip_logits_takes_the_whole_projection(family, batch):
-    """With a hook, as with an adapter, the weight is not all of it."""
+def test_skip_logits_runs_hooks_of_the_projection(family, batch):
+    """With a hook or an adapter the weight is not the whole projection."""
     model = family.model(torch.float64, dropout=0.0).train()
     model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
     whole, skipped = model(**batch), model(**batch, skip_logits=True)
@@ -371,7 +388,7 @@ def test_a_label_out_of_range_is_an_error(family, batch, skip_logits, label):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_accumulated_gradients_equal_the_whole_batchs(family, batch, parts):
+def test_gradient_accumulation_equals_the_whole_batch(family, batch, parts):
     model = family.model(torch.float64, dropout=0.0).train()
     tokens = (batch["labels"] != -100).sum()
     model(**batch).loss.backward()
@@ -392,15 +409,15 @@ def test_every_parameter_gets_a_gradient(family, batch):
 
 def test_checkpointed_activations_give_the_same_gradients(family, batch):
     model = family.model(torch.float64, dropout=0.0).train()
-    other = copy.deepcopy(model)
-    other.activation_checkpointing_enable()
-    for each in (model, other):
+    checkpointed = copy.deepcopy(model)
+    checkpointed.activation_checkpointing_enable()
+    for each in (model, checkpointed):
         each(**batch).loss.backward()
-    for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.allclose(one.grad, two.grad, atol=1e-12)
+    for expected, found in zip(model.parameters(), checkpointed.parameters(), strict=True):
+        assert torch.allclose(found.grad, expected.grad, atol=1e-12)
 
 
-def test_a_few_updates_learn_a_batch_by_heart(family, batch):
+def test_a_few_updates_overfit_one_batch(family, batch):
     model = family.model(dropout=0.0, label_smoothing=0.0).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(400):  # 42 to 101 are enough
@@ -423,11 +440,11 @@ def test_the_same_seed_gives_the_same_dropout(family, batch):
 
 
 def test_hidden_states_and_attention_maps_have_gradients(family, batch):
-    """Of every layer: what is returned is what the next one reads, not a copy."""
+    """The next layer reads the returned tensors themselves, not copies."""
     model = family.model()
     model.set_attn_implementation("eager")
     output = model(**batch, output_hidden_states=True, output_attentions=True)
-    steps, state_alone = (one in family.lacks for one in (families.INNER_GRADIENTS, families.CROSS_ATTENTION))
+    steps, state_alone = (name in family.lacks for name in (families.INNER_GRADIENTS, families.CROSS_ATTENTION))
     for name in family.shapes:
         for number, layer in enumerate(output.get(name) or ()):
             layer.retain_grad()

@@ -122,8 +122,8 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
 def _plot_attention(arguments: argparse.Namespace) -> None:
     """The attention of a trained model in its translation of a sentence (section 3.2.3)."""
     from vanilla_transformer.evaluation.attention_weights import explain
-    from vanilla_transformer.visualization.layer_attention import MAX_TOKENS, select_layers
     from vanilla_transformer.visualization.attention_maps import plot_attention_maps
+    from vanilla_transformer.visualization.layer_attention import MAX_TOKENS, select_layers
     from vanilla_transformer.visualization.paper_attention import plot_paper_attention
 
     interactive = arguments.interactive

@@ -11,8 +11,8 @@ from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import Arena, BufferPool
-from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerEncoderOutput
 from vanilla_transformer.packed_linear import fused_projections, int8_scales
+from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
 
 NativePrecision = Literal["float32", "int8"]
 
@@ -168,7 +168,7 @@ class NativeDecoder:
         return torch.get_num_threads()
 
     @torch.no_grad()
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> VanillaTransformerEncoderOutput:
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Seq2SeqEncoderOutput:
         compute_after_fork()
         sentences, length = input_ids.shape
         embedded = self.source_embedding(input_ids, positions_of_real_tokens(attention_mask)).contiguous()
@@ -185,7 +185,7 @@ class NativeDecoder:
             address(encoded),
             torch.get_num_threads(),
         )
-        return VanillaTransformerEncoderOutput(encoded, attention_mask=attention_mask)
+        return Seq2SeqEncoderOutput(encoded, attention_mask=attention_mask)
 
     def begin(
         self,
