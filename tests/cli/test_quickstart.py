@@ -87,7 +87,7 @@ def test_it_ends_with_both_models_side_by_side_and_the_next_step(finished):
 
 def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeypatch, capsys):
     """Called again, without words."""
-    monkeypatch.setattr(subprocess_run, "run_in_own_process", lambda *_: None)  # both have been trained
+    monkeypatch.setattr(subprocess_run, "run_in_subprocess", lambda *_: None)  # both have been trained
     assert main(finished.arguments) == 0
     (difference,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "(paired bootstrap" in line)
     runs = finished.runs

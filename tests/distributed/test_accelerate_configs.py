@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 from tests.conftest import write_reversals
 from tests.distributed.launching import CONFIGS, REPOSITORY, TRAIN, launch, weights
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.distributed.fsdp import is_sharding_asked_for
+from vanilla_transformer.distributed.fsdp import fsdp_requested
 
 KINDS = {
     "one_gpu": DistributedType.NO,
@@ -79,10 +79,10 @@ def told(name: str, *options: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["ddp", "multi_node", "cpu", "fsdp2"])
-def test_weights_are_shared_out_by_fsdp2_alone(name, monkeypatch):
+def test_fsdp2_alone_shards_weights(name, monkeypatch):
     for variable, value in told(name).items():
         monkeypatch.setenv(variable, value)
-    assert is_sharding_asked_for() == (name == "fsdp2")
+    assert fsdp_requested() == (name == "fsdp2")
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_two_processes_fine_tune_as_one_that_accumulates(model_folder, tmp_path)
     values = {
         "model": str(tmp_path / "base"),
         "data": {side: write_reversals(tmp_path, side, pairs) for side, pairs in (("train", 120), ("validation", 13))},
-        "batches": {"max_source_tokens": 280, "max_target_tokens": 280},
-        "training": {"max_steps": 3, "disable_tqdm": True, "per_device_eval_batch_size": 2, "learning_rate": 1e-2},
+        "training": {"max_updates": 3, "max_source_tokens": 280, "max_target_tokens": 280},
+        "optimizer": {"learning_rate": 1e-2},
     }
     path = tmp_path / "finetune.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

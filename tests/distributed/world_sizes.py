@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyRun
 from tests.distributed.launching import FSDP2, start_together, weights
+from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.configuration import load_run_config
 
@@ -83,14 +84,14 @@ def _train_here(config: Path, overrides: list[str], dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
     step, losses = loop.backward, []
 
-    def backward(run, micro_batches):
-        result = step(run, micro_batches)
-        losses.append(run.sum_over_processes(result[0]))
+    def backward(state, *rest):
+        result = step(state, *rest)
+        losses.append(sum_over_processes(state.accelerator, result.loss))
         return result
 
     loop.backward = backward
     run = loop.train(load_run_config(config, overrides))
-    if run.accelerator.is_main_process:
+    if run.state.accelerator.is_main_process:
         save_file({"losses": torch.stack(losses)}, config.parent / "losses.safetensors")
 
 

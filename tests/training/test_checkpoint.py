@@ -19,11 +19,12 @@ from tests.conftest import TinyRun
 from tests.distributed.launching import free_port
 from tests.families import FAMILIES
 from vanilla_transformer.training import manifest
-from vanilla_transformer.training.checkpoint import Checkpoints, clear_interrupted, list_checkpoints, replaced_whole
+from vanilla_transformer.training.atomic_folder import atomic_folder, clear_interrupted
+from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.progress import Progress
-from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
+from vanilla_transformer.training.train_state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def remembers_events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
 def test_a_folder_is_replaced_when_all_is_written(tmp_path: Path):
     folder = tmp_path / "model"
     for text in ("old", "new"):
-        with replaced_whole(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             assert text == "old" or (folder / "weights").read_text(encoding="utf-8") == "old"
             (unfinished / "weights").write_text(text, encoding="utf-8")
     assert (folder / "weights").read_text(encoding="utf-8") == "new"
@@ -99,11 +100,11 @@ def test_a_folder_is_replaced_when_all_is_written(tmp_path: Path):
 
 def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path):
     folder = tmp_path / "model"
-    with replaced_whole(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         (unfinished / "weights").write_text("old", encoding="utf-8")
 
     def fail():
-        with replaced_whole(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             (unfinished / "weights").write_text("half of the n", encoding="utf-8")
             raise OSError("the disk is full")
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, error: Exc
     folder = tmp_path / "model"
 
     def fail():
-        with replaced_whole(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             (unfinished / "weights").write_text("half of the n", encoding="utf-8")
             raise error
 
@@ -185,7 +186,7 @@ def test_resuming_unpickles_nothing(copy, monkeypatch):
 
     monkeypatch.setattr("pickle.load", refuse)
     monkeypatch.setattr("torch.load", refuse)
-    assert copy.go_on(9).progress.updates == 9
+    assert copy.go_on(9).state.progress.updates == 9
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_the_last_that_is_whole_stays_until_the_next_is_there(copy, monkeypatch)
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunState, "save", fail)
+    monkeypatch.setattr(TrainState, "save", fail)
     with pytest.raises(OSError, match="update-00000006 cannot be written .*No space left"):
         copy.go_on(6, "training.keep_checkpoints=1")
     assert copy.names() == ["update-00000004", "update-00000008"]
@@ -269,7 +270,7 @@ def test_hashes_are_compared_once_in_a_process(copy, monkeypatch):
 
 def test_a_checkpoint_that_was_being_written_is_cleared_away(copy):
     shutil.copytree(copy.checkpoints / "update-00000008", copy.checkpoints / ".unfinished-update-00000012")
-    assert copy.go_on(9).progress.updates == 9
+    assert copy.go_on(9).state.progress.updates == 9
     assert copy.names() == ["update-00000004", "update-00000008", "update-00000009"]
 
 
@@ -308,7 +309,7 @@ def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokeni
     fully_shard(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
     progress = Progress()
-    state = RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
+    state = TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
     checkpoints = Checkpoints(folder / "checkpoints", TrainingConfig(output_dir=str(folder)), tokenizer, state)
     ids = torch.tensor([[3, 4, 2]])
     model(input_ids=ids, labels=ids, num_items_in_batch=torch.tensor(3)).loss.backward()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.finetuning import load_finetuning_config
+from vanilla_transformer.training.finetuning_config import load_finetuning_config
 from vanilla_transformer.training.yaml_sections import read_yaml
 
 LEAST = "training: {output_dir: run, max_updates: 5}\n"
@@ -251,11 +251,15 @@ class TestWords:
 
     def test_the_arguments_of_transformers_have_words_too(self, tmp_path: Path):
         (tmp_path / "run.yaml").write_text(
-            "model: 123\ndata: {train: {path: 010}}\ntraining: {eval_strategy: no}\n", encoding="utf-8"
+            "model: 123\ndata: {train: {path: 010}}\ntraining: {max_steps: 010}\n", encoding="utf-8"
         )
         config = load_finetuning_config(tmp_path / "run.yaml", ["training.output_dir=2024-01-01", "training.seed=010"])
         assert (config.model, config.data.train.path) == ("123", "010")
-        assert config.training == {"eval_strategy": "no", "output_dir": "2024-01-01", "seed": yaml.safe_load("010")}
+        training = config.training
+        assert (training.output_dir, training.seed, training.max_updates) == (
+            "2024-01-01",
+            *[yaml.safe_load("010")] * 2,
+        )
 
     def test_a_section_keeps_its_words_in_another_process(self):
         section = read_yaml(Path(__file__).parents[2] / "configs" / "paper" / "base.yaml")["training"]

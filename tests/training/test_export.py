@@ -28,7 +28,7 @@ def test_without_averaging_it_holds_the_last_weights(tiny_run):
     run = tiny_run.train("training.average_checkpoints=0")
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
     for name, weight in model.state_dict().items():
-        assert torch.equal(weight, run.bare_model().state_dict()[name])
+        assert torch.equal(weight, run.state.bare_model().state_dict()[name])
 
 
 def test_it_decodes_as_configured(tiny_run):
@@ -51,7 +51,7 @@ def test_results_have_what_a_report_needs(tiny_run):
     results = json.loads((tiny_run.output_dir / RESULTS).read_text(encoding="utf-8"))
     assert results["pairs"] == 120
     assert results["updates"] == 8
-    assert results["parameters"] == sum(p.numel() for p in run.bare_model().parameters())
+    assert results["parameters"] == sum(p.numel() for p in run.state.bare_model().parameters())
     assert results["devices"] == 1
     assert results["sustained_flops"] > 0
     assert results["validation"]["bleu_signature"].startswith("nrefs:1|")

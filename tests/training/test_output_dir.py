@@ -19,7 +19,7 @@ def test_a_run_is_not_mixed_with_an_older_one(tiny_run):
 def test_a_folder_may_be_moved(tiny_run):
     tiny_run.train("training.max_updates=3")
     moved = tiny_run.output_dir.rename(tiny_run.folder / "moved")
-    assert tiny_run.train("training.max_updates=5", f"training.output_dir={moved}").progress.updates == 5
+    assert tiny_run.train("training.max_updates=5", f"training.output_dir={moved}").state.progress.updates == 5
 
 
 def test_another_configuration_does_not_go_on(tiny_run):

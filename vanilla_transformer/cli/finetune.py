@@ -27,20 +27,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.hub.run_facts import write_card_of_finetuning
-    from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
+    from vanilla_transformer.training.export import MODEL
+    from vanilla_transformer.training.finetuning import finetune
+    from vanilla_transformer.training.finetuning_config import load_finetuning_config
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    folder, scores = finetune(load_finetuning_config(file, overrides))
-    if process_state().is_main_process:
-        write_card_of_finetuning(folder.parent)
-        if scores:
+    run, validation = finetune(load_finetuning_config(file, overrides))
+    if run.state.accelerator.is_main_process:
+        write_card_of_finetuning(run.output_dir)
+        if validation is not None:
             print(
-                f"validation: BLEU {scores['eval_bleu']:.2f}, chrF {scores['eval_chrf']:.2f}, "
-                f"loss {scores['eval_loss']:.4f} per token"
+                f"validation: BLEU {validation.bleu:.2f}, chrF {validation.chrf:.2f}, "
+                f"loss {validation.loss:.4f} per token"
             )
-        print(f"finished model: {folder}")
+        print(f"finished model: {run.output_dir / MODEL}")
     return 0

@@ -44,7 +44,7 @@ def train_and_describe(config: "RunConfig") -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    finished = train(config)
-    if finished.accelerator.is_main_process:
-        write_card_of_run(finished.output_dir)
-        print(f"finished model: {finished.output_dir / MODEL}")
+    run = train(config)
+    if run.state.accelerator.is_main_process:
+        write_card_of_run(run.output_dir)
+        print(f"finished model: {run.output_dir / MODEL}")

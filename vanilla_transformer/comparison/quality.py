@@ -28,11 +28,11 @@ from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
-from vanilla_transformer.training.corpora import prepare_tokenizer
+from vanilla_transformer.training.device import bfloat16_is_faster
 from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
-from vanilla_transformer.training.preparation import bfloat16_is_faster
-from vanilla_transformer.training.subprocess_run import run_in_own_process
+from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
+from vanilla_transformer.training.subprocess_run import run_in_subprocess
 from vanilla_transformer.training.yaml_sections import merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"
@@ -176,7 +176,7 @@ def _spend_budgets(
         stop = {"max_updates": None, "max_minutes": None}
         for budget in missing:
             stop |= limits[budget]
-        run_in_own_process(_train, merged(config.to_dict(), {"training": stop | {"mixed_precision": precision}}))
+        run_in_subprocess(_train, merged(config.to_dict(), {"training": stop | {"mixed_precision": precision}}))
         facts = json.loads((folder / RESULTS).read_text("utf-8"))
         reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
         if reached == UPDATES and facts["updates"] != task.updates:
@@ -197,7 +197,7 @@ def _spend_budgets(
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The one that every run will make of the same data, to know the vocabulary before any training."""
     assert config.data.train is not None
-    return prepare_tokenizer(config, load_corpus(config.data.train), Path(config.training.output_dir))
+    return prepare_tokenizer(config.tokenizer, load_corpus(config.data.train), Path(config.training.output_dir))
 
 
 def _train(values: dict[str, Any]) -> None:

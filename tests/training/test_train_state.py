@@ -19,8 +19,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from tests.distributed.launching import free_port
 from vanilla_transformer.training.progress import Progress
-from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
+from vanilla_transformer.training.train_state import TrainState
 
 
 def tied_model() -> torch.nn.Module:
@@ -30,17 +30,17 @@ def tied_model() -> torch.nn.Module:
     return model
 
 
-def new_state(model: torch.nn.Module | None = None) -> RunState:
+def new_state(model: torch.nn.Module | None = None) -> TrainState:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True)
     model = tied_model() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.9, 0.98), fused=True)
     schedule = paper_schedule(optimizer, 16, 10)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    return RunState(accelerator, wrapped, optimizer, schedule, Progress())
+    return TrainState(accelerator, wrapped, optimizer, schedule, Progress())
 
 
-def update(state: RunState) -> None:
+def update(state: TrainState) -> None:
     model = state.accelerator.unwrap_model(state.model)
     loss = model["projection"](model["embedding"](torch.arange(7))).logsumexp(-1).sum()
     state.accelerator.backward(loss)
@@ -50,19 +50,19 @@ def update(state: RunState) -> None:
     state.progress.updates += 1
 
 
-def weights(state: RunState) -> dict[str, torch.Tensor]:
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in state.model.state_dict().items()}
 
 
 @pytest.fixture
-def trained() -> RunState:
+def trained() -> TrainState:
     state = new_state()
     for _ in range(3):
         update(state)
     return state
 
 
-def test_another_goes_on_to_the_bit(trained: RunState, tmp_path: Path):
+def test_another_goes_on_to_the_bit(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     other = new_state()
     other.model.load_state_dict(weights(trained))
@@ -76,7 +76,7 @@ def test_another_goes_on_to_the_bit(trained: RunState, tmp_path: Path):
     assert trained.optimizer.state_dict()["param_groups"] == other.optimizer.state_dict()["param_groups"]
 
 
-def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunState, tmp_path: Path):
+def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = [name for name, _ in trained.model.named_parameters()]
     assert names == ["embedding.weight", "projection.bias"]
@@ -90,7 +90,7 @@ def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunSta
     assert group["lr"] == trained.schedule.get_last_lr()[0]
 
 
-def test_it_is_json_and_safetensors(trained: RunState, tmp_path: Path):
+def test_it_is_json_and_safetensors(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = {"optimizer.json", "schedule.json", "progress.json", "random_states_0.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "optimizer.safetensors"}
@@ -107,7 +107,7 @@ def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Pat
     assert not other.optimizer.state
 
 
-def test_another_models_optimizer_is_refused(trained: RunState, tmp_path: Path):
+def test_another_models_optimizer_is_refused(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     other = new_state(torch.nn.ModuleDict({"projection": torch.nn.Linear(3, 7)}))
     with pytest.raises(ValueError, match="has other parameters than the model"):
@@ -157,7 +157,7 @@ def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
 
 
 @pytest.mark.parametrize("way", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
-def test_ways_to_share_out_that_know_no_names_are_refused(trained: RunState, monkeypatch: pytest.MonkeyPatch, way):
+def test_ways_to_share_out_that_know_no_names_are_refused(trained: TrainState, monkeypatch: pytest.MonkeyPatch, way):
     monkeypatch.setattr(trained.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
     monkeypatch.setattr(trained.accelerator.state, "distributed_type", way)
     with pytest.raises(ValueError, match=f"distributed_type {way.value} .*use MULTI_GPU or FSDP with fsdp_version 2"):
@@ -176,9 +176,9 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 7), torch.nn.Linear(7, 5))
         fully_shard(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        states.append(RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
+        states.append(TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
 
-    def step(state: RunState) -> None:
+    def step(state: TrainState) -> None:
         state.model(torch.ones(2, 3)).logsumexp(-1).sum().backward()
         state.optimizer.step()
         state.optimizer.zero_grad()

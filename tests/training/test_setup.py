@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vanilla_transformer.training.preparation import bfloat16_is_faster
+from vanilla_transformer.training.device import bfloat16_is_faster
 
 
 def test_what_a_person_should_know_is_logged(tiny_run, caplog):
@@ -22,7 +22,7 @@ def test_what_a_person_should_know_is_logged(tiny_run, caplog):
     assert f"{120 - long} pairs kept, 0 with an empty side dropped, {long} with more than 6 tokens" in text
     assert f"{len(run.order)} an epoch" in text
     assert f"{run.order.padding_share():.1%} of their positions padding" in text
-    assert f"{run.bare_model().num_parameters():,} parameters" in text
+    assert f"{run.state.bare_model().num_parameters():,} parameters" in text
 
 
 def test_an_absent_tracker_is_named(tiny_run):
@@ -48,7 +48,7 @@ def test_bfloat16_trains_to_about_the_same_loss(tiny_run, caplog):
         run = tiny_run.train(
             *options, f'training.mixed_precision="{precision}"', f"training.output_dir={tiny_run.folder / precision}"
         )
-        assert run.accelerator.mixed_precision == precision
+        assert run.state.accelerator.mixed_precision == precision
         losses.append(validate(run).loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
@@ -57,8 +57,8 @@ SMALL_BATCHES = ("training.max_source_tokens=40", "training.max_target_tokens=40
 
 
 def save_as_if_of_two_processes(run) -> None:
-    run.progress.processes = 2
-    run.checkpoints.save(run.progress)
+    run.state.progress.processes = 2
+    run.checkpoints.save()
 
 
 def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
@@ -66,8 +66,8 @@ def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=1")
-    assert run.progress.updates == 3 + len(run.order) - 6
-    assert (run.progress.epoch, run.progress.processes) == (1, 1)
+    assert run.state.progress.updates == 3 + len(run.order) - 6
+    assert (run.state.progress.epoch, run.state.progress.processes) == (1, 1)
     assert "processes: 2 before, 1 now" in caplog.text
     assert "batches in an update (2 before, 1 now)" in caplog.text
 
@@ -76,14 +76,14 @@ def test_the_number_of_processes_before_is_known_after_another_stop(tiny_run):
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     tiny_run.train(*SMALL_BATCHES, "training.max_updates=4")
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=5")
-    assert (run.progress.begun_epoch, run.progress.batches) == (0, 2)
-    assert run.epochs() * 120 == pytest.approx(run.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
+    assert (run.state.progress.begun_epoch, run.state.progress.batches) == (0, 2)
+    assert run.epochs() * 120 == pytest.approx(run.state.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
 
 
 def test_an_epoch_after_another_number_of_processes_is_a_whole_one(tiny_run):
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=2")
-    assert run.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
+    assert run.state.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
     assert run.epochs() == 2.0
 
 
@@ -98,13 +98,13 @@ def test_the_corpus_stays(tiny_run, streaming):
     with pytest.raises(ValueError, match=r"train\.target has changed since .*run was trained.*SHA-256.*bring it back"):
         tiny_run.train(*options)
     path.write_text(text, encoding="utf-8")
-    assert tiny_run.train(*options, "training.max_updates=4").progress.updates == 4
+    assert tiny_run.train(*options, "training.max_updates=4").state.progress.updates == 4
 
 
 def test_the_number_of_pairs_stays(tiny_run):
     run = tiny_run.train("training.max_updates=3")
-    run.progress.pairs = 121
-    run.checkpoints.save(run.progress)
+    run.state.progress.pairs = 121
+    run.checkpoints.save()
     with pytest.raises(ValueError, match=r"was trained on 121 pairs, and now data\.train has 120"):
         tiny_run.train()
 
@@ -125,14 +125,14 @@ def test_the_same_corpora_by_other_paths_go_on(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [f"data.{corpus}.{side}" for corpus in ("train", "validation") for side in ("source", "target")]
     relative = [f"{name}=./{'.'.join(name.split('.')[1:])}" for name in names]
-    assert tiny_run.train("training.max_updates=3", *relative).progress.updates == 3
+    assert tiny_run.train("training.max_updates=3", *relative).state.progress.updates == 3
     (tmp_path / "copy").mkdir()
     for name in names:
         file = name.removeprefix("data.")
         shutil.copy(tmp_path / file, tmp_path / "copy" / file)
     monkeypatch.chdir(tmp_path / "copy")
     bare = [f"{name}={name.removeprefix('data.')}" for name in names]
-    assert tiny_run.train("training.max_updates=4", *bare).progress.updates == 4
+    assert tiny_run.train("training.max_updates=4", *bare).state.progress.updates == 4
 
 
 @pytest.mark.parametrize("corpus", ["train", "validation"])

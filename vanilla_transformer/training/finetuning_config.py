@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of fine-tuning as one YAML file: the keys of a training run, a model to start from, and a LoRA adapter."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from vanilla_transformer.training.bounds import at_least, positive, probability
+from vanilla_transformer.training.configuration import (
+    BatchTokensConfig,
+    CorporaConfig,
+    TrainingConfig,
+    check_training_section,
+)
+from vanilla_transformer.training.lora import LoRAConfig
+from vanilla_transformer.training.yaml_sections import Section, build_section, read_yaml, words_of
+
+EPOCHS = 3  # where the configuration gives no end
+
+# Keys of transformers' Seq2SeqTrainingArguments, which configured fine-tuning before, and their names here.
+RENAMED = {
+    "training.num_train_epochs": "training.max_epochs",
+    "training.max_steps": "training.max_updates",
+    "training.logging_steps": "training.log_every",
+    "training.eval_steps": "training.validate_every",
+    "training.save_steps": "training.checkpoint_every",
+    "training.save_total_limit": "training.keep_checkpoints",
+    "training.learning_rate": "optimizer.learning_rate",
+    "training.lr_scheduler_type": "optimizer.schedule",
+    "training.warmup_steps": "optimizer.warmup_steps",
+    "training.weight_decay": "optimizer.weight_decay",
+    "training.adam_beta1": "optimizer.beta1",
+    "training.adam_beta2": "optimizer.beta2",
+    "training.adam_epsilon": "optimizer.eps",
+    "training.max_grad_norm": "optimizer.max_grad_norm",
+    "batches.max_source_tokens": "training.max_source_tokens",
+    "batches.max_target_tokens": "training.max_target_tokens",
+}
+REMOVED = {
+    "label_smoothing_factor": "the model smooths by itself, by label_smoothing of its config.json",
+    "per_device_train_batch_size": "batches are of as many tokens as training.max_source_tokens and "
+    "training.max_target_tokens allow",
+    "per_device_eval_batch_size": "set generation.batch_tokens",
+    "bf16": "set training.mixed_precision=bf16",
+    "fp16": "set training.mixed_precision=fp16",
+    "eval_strategy": "set training.validate_every, in updates; the end is always validated",
+    "save_strategy": "set training.checkpoint_every, in updates; the end is always saved",
+    "report_to": "set training.trackers, such as [tensorboard]",
+    "optim": "the optimizer is AdamW",
+    "resume_from_checkpoint": "the same command goes on from the last checkpoint in training.output_dir",
+    "push_to_hub": "`vanilla-transformer push` sends the finished model, checked and in one commit",
+    "hub_token": "a token has no place in a file; log in with `hf auth login` or set HF_TOKEN",
+}
+
+
+@strict
+@dataclass(kw_only=True)
+class FineTuningTrainingConfig(TrainingConfig):
+    """`TrainingConfig` with other defaults: smaller batches, no averaging, all sentences validated by the model's beam.
+
+    Without `max_updates`, `max_epochs` and `max_minutes`, training ends after 3 epochs.
+    """
+
+    max_source_tokens: int = at_least(1, default=4096)
+    max_target_tokens: int = at_least(1, default=4096)
+    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = None
+    validation_beams: int | None = at_least(1, default=None)
+    validation_sentences: int | None = at_least(1, default=None)
+    average_checkpoints: int = 0
+    trackers: list[str] = field(default_factory=list)
+
+
+@strict
+@dataclass(kw_only=True)
+class FineTuningOptimizerConfig:
+    """AdamW and its learning rate.
+
+    Args:
+        learning_rate: the peak.
+        schedule: transformers' `lr_scheduler_type`: linear and cosine decay to 0 at the end of the run.
+        warmup_steps: updates over which the rate rises from 0.
+        weight_decay, beta1, beta2, eps: of AdamW.
+        max_grad_norm: clip the gradient's global norm to this; `None`: do not.
+    """
+
+    learning_rate: float = positive(default=5e-5)
+    schedule: Literal["linear", "constant", "constant_with_warmup", "cosine", "inverse_sqrt"] = "linear"
+    warmup_steps: int = at_least(0, default=0)
+    weight_decay: float = at_least(0, default=0.0)
+    beta1: float = probability(default=0.9)
+    beta2: float = probability(default=0.999)
+    eps: float = positive(default=1e-8)
+    max_grad_norm: float | None = positive(default=1.0)
+
+
+@strict
+@dataclass(kw_only=True)
+class FineTuningConfig:
+    """One run of fine-tuning.
+
+    Args:
+        model: folder or Hub id of a Transformer or RNN of this package, with its tokenizer.
+        lora: `None`: all weights are trained.
+    """
+
+    model: str
+    data: CorporaConfig
+    training: FineTuningTrainingConfig
+    optimizer: FineTuningOptimizerConfig = field(default_factory=FineTuningOptimizerConfig)
+    generation: BatchTokensConfig = field(default_factory=BatchTokensConfig)
+    lora: LoRAConfig | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_finetuning_config(path: str | Path, overrides: list[str] | None = None) -> FineTuningConfig:
+    """Read a YAML file, apply `section.key=value` overrides, and check everything that needs no model.
+
+    The names of transformers' Seq2SeqTrainingArguments that are the same under another name are accepted, too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, an unknown key, a wrong type, a value out of range; one line that names the place.
+    """
+    config = build_section(FineTuningConfig, _renamed(read_yaml(Path(path), overrides)), where="")
+    training = config.training
+    if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
+        training.max_epochs = EPOCHS
+    check_training_section(training)
+    if config.lora is not None and training.average_checkpoints:
+        raise ValueError(
+            f"training.average_checkpoints={training.average_checkpoints} is for all weights; leave it out with lora"
+        )
+    if config.data.train is None:
+        raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
+    for name, corpus in (("train", config.data.train), ("validation", config.data.validation)):
+        if corpus is not None and corpus.streaming:
+            raise ValueError(f"data.{name}.streaming=true: fine-tuning reads its corpora whole; leave it out")
+    return config
+
+
+def _renamed(values: Section) -> Section:
+    """The values under today's names."""
+    training = values.get("training")
+    training = training if isinstance(training, Section) else Section()
+    for key in REMOVED.keys() & training:
+        if value := training.pop(key):  # false asks for nothing
+            shown = "***" if key == "hub_token" else repr(value)
+            raise ValueError(f"training.{key}={shown}: {REMOVED[key]}; leave it out")
+    for old, new in RENAMED.items():
+        old_section, old_key = old.split(".")
+        new_section, new_key = new.split(".")
+        section = values.get(old_section)
+        if not isinstance(section, Section) or old_key not in section:
+            continue
+        target = values.setdefault(new_section, Section())
+        if new_key in target:
+            raise ValueError(f"{old} is another name of {new}; give one of them")
+        target.set(new_key, section.pop(old_key), words_of(section).get(old_key))
+    if values.get("batches") == {}:
+        del values["batches"]
+    return values
