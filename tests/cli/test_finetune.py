@@ -27,7 +27,7 @@ def config(model_folder, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("adapter", [[], ["lora={target_modules: [q_proj]}"]], ids=["all weights", "LoRA"])
-def test_what_comes_out_translates(config, give_input, capsys, adapter):
+def test_fine_tuned_model_translates(config, give_input, capsys, adapter):
     assert main(["finetune", str(config), *adapter]) == 0
     said = capsys.readouterr().out
     folder = config.parent / "tuned" / "model"

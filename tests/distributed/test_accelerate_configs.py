@@ -32,7 +32,7 @@ def launch_arguments(name: str, *options: str):
     return parsed
 
 
-def test_there_are_the_files_that_the_documentation_names():
+def test_accelerate_configs_are_the_documented_ones():
     assert {path.stem for path in CONFIGS.iterdir()} == set(KINDS)
 
 
@@ -60,7 +60,7 @@ def test_the_precision_is_left_to_the_run(name):
         ("one_gpu", None),
     ],
 )
-def test_accelerate_launches_it_the_way_it_is_meant(name, way):
+def test_accelerate_launches_the_intended_kind(name, way):
     arguments = launch_arguments(name)
     ways = ("multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu")
     assert [one for one in ways if getattr(arguments, one)] == ([way] if way else [])
@@ -97,7 +97,7 @@ def test_fsdp2_alone_shards_weights(name, monkeypatch):
         (["--fsdp_transformer_layer_cls_to_wrap", "EncoderLayer"], "='EncoderLayer' .*leave it out"),
     ],
 )
-def test_what_fsdp2_would_not_honour_is_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
+def test_unsupported_options_of_fsdp2_are_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
     for variable, value in told("fsdp2", *options).items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=remedy) as caught:

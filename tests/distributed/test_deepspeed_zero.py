@@ -38,7 +38,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
         monkeypatch.setenv(variable, value)
 
 
-def test_the_file_asks_for_it(monkeypatch):
+def test_accelerate_config_requests_zero(monkeypatch):
     assert not zero_requested("no")
     monkeypatch.setattr(deepspeed_zero, "is_deepspeed_available", lambda: True)
     ask(monkeypatch)
@@ -54,7 +54,7 @@ def test_the_file_asks_for_it(monkeypatch):
         (["--gradient_clipping", "1.0"], "set optimizer.max_grad_norm instead"),
     ],
 )
-def test_what_it_would_not_honour_is_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
+def test_unsupported_options_of_zero_are_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
     ask(monkeypatch, *options)
     with pytest.raises(ValueError, match=remedy) as caught:
         tiny_run.train()
@@ -132,7 +132,7 @@ def poisoned_here(config: Path, overrides: list[str]) -> None:
 
 @pytest.mark.slow
 @needs_deepspeed
-def test_of_a_skipped_update_nothing_is_left(tiny_run: TinyRun):
+def test_a_skipped_update_leaves_no_gradient(tiny_run: TinyRun):
     overrides = [*world_sizes.OPTIONS, "training.max_updates=4"]
     found = []
     for processes in (1, 2):

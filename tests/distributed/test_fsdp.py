@@ -78,7 +78,7 @@ def test_tensor_parallelism_is_refused_by_an_rnn(tmp_path):
         assert "`tp_size=2` was requested, but `RNNSeq2SeqForConditionalGeneration` has no `tp_plan`" in one["error"]
 
 
-def test_tied_tables_under_both_are_refused():
+def test_tied_embeddings_under_fsdp_and_tensor_parallelism_are_refused():
     model, both = TRANSFORMER.model(), DistributedConfig(fsdp_size=2, tp_size=2)
     with pytest.raises(ValueError, match="fsdp_size=2 with tp_size=2 would shard tied embeddings"):
         type(model).maybe_distribute_model(model, both, None)

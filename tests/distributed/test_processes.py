@@ -35,7 +35,7 @@ def alone_of_two(folder: Path) -> None:
     meet(folder, timedelta(seconds=3))
 
 
-def test_who_has_met_waits_longer_than_who_has_not(tmp_path: Path):
+def test_timeout_is_longer_after_the_rendezvous(tmp_path: Path):
     start_together(meet, 2, tmp_path)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
@@ -43,7 +43,7 @@ def test_who_has_met_waits_longer_than_who_has_not(tmp_path: Path):
     assert processes.RENDEZVOUS_TIMEOUT < processes.COLLECTIVE_TIMEOUT
 
 
-def test_a_process_that_never_comes_is_not_waited_for_as_long_as_one_at_work(tmp_path: Path):
+def test_rendezvous_times_out_without_a_process(tmp_path: Path):
     start_together(alone_of_two, 1, tmp_path)
     said = (tmp_path / "error").read_text("utf-8")
     assert said.startswith("the processes have not all come together within 0.05 minutes: has one ended")

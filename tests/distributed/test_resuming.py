@@ -111,7 +111,7 @@ def copy_here(config: Path, overrides: list[str], folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["model.tie_word_embeddings=false"]], ids=["tied", "untied"])
-def test_each_process_can_have_all_of_a_sharded_model(tiny_run, options):
+def test_unsharded_copy_has_all_weights_in_each_process(tiny_run, options):
     start_together(train_here, 1, tiny_run.config, options)  # this process would keep the folder for itself
     start_together(copy_here, 2, tiny_run.config, options, tiny_run.folder, **FSDP2)
     expected = weights(tiny_run.output_dir / "checkpoints" / "update-00000008")

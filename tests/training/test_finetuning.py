@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,11 @@ from vanilla_transformer import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGenera
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_lines
-from vanilla_transformer.training import lora
-from vanilla_transformer.training.finetuning import finetune, set_up_finetuning
+from vanilla_transformer.training import lora, setup
 from vanilla_transformer.training.finetuning_config import REMOVED, RENAMED, load_finetuning_config
 from vanilla_transformer.training.gradients import backward
+from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.manifest import find_damage
-from vanilla_transformer.training.validation import Validation
 
 BUDGETS = {"max_source_tokens": 100, "max_target_tokens": 90}
 TARGETS = {"transformer": "[q_proj, v_proj]", "rnn": "[k_proj, linear]"}
@@ -70,16 +70,15 @@ def config_file(folder: Path, model: Path) -> Path:
     return path
 
 
-def tune(folder: Path, model: Path, *overrides: str) -> tuple[Path, Validation]:
-    """The finished model, and the last validation."""
+def tune(folder: Path, model: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
+    """The finished model, and results.json."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    run, validation = finetune(load_finetuning_config(config_file(folder, model), list(overrides)))
-    assert validation is not None
-    return run.output_dir / "model", validation
+    run = train(load_finetuning_config(config_file(folder, model), list(overrides)))
+    return run.output_dir / "model", json.loads((run.output_dir / "results.json").read_text("utf-8"))
 
 
 def set_up(folder: Path, model: Path, *overrides: str):
-    return set_up_finetuning(load_finetuning_config(config_file(folder, model), list(overrides)))
+    return setup.set_up(load_finetuning_config(config_file(folder, model), list(overrides)))
 
 
 def held_out_batch(folder: Path, model: Path) -> dict[str, torch.Tensor]:
@@ -179,13 +178,14 @@ def test_adapter_and_merged_model_say_the_same(base, kind, tmp_path):
 
 
 def test_scores_are_those_of_the_finished_folder(base, tmp_path):
-    folder, validation = tune(tmp_path, base)
+    folder, results = tune(tmp_path, base)
     lines = [(tmp_path / f"held-out.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")]
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     found = translate_lines(model, load_tokenizer(folder), lines[0], max_batch_tokens=500)
     expected = score_translations([best[0].text for best in found], lines[1])
-    assert validation.chrf == pytest.approx(expected["chrf"])
-    assert validation.bleu == pytest.approx(expected["bleu"])
+    assert {score["metric"]: score["value"] for score in results["scores"]} == pytest.approx(
+        {"BLEU": expected["bleu"], "chrF": expected["chrf"]}
+    )
 
 
 def test_decoding_settings_stay_as_they_were(base, tmp_path):
@@ -196,13 +196,13 @@ def test_decoding_settings_stay_as_they_were(base, tmp_path):
 
 
 def test_the_validation_loss_is_the_mean_over_target_tokens(base, tmp_path):
-    folder, validation = tune(tmp_path, base, "training.max_target_tokens=20")  # of several batches
+    folder, results = tune(tmp_path, base, "training.max_target_tokens=20")  # of several batches
     batch = held_out_batch(tmp_path, base)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     logits, labels = model(**batch).logits, batch["labels"]
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
     assert model.config.label_smoothing == 0.1
-    assert validation.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert results["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_nothing_that_is_written_has_to_be_unpickled(base_transformer, tmp_path):
@@ -224,7 +224,7 @@ def test_a_checkpoint_with_pickles_is_refused(base_transformer, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["progress.json", "model.safetensors", "optimizer.safetensors", "manifest.json"])
-def test_the_newest_whole_checkpoint_is_gone_on_from(base_transformer, tmp_path, caplog, name):
+def test_resuming_from_the_newest_undamaged_checkpoint(base_transformer, tmp_path, caplog, name):
     """Here from update 7 of 14."""
     options = ["training.checkpoint_every=7", "training.keep_checkpoints=2"]
     tune(tmp_path, base_transformer, *options)
@@ -254,7 +254,7 @@ def test_a_folder_with_checkpoints_of_another_model_is_refused(base_transformer,
         tune(tmp_path, base_transformer, override.replace("{other}", str(tmp_path / "other")))
 
 
-def test_the_same_data_by_another_path_is_gone_on_with(base_transformer, tmp_path, monkeypatch):
+def test_resuming_with_the_same_data_by_another_path(base_transformer, tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     whole, _ = tune(tmp_path / "whole", base_transformer, "training.max_updates=2")
     tune(tmp_path, base_transformer, "training.max_updates=1", "training.checkpoint_every=1")
@@ -360,7 +360,6 @@ def test_without_an_end_there_are_three_epochs(tmp_path):
         ("lora={target_modules: []}", r"lora.target_modules=\[\] must name at least one"),
         ("lora={target_modules: [q_proj], dropout: 1}", "lora.dropout=1.0 must be at least 0 and less than 1"),
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
-        ("data.train=null", "data.train is missing"),
         ("lora={target_modules: [q_proj]} training.average_checkpoints=2", "training.average_checkpoints=2 is for all"),
         ("data.train.streaming=true", "data.train.streaming=true: fine-tuning reads its corpora whole"),
     ],
@@ -371,10 +370,7 @@ def test_a_bad_configuration_is_refused(tmp_path, override, said):
 
 
 def test_without_held_out_pairs_nothing_is_scored(base_transformer, tmp_path):
-    config = load_finetuning_config(config_file(tmp_path, base_transformer), ["data.validation=null"])
-    run, validation = finetune(config)
-    assert validation is None
-    results = json.loads((run.output_dir / "results.json").read_text("utf-8"))
+    _, results = tune(tmp_path, base_transformer, "data.validation=null")
     assert (results["validation"], results["scores"], results["updates"]) == (None, [], 14)
 
 

@@ -73,7 +73,7 @@ def infinite_gradient(positions: set[int]):
 
 @pytest.mark.parametrize("clipping", ["null", "0.5"])
 @pytest.mark.parametrize("fault", [nan_loss, infinite_gradient])
-def test_an_update_that_is_not_finite_is_as_if_its_batches_had_not_been(tiny_run, monkeypatch, fault, clipping):
+def test_a_skipped_update_changes_no_state(tiny_run, monkeypatch, fault, clipping):
     options = ["model.dropout=0.0", "training.max_updates=7", f"optimizer.max_grad_norm={clipping}"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "updates", without({2, 5}))
@@ -93,7 +93,7 @@ def test_a_run_of_skipped_updates_ends_by_its_epochs(tiny_run, monkeypatch):
     assert run.state.progress.skipped_updates == 2 * len(run.order)
 
 
-def test_too_many_in_a_row_end_the_run_and_leave_the_checkpoint_before(tiny_run, monkeypatch):
+def test_too_many_skipped_updates_in_a_row_end_the_run(tiny_run, monkeypatch):
     options = ["model.dropout=0.0", "training.checkpoint_every=2"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "updates", without({0, 1}))
@@ -132,7 +132,7 @@ def test_a_run_that_never_made_an_update_has_no_checkpoint_to_name(tiny_run, mon
     assert not list_checkpoints(tiny_run.output_dir / "checkpoints")
 
 
-def test_a_skipped_update_is_said_once_and_counted_in_the_log(tiny_run, monkeypatch):
+def test_a_skipped_update_is_reported_once_and_counted(tiny_run, monkeypatch):
     said, figures = [], []
     monkeypatch.setattr(loop.ProgressReport, "write", lambda self, text: said.append(text))
     after_backward(monkeypatch, nan_loss({2}))
@@ -181,7 +181,7 @@ def limit_pairs(run, most: int, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_gradients_of_a_halved_batch_are_those_of_the_whole(tiny_run, where):
+def test_gradients_of_a_halved_batch_equal_those_of_the_whole(tiny_run, where):
     run = prepared(tiny_run, "model.tie_word_embeddings=false")
     micro_batches = list(run.batches)[:3]
     micro_batches[0] = {name: tensor[:4] for name, tensor in micro_batches[0].items()}
@@ -206,7 +206,7 @@ def test_a_batch_of_seven_is_halved_down_to_single_pairs(tiny_run):
     assert run.state.progress.halved_batches == 6
 
 
-def test_a_run_short_of_memory_trains_to_the_same_weights(tiny_run, monkeypatch):
+def test_out_of_memory_batches_train_to_the_same_weights(tiny_run, monkeypatch):
     options = ["model.dropout=0.0", "training.max_updates=6", "training.gradient_accumulation_steps=2"]
     expected = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'enough'}")
     prepare = loop.set_up
@@ -224,7 +224,7 @@ def test_a_run_short_of_memory_trains_to_the_same_weights(tiny_run, monkeypatch)
     torch.testing.assert_close(state_of(run), state_of(expected), rtol=1e-3, atol=1e-5)
 
 
-def test_a_single_pair_that_does_not_fit_is_named_with_its_lengths(tiny_run):
+def test_out_of_memory_for_a_single_pair_names_its_lengths(tiny_run):
     run = prepared(tiny_run)
     batch = next(iter(run.batches))
     first = [tensor[0].tolist() for tensor in (batch["input_ids"], batch["labels"])]
@@ -235,7 +235,7 @@ def test_a_single_pair_that_does_not_fit_is_named_with_its_lengths(tiny_run):
     assert "training.max_source_tokens=100 and training.max_target_tokens=100" in str(caught.value)
 
 
-def test_an_error_that_is_not_of_memory_is_raised(tiny_run):
+def test_errors_other_than_out_of_memory_are_raised(tiny_run):
     run = prepared(tiny_run)
 
     def broken(*_):
@@ -266,7 +266,7 @@ def train_with_a_fault(config: Path, overrides: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
-def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run, environment):
+def test_all_processes_skip_an_update_that_is_not_finite_in_one(tiny_run, environment):
     start_together(train_with_a_fault, 2, tiny_run.config, ["training.max_updates=5"], **environment)
     first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert first == second

@@ -62,7 +62,7 @@ def trained() -> TrainState:
     return state
 
 
-def test_another_goes_on_to_the_bit(trained: TrainState, tmp_path: Path):
+def test_resumed_state_is_equal_to_the_bit(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     other = new_state()
     other.model.load_state_dict(weights(trained))
@@ -90,7 +90,7 @@ def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: TrainS
     assert group["lr"] == trained.schedule.get_last_lr()[0]
 
 
-def test_it_is_json_and_safetensors(trained: TrainState, tmp_path: Path):
+def test_state_is_json_and_safetensors(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = {"optimizer.json", "schedule.json", "progress.json", "random_states_0.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "optimizer.safetensors"}
@@ -98,7 +98,7 @@ def test_it_is_json_and_safetensors(trained: TrainState, tmp_path: Path):
         json.loads((tmp_path / name).read_text(encoding="utf-8"))
 
 
-def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Path):
+def test_optimizer_state_is_empty_before_the_first_update(tmp_path: Path):
     state = new_state()
     state.save(tmp_path)
     assert not state.optimizer.state
@@ -123,7 +123,7 @@ def draws() -> list[float]:
     ]
 
 
-def test_every_generator_goes_on_where_it_was(tmp_path: Path):
+def test_random_generators_are_restored(tmp_path: Path):
     state = new_state()
     draws()
     state.save(tmp_path)
@@ -134,7 +134,7 @@ def test_every_generator_goes_on_where_it_was(tmp_path: Path):
     assert draws() + draws() == expected
 
 
-def test_a_process_that_was_not_there_keeps_its_seed(tmp_path: Path, caplog):
+def test_a_process_without_saved_random_states_keeps_its_seed(tmp_path: Path, caplog):
     new_state().save(tmp_path)
     (tmp_path / "random_states_0.json").rename(tmp_path / "random_states_1.json")
     torch.manual_seed(3)
@@ -146,7 +146,7 @@ def test_a_process_that_was_not_there_keeps_its_seed(tmp_path: Path, caplog):
     assert "is of fewer processes: number 0 starts anew" in caplog.text
 
 
-def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
+def test_gradient_scaler_of_fp16_is_restored(tmp_path: Path):
     states = [new_state(), new_state()]
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0)]
     for state, scaler in zip(states, scalers, strict=True):
@@ -157,7 +157,7 @@ def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
 
 
 @pytest.mark.parametrize("way", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
-def test_ways_to_share_out_that_know_no_names_are_refused(trained: TrainState, monkeypatch: pytest.MonkeyPatch, way):
+def test_sharding_without_parameter_names_is_refused(trained: TrainState, monkeypatch: pytest.MonkeyPatch, way):
     monkeypatch.setattr(trained.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
     monkeypatch.setattr(trained.accelerator.state, "distributed_type", way)
     with pytest.raises(ValueError, match=f"distributed_type {way.value} .*use MULTI_GPU or FSDP with fsdp_version 2"):
@@ -199,7 +199,7 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sharded_optimizer_goes_on_to_the_bit_and_is_saved_whole(tmp_path: Path):
+def test_a_sharded_optimizer_resumes_to_the_bit_and_is_saved_unsharded(tmp_path: Path):
     start_processes(train_sharded, (free_port(), tmp_path), nprocs=2, start_method="spawn")
     tensors = load_file(tmp_path / "optimizer.safetensors")
     assert tensors["0.weight.exp_avg"].shape == (7, 3)

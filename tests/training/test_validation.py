@@ -59,11 +59,11 @@ def test_a_longer_run_remembers_the_best_of_the_last_validation(tiny_run):
     assert set_up(tiny_run.load(*options)).state.progress.best_bleu == first
 
 
-def test_logits_of_a_batch_never_exist_at_once(run, monkeypatch):
+def test_validation_never_computes_the_logits_of_a_whole_batch(run, monkeypatch):
     where = "vanilla_transformer.seq2seq_base.cross_entropy_of_logits"
     monkeypatch.setattr(where, lambda *_: pytest.fail("the whole projection was computed"))
     mean_loss(run.state.bare_model(), run.validation_batches, run.state.accelerator)
 
 
-def test_a_hopeless_model_has_infinite_perplexity():
+def test_perplexity_beyond_floats_is_infinite():
     assert perplexity(1e6) == math.inf

@@ -7,7 +7,7 @@ bf16 it casts the weights instead of autocasting. DeepSpeed's own checkpoints ar
 `ZeroOptimizer` gathers what our checkpoints need.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -144,27 +144,17 @@ class ZeroOptimizer(torch.optim.Optimizer):
         self.engine.optimizer.zero_grad(set_to_none)  # drops what a skipped update has gathered, too
 
 
-class GatheredState(Mapping[torch.Tensor, dict[str, torch.Tensor]]):
-    """Adam's state of each parameter; all processes must read it together."""
+class GatheredState(dict[torch.Tensor, Any]):
+    """Adam's state of each parameter, gathered when it is read; all processes must read it together."""
 
     def __init__(self, adam: torch.optim.Optimizer, parameters: list[list[torch.Tensor]]):
-        self.steps: dict[torch.Tensor, torch.Tensor] = {}
         for group, of_group in zip(adam.param_groups, parameters, strict=True):
             [flat] = group["params"]
-            for parameter in of_group if adam.state[flat] else ():
-                self.steps[parameter] = adam.state[flat]["step"]
+            if adam.state[flat]:
+                self.update(dict.fromkeys(of_group, adam.state[flat]["step"]))
 
     def __getitem__(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state  # pyright: ignore[reportMissingImports]
 
         moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-        return {"step": self.steps[parameter].clone(), **moments}
-
-    def __contains__(self, parameter: object) -> bool:
-        return parameter in self.steps
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
+        return {"step": super().__getitem__(parameter).clone(), **moments}

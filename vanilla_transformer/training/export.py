@@ -28,44 +28,30 @@ MODEL, RESULTS, ADAPTER = "model", "results.json", "adapter"  # in the run's out
 def export_model(run: Run, validation: Validation | None) -> None:
     """Write `output_dir/model` and `output_dir/results.json`; score the model on `data.test` if there is one.
 
+    With LoRA, also write `output_dir/adapter`, which is merged into the model.
+
     Args:
         validation: of the last weights, for results.json.
     """
-    if run.state.accelerator.is_main_process:
-        _write_model(run, _averaged(run))
-    run.state.accelerator.wait_for_everyone()
     results = _facts(run, validation)
+    if run.state.accelerator.is_main_process:
+        model = _finished_model(run)
+        with atomic_folder(run.output_dir / MODEL) as folder:
+            model.save_pretrained(folder)
+            run.tokenizer.save_pretrained(folder)
+        results["parameters"] = model.num_parameters()
     _write_results(run, results)
+    run.state.accelerator.wait_for_everyone()
     if run.corpora.test is not None:
         _write_results(run, results | {"scores": _score_on_test(run, *run.corpora.test)})
 
 
-def export_finetuned_model(run: Run, config: FineTuningConfig, validation: Validation | None) -> None:
-    """Write `output_dir/model`, `output_dir/results.json` and with LoRA `output_dir/adapter`."""
-    if run.state.accelerator.is_main_process:
-        if config.lora is None:
-            model = _averaged(run)
-        else:
-            with atomic_folder(run.output_dir / ADAPTER) as folder:
-                save_weights(run.state.bare_model(), folder)
-            model = merge_adapter(config.model, run.output_dir / ADAPTER)
-        _write_model(run, model)
-        results = _facts(run, validation) | {"model_type": model.config.model_type}
-        results["parameters"] = model.num_parameters()
-        if validation is not None:
-            results |= {"loss": validation.loss, "scores": _scores("validation", asdict(validation))}
-        _write_results(run, results)
-    run.state.accelerator.wait_for_everyone()
-
-
-def _averaged(run: Run) -> PreTrainedModel:
+def _finished_model(run: Run) -> PreTrainedModel:
+    if isinstance(run.config, FineTuningConfig) and run.config.lora is not None:
+        with atomic_folder(run.output_dir / ADAPTER) as folder:
+            save_weights(run.state.bare_model(), folder)
+        return merge_adapter(run.config.model, run.output_dir / ADAPTER)
     return average_checkpoints(run.checkpoints.newest(run.config.training.average_checkpoints or 1))
-
-
-def _write_model(run: Run, model: PreTrainedModel) -> None:
-    with atomic_folder(run.output_dir / MODEL) as folder:
-        model.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:
@@ -96,10 +82,10 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         device = torch.cuda.get_device_name(accelerator.device)
     else:
         device = f"{platform.machine()} {accelerator.device.type}, {os.cpu_count()} cores"
-    return {
+    facts = {
         "config": run.config.to_dict(),
+        "model_type": model.config.model_type,
         "vocab_size": model.config.vocab_size,
-        "parameters": model.num_parameters(),
         "pairs": run.corpora.pairs(),
         "updates": progress.updates,
         "epochs": round(run.epochs(), 2),
@@ -114,3 +100,7 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         "validation": asdict(validation) if validation is not None else None,
         "scores": [],
     }
+    if isinstance(run.config, FineTuningConfig):
+        facts["loss"] = validation.loss if validation is not None else None
+        facts["scores"] = _scores("validation", asdict(validation)) if validation is not None else []
+    return facts

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, positive, probability
 from vanilla_transformer.training.configuration import (
     BatchTokensConfig,
@@ -112,6 +113,11 @@ class FineTuningConfig:
     generation: BatchTokensConfig = field(default_factory=BatchTokensConfig)
     lora: LoRAConfig | None = None
 
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """The model's own."""
+        return TokenizerConfig(path=self.model)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -134,8 +140,6 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
         raise ValueError(
             f"training.average_checkpoints={training.average_checkpoints} is for all weights; leave it out with lora"
         )
-    if config.data.train is None:
-        raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     for name, corpus in (("train", config.data.train), ("validation", config.data.validation)):
         if corpus is not None and corpus.streaming:
             raise ValueError(f"data.{name}.streaming=true: fine-tuning reads its corpora whole; leave it out")

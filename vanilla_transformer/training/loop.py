@@ -15,6 +15,7 @@ from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.export import export_model
+from vanilla_transformer.training.finetuning_config import FineTuningConfig
 from vanilla_transformer.training.gradients import Batch, apply_update, backward, clip_gradients, skip_update
 from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.setup import Run, set_up
@@ -25,10 +26,11 @@ logger = logging.getLogger(__name__)
 EXIT_STATUS_OF_A_STOPPED_RUN = 3  # SIGINT or SIGTERM ended it; the same command resumes
 
 
-def train(config: RunConfig) -> Run:
-    """Train a new model as configured, resuming where an earlier run of the same configuration stopped.
+def train(config: RunConfig | FineTuningConfig) -> Run:
+    """Train a new model, or fine-tune one, resuming where an earlier run of the same configuration stopped.
 
-    Writes `output_dir/model`, the finished model in Hub format, and `output_dir/results.json`.
+    Writes `output_dir/model`, the finished model in Hub format, `output_dir/results.json`, and with LoRA
+    `output_dir/adapter`, which is merged into the model.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder, before any update.

@@ -28,7 +28,6 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseFo
             f"there is no memory for the model {config.model}; lower its sizes in the section model "
             f"({' '.join(str(error).split())})"
         ) from error
-    configure_for_training(model, config.training)
     generation = config.generation
     # transformers refuses these for greedy decoding
     beam_options = {"length_penalty": generation.length_penalty, "early_stopping": True}

@@ -16,13 +16,15 @@ from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
 from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.training.base_model import load_base_model
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
-from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.configuration import DataConfig, RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.device import start_accelerator
 from vanilla_transformer.training.finetuning_config import FineTuningConfig
-from vanilla_transformer.training.model import build_model
-from vanilla_transformer.training.optimizer import build_optimizer
+from vanilla_transformer.training.lora import add_adapter
+from vanilla_transformer.training.model import build_model, configure_for_training
+from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.train_state import TrainState
@@ -61,27 +63,42 @@ class Run:
         return progress.epoch + self.order.share_taken(progress.batches)
 
 
-def set_up(config: RunConfig) -> Run:
-    """Everything before the first update of a new model, or before the next one of a run that stopped.
+def set_up(config: RunConfig | FineTuningConfig) -> Run:
+    """Everything before the first update, or before the next one of a run that stopped.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder; unsupported options of
-            FSDP2 or ZeRO.
+        ValueError, FileNotFoundError, PermissionError: unusable data, model, configuration or folder; unsupported
+            options of FSDP2 or ZeRO.
     """
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
-    accelerator = claim_and_start(config)
+    base = None
+    if isinstance(config, FineTuningConfig):
+        if use_fsdp or use_zero:
+            raise ValueError(
+                "fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed"
+            )
+        base = load_base_model(config)
+    accelerator = _claim_and_start(config)
     with accelerator.main_process_first():
         text = load_corpus(config.data.train)
-        test = load_references(config.data.test) if config.data.test is not None else None  # raises now, not at the end
+        is_tested = isinstance(config.data, DataConfig) and config.data.test is not None
+        test = load_references(config.data.test) if is_tested else None  # raises now, and not at the end
         tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
         corpora = prepare_corpora(config.data, text, tokenizer, test)
     order, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
-    model = build_model(config, tokenizer)
+    if isinstance(config, RunConfig):
+        model = build_model(config, tokenizer)
+    else:
+        assert base is not None
+        model = base
+        if config.lora is not None:
+            add_adapter(model, config.lora)
+    configure_for_training(model, config.training)
     if use_fsdp:
         model = shard_model(model, accelerator)
-    optimizer, schedule = build_optimizer(config.optimizer, model)
+    optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates(config.training, order))
     if use_fsdp:  # sharded already: in "evaluation mode" Accelerate wraps nothing around the model
         model = accelerator.prepare_model(model, evaluation_mode=True)
         optimizer = accelerator.prepare_optimizer(optimizer)
@@ -92,10 +109,10 @@ def set_up(config: RunConfig) -> Run:
         model, optimizer = accelerator.prepare(model, optimizer)
     progress = corpora.new_progress(accelerator.num_processes)
     state = TrainState(accelerator, model, optimizer, schedule, progress)
-    return resume(config, state, tokenizer, corpora, order, batches)
+    return _resume(config, state, tokenizer, corpora, order, batches)
 
 
-def claim_and_start(config: RunConfig | FineTuningConfig) -> Accelerator:
+def _claim_and_start(config: RunConfig | FineTuningConfig) -> Accelerator:
     """Claim the run's folder, and start Accelerate without its own DeepSpeed (see `deepspeed_zero`)."""
     with patch_environment(accelerate_use_deepspeed="false"):
         with process_state().main_process_first():
@@ -103,7 +120,7 @@ def claim_and_start(config: RunConfig | FineTuningConfig) -> Accelerator:
         return start_accelerator(config.training)
 
 
-def resume(
+def _resume(
     config: RunConfig | FineTuningConfig,
     state: TrainState,
     tokenizer: PreTrainedTokenizerBase,
