@@ -4,6 +4,8 @@
 from pathlib import Path
 
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.distributed.deepspeed_zero import zero_requested
+from vanilla_transformer.distributed.fsdp import fsdp_requested
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import max_positions
@@ -14,9 +16,12 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
     """The model of the folder or Hub id `config.model`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_model_folder`; it is not of this package, its tokenizer does not fit,
-            or it cannot read texts of `data.max_length`; `training.output_dir` has checkpoints of an earlier version.
+        FileNotFoundError, ValueError: as `load_model_folder`; a model of another package, one whose tokenizer does not
+            fit, or one that cannot read texts of `data.max_length`.
+        ValueError: FSDP or DeepSpeed is requested; `training.output_dir` has checkpoints of an earlier version.
     """
+    if fsdp_requested() or zero_requested(config.training.mixed_precision):
+        raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     trainer_checkpoints = sorted(path.name for path in Path(config.training.output_dir).glob("checkpoint-*"))
     if trainer_checkpoints:
         raise ValueError(

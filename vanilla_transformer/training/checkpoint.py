@@ -34,7 +34,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: `update-00001000/` and so on, of which the newest few are kept.
+    """The folder `checkpoints/` of a run: `update-00001000/` and so on; the newest few are kept.
 
     A checkpoint that a stop request wrote between two regular ones is removed with the next regular one. So a run that
     was stopped and resumed ends with the same checkpoints, and the same average, as an uninterrupted one.

@@ -16,9 +16,18 @@ from vanilla_transformer.training.configuration import (
     check_training_section,
 )
 from vanilla_transformer.training.lora import LoRAConfig
-from vanilla_transformer.training.yaml_sections import Section, build_section, read_yaml, words_of
+from vanilla_transformer.training.yaml_sections import Section, build_section, merged, read_yaml, words_of
 
 EPOCHS = 3  # where the configuration gives no end
+DEFAULTS = {  # of the section `training`, where they are not those of `train`
+    "max_source_tokens": 4096,
+    "max_target_tokens": 4096,
+    "attention": None,
+    "validation_beams": None,
+    "validation_sentences": None,
+    "average_checkpoints": 0,
+    "trackers": [],
+}
 
 # Keys of transformers' Seq2SeqTrainingArguments, which configured fine-tuning before, and their names here.
 RENAMED = {
@@ -58,23 +67,6 @@ REMOVED = {
 
 @strict
 @dataclass(kw_only=True)
-class FineTuningTrainingConfig(TrainingConfig):
-    """`TrainingConfig` with other defaults: smaller batches, no averaging, all sentences validated by the model's beam.
-
-    Without `max_updates`, `max_epochs` and `max_minutes`, training ends after 3 epochs.
-    """
-
-    max_source_tokens: int = at_least(1, default=4096)
-    max_target_tokens: int = at_least(1, default=4096)
-    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = None
-    validation_beams: int | None = at_least(1, default=None)
-    validation_sentences: int | None = at_least(1, default=None)
-    average_checkpoints: int = 0
-    trackers: list[str] = field(default_factory=list)
-
-
-@strict
-@dataclass(kw_only=True)
 class FineTuningOptimizerConfig:
     """AdamW and its learning rate.
 
@@ -103,12 +95,13 @@ class FineTuningConfig:
 
     Args:
         model: folder or Hub id of a Transformer or RNN of this package, with its tokenizer.
+        training: with `DEFAULTS`; without an end, it ends after 3 epochs.
         lora: `None`: all weights are trained.
     """
 
     model: str
     data: CorporaConfig
-    training: FineTuningTrainingConfig
+    training: TrainingConfig
     optimizer: FineTuningOptimizerConfig = field(default_factory=FineTuningOptimizerConfig)
     generation: BatchTokensConfig = field(default_factory=BatchTokensConfig)
     lora: LoRAConfig | None = None
@@ -131,7 +124,8 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
         FileNotFoundError: no such file.
         ValueError: not YAML, an unknown key, a wrong type, a value out of range; one line that names the place.
     """
-    config = build_section(FineTuningConfig, _renamed(read_yaml(Path(path), overrides)), where="")
+    values = merged({"training": DEFAULTS}, _renamed(read_yaml(Path(path), overrides)))
+    config = build_section(FineTuningConfig, values, where="")
     training = config.training
     if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
         training.max_epochs = EPOCHS

@@ -39,8 +39,8 @@ def backward(state: TrainState, micro_batches: list[Batch], training: TrainingCo
     the update are computed anew. They equal those of the whole up to rounding, but dropout draws other masks.
 
     Raises:
-        ValueError: a single pair does not fit; or a micro-batch does not and there are several processes, of which one
-            cannot begin anew while the others wait for its gradients.
+        ValueError: a single pair does not fit; or a micro-batch does not, and there are several processes: one cannot
+            begin anew while the others wait for its gradients.
     """
     tokens = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches))
     tokens = sum_over_processes(state.accelerator, tokens)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-rank adapters (Hu et al. 2021) by PEFT: W + alpha / r * B A, of which A and B alone are learnt."""
+"""Low-rank adapters (Hu et al. 2021) by PEFT: W + alpha / r * B A, where A and B alone are trained."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec

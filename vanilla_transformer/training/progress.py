@@ -41,7 +41,7 @@ class Progress:
     halved_batches: int = 0
 
     def change_processes(self, processes: int, consumed_pairs: int) -> None:
-        """Go on with another number of processes, after so many pairs of the current epoch."""
+        """Go on with another number of processes, which share the current epoch after its consumed pairs."""
         self.processes, self.batches = processes, 0
         self.begun_epoch, self.begun_pairs = self.epoch, consumed_pairs
 

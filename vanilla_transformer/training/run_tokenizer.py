@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of a run, in a folder of its own: trained or brought along at first, and repaired if it is damaged."""
+"""The tokenizer of a run, trained or brought along, which is stored in the run's folder and repaired if damaged."""
 
 import logging
 from collections.abc import Iterable

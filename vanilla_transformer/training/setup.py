@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import patch_environment
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,7 @@ from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, sha
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.base_model import load_base_model
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
-from vanilla_transformer.training.configuration import DataConfig, RunConfig
+from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.device import start_accelerator
 from vanilla_transformer.training.finetuning_config import FineTuningConfig
@@ -73,18 +72,17 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
-    base = None
+    base = test = None
     if isinstance(config, FineTuningConfig):
-        if use_fsdp or use_zero:
-            raise ValueError(
-                "fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed"
-            )
         base = load_base_model(config)
-    accelerator = _claim_and_start(config)
+    with patch_environment(accelerate_use_deepspeed="false"):  # Accelerate's own way, which `deepspeed_zero` replaces
+        with process_state().main_process_first():
+            claim_output_dir(config)
+        accelerator = start_accelerator(config.training)
     with accelerator.main_process_first():
         text = load_corpus(config.data.train)
-        is_tested = isinstance(config.data, DataConfig) and config.data.test is not None
-        test = load_references(config.data.test) if is_tested else None  # raises now, and not at the end
+        if isinstance(config, RunConfig) and config.data.test is not None:
+            test = load_references(config.data.test)  # now, for its errors should not come at the end
         tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
         corpora = prepare_corpora(config.data, text, tokenizer, test)
     order, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
@@ -110,14 +108,6 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     progress = corpora.new_progress(accelerator.num_processes)
     state = TrainState(accelerator, model, optimizer, schedule, progress)
     return _resume(config, state, tokenizer, corpora, order, batches)
-
-
-def _claim_and_start(config: RunConfig | FineTuningConfig) -> Accelerator:
-    """Claim the run's folder, and start Accelerate without its own DeepSpeed (see `deepspeed_zero`)."""
-    with patch_environment(accelerate_use_deepspeed="false"):
-        with process_state().main_process_first():
-            claim_output_dir(config)
-        return start_accelerator(config.training)
 
 
 def _resume(

@@ -68,12 +68,12 @@ def _call_and_send(sender: Connection, function: Callable[..., object], argument
     try:
         function(*arguments)
     except BaseException as error:
-        where = traceback.format_exc()
+        traceback_text = traceback.format_exc()
         try:
             error = pickle.loads(pickle.dumps(error))
         except Exception:  # it cannot be pickled, or not be built from its arguments
             error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(f"in a process of its own:\n{where}")
+        error.add_note(f"in a subprocess:\n{traceback_text}")
         sender.send(error)
     else:
         sender.send(None)

@@ -31,10 +31,6 @@ SCHEDULE, PROGRESS, GRADIENT_SCALER = "schedule.json", "progress.json", "gradien
 NAMELESS = {DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}  # flat buffers instead of parameters
 
 
-def random_states_file(process_index: int) -> str:
-    return f"random_states_{process_index}.json"
-
-
 @dataclass(frozen=True)
 class TrainState:
     """Everything that an update changes.
@@ -61,13 +57,16 @@ class TrainState:
                 "parameters with names; use MULTI_GPU or FSDP with fsdp_version 2"
             )
 
+    def _random_states_file(self) -> str:
+        return f"random_states_{self.accelerator.process_index}.json"
+
     def bare_model(self) -> Any:
         """The model without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def save(self, folder: Path) -> None:
         """Save all but the weights; all processes must call this, and each writes its random states."""
-        _write_json(folder / random_states_file(self.accelerator.process_index), self._random_states())
+        _write_json(folder / self._random_states_file(), self._random_states())
         groups, tensors = self._optimizer_state()
         if not self.accelerator.is_main_process:
             return
@@ -85,7 +84,7 @@ class TrainState:
         self.progress.load_state_dict(_read_json(folder / PROGRESS))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
-        path = folder / random_states_file(self.accelerator.process_index)
+        path = folder / self._random_states_file()
         if path.is_file():
             self._load_random_states(_read_json(path))  # last, because loading may draw random numbers
         else:

@@ -46,7 +46,7 @@ READ_AS = {Section: dict, Items: list}  # in messages
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes Sections and Items; refuses duplicate keys, of which PyYAML would take the last."""
+    """Makes Sections and Items; refuses duplicate keys, where PyYAML would take the last."""
 
     def construct_section(self, node: yaml.MappingNode):
         section = Section()
