@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of every kind in real runs, and whether anything is lost: `python -m tests.system.fault_trials`.
+"""Injects faults of every kind into real runs, and counts what is lost: `python -m tests.system.fault_trials`.
 
     python -m tests.system.fault_trials                            # a few of each kind
     python -m tests.system.fault_trials --kills 100 --damages 40   # these alone
 
-Every run trains a tiny model by the installed command. One that nothing happens to gives the weights that all others
-must end with, bit for bit, after faults at random moments and the same command again.
+Every run trains a tiny model by the installed command. After faults at random moments and the same command again, it
+must end with the weights of an undisturbed run, bit for bit.
 """
 
 import argparse
@@ -57,7 +57,7 @@ KINDS = {
 
 
 def run_trials(folder: Path, counts: Mapping[str, int], seed: int, show: Callable[[str], object] = print) -> Trials:
-    """So many faults of each kind, and every run to its end."""
+    """Inject `counts` faults of each kind, and bring every run to its end."""
     trials = Trials(folder, seed)
     for name, count in counts.items():
         kind, before = KINDS[name], trials.total().trials

@@ -40,7 +40,7 @@ def never_finite(chain: Chain) -> None:
     attempt = chain.start(
         f"training.max_skipped_in_a_row={MOST_IN_A_ROW}", change=partial(_spoil_updates, positions, kind)
     )
-    if attempt.status() == 0:  # it had not so many updates left
+    if attempt.status() == 0:  # fewer updates were left
         chain.ended(attempt)
         return
     found = chain.run.checkpoints()

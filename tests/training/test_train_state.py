@@ -24,7 +24,7 @@ from vanilla_transformer.training.train_state import TrainState
 
 
 def tied_model() -> torch.nn.Module:
-    """Two tables that are one parameter, and another parameter; sizes that do not divide by two."""
+    """Tied embeddings, and another parameter; sizes that do not divide by two."""
     model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(7, 3), "projection": torch.nn.Linear(3, 7)})
     model["projection"].weight = model["embedding"].weight
     return model
@@ -188,13 +188,13 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
     states[0].save(folder)
     accelerator.wait_for_everyone()
     with torch.no_grad():
-        for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
-            one.copy_(other)
+        for target, source in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+            target.copy_(source)
     states[1].load(folder)
     for state in states:
         step(state)
-    for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
-        assert torch.equal(one.to_local(), other.to_local())
+    for resumed, expected in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+        assert torch.equal(resumed.to_local(), expected.to_local())
     dist.destroy_process_group()
 
 
