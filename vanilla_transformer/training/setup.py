@@ -15,14 +15,13 @@ from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
 from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import process_state
-from vanilla_transformer.training.base_model import load_base_model
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.device import start_accelerator
 from vanilla_transformer.training.finetuning_config import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
-from vanilla_transformer.training.model import build_model, configure_for_training
+from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
 from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
