@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import patch_environment
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +17,7 @@ from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
 from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
@@ -71,20 +74,21 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
-    base = test = None
-    if isinstance(config, FineTuningConfig):
-        base = load_base_model(config)
+    base = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # Accelerate's own way, which `deepspeed_zero` replaces
         with process_state().main_process_first():
             claim_output_dir(config)
         accelerator = start_accelerator(config.training)
     with accelerator.main_process_first():
-        text = load_corpus(config.data.train)
+        text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
             test = load_references(config.data.test)  # now, for its errors should not come at the end
         tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
         corpora = prepare_corpora(config.data, text, tokenizer, test)
     order, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
+    validation_batches = None
+    if corpora.validation is not None:
+        _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
     else:
@@ -93,45 +97,42 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         if config.lora is not None:
             add_adapter(model, config.lora)
     configure_for_training(model, config.training)
-    if use_fsdp:
-        model = shard_model(model, accelerator)
-    optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates(config.training, order))
-    if use_fsdp:  # sharded already: in "evaluation mode" Accelerate wraps nothing around the model
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-        optimizer = accelerator.prepare_optimizer(optimizer)
-    elif use_zero and accelerator.num_processes > 1:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-        model, optimizer = shard_optimizer(model, optimizer, accelerator, config.optimizer.max_grad_norm)
-    else:
-        model, optimizer = accelerator.prepare(model, optimizer)
+    updates = planned_updates(config.training, order)
+    wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
     progress = corpora.new_progress(accelerator.num_processes)
-    state = TrainState(accelerator, model, optimizer, schedule, progress)
-    return _resume(config, state, tokenizer, corpora, order, batches)
-
-
-def _resume(
-    config: RunConfig | FineTuningConfig,
-    state: TrainState,
-    tokenizer: PreTrainedTokenizerBase,
-    corpora: Corpora,
-    order: TokenBatchSampler | StreamingTokenBatches,
-    batches: DataLoader,
-) -> Run:
-    """The run, in the state of its latest checkpoint if there is one."""
-    accelerator = state.accelerator
-    validation_batches = None
-    if corpora.validation is not None:
-        _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
+    state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, order, batches, validation_batches, checkpoints)
     checkpoint = checkpoints.load_latest()
     if checkpoint is not None:
-        check_same_corpora(state.progress, corpora, run.output_dir)
+        check_same_corpora(progress, corpora, run.output_dir)
         _resume_epoch(run)
     if accelerator.is_main_process:
         _describe(run, checkpoint)
     accelerator.init_trackers("vanilla_transformer")
     return run
+
+
+def _distribute(
+    config: RunConfig | FineTuningConfig,
+    accelerator: Accelerator,
+    model: BaseForConditionalGeneration,
+    planned_updates: int | None,
+    use_fsdp: bool,
+    use_zero: bool,
+) -> tuple[torch.nn.Module, torch.optim.Optimizer, LambdaLR]:
+    """The model with its optimizer and schedule, wrapped for DDP, FSDP2 or ZeRO-2."""
+    if use_fsdp:
+        model = shard_model(model, accelerator)
+        optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
+        # Sharded already: in "evaluation mode" Accelerate wraps nothing around the model.
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+        return model, accelerator.prepare_optimizer(optimizer), schedule
+    optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
+    if use_zero and accelerator.num_processes > 1:
+        model = accelerator.prepare_model(model, evaluation_mode=True)
+        return *shard_optimizer(model, optimizer, accelerator, config.optimizer.max_grad_norm), schedule
+    return *accelerator.prepare(model, optimizer), schedule
 
 
 def _resume_epoch(run: Run) -> None:
