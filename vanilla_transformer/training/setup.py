@@ -124,14 +124,14 @@ def _distribute(
     """The model with its optimizer and schedule, wrapped for DDP, FSDP2 or ZeRO-2."""
     if use_fsdp:
         model = shard_model(model, accelerator)
-        optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
-        # Sharded already: in "evaluation mode" Accelerate wraps nothing around the model.
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-        return model, accelerator.prepare_optimizer(optimizer), schedule
     optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
-    if use_zero and accelerator.num_processes > 1:
-        model = accelerator.prepare_model(model, evaluation_mode=True)
-        return *shard_optimizer(model, optimizer, accelerator, config.optimizer.max_grad_norm), schedule
+    if use_fsdp or (use_zero and accelerator.num_processes > 1):
+        wrapped = accelerator.prepare_model(
+            model, evaluation_mode=True
+        )  # in this mode it wraps nothing around the model
+        if use_fsdp:
+            return wrapped, accelerator.prepare_optimizer(optimizer), schedule
+        return *shard_optimizer(wrapped, optimizer, accelerator, config.optimizer.max_grad_norm), schedule
     return *accelerator.prepare(model, optimizer), schedule
 
 
