@@ -126,9 +126,8 @@ def _distribute(
         model = shard_model(model, accelerator)
     optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
     if use_fsdp or (use_zero and accelerator.num_processes > 1):
-        wrapped = accelerator.prepare_model(
-            model, evaluation_mode=True
-        )  # in this mode it wraps nothing around the model
+        # Moved to its device: in "evaluation mode" Accelerate wraps nothing around it.
+        wrapped = accelerator.prepare_model(model, evaluation_mode=True)
         if use_fsdp:
             return wrapped, accelerator.prepare_optimizer(optimizer), schedule
         return *shard_optimizer(wrapped, optimizer, accelerator, config.optimizer.max_grad_norm), schedule
