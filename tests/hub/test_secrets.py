@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import TinyRun, write_reversals
 from tests.hub.hub_client import READ, WRITE, command, environment
 from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.finetuning_config import load_finetuning_config
+from vanilla_transformer.training.finetuning import load_finetuning_config
 
 Command = Callable[..., subprocess.CompletedProcess]
 

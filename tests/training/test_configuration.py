@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.finetuning_config import load_finetuning_config
+from vanilla_transformer.training.finetuning import load_finetuning_config
 from vanilla_transformer.training.yaml_sections import read_yaml
 
 LEAST = "training: {output_dir: run, max_updates: 5}\n"

@@ -20,7 +20,7 @@ from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, 
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training import lora, setup
-from vanilla_transformer.training.finetuning_config import REMOVED, RENAMED, load_finetuning_config
+from vanilla_transformer.training.finetuning import REMOVED, RENAMED, load_finetuning_config
 from vanilla_transformer.training.gradients import backward
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.manifest import find_damage

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.training.export import RESULTS
-    from vanilla_transformer.training.finetuning_config import load_finetuning_config
+    from vanilla_transformer.training.finetuning import load_finetuning_config
 
     config = load_finetuning_config(file, overrides)
     train_and_describe(config)

@@ -14,7 +14,7 @@ from vanilla_transformer.console.arguments import add_config_arguments, config_a
 
 if TYPE_CHECKING:
     from vanilla_transformer.training.configuration import RunConfig
-    from vanilla_transformer.training.finetuning_config import FineTuningConfig
+    from vanilla_transformer.training.finetuning import FineTuningConfig
 
 EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
 
@@ -40,7 +40,7 @@ def train_and_describe(config: "RunConfig | FineTuningConfig") -> None:
 
     from vanilla_transformer.hub.run_facts import write_card_of_finetuning, write_card_of_run
     from vanilla_transformer.training.export import MODEL
-    from vanilla_transformer.training.finetuning_config import FineTuningConfig
+    from vanilla_transformer.training.finetuning import FineTuningConfig
     from vanilla_transformer.training.loop import train
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

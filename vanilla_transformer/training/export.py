@@ -16,7 +16,7 @@ from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.averaging import average_checkpoints
-from vanilla_transformer.training.finetuning_config import FineTuningConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.flops import sustained_flops
 from vanilla_transformer.training.lora import merge_adapter, save_weights
 from vanilla_transformer.training.setup import Run

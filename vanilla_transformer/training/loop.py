@@ -15,7 +15,7 @@ from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.export import export_model
-from vanilla_transformer.training.finetuning_config import FineTuningConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.gradients import Batch, apply_update, backward, clip_gradients, skip_update
 from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.setup import Run, set_up

@@ -11,7 +11,7 @@ from vanilla_transformer.distributed.fsdp import fsdp_requested
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import RunConfig, TrainingConfig, max_positions, model_config_of
-from vanilla_transformer.training.finetuning_config import FineTuningConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 
 
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseForConditionalGeneration:

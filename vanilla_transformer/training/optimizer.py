@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.training.configuration import OptimizerConfig, TrainingConfig
-from vanilla_transformer.training.finetuning_config import FineTuningOptimizerConfig
+from vanilla_transformer.training.finetuning import FineTuningOptimizerConfig
 from vanilla_transformer.training.schedule import paper_schedule
 
 

@@ -10,7 +10,7 @@ from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.atomic_folder import clear_interrupted
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
-from vanilla_transformer.training.finetuning_config import FineTuningConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.run_lock import lock_for_this_run
 
 # A resumed run may change these; any other change makes it another run.

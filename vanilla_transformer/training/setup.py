@@ -22,7 +22,7 @@ from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.device import start_accelerator
-from vanilla_transformer.training.finetuning_config import FineTuningConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
 from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
