@@ -82,7 +82,7 @@ def test_without_results_of_these_checkpoints_it_says_what_is_missing(tiny_run, 
         (["{run}/nowhere"], 1, "does not exist"),
     ],
 )
-def test_what_cannot_be_averaged(model_folder, tmp_path, capsys, arguments: list[str], status: int, said: str):
+def test_invalid_averages(model_folder, tmp_path, capsys, arguments: list[str], status: int, said: str):
     arguments = [argument.format(run=model_folder.parent) for argument in arguments]
     assert main(["average", *arguments, "--output", str(tmp_path / "out")]) == status
     assert not (tmp_path / "out").exists()

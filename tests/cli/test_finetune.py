@@ -14,8 +14,12 @@ def config(model_folder, tmp_path) -> Path:
     values = {
         "model": str(model_folder),
         "data": {"train": write_reversals(tmp_path, "train", 60), "validation": write_reversals(tmp_path, "test", 5)},
-        "batches": {"max_source_tokens": 100, "max_target_tokens": 100},
-        "training": {"output_dir": str(tmp_path / "tuned"), "max_steps": 2, "disable_tqdm": True},
+        "training": {
+            "output_dir": str(tmp_path / "tuned"),
+            "max_updates": 2,
+            "max_source_tokens": 100,
+            "max_target_tokens": 100,
+        },
     }
     path = tmp_path / "finetune.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -23,7 +27,7 @@ def config(model_folder, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("adapter", [[], ["lora={target_modules: [q_proj]}"]], ids=["all weights", "LoRA"])
-def test_what_comes_out_translates(config, give_input, capsys, adapter):
+def test_fine_tuned_model_translates(config, give_input, capsys, adapter):
     assert main(["finetune", str(config), *adapter]) == 0
     said = capsys.readouterr().out
     folder = config.parent / "tuned" / "model"
@@ -35,13 +39,13 @@ def test_what_comes_out_translates(config, give_input, capsys, adapter):
 
 
 def test_the_model_card_names_base_data_and_settings(config):
-    assert main(["finetune", str(config), "training.learning_rate=0.02"]) == 0
+    assert main(["finetune", str(config), "optimizer.learning_rate=0.02"]) == 0
     folder = config.parent / "tuned" / "model"
     assert check_folder(folder) == []
     card = (folder / "README.md").read_text("utf-8")
     assert "Fine-tuned from run." in card  # the name of the run whose model it was
     assert "train.source, train.target" in card
-    assert "| training.learning_rate | 0.02 |" in card
+    assert "| optimizer.learning_rate | 0.02 |" in card
     assert "loss per token" in card
     assert str(config.parent) not in card
 
@@ -54,10 +58,10 @@ def test_the_model_card_names_base_data_and_settings(config):
         ("training.label_smoothing_factor=0.2", "the model smooths by itself"),
         ("training.learning=1", "unknown key training.learning"),
         ("training.output_dir=/dev/null/run", "training.output_dir=/dev/null/run cannot be written"),
-        ("batches.max_target_tokens=3", "more than max_target_tokens=3; raise it"),
+        ("training.max_target_tokens=3", "more than max_target_tokens=3; raise it"),
         ("lora={target_modules: [nowhere]}", "nowhere"),
-        ("training.learning_rate=fast", "training.learning_rate='fast'"),
-        ("training.optim=nothing", "nothing"),
+        ("training.learning_rate=fast", "optimizer.learning_rate='fast'"),
+        ("training.optim=nothing", "training.optim='nothing': the optimizer is AdamW; leave it out"),
     ],
 )
 def test_an_error_is_one_line(config, capsys, override, said):

@@ -87,7 +87,7 @@ def test_output_compares_both_models_and_ends_with_the_next_step(finished):
 
 def test_model_cards_have_the_scores_of_both_models(finished, monkeypatch, capsys):
     """Called again, without words."""
-    monkeypatch.setattr(subprocess_run, "run_in_own_process", lambda *_: None)  # both have been trained
+    monkeypatch.setattr(subprocess_run, "run_in_subprocess", lambda *_: None)  # both have been trained
     assert main(finished.arguments) == 0
     (difference,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "(paired bootstrap" in line)
     runs = finished.runs

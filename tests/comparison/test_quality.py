@@ -28,7 +28,7 @@ def train_here(function, values) -> None:
 
 def task_of(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> QualityConfig:
     """The Transformer of `tiny_run` and an RNN, at 3 updates and a fraction of a second."""
-    monkeypatch.setattr(quality, "run_in_own_process", train_here)
+    monkeypatch.setattr(quality, "run_in_subprocess", train_here)
     monkeypatch.setattr(quality, "check_parameters", lambda where, parameters: None)  # too small to be equal
     rnn = {"extends": tiny_run.config.name, "model": {"model_type": "rnn_seq2seq", "hidden_size": 12,
            "embedding_size": 8}, "training": {"attention": "eager"}}  # fmt: skip
@@ -71,7 +71,7 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured
 @pytest.fixture
 def measured(measured_once: Measured, monkeypatch) -> Measured:
     """The finished measurement, with training disabled."""
-    monkeypatch.setattr(quality, "run_in_own_process", None)
+    monkeypatch.setattr(quality, "run_in_subprocess", None)
     return measured_once
 
 
@@ -126,7 +126,7 @@ def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
     from vanilla_transformer.comparison.fairness import check_parameters
 
     monkeypatch.setattr(quality, "check_parameters", check_parameters)
-    monkeypatch.setattr(quality, "run_in_own_process", None)
+    monkeypatch.setattr(quality, "run_in_subprocess", None)
     with pytest.raises(ValueError, match=r"quality.letters.runs: .* has .* parameters and .*, more than 5% apart"):
         measure(task, tmp_path / "quality")
 
@@ -134,7 +134,7 @@ def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
 def test_a_run_with_more_updates_than_the_budget_is_refused(task, tmp_path):
     task.minutes = 1.0
     runs = load_runs("letters", task, tmp_path / "quality" / "letters")
-    quality.run_in_own_process(quality._train, runs["Transformer"].to_dict())  # 3 updates
+    quality.run_in_subprocess(quality._train, runs["Transformer"].to_dict())  # 3 updates
     task.updates = 2
     with pytest.raises(ValueError, match="letters/Transformer has 3 updates already, more than 2; remove it"):
         measure(task, tmp_path / "quality")

@@ -19,11 +19,11 @@ from vanilla_transformer.training.loop import train
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs" / "accelerate"
 TRAIN = str(REPOSITORY / "scripts" / "train.py")
-LONGEST = 600  # seconds
-FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # of what `accelerate launch` says by fsdp2.yaml
+TIMEOUT = 600  # seconds
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # set by `accelerate launch` for fsdp2.yaml
 
-# Imported once, by the server from which processes are forked. There is one for all tests of a process, and it has what
-# was asked for last when it starts, so this is the only list.
+# Imported once, by the server from which processes are forked. All tests of a process share one server, so this is the
+# only list.
 IMPORTED = ("tests.conftest", "tests.distributed.launching", "tests.distributed.sharded_steps")
 multiprocessing.set_forkserver_preload([*IMPORTED, "vanilla_transformer.cli.train"])
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def launch(arguments: list[str], processes: int = 2, config: str | None = None) -> str:
-    """What `python *arguments` in so many processes writes to standard output; the test fails if the command does.
+    """The standard output of `python *arguments` in several processes; the test fails if the command does.
 
     Args:
         config: the file of configs/accelerate by which `accelerate launch` starts them; `None`: `torchrun` does.
@@ -50,7 +50,7 @@ def launch(arguments: list[str], processes: int = 2, config: str | None = None) 
         capture_output=True,
         encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=LONGEST,
+        timeout=TIMEOUT,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
@@ -58,15 +58,13 @@ def launch(arguments: list[str], processes: int = 2, config: str | None = None) 
 
 
 def start_together(function: Callable, processes: int, *arguments, **environment: str) -> None:
-    """`function(*arguments)` in so many processes, each with the variables by which a launcher tells it its place."""
+    """Call `function(*arguments)` in several processes, each with the environment that a launcher would give it."""
     start_processes(
-        _in_its_place, (function, arguments, processes, free_port(), environment), processes, start_method="forkserver"
+        _with_rank, (function, arguments, processes, free_port(), environment), processes, start_method="forkserver"
     )
 
 
-def _in_its_place(
-    rank: int, function: Callable, arguments: tuple, processes: int, port: int, environment: dict
-) -> None:
+def _with_rank(rank: int, function: Callable, arguments: tuple, processes: int, port: int, environment: dict) -> None:
     os.environ |= environment
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each of two processes does in `test_sharding.py`: a few updates of a sharded model.
+"""The work of each of two processes in `test_fsdp.py`: a few updates of a sharded model.
 
 A module of its own, so that the processes import this and not the tests.
 """
@@ -40,7 +40,7 @@ def generated(model) -> torch.Tensor:
 
 
 def run(rank: int, port: int, folder: Path, sizes: dict[str, int]) -> None:
-    """Load `folder/model` sharded, generate, update, and write to `folder` what came of it."""
+    """Load `folder/model` sharded, generate, update, and write the results to `folder`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)

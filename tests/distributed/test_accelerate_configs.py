@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM
 from tests.conftest import write_reversals
 from tests.distributed.launching import CONFIGS, REPOSITORY, TRAIN, launch, weights
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.distributed.fsdp import is_sharding_asked_for
+from vanilla_transformer.distributed.fsdp import fsdp_requested
 
 KINDS = {
     "one_gpu": DistributedType.NO,
@@ -32,7 +32,7 @@ def launch_arguments(name: str, *options: str):
     return parsed
 
 
-def test_there_are_the_files_that_the_documentation_names():
+def test_accelerate_configs_are_the_documented_ones():
     assert {path.stem for path in CONFIGS.iterdir()} == set(KINDS)
 
 
@@ -60,7 +60,7 @@ def test_the_precision_is_left_to_the_run(name):
         ("one_gpu", None),
     ],
 )
-def test_accelerate_launches_it_the_way_it_is_meant(name, way):
+def test_accelerate_launches_the_intended_kind(name, way):
     arguments = launch_arguments(name)
     ways = ("multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu")
     assert [one for one in ways if getattr(arguments, one)] == ([way] if way else [])
@@ -79,10 +79,10 @@ def told(name: str, *options: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["ddp", "multi_node", "cpu", "fsdp2"])
-def test_weights_are_shared_out_by_fsdp2_alone(name, monkeypatch):
+def test_fsdp2_alone_shards_weights(name, monkeypatch):
     for variable, value in told(name).items():
         monkeypatch.setenv(variable, value)
-    assert is_sharding_asked_for() == (name == "fsdp2")
+    assert fsdp_requested() == (name == "fsdp2")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_weights_are_shared_out_by_fsdp2_alone(name, monkeypatch):
         (["--fsdp_transformer_layer_cls_to_wrap", "EncoderLayer"], "='EncoderLayer' .*leave it out"),
     ],
 )
-def test_what_fsdp2_would_not_honour_is_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
+def test_unsupported_options_of_fsdp2_are_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
     for variable, value in told("fsdp2", *options).items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=remedy) as caught:
@@ -131,8 +131,8 @@ def test_two_processes_fine_tune_as_one_that_accumulates(model_folder, tmp_path)
     values = {
         "model": str(tmp_path / "base"),
         "data": {side: write_reversals(tmp_path, side, pairs) for side, pairs in (("train", 120), ("validation", 13))},
-        "batches": {"max_source_tokens": 280, "max_target_tokens": 280},
-        "training": {"max_steps": 3, "disable_tqdm": True, "per_device_eval_batch_size": 2, "learning_rate": 1e-2},
+        "training": {"max_updates": 3, "max_source_tokens": 280, "max_target_tokens": 280},
+        "optimizer": {"learning_rate": 1e-2},
     }
     path = tmp_path / "finetune.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -19,7 +19,7 @@ from tests.distributed.launching import TRAIN, launch, start_together, train_her
 from tests.distributed.test_accelerate_configs import launch_arguments
 from tests.distributed.test_resuming import SMALL_BATCHES, contents
 from vanilla_transformer.distributed import deepspeed_zero
-from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, is_zero_asked_for
+from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, zero_requested
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.configuration import load_run_config
 
@@ -38,23 +38,23 @@ def ask(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
         monkeypatch.setenv(variable, value)
 
 
-def test_the_file_asks_for_it(monkeypatch):
-    assert not is_zero_asked_for("no")
+def test_accelerate_config_requests_zero(monkeypatch):
+    assert not zero_requested("no")
     monkeypatch.setattr(deepspeed_zero, "is_deepspeed_available", lambda: True)
     ask(monkeypatch)
-    assert is_zero_asked_for("bf16")
+    assert zero_requested("bf16")
 
 
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        (["--zero_stage", "3"], "zero_stage='3' .*set it to 2; to share out weights too, use FSDP2"),
+        (["--zero_stage", "3"], "zero_stage='3' .*set it to 2; to shard weights too, use FSDP2"),
         (["--offload_optimizer_device", "cpu"], "offload_optimizer_device='cpu' .*set it to none"),
         (["--gradient_accumulation_steps", "4"], "set training.gradient_accumulation_steps instead"),
         (["--gradient_clipping", "1.0"], "set optimizer.max_grad_norm instead"),
     ],
 )
-def test_what_it_would_not_honour_is_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
+def test_unsupported_options_of_zero_are_refused_before_a_folder_is_made(tiny_run, monkeypatch, options, remedy):
     ask(monkeypatch, *options)
     with pytest.raises(ValueError, match=remedy) as caught:
         tiny_run.train()
@@ -99,40 +99,40 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one_and_one_process_goes_o
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     names = weights(whole / "model").keys()
-    averages = load_file(whole / "checkpoints" / "update-00000008" / "optimizer.safetensors")
+    moments = load_file(whole / "checkpoints" / "update-00000008" / "optimizer.safetensors")
     run = tiny_run.train(*overrides, f"training.output_dir={whole}", "training.max_updates=9")
-    assert run.progress.updates == 9
+    assert run.state.progress.updates == 9
     assert weights(whole / "model").keys() == names
     alone = load_file(whole / "checkpoints" / "update-00000009" / "optimizer.safetensors")
-    assert {name: tensor.shape for name, tensor in alone.items()} == {name: t.shape for name, t in averages.items()}
+    assert {name: tensor.shape for name, tensor in alone.items()} == {name: t.shape for name, t in moments.items()}
 
 
 def poisoned_here(config: Path, overrides: list[str]) -> None:
     """A run with one update whose gradient is not finite in the last process."""
     step, calls = loop.backward, []
 
-    def backward(run, micro_batches):
+    def backward(state, micro_batches, training):
         calls.append(len(micro_batches))
-        accelerator = run.accelerator
-        assert isinstance(run.optimizer, ZeroOptimizer) == (accelerator.num_processes > 1)
+        accelerator = state.accelerator
+        assert isinstance(state.optimizer, ZeroOptimizer) == (accelerator.num_processes > 1)
         if len(calls) != POISONED or accelerator.process_index != accelerator.num_processes - 1:
-            return step(run, micro_batches)
-        hook = next(run.bare_model().parameters()).register_hook(lambda gradient: gradient * torch.nan)
-        result = step(run, micro_batches)
+            return step(state, micro_batches, training)
+        hook = next(state.bare_model().parameters()).register_hook(lambda gradient: gradient * torch.nan)
+        result = step(state, micro_batches, training)
         hook.remove()
         return result
 
     loop.backward = backward
     run = loop.train(load_run_config(config, overrides))
-    assert run.progress.skipped_updates == 1
-    if isinstance(run.optimizer, ZeroOptimizer):  # really shared out
-        [averages] = run.optimizer.adam.state.values()
-        assert averages["exp_avg"].numel() < 0.6 * run.bare_model().num_parameters()
+    assert run.state.progress.skipped_updates == 1
+    if isinstance(run.state.optimizer, ZeroOptimizer):  # really sharded
+        [moments] = run.state.optimizer.adam.state.values()
+        assert moments["exp_avg"].numel() < 0.6 * run.state.bare_model().num_parameters()
 
 
 @pytest.mark.slow
 @needs_deepspeed
-def test_of_a_skipped_update_nothing_is_left(tiny_run: TinyRun):
+def test_a_skipped_update_leaves_no_gradient(tiny_run: TinyRun):
     overrides = [*world_sizes.OPTIONS, "training.max_updates=4"]
     found = []
     for processes in (1, 2):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """FSDP2 and tensor parallelism as transformers loads them, over two gloo processes: the same model as in one.
 
-The vocabulary of 31 does not divide by two, which shows tables that are sharded as several and drift apart.
+The vocabulary of 31 does not divide by two, which reveals tied embeddings that are sharded separately and drift apart.
 """
 
 import pytest
@@ -19,7 +19,7 @@ TRANSFORMER, BAHDANAU = FAMILIES[:2]
 
 
 def shard(family: Family, folder, tied: bool, **sizes: int) -> tuple[list[dict], torch.nn.Module]:
-    """What two processes found, and the model that one process loads."""
+    """The results of two processes, and the model that one process loads."""
     family.model(dropout=0.0, tie_word_embeddings=tied).save_pretrained(folder / "model")
     start_processes(run, (free_port(), folder, sizes), nprocs=2, start_method="forkserver")
     found = [torch.load(folder / f"found-{rank}.pt", weights_only=True) for rank in range(2)]
@@ -30,7 +30,9 @@ def assert_trained_alike(alone, found: list[dict], folder, parts: int) -> None:
     """After generating and a few updates; `alone` is trained here."""
     assert torch.equal(found[0]["before"], generated(alone))
     losses = updates(alone, tiny_batch())
-    together = [sum(pair) if parts > 1 else pair[0] for pair in zip(*(one["losses"] for one in found), strict=True)]
+    together = [
+        sum(pair) if parts > 1 else pair[0] for pair in zip(*(process["losses"] for process in found), strict=True)
+    ]
     assert together == pytest.approx(losses, abs=1e-9)
     assert torch.equal(found[0]["after"], generated(alone))
     trained = AutoModelForSeq2SeqLM.from_pretrained(folder / "trained", dtype=torch.float64).state_dict()
@@ -74,11 +76,11 @@ def test_tensor_parallelism_trains_as_one_process(family, tied, tmp_path):
 def test_tensor_parallelism_is_refused_by_an_rnn(tmp_path):
     assert families.TENSOR_PARALLELISM in BAHDANAU.lacks
     found, _ = shard(BAHDANAU, tmp_path, True, tp_size=2)
-    for one in found:
-        assert "`tp_size=2` was requested, but `RNNSeq2SeqForConditionalGeneration` has no `tp_plan`" in one["error"]
+    for process in found:
+        assert "`RNNSeq2SeqForConditionalGeneration` has no `tp_plan`" in process["error"]
 
 
-def test_tied_tables_under_both_are_refused():
+def test_tied_embeddings_under_fsdp_and_tensor_parallelism_are_refused():
     model, both = TRANSFORMER.model(), DistributedConfig(fsdp_size=2, tp_size=2)
     with pytest.raises(ValueError, match="fsdp_size=2 with tp_size=2 would shard tied embeddings"):
         type(model).maybe_distribute_model(model, both, None)

@@ -72,14 +72,14 @@ def test_an_automatic_device_map_changes_nothing(family, tmp_path):
 @pytest.mark.slow
 def test_a_transformer_is_shared_by_two_processes(tmp_path):
     found, alone = in_two_processes(FAMILIES[0], tmp_path)
-    for one in found:
-        assert one["tokens"] == alone
-        assert one["sharded"] > 0
+    for process in found:
+        assert process["tokens"] == alone
+        assert process["sharded"] > 0
 
 
 @pytest.mark.slow
 def test_an_rnn_says_why_it_cannot_be(tmp_path):
     found, _ = in_two_processes(FAMILIES[1], tmp_path)
-    for one in found:
-        assert one["error"].startswith("`tp_size=2` was requested, but `RNNSeq2SeqForConditionalGeneration` has no")
-        assert "\n" not in one["error"]
+    for process in found:
+        assert process["error"].startswith("`tp_size=2` was requested, but `RNNSeq2SeqForConditionalGeneration` has no")
+        assert "\n" not in process["error"]

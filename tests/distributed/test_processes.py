@@ -16,7 +16,7 @@ from vanilla_transformer.distributed import processes
 def meet(folder: Path, patience: timedelta | None = None) -> None:
     """For `start_together`: what came of it, in a file for each process."""
     if patience is not None:
-        processes.LONGEST_TO_MEET = patience
+        processes.RENDEZVOUS_TIMEOUT = patience
     try:
         state = processes.process_state()
     except RuntimeError as error:
@@ -35,15 +35,15 @@ def alone_of_two(folder: Path) -> None:
     meet(folder, timedelta(seconds=3))
 
 
-def test_who_has_met_waits_longer_than_who_has_not(tmp_path: Path):
+def test_timeout_is_longer_after_the_rendezvous(tmp_path: Path):
     start_together(meet, 2, tmp_path)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
-        assert found == [processes.LONGEST_WAIT] * 2
-    assert processes.LONGEST_TO_MEET < processes.LONGEST_WAIT
+        assert found == [processes.COLLECTIVE_TIMEOUT] * 2
+    assert processes.RENDEZVOUS_TIMEOUT < processes.COLLECTIVE_TIMEOUT
 
 
-def test_a_process_that_never_comes_is_not_waited_for_as_long_as_one_at_work(tmp_path: Path):
+def test_rendezvous_times_out_without_a_process(tmp_path: Path):
     start_together(alone_of_two, 1, tmp_path)
     said = (tmp_path / "error").read_text("utf-8")
     assert said.startswith("the processes have not all come together within 0.05 minutes: has one ended")

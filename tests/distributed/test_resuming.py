@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from tests.conftest import TinyRun
 from tests.distributed.launching import FSDP2, start_together, train_here, weights
+from vanilla_transformer.distributed.fsdp import is_sharded, unsharded_copy
 from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.preparation import prepare_run
+from vanilla_transformer.training.setup import set_up
 from vanilla_transformer.training.validation import validate
 
 SMALL_BATCHES = ["training.max_source_tokens=40", "training.max_target_tokens=40"]
@@ -37,7 +38,7 @@ def contents(checkpoint: Path) -> dict:
     return found
 
 
-def cell(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
+def case(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
     kind = [f"{processes} processes", *["fsdp2"] * fsdp2, f"accumulation {accumulation}", NAMES[options]]
     marks = [pytest.mark.slow] * (processes > 1)
     return pytest.param(processes, accumulation, options, FSDP2 if fsdp2 else {}, id=", ".join(kind), marks=marks)
@@ -46,14 +47,14 @@ def cell(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
 @pytest.mark.parametrize(
     ("processes", "accumulation", "options", "environment"),
     [
-        cell(1, 3),
-        cell(1, 3, *STREAM),
-        cell(2, 1),
-        cell(2, 2),
-        cell(2, 2, *STREAM),
-        cell(2, 2, fsdp2=True),
-        cell(2, 1, *STREAM, fsdp2=True),
-        cell(2, 2, *RNN, fsdp2=True),
+        case(1, 3),
+        case(1, 3, *STREAM),
+        case(2, 1),
+        case(2, 2),
+        case(2, 2, *STREAM),
+        case(2, 2, fsdp2=True),
+        case(2, 1, *STREAM, fsdp2=True),
+        case(2, 2, *RNN, fsdp2=True),
     ],
 )
 def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, accumulation, options, environment):
@@ -79,7 +80,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(tiny_run, processes, a
 
 
 @pytest.mark.parametrize("options", [[], pytest.param(RNN, marks=pytest.mark.slow)], ids=["Transformer", "RNN"])
-def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run, options):
+def test_one_process_resumes_what_fsdp2_sharded(tiny_run, options):
     """And writes an ordinary folder; the weights it starts from score as they did among two."""
     overrides = [*SMALL_BATCHES, *options, *tiny_run.validation(), "training.validate_every=1000"]
     start_together(train_here, 2, tiny_run.config, [*overrides, "training.max_updates=4"], **FSDP2)
@@ -87,29 +88,30 @@ def test_one_process_goes_on_from_what_fsdp2_shared_out(tiny_run, options):
     assert results["devices"] == 2
     names = load_file(tiny_run.output_dir / "model" / "model.safetensors").keys()
     AcceleratorState._reset_state(reset_partial_state=True)
-    run = prepare_run(tiny_run.load(*overrides))
-    assert run.progress.updates == 4
-    assert results["parameters"] == run.bare_model().num_parameters()
+    run = set_up(tiny_run.load(*overrides))
+    assert run.state.progress.updates == 4
+    assert results["parameters"] == run.state.bare_model().num_parameters()
     figures = asdict(validate(run))
     for name in ("loss", "perplexity", "bleu"):
         assert figures[name] == pytest.approx(results["validation"][name], rel=1e-5)
     run = tiny_run.train(*overrides, "training.max_updates=6")
-    assert run.progress.updates == 6
+    assert run.state.progress.updates == 6
     assert load_file(tiny_run.output_dir / "model" / "model.safetensors").keys() == names
 
 
 def copy_here(config: Path, overrides: list[str], folder: Path) -> None:
-    run = prepare_run(load_run_config(config, overrides))
-    assert run.sharing
+    run = set_up(load_run_config(config, overrides))
+    model = run.state.bare_model()
+    assert is_sharded(model)
     before = torch.get_rng_state()
-    whole = run.whole_model()
+    whole = unsharded_copy(model, run.state.accelerator.device)
     assert torch.equal(torch.get_rng_state(), before)
-    torch.save(whole.state_dict(), folder / f"whole-{run.accelerator.process_index}.pt")
+    torch.save(whole.state_dict(), folder / f"whole-{run.state.accelerator.process_index}.pt")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["model.tie_word_embeddings=false"]], ids=["tied", "untied"])
-def test_each_process_can_have_all_of_a_sharded_model(tiny_run, options):
+def test_unsharded_copy_has_all_weights_in_each_process(tiny_run, options):
     start_together(train_here, 1, tiny_run.config, options)  # this process would keep the folder for itself
     start_together(copy_here, 2, tiny_run.config, options, tiny_run.folder, **FSDP2)
     expected = weights(tiny_run.output_dir / "checkpoints" / "update-00000008")

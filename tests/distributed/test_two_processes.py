@@ -11,7 +11,7 @@ import torch
 from tests.conftest import write_reversals
 from tests.distributed.launching import FSDP2, TRAIN, launch, start_together, train_here, weights
 from vanilla_transformer.training.configuration import load_run_config
-from vanilla_transformer.training.preparation import prepare_run
+from vanilla_transformer.training.setup import set_up
 from vanilla_transformer.training.validation import validate
 
 pytestmark = pytest.mark.slow
@@ -42,9 +42,9 @@ def test_several_processes_score_as_one(model_folder, tmp_path, processes):
 
 
 def validate_here(config: Path, overrides: list[str]) -> None:
-    run = prepare_run(load_run_config(config, overrides))
+    run = set_up(load_run_config(config, overrides))
     found = dataclasses.asdict(validate(run))
-    (config.parent / f"{run.accelerator.num_processes}-{run.accelerator.process_index}.json").write_text(
+    (config.parent / f"{run.state.accelerator.num_processes}-{run.state.accelerator.process_index}.json").write_text(
         json.dumps(found), encoding="utf-8"
     )
 

@@ -2,8 +2,8 @@
 """The same batches in one, two and four processes: `python -m tests.distributed.world_sizes`.
 
 Each way trains a tiny model with the loop of the package: its sampler, accumulation, clipping, optimizer and
-checkpoints. The gradient of an update is of the mean over the target tokens of all its batches, so what comes of it may
-differ by the order of sums alone.
+checkpoints. An update's gradient is that of the mean over the target tokens of all its batches, so results may differ
+by the order of sums alone.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TinyRun
 from tests.distributed.launching import FSDP2, start_together, weights
+from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.configuration import load_run_config
 
@@ -26,9 +27,9 @@ MODELS = {
         "training.attention=eager",
     ],
 }
-# Several epochs, of whose ends the number of processes decides how batches are cut; gradients that are really clipped.
+# Several epochs, because the number of processes decides how batches are cut at their ends; clipped gradients.
 OPTIONS = ["model.dropout=0.0", "optimizer.max_grad_norm=0.1", "training.average_checkpoints=0"]
-OPTIONS += ["optimizer.learning_rate_scale=0.1"]  # ten times as fast, rounding grows to 0.2 of a loss
+OPTIONS += ["optimizer.learning_rate_scale=0.1"]  # at ten times the rate, rounding grows to 0.2 of a loss
 OPTIONS += ["training.checkpoint_every=1000", "training.max_source_tokens=40", "training.max_target_tokens=40"]
 
 
@@ -83,19 +84,19 @@ def _train_here(config: Path, overrides: list[str], dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
     step, losses = loop.backward, []
 
-    def backward(run, micro_batches):
-        result = step(run, micro_batches)
-        losses.append(run.sum_over_processes(result[0]))
+    def backward(state, *rest):
+        result = step(state, *rest)
+        losses.append(sum_over_processes(state.accelerator, result.loss))
         return result
 
     loop.backward = backward
     run = loop.train(load_run_config(config, overrides))
-    if run.accelerator.is_main_process:
+    if run.state.accelerator.is_main_process:
         save_file({"losses": torch.stack(losses)}, config.parent / "losses.safetensors")
 
 
 def compare(ways: list[Way], folder: Path, model: str, dtype: torch.dtype, updates: int) -> dict[Way, Trained]:
-    """What comes of each way, and of one process."""
+    """The results of each way, and of one process."""
     return {
         way: train(way, _made(folder / f"{way} {dtype}".replace(" ", "-")), model, dtype, updates)
         for way in (ALONE, *ways)

@@ -60,7 +60,7 @@ def test_a_token_is_not_leaked_by_training_tuning_pushing_and_failing(hub, run: 
 
     ends(0, "train", str(trained.config), *trained.validation(), "training.trackers=[tensorboard]")
     model = trained.output_dir / "model"
-    tuning = {"output_dir": str(tmp_path / "tuned"), "max_steps": 2, "save_steps": 1, "report_to": "tensorboard"}
+    tuning = {"output_dir": str(tmp_path / "tuned"), "max_updates": 2, "trackers": ["tensorboard"]}
     data = {side: write_reversals(tmp_path, side, 20) for side in ("train", "validation")}
     (tmp_path / "tune.yaml").write_text(
         yaml.safe_dump({"model": str(model), "data": data, "training": tuning}), encoding="utf-8"

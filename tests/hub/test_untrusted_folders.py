@@ -57,7 +57,7 @@ def run(folder: Path, tmp_path: Path, capsys, monkeypatch) -> Callable[[str], tu
     """One of `COMMANDS` with the folder; its status, and what it said on stderr. All of standard input is "y"."""
     files = write_reversals(tmp_path, "pairs", 12)
     config = tmp_path / "finetune.yaml"
-    training = {"output_dir": str(tmp_path / "tuned"), "max_steps": 1, "disable_tqdm": True}
+    training = {"output_dir": str(tmp_path / "tuned"), "max_updates": 1}
     config.write_text(
         yaml.safe_dump({"model": str(folder), "data": {"train": files}, "training": training}), encoding="utf-8"
     )

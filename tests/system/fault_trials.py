@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of every kind in real runs, and whether anything is lost: `python -m tests.system.fault_trials`.
+"""Injects faults of every kind into real runs, and counts what is lost: `python -m tests.system.fault_trials`.
 
     python -m tests.system.fault_trials                            # a few of each kind
     python -m tests.system.fault_trials --kills 100 --damages 40   # these alone
 
-Every run trains a tiny model by the installed command. One that nothing happens to gives the weights that all others
-must end with, bit for bit, after faults at random moments and the same command again.
+Every run trains a tiny model by the installed command. After faults at random moments and the same command again, it
+must end with the weights of an undisturbed run, bit for bit.
 """
 
 import argparse
@@ -41,8 +41,8 @@ KINDS = {
     "ranks": Kind("kill -9 of one of two processes over gloo", 3, process_faults.kill_one_of_two),
     "signals": Kind("SIGTERM or SIGINT", 4, process_faults.ask_to_stop, ()),
     "seconds": Kind("a second run in the folder of the first", 4, process_faults.start_a_second, ()),
-    "own-processes": Kind("kill -9 of a process that trains for another", 2, process_faults.kill_own_process, ()),
-    "workers": Kind("kill -9 of a DataLoader's worker", 2, process_faults.kill_loader_worker),
+    "subprocesses": Kind("kill -9 of a process that trains for another", 2, process_faults.kill_subprocess, ()),
+    "fine-tunings": Kind("kill -9 of a fine-tuning", 2, process_faults.kill_fine_tuning),
     "damages": Kind("a file of the newest checkpoint cut, or a bit turned", 10, storage_faults.damage, ()),
     "tokenizers": Kind("the run's tokenizer cut, or a bit turned", 4, storage_faults.damage_tokenizer, ()),
     "kept": Kind("the newest of two kept checkpoints damaged", 4, storage_faults.damage_the_newer, KEPT),
@@ -50,14 +50,14 @@ KINDS = {
     "disks": Kind("a full disk (a small tmpfs)", 4, storage_faults.fill_disk),
     "read-only": Kind("a folder that cannot be written", 4, storage_faults.forbid_writing, ()),
     "not-finite": Kind("a few updates without finite loss or gradient", 4, number_faults.not_finite),
-    "never-finite": Kind("no finite loss or gradient any more", 4, number_faults.never_finite, ()),
+    "never-finite": Kind("the loss or gradient is no longer finite", 4, number_faults.never_finite, ()),
     "memory": Kind("no memory for large batches", 4, number_faults.no_memory),
     "clocks": Kind("a clock that jumps by hours", 4, number_faults.jump_in_time, ()),
 }
 
 
 def run_trials(folder: Path, counts: Mapping[str, int], seed: int, show: Callable[[str], object] = print) -> Trials:
-    """So many faults of each kind, and every run to its end."""
+    """Inject `counts` faults of each kind, and bring every run to its end."""
     trials = Trials(folder, seed)
     for name, count in counts.items():
         kind, before = KINDS[name], trials.total().trials

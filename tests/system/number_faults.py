@@ -12,11 +12,12 @@ import torch
 from tests.system.process_faults import unless
 from tests.system.trial_runs import MAX_UPDATES, Chain, Trials
 from vanilla_transformer.training import loop
-from vanilla_transformer.training.preparation import Run
+from vanilla_transformer.training.gradients import Batch
+from vanilla_transformer.training.setup import Run
+from vanilla_transformer.training.train_state import TrainState
 
 HOUR = 3600
 MOST_IN_A_ROW = 5
-Batch = dict[str, torch.Tensor]
 
 
 def not_finite(trials: Trials) -> None:
@@ -39,14 +40,14 @@ def never_finite(chain: Chain) -> None:
     attempt = chain.start(
         f"training.max_skipped_in_a_row={MOST_IN_A_ROW}", change=partial(_spoil_updates, positions, kind)
     )
-    if attempt.status() == 0:  # it had not so many updates left
+    if attempt.status() == 0:  # fewer updates were left
         chain.ended(attempt)
         return
     found = chain.run.checkpoints()
     words = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
     failures = unless(attempt, 1, words)
     failures += unless(attempt, 1, f"{MOST_IN_A_ROW} updates in a row were skipped")
-    chain.suffered("no loss finite any more: the run ends", *failures)
+    chain.suffered("the loss is no longer finite: the run ends", *failures)
 
 
 def no_memory(trials: Trials) -> None:
@@ -84,16 +85,16 @@ def jump_in_time(chain: Chain) -> None:
 def _spoil_updates(positions: frozenset[int], kind: str) -> None:
     step, count = loop.backward, iter(range(1_000_000))
 
-    def backward(run: Run, micro_batches: list[Batch]):
-        loss, likelihood, tokens = step(run, micro_batches)
+    def backward(state: TrainState, *rest):
+        losses = step(state, *rest)
         if next(count) in positions:
             if kind == "gradient infinite":
-                gradient = run.bare_model().get_parameter("lm_head.weight").grad
+                gradient = state.bare_model().get_parameter("lm_head.weight").grad
                 assert gradient is not None
                 gradient[0, 0] = float("inf")
             else:
-                loss = loss * float("nan" if kind == "loss NaN" else "inf")
-        return loss, likelihood, tokens
+                losses = losses._replace(loss=losses.loss * float("nan" if kind == "loss NaN" else "inf"))
+        return losses
 
     loop.backward = backward
 
@@ -108,7 +109,7 @@ def _only_look_at(positions: frozenset[int]) -> None:
                 continue
             with torch.no_grad():  # which draws dropout's numbers
                 for batch in micro_batches:
-                    run.model(**batch)
+                    run.state.model(**batch)
 
     loop.updates = updates
 
@@ -127,7 +128,7 @@ def _in_parts(most: int) -> None:
 
 
 def _limit_memory(most: int, place: str) -> None:
-    prepare = loop.prepare_run
+    prepare = loop.set_up
 
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
@@ -138,12 +139,12 @@ def _limit_memory(most: int, place: str) -> None:
         if len(output) > most and torch.is_grad_enabled():
             output.register_hook(fail)  # the decoder's gradients are there by then, the encoder's are not
 
-    def prepare_run(config):
+    def set_up(config):
         run = prepare(config)
-        run.bare_model().get_input_embeddings().register_forward_hook(limit)
+        run.state.bare_model().get_input_embeddings().register_forward_hook(limit)
         return run
 
-    loop.prepare_run = prepare_run
+    loop.set_up = set_up
 
 
 def _jumping_clock(seed: float) -> None:

@@ -14,7 +14,7 @@ import yaml
 from tests.system.trial_runs import MAX_UPDATES, Attempt, Chain, TrialRun, Trials
 from vanilla_transformer.cli import train
 from vanilla_transformer.training.configuration import RunConfig
-from vanilla_transformer.training.subprocess_run import run_in_own_process
+from vanilla_transformer.training.subprocess_run import run_in_subprocess
 
 
 def kill(chain: Chain) -> None:
@@ -100,9 +100,9 @@ def start_a_second(chain: Chain) -> None:
     chain.ended(other)
 
 
-def kill_own_process(chain: Chain) -> None:
-    """The process in which `quickstart` and `compare` train; the one that waits for it must not wait for ever."""
-    before, attempt = _holder(chain.run), chain.start(change=_train_in_own_process)
+def kill_subprocess(chain: Chain) -> None:
+    """The subprocess in which `quickstart` and `compare` train; the one that waits for it must not wait for ever."""
+    before, attempt = _holder(chain.run), chain.start(change=_train_in_subprocess)
     attempt.goes_on_until(lambda: _holder(chain.run) not in (before, None))
     if not attempt.goes_on_for(chain.trials.moment()):
         chain.ended(attempt)
@@ -115,44 +115,42 @@ def kill_own_process(chain: Chain) -> None:
         chain.suffered("kill -9 of a process that trains for another", *unless(attempt, 1, words))
 
 
-def kill_loader_worker(trials: Trials) -> None:
-    """The only workers of a DataLoader that this package starts: those of fine-tuning, if they are asked for."""
-    expected = _fine_tuning_that_nothing_happens_to(trials)
-    run = trials.new_run()
+def kill_fine_tuning(trials: Trials) -> None:
+    """At any moment; the same command goes on."""
+    expected, run = _fine_tuning_that_nothing_happens_to(trials), trials.new_run()
     line = ["finetune", str(_write_fine_tuning(run, trials.undisturbed()))]
     attempt = run.start(arguments=line)
-    attempt.goes_on_until(lambda: bool(_children(attempt.pid)))
-    attempt.goes_on_for(trials.moment())
-    attempt.goes_on_until(lambda: bool(_children(attempt.pid)))
-    if not attempt.is_going():
+    if not attempt.goes_on_for(trials.moment()):
         return
-    _kill(next(iter(_children(attempt.pid)), None))
-    if attempt.status() == 0:  # the worker had done its part
-        return
-    failures = unless(attempt, 1, "DataLoader worker")  # "is killed by signal" or "exited unexpectedly"
-    again = run.start(arguments=line)
+    attempt.stop()
+    attempt.status()
+    before, again = run.newest(), run.start(arguments=line)
+    failures = []
     if again.status() != 0:
         failures.append(f"the next start ended with {again.status()}: {again.text()[-500:]}")
-    kind = "kill -9 of a DataLoader's worker (fine-tuning)"
-    trials.book(kind, *failures, wrong=again.status() == 0 and not run.has_weights_of(expected))
+    trials.book(
+        "kill -9 of fine-tuning",
+        *failures,
+        lost=max(0, before - again.resumed_from()),
+        wrong=not failures and not run.has_weights_of(expected),
+    )
 
 
 def _fine_tuning_that_nothing_happens_to(trials: Trials) -> TrialRun:
-    base = trials.undisturbed()
     run = TrialRun(trials.folder / "fine-tuning")
     if not run.weights():
-        assert run.start(arguments=["finetune", str(_write_fine_tuning(run, base))]).status() == 0
+        line = ["finetune", str(_write_fine_tuning(run, trials.undisturbed()))]
+        assert run.start(arguments=line).status() == 0
     return run
 
 
 def _write_fine_tuning(run: TrialRun, base: TrialRun) -> Path:
     data = yaml.safe_load(run.tiny.config.read_text(encoding="utf-8"))["data"]
-    training = {"output_dir": str(run.output_dir), "max_steps": 30, "save_steps": 4, "disable_tqdm": True}
+    training = {"output_dir": str(run.output_dir), "max_updates": 30, "checkpoint_every": 4}
     values = {
         "model": str(base.output_dir / "model"),
         "data": {"train": data["train"]},
-        "batches": {"max_source_tokens": 100, "max_target_tokens": 100},
-        "training": training | {"dataloader_num_workers": 1, "report_to": "none"},
+        "training": training | {"max_source_tokens": 100, "max_target_tokens": 100},
     }
     path = run.folder / "finetune.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -174,20 +172,15 @@ def _holder(run: TrialRun) -> int | None:
         return None
 
 
-def _children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in found.read_text(encoding="utf-8").split()] if found.exists() else []
-
-
 def _kill(pid: int | None) -> None:
     with suppress(ProcessLookupError):  # it was faster
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _train_in_own_process() -> None:
+def _train_in_subprocess() -> None:
     """`vanilla-transformer train`, in the way of `quickstart`."""
-    train.train_and_describe = partial(run_in_own_process, train_and_describe_there)
+    train.train_and_describe = partial(run_in_subprocess, train_and_describe_there)
 
 
 def train_and_describe_there(config: RunConfig) -> None:

@@ -176,7 +176,7 @@ def _mount(*arguments: str) -> None:
 
 
 def _kill_with_checkpoints(chain: Chain, count: int) -> bool:
-    """Start the command, and kill it at a moment when there are so many checkpoints; whether it was still going."""
+    """Start the command, and kill it when there are at least so many checkpoints; whether it was still going."""
     attempt = chain.start()
     is_going = attempt.goes_on_until(lambda: len(chain.run.checkpoints()) >= count)
     if is_going and attempt.goes_on_for(chain.trials.moment(0.5)):

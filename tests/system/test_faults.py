@@ -14,7 +14,7 @@ MANY = dict.fromkeys(KINDS, 10) | {"kills": 100, "damages": 40}
 
 
 @pytest.mark.parametrize("counts", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["a few", "many"])
-def test_faults_cost_nothing_but_the_updates_since_the_last_checkpoint(tmp_path: Path, counts: Mapping[str, int]):
+def test_faults_lose_only_the_updates_since_the_last_checkpoint(tmp_path: Path, counts: Mapping[str, int]):
     trials = run_trials(tmp_path, counts, seed=1)
     total = trials.total()
     assert {kind: row.notes for kind, row in trials.rows.items() if row.survived != row.trials} == {}

@@ -51,7 +51,7 @@ def run(request, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-def test_it_has_learnt_the_task(run: Path, precision: str):
+def test_reversal_is_learnt(run: Path, precision: str):
     test = write_reversals(run, "test", 200)
     source, target = (Path(test[side]).read_bytes() for side in ("source", "target"))
     translated = command("translate", str(run / "run" / "model"), "--precision", precision, input=source).stdout

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
@@ -19,11 +18,11 @@ from tests.conftest import TinyRun
 from tests.distributed.launching import free_port
 from tests.families import FAMILIES
 from vanilla_transformer.training import manifest
-from vanilla_transformer.training.checkpoint import Checkpoints, clear_interrupted, list_checkpoints, replaced_whole
+from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.progress import Progress
-from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
+from vanilla_transformer.training.train_state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -87,53 +86,6 @@ def remembers_events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     return events
 
 
-def test_a_folder_is_replaced_when_all_is_written(tmp_path: Path):
-    folder = tmp_path / "model"
-    for text in ("old", "new"):
-        with replaced_whole(folder) as unfinished:
-            assert text == "old" or (folder / "weights").read_text(encoding="utf-8") == "old"
-            (unfinished / "weights").write_text(text, encoding="utf-8")
-    assert (folder / "weights").read_text(encoding="utf-8") == "new"
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path: Path):
-    folder = tmp_path / "model"
-    with replaced_whole(folder) as unfinished:
-        (unfinished / "weights").write_text("old", encoding="utf-8")
-
-    def fail():
-        with replaced_whole(folder) as unfinished:
-            (unfinished / "weights").write_text("half of the n", encoding="utf-8")
-            raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        fail()
-    assert (folder / "weights").read_text(encoding="utf-8") == "old"
-
-
-@pytest.mark.parametrize(
-    "error",  # each library has its own
-    [
-        OSError(28, "No space left on device"),
-        SafetensorError("No space left"),
-        Exception("No space left (os error 28)"),
-    ],
-    ids=["Python", "safetensors", "tokenizers"],
-)
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, error: Exception):
-    folder = tmp_path / "model"
-
-    def fail():
-        with replaced_whole(folder) as unfinished:
-            (unfinished / "weights").write_text("half of the n", encoding="utf-8")
-            raise error
-
-    with pytest.raises(OSError, match=f"^{folder} cannot be written .*No space left.*; what was there before is as it"):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_checkpoints_are_listed_oldest_first_and_whole_ones_only(tmp_path: Path):
     names = ["update-00000900", "update-00010000", ".unfinished-update-00020000", "notes"]
     for name in names:
@@ -155,7 +107,7 @@ def test_each_checkpoint_is_a_model_folder(tiny_run):
         assert AutoTokenizer.from_pretrained(folder)("a b")["input_ids"][-1] == 2
 
 
-def test_all_is_on_the_disk_before_it_has_its_name(tiny_run, monkeypatch):
+def test_checkpoints_are_flushed_before_they_are_renamed(tiny_run, monkeypatch):
     events = remembers_events(monkeypatch)
     tiny_run.train("training.checkpoint_every=1000", "training.average_checkpoints=1")
     folder = tiny_run.output_dir / "checkpoints"
@@ -185,7 +137,7 @@ def test_resuming_unpickles_nothing(copy, monkeypatch):
 
     monkeypatch.setattr("pickle.load", refuse)
     monkeypatch.setattr("torch.load", refuse)
-    assert copy.go_on(9).progress.updates == 9
+    assert copy.go_on(9).state.progress.updates == 9
 
 
 @pytest.mark.parametrize(
@@ -199,7 +151,7 @@ def test_resuming_unpickles_nothing(copy, monkeypatch):
         ("manifest.json", Path.unlink),
     ],
 )
-def test_the_newest_that_is_whole_is_resumed_from(copy, caplog, name: str, damage):
+def test_resuming_from_the_newest_undamaged_checkpoint(copy, caplog, name: str, damage):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     damage(copy.checkpoints / "update-00000008" / name)
     copy.go_on(5)
@@ -207,7 +159,7 @@ def test_the_newest_that_is_whole_is_resumed_from(copy, caplog, name: str, damag
     assert f"resuming from {copy.checkpoints / 'update-00000004'}: 4 updates" in caplog.text
 
 
-def test_without_one_that_is_whole_each_is_named_with_its_reason(copy):
+def test_damaged_checkpoints_alone_are_an_error_that_names_each(copy):
     truncate(copy.checkpoints / "update-00000004" / "optimizer.safetensors")
     (copy.checkpoints / "update-00000008" / "config.json").unlink()
     before = sorted(copy.folder.rglob("*"))
@@ -220,32 +172,32 @@ def test_without_one_that_is_whole_each_is_named_with_its_reason(copy):
     assert set(before) <= set(copy.folder.rglob("*"))
 
 
-def test_the_last_that_is_whole_stays_until_the_next_is_there(copy, monkeypatch):
+def test_the_last_undamaged_checkpoint_outlives_a_failed_save(copy, monkeypatch):
     truncate(copy.checkpoints / "update-00000008" / "model.safetensors")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunState, "save", fail)
+    monkeypatch.setattr(TrainState, "save", fail)
     with pytest.raises(OSError, match="update-00000006 cannot be written .*No space left"):
         copy.go_on(6, "training.keep_checkpoints=1")
     assert copy.names() == ["update-00000004", "update-00000008"]
     assert manifest.find_damage(copy.checkpoints / "update-00000004") is None
 
 
-def test_damaged_ones_do_not_count_among_those_that_are_kept(copy):
+def test_damaged_checkpoints_do_not_count_as_kept(copy):
     truncate(copy.checkpoints / "update-00000008" / "model.safetensors")
     copy.go_on(6, "training.keep_checkpoints=2")
     assert copy.names() == ["update-00000004", "update-00000006"]
 
 
-def test_old_ones_that_are_damaged_do_not_count_either(copy):
+def test_old_damaged_checkpoints_do_not_count_as_kept(copy):
     flip_a_bit(copy.checkpoints / "update-00000004" / "model.safetensors")  # of the same size
     copy.go_on(12, "training.keep_checkpoints=2")
     assert copy.names() == ["update-00000008", "update-00000012"]
 
 
-def test_an_older_one_that_is_damaged_is_named_too(copy, caplog):
+def test_an_older_damaged_checkpoint_is_logged(copy, caplog):
     """It would have been a part of the mean of the last ones."""
     older = copy.checkpoints / "update-00000004"
     flip_a_bit(older / "model.safetensors")
@@ -269,20 +221,8 @@ def test_hashes_are_compared_once_in_a_process(copy, monkeypatch):
 
 def test_a_checkpoint_that_was_being_written_is_cleared_away(copy):
     shutil.copytree(copy.checkpoints / "update-00000008", copy.checkpoints / ".unfinished-update-00000012")
-    assert copy.go_on(9).progress.updates == 9
+    assert copy.go_on(9).state.progress.updates == 9
     assert copy.names() == ["update-00000004", "update-00000008", "update-00000009"]
-
-
-def test_one_that_was_being_replaced_is_there_again(tmp_path: Path):
-    """A process may be killed between any two steps of a replacement."""
-    for name in (".replaced-update-00000004", ".replaced-update-00000008", "update-00000008", ".unfinished-a"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "weights").write_text(name, encoding="utf-8")
-    clear_interrupted(tmp_path)
-    assert {path.parent.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*/weights")} == {
-        "update-00000004": ".replaced-update-00000004",
-        "update-00000008": "update-00000008",
-    }
 
 
 def test_pickles_of_an_earlier_version_are_refused(copy):
@@ -308,7 +248,7 @@ def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokeni
     fully_shard(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
     progress = Progress()
-    state = RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
+    state = TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
     checkpoints = Checkpoints(folder / "checkpoints", TrainingConfig(output_dir=str(folder)), tokenizer, state)
     ids = torch.tensor([[3, 4, 2]])
     model(input_ids=ids, labels=ids, num_items_in_batch=torch.tensor(3)).loss.backward()
@@ -327,7 +267,7 @@ def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokeni
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_sharded_model_is_saved_whole(model_folder, tmp_path: Path, tied: bool):
+def test_a_sharded_model_is_saved_unsharded(model_folder, tmp_path: Path, tied: bool):
     alone = FAMILIES[0].model(dropout=0.0, tie_word_embeddings=tied).float()
     alone.save_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(model_folder)

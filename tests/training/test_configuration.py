@@ -34,7 +34,7 @@ def test_defaults_are_the_papers(tmp_path: Path):
     assert (config.generation.num_beams, config.generation.max_tokens_beyond_source) == (4, 50)
 
 
-def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path):
+def test_scientific_notation_that_yaml_reads_as_text(tmp_path: Path):
     config = load(tmp_path, LEAST + "optimizer: {eps: 1e-9}\nmodel: {layer_norm_eps: 1e-5}\n")
     assert config.optimizer.eps == 1e-9
     assert config.model["layer_norm_eps"] == 1e-5
@@ -100,7 +100,7 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path: Path):
         ("training: 5\n", ["training", "expected a section"]),
     ],
 )
-def test_what_is_not_a_configuration(tmp_path: Path, text: str, said: list[str]):
+def test_invalid_files(tmp_path: Path, text: str, said: list[str]):
     message = message_of(tmp_path, text)
     for words in said:
         assert words in message
@@ -143,7 +143,7 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("optimizer.max_grad_norm=0", "optimizer.max_grad_norm=0.0 must be greater than 0"),
     ],
 )
-def test_impossible_values(tmp_path: Path, override: str, said: str):
+def test_values_out_of_range(tmp_path: Path, override: str, said: str):
     assert said in message_of(tmp_path, LEAST, override)
 
 
@@ -161,7 +161,7 @@ def test_only_the_training_corpus_streams(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("override", ["data.name=a: b: c", "training.trackers=[", "data.train.source=@x"])
-def test_an_override_that_is_no_yaml(tmp_path: Path, override: str):
+def test_an_override_of_invalid_yaml(tmp_path: Path, override: str):
     assert "is not a YAML value; quote it" in message_of(tmp_path, LEAST, override)
 
 
@@ -251,11 +251,15 @@ class TestWords:
 
     def test_the_arguments_of_transformers_have_words_too(self, tmp_path: Path):
         (tmp_path / "run.yaml").write_text(
-            "model: 123\ndata: {train: {path: 010}}\ntraining: {eval_strategy: no}\n", encoding="utf-8"
+            "model: 123\ndata: {train: {path: 010}}\ntraining: {max_steps: 010}\n", encoding="utf-8"
         )
         config = load_finetuning_config(tmp_path / "run.yaml", ["training.output_dir=2024-01-01", "training.seed=010"])
         assert (config.model, config.data.train.path) == ("123", "010")
-        assert config.training == {"eval_strategy": "no", "output_dir": "2024-01-01", "seed": yaml.safe_load("010")}
+        training = config.training
+        assert (training.output_dir, training.seed, training.max_updates) == (
+            "2024-01-01",
+            *[yaml.safe_load("010")] * 2,
+        )
 
     def test_a_section_keeps_its_words_in_another_process(self):
         section = read_yaml(Path(__file__).parents[2] / "configs" / "paper" / "base.yaml")["training"]
@@ -292,7 +296,7 @@ class TestGivenTwice:
         said = message_of(tmp_path, LEAST, *overrides)
         assert f"override '{overrides[1]}': {first}=… is given, too; give each value once" in said
 
-    def test_names_that_begin_alike_are_two(self, tmp_path: Path):
+    def test_keys_with_a_common_prefix_are_distinct(self, tmp_path: Path):
         load(tmp_path, LEAST, "data.name=a", "data.train.source=x", "data.train.target=y")
         load(tmp_path, LEAST, "training.max_source_tokens=300", "training.max_updates=6")
 

@@ -16,7 +16,7 @@ from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.export import MODEL, RESULTS
 
 
-def test_it_holds_the_mean_of_the_last_checkpoints(tiny_run):
+def test_export_averages_the_last_checkpoints(tiny_run):
     tiny_run.train("training.checkpoint_every=2", "training.average_checkpoints=3")
     expected = average_checkpoints(list_checkpoints(tiny_run.output_dir / "checkpoints")[-3:])
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
@@ -24,21 +24,21 @@ def test_it_holds_the_mean_of_the_last_checkpoints(tiny_run):
         assert torch.equal(weight, expected.state_dict()[name])
 
 
-def test_without_averaging_it_holds_the_last_weights(tiny_run):
+def test_export_without_averaging_has_the_last_weights(tiny_run):
     run = tiny_run.train("training.average_checkpoints=0")
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny_run.output_dir / MODEL)
     for name, weight in model.state_dict().items():
-        assert torch.equal(weight, run.bare_model().state_dict()[name])
+        assert torch.equal(weight, run.state.bare_model().state_dict()[name])
 
 
-def test_it_decodes_as_configured(tiny_run):
+def test_generation_config_is_as_configured(tiny_run):
     tiny_run.train("generation.num_beams=3", "generation.length_penalty=0.8")
     config = GenerationConfig.from_pretrained(tiny_run.output_dir / MODEL)
     assert (config.num_beams, config.length_penalty, config.max_tokens_beyond_source) == (3, 0.8, 3)
     assert (config.pad_token_id, config.decoder_start_token_id, config.eos_token_id) == (0, 1, 2)
 
 
-def test_it_translates_with_the_auto_classes_alone(model_folder):
+def test_export_translates_with_the_auto_classes_alone(model_folder):
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForSeq2SeqLM.from_pretrained(model_folder)
     output = model.generate(**tokenizer(["a b c", "h"], return_tensors="pt", padding=True))
@@ -51,7 +51,7 @@ def test_results_have_what_a_report_needs(tiny_run):
     results = json.loads((tiny_run.output_dir / RESULTS).read_text(encoding="utf-8"))
     assert results["pairs"] == 120
     assert results["updates"] == 8
-    assert results["parameters"] == sum(p.numel() for p in run.bare_model().parameters())
+    assert results["parameters"] == sum(p.numel() for p in run.state.bare_model().parameters())
     assert results["devices"] == 1
     assert results["sustained_flops"] > 0
     assert results["validation"]["bleu_signature"].startswith("nrefs:1|")
@@ -84,7 +84,7 @@ def test_greedy_decoding_can_be_configured(tiny_run):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
-def test_it_is_in_hub_format(model_folder, name: str):
+def test_export_is_in_hub_format(model_folder, name: str):
     assert (model_folder / name).is_file()
 
 

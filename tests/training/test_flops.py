@@ -24,19 +24,19 @@ class Clock:
         return SimpleNamespace(median=2.0)
 
 
-def test_it_is_the_operations_of_the_product_over_its_time(monkeypatch):
+def test_flops_are_operations_over_time(monkeypatch):
     monkeypatch.setattr(flops, "Timer", Clock)
     assert sustained_flops(CPU, "no") == Clock.seen.flops / 2
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_product_has_the_precision_and_the_threads_of_the_run(monkeypatch, precision: str, dtype: torch.dtype):
+def test_flops_are_of_the_runs_precision_and_threads(monkeypatch, precision: str, dtype: torch.dtype):
     monkeypatch.setattr(flops, "Timer", Clock)
     sustained_flops(CPU, precision)
     assert (Clock.seen.dtype, Clock.seen.threads) == (dtype, torch.get_num_threads())
 
 
-def test_it_agrees_with_a_clock_beside_it():
+def test_flops_agree_with_a_clock():
     """In the order of magnitude: what else runs on the machine may slow either."""
     measured = sustained_flops(CPU, "no")
     matrix = torch.rand(1024, 1024)
@@ -48,7 +48,7 @@ def test_it_agrees_with_a_clock_beside_it():
     assert 0.1 < measured * min(times) / (2 * 1024**3) < 10
 
 
-def test_the_random_numbers_of_the_run_stay_as_they_are():
+def test_measuring_flops_draws_no_random_number():
     before = torch.get_rng_state()
     sustained_flops(CPU, "no")
     assert torch.equal(torch.get_rng_state(), before)

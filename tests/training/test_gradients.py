@@ -16,7 +16,7 @@ from vanilla_transformer.training import loop
 from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import load_run_config
 from vanilla_transformer.training.gradients import backward
-from vanilla_transformer.training.preparation import prepare_run
+from vanilla_transformer.training.setup import set_up
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -30,11 +30,11 @@ def _little_to_collect() -> Iterator[None]:
 
 
 def state_of(run) -> dict[str, torch.Tensor]:
-    """Weights, Adam's averages and step counts, and the rate of the next update."""
-    state = {name: weight.clone() for name, weight in run.bare_model().state_dict().items()}
-    for index, values in run.optimizer.state_dict()["state"].items():
+    """Weights, Adam's moments and step counts, and the rate of the next update."""
+    state = {name: weight.clone() for name, weight in run.state.bare_model().state_dict().items()}
+    for index, values in run.state.optimizer.state_dict()["state"].items():
         state |= {f"{index}.{name}": value for name, value in values.items()}
-    return state | {"rate": torch.tensor(run.schedule.get_last_lr())}
+    return state | {"rate": torch.tensor(run.state.schedule.get_last_lr())}
 
 
 def without(positions: set[int]):
@@ -50,33 +50,30 @@ def without(positions: set[int]):
 
 
 def after_backward(monkeypatch, change) -> None:
-    """`change(run, position, result)` returns what the loop sees of the backward pass of each update."""
+    """`change(state, position, losses)` returns what the loop sees of the backward pass of each update."""
     step, position = loop.backward, iter(range(1_000_000))
-    monkeypatch.setattr(
-        loop, "backward", lambda run, micro_batches: change(run, next(position), step(run, micro_batches))
-    )
+    monkeypatch.setattr(loop, "backward", lambda state, *rest: change(state, next(position), step(state, *rest)))
 
 
 def nan_loss(positions: set[int]):
-    def change(run, position, result):
-        loss, likelihood, tokens = result
-        return (loss * NAN if position in positions else loss), likelihood, tokens
+    def change(state, position, losses):
+        return losses._replace(loss=losses.loss * NAN) if position in positions else losses
 
     return change
 
 
 def infinite_gradient(positions: set[int]):
-    def change(run, position, result):
+    def change(state, position, losses):
         if position in positions:
-            run.model.get_input_embeddings().weight.grad[0, 0] = INFINITE
-        return result
+            state.model.get_input_embeddings().weight.grad[0, 0] = INFINITE
+        return losses
 
     return change
 
 
 @pytest.mark.parametrize("clipping", ["null", "0.5"])
 @pytest.mark.parametrize("fault", [nan_loss, infinite_gradient])
-def test_an_update_that_is_not_finite_is_as_if_its_batches_had_not_been(tiny_run, monkeypatch, fault, clipping):
+def test_a_skipped_update_changes_no_state(tiny_run, monkeypatch, fault, clipping):
     options = ["model.dropout=0.0", "training.max_updates=7", f"optimizer.max_grad_norm={clipping}"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "updates", without({2, 5}))
@@ -84,30 +81,28 @@ def test_an_update_that_is_not_finite_is_as_if_its_batches_had_not_been(tiny_run
     after_backward(monkeypatch, fault({2, 5}))
     run = tiny_run.train(*options)
     torch.testing.assert_close(state_of(run), state_of(expected), rtol=0, atol=0)
-    assert run.progress.skipped_updates == 2
+    assert run.state.progress.skipped_updates == 2
     for name in ("updates", "epoch", "batches", "target_tokens"):
-        assert getattr(run.progress, name) == getattr(expected.progress, name)
+        assert getattr(run.state.progress, name) == getattr(expected.state.progress, name)
 
 
 def test_a_run_of_skipped_updates_ends_by_its_epochs(tiny_run, monkeypatch):
     after_backward(monkeypatch, nan_loss(set(range(1000))))
     run = tiny_run.train("training.max_updates=null", "training.max_epochs=2", "training.max_skipped_in_a_row=1000")
-    assert (run.progress.epoch, run.progress.updates, run.progress.target_tokens) == (2, 0, 0)
-    assert run.progress.skipped_updates == 2 * len(run.order)
+    assert (run.state.progress.epoch, run.state.progress.updates, run.state.progress.target_tokens) == (2, 0, 0)
+    assert run.state.progress.skipped_updates == 2 * len(run.order)
 
 
-def test_too_many_in_a_row_end_the_run_and_leave_the_checkpoint_before(tiny_run, monkeypatch):
+def test_too_many_skipped_updates_in_a_row_end_the_run(tiny_run, monkeypatch):
     options = ["model.dropout=0.0", "training.checkpoint_every=2"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "updates", without({0, 1}))
         expected = tiny_run.train(*options, "training.max_updates=4", f"training.output_dir={tiny_run.folder / 'four'}")
     saved = []
     save = Checkpoints.save
-    monkeypatch.setattr(
-        Checkpoints, "save", lambda self, progress: saved.append(progress.updates) or save(self, progress)
-    )
+    monkeypatch.setattr(Checkpoints, "save", lambda self: saved.append(self.state.progress.updates) or save(self))
     bad, seen = nan_loss({0, 1, *range(6, 16)}), []  # two, then four good ones, then ten
-    after_backward(monkeypatch, lambda run, position, result: seen.append(position) or bad(run, position, result))
+    after_backward(monkeypatch, lambda state, position, losses: seen.append(position) or bad(state, position, losses))
     with pytest.raises(ValueError, match="10 updates in a row were skipped after update 4") as caught:
         tiny_run.train(*options, "training.max_updates=50")
     assert (saved, len(seen)) == ([2, 4], 16)
@@ -126,7 +121,7 @@ def test_a_resumed_run_with_skipped_updates_equals_an_uninterrupted_one(tiny_run
     after_backward(monkeypatch, nan_loss({1, 5, 9}))  # which counts on from one part to the next
     for updates in (3, 8, 9):
         resumed = tiny_run.train(f"training.max_updates={updates}")
-    assert resumed.progress.skipped_updates == whole.progress.skipped_updates == 3
+    assert resumed.state.progress.skipped_updates == whole.state.progress.skipped_updates == 3
     torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
 
 
@@ -137,7 +132,7 @@ def test_a_run_that_never_made_an_update_has_no_checkpoint_to_name(tiny_run, mon
     assert not list_checkpoints(tiny_run.output_dir / "checkpoints")
 
 
-def test_a_skipped_update_is_said_once_and_counted_in_the_log(tiny_run, monkeypatch):
+def test_a_skipped_update_is_reported_once_and_counted(tiny_run, monkeypatch):
     said, figures = [], []
     monkeypatch.setattr(loop.ProgressReport, "write", lambda self, text: said.append(text))
     after_backward(monkeypatch, nan_loss({2}))
@@ -156,13 +151,13 @@ def test_a_skipped_update_is_said_once_and_counted_in_the_log(tiny_run, monkeypa
 
 def prepared(tiny_run, *options: str):
     AcceleratorState._reset_state(reset_partial_state=True)
-    run = prepare_run(tiny_run.load("model.dropout=0.0", *options))
-    run.model.double().train()
+    run = set_up(tiny_run.load("model.dropout=0.0", *options))
+    run.state.model.double().train()
     return run
 
 
 def gradients(run) -> dict[str, torch.Tensor]:
-    return {name: weight.grad.clone() for name, weight in run.bare_model().named_parameters()}
+    return {name: weight.grad.clone() for name, weight in run.state.bare_model().named_parameters()}
 
 
 def no_memory(*_):
@@ -182,24 +177,24 @@ def limit_pairs(run, most: int, where: str) -> None:
             no_memory()
         output.register_hook(no_memory)  # the decoder's gradients are there by then, the encoder's are not
 
-    run.bare_model().get_input_embeddings().register_forward_hook(limit)
+    run.state.bare_model().get_input_embeddings().register_forward_hook(limit)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_gradients_of_a_halved_batch_are_those_of_the_whole(tiny_run, where):
+def test_gradients_of_a_halved_batch_equal_those_of_the_whole(tiny_run, where):
     run = prepared(tiny_run, "model.tie_word_embeddings=false")
     micro_batches = list(run.batches)[:3]
     micro_batches[0] = {name: tensor[:4] for name, tensor in micro_batches[0].items()}
     micro_batches[2] = {name: tensor[:7] for name, tensor in micro_batches[2].items()}
     assert len(micro_batches[1]["labels"]) > 4
-    whole = backward(run, micro_batches)
+    whole = backward(run.state, micro_batches, run.config.training)
     expected = gradients(run)
-    run.optimizer.zero_grad()
+    run.state.optimizer.zero_grad()
     limit_pairs(run, 4, where)
-    parts = backward(run, micro_batches)
+    parts = backward(run.state, micro_batches, run.config.training)
     torch.testing.assert_close(gradients(run), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
-    assert run.progress.halved_batches >= 2
+    assert run.state.progress.halved_batches >= 2
 
 
 def test_a_batch_of_seven_is_halved_down_to_single_pairs(tiny_run):
@@ -207,48 +202,48 @@ def test_a_batch_of_seven_is_halved_down_to_single_pairs(tiny_run):
     run = prepared(tiny_run)
     batch = next(iter(run.batches))
     limit_pairs(run, 1, "forward")
-    backward(run, [{name: tensor[:7] for name, tensor in batch.items()}])
-    assert run.progress.halved_batches == 6
+    backward(run.state, [{name: tensor[:7] for name, tensor in batch.items()}], run.config.training)
+    assert run.state.progress.halved_batches == 6
 
 
-def test_a_run_short_of_memory_trains_to_the_same_weights(tiny_run, monkeypatch):
+def test_out_of_memory_batches_train_to_the_same_weights(tiny_run, monkeypatch):
     options = ["model.dropout=0.0", "training.max_updates=6", "training.gradient_accumulation_steps=2"]
     expected = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'enough'}")
-    prepare = loop.prepare_run
+    prepare = loop.set_up
 
     def short_of_memory(config):
         run = prepare(config)
         limit_pairs(run, 15, "backward")
         return run
 
-    monkeypatch.setattr(loop, "prepare_run", short_of_memory)
+    monkeypatch.setattr(loop, "set_up", short_of_memory)
     run = tiny_run.train(*options)
-    assert run.progress.halved_batches > 0
-    assert run.progress.target_tokens == expected.progress.target_tokens
+    assert run.state.progress.halved_batches > 0
+    assert run.state.progress.target_tokens == expected.state.progress.target_tokens
     # Adam's eps is 1e-9: it magnifies rounding
     torch.testing.assert_close(state_of(run), state_of(expected), rtol=1e-3, atol=1e-5)
 
 
-def test_a_single_pair_that_does_not_fit_is_named_with_its_lengths(tiny_run):
+def test_out_of_memory_for_a_single_pair_names_its_lengths(tiny_run):
     run = prepared(tiny_run)
     batch = next(iter(run.batches))
     first = [tensor[0].tolist() for tensor in (batch["input_ids"], batch["labels"])]
     source, target = sum(i != run.tokenizer.pad_token_id for i in first[0]), sum(i != -100 for i in first[1])
     limit_pairs(run, 0, "forward")
     with pytest.raises(ValueError, match=f"single pair of {source} source and {target} target tokens") as caught:
-        backward(run, [batch])
+        backward(run.state, [batch], run.config.training)
     assert "training.max_source_tokens=100 and training.max_target_tokens=100" in str(caught.value)
 
 
-def test_an_error_that_is_not_of_memory_is_raised(tiny_run):
+def test_errors_other_than_out_of_memory_are_raised(tiny_run):
     run = prepared(tiny_run)
 
     def broken(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    run.bare_model().get_input_embeddings().register_forward_hook(broken)
+    run.state.bare_model().get_input_embeddings().register_forward_hook(broken)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        backward(run, [next(iter(run.batches))])
+        backward(run.state, [next(iter(run.batches))], run.config.training)
 
 
 def train_with_a_fault(config: Path, overrides: list[str]) -> None:
@@ -256,23 +251,22 @@ def train_with_a_fault(config: Path, overrides: list[str]) -> None:
     gradients are one and the same in all processes anyway."""
     step, calls = loop.backward, []
 
-    def faulty(run, micro_batches):
-        loss, likelihood, tokens = step(run, micro_batches)
+    def faulty(state, *rest):
+        losses = step(state, *rest)
         calls.append(0)
-        if len(calls) == 3 and run.accelerator.process_index == 1:
-            loss = loss * NAN
-        return loss, likelihood, tokens
+        is_faulty = len(calls) == 3 and state.accelerator.process_index == 1
+        return losses._replace(loss=losses.loss * NAN) if is_faulty else losses
 
     loop.backward = faulty
     run = loop.train(load_run_config(config, overrides))
-    found = {"skipped": run.progress.skipped_updates, "updates": run.progress.updates, "seen": len(calls)}
-    path = config.parent / f"{run.accelerator.process_index}.json"
-    path.write_text(json.dumps(found | {"rate": run.schedule.get_last_lr()}), encoding="utf-8")
+    found = {"skipped": run.state.progress.skipped_updates, "updates": run.state.progress.updates, "seen": len(calls)}
+    path = config.parent / f"{run.state.accelerator.process_index}.json"
+    path.write_text(json.dumps(found | {"rate": run.state.schedule.get_last_lr()}), encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
-def test_all_processes_skip_what_one_of_them_finds_not_finite(tiny_run, environment):
+def test_all_processes_skip_an_update_that_is_not_finite_in_one(tiny_run, environment):
     start_together(train_with_a_fault, 2, tiny_run.config, ["training.max_updates=5"], **environment)
     first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert first == second

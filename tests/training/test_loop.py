@@ -13,7 +13,7 @@ from vanilla_transformer.training.checkpoint import list_checkpoints
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return {name: weight.clone() for name, weight in run.bare_model().state_dict().items()}
+    return {name: weight.clone() for name, weight in run.state.bare_model().state_dict().items()}
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance) -> None:
@@ -28,11 +28,11 @@ RNN = "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, drop
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
     """To the bit, dropout included, across the end of an epoch."""
     whole = tiny_run.train(*options, "training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")
-    assert whole.progress.epoch >= 1
+    assert whole.state.progress.epoch >= 1
     for updates in (3, 9, 13):  # the same command with another end
         resumed = tiny_run.train(*options, f"training.max_updates={updates}")
-    assert resumed.progress.updates == 13
-    assert resumed.progress.target_tokens == whole.progress.target_tokens
+    assert resumed.state.progress.updates == 13
+    assert resumed.state.progress.target_tokens == whole.state.progress.target_tokens
     assert_equal(weights(resumed), weights(whole))
     finished = [load_file(folder / "model" / "model.safetensors") for folder in (resumed.output_dir, whole.output_dir)]
     assert_equal(*finished)  # the mean of the same checkpoints
@@ -41,10 +41,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
 def test_a_stop_request_ends_with_a_checkpoint(tiny_run, monkeypatch):
     step = loop.backward
 
-    def interrupted(run, micro_batches):
-        if run.progress.updates == 4:
+    def interrupted(state, *rest):
+        if state.progress.updates == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, micro_batches)
+        return step(state, *rest)
 
     monkeypatch.setattr(loop, "backward", interrupted)
     with pytest.raises(SystemExit) as caught:
@@ -58,11 +58,13 @@ def test_a_stop_request_ends_with_a_checkpoint(tiny_run, monkeypatch):
 def test_an_epoch_has_every_pair_once(tiny_run, monkeypatch):
     seen = []
     step = loop.backward
-    monkeypatch.setattr(loop, "backward", lambda run, parts: seen.extend(parts) or step(run, parts))
+    monkeypatch.setattr(
+        loop, "backward", lambda state, parts, training: seen.extend(parts) or step(state, parts, training)
+    )
     run = tiny_run.train("training.max_updates=null", "training.max_epochs=2")
     sentences = sorted(tuple(i for i in row.tolist() if i) for batch in seen for row in batch["input_ids"])
     assert sentences == sorted(tuple(row["input_ids"]) for row in run.corpora.train for _ in range(2))
-    assert (run.progress.epoch, run.progress.batches) == (2, 0)
+    assert (run.state.progress.epoch, run.state.progress.batches) == (2, 0)
 
 
 def test_accumulated_micro_batches_are_one_update(tiny_run):
@@ -75,21 +77,21 @@ def test_accumulated_micro_batches_are_one_update(tiny_run):
         f"training.output_dir={tiny_run.folder / 'whole'}",
     )
     parts = tiny_run.train(*options, "training.gradient_accumulation_steps=100")
-    assert whole.progress.updates == parts.progress.updates == 3
+    assert whole.state.progress.updates == parts.state.progress.updates == 3
     assert len(parts.order) > 5
     assert_equal(weights(parts), weights(whole), rtol=1e-3, atol=1e-5)  # Adam's eps is 1e-9: it magnifies rounding
 
 
 def test_the_schedule_steps_once_an_update(tiny_run):
     run = tiny_run.train("training.gradient_accumulation_steps=3", "training.max_updates=6", "optimizer.warmup_steps=4")
-    assert run.progress.updates == 6
-    assert run.schedule.get_last_lr()[0] == pytest.approx(16**-0.5 * 7**-0.5)  # the rate of the seventh to come
+    assert run.state.progress.updates == 6
+    assert run.state.schedule.get_last_lr()[0] == pytest.approx(16**-0.5 * 7**-0.5)  # the rate of the seventh to come
 
 
 def test_minutes_end_a_run(tiny_run):
     run = tiny_run.train("training.max_updates=100000", "training.max_minutes=0.001")
-    assert 0 < run.progress.updates < 100_000
-    assert run.progress.seconds >= 0.06
+    assert 0 < run.state.progress.updates < 100_000
+    assert run.state.progress.seconds >= 0.06
 
 
 def test_clipping_bounds_the_first_step(tiny_run, monkeypatch):
@@ -110,8 +112,8 @@ def test_a_stream_trains(tiny_run):
     run = tiny_run.train(
         "data.train.streaming=true", "data.max_length=20", "training.max_updates=null", "training.max_epochs=2"
     )
-    assert run.progress.epoch == 2
-    assert run.progress.updates > 2
+    assert run.state.progress.epoch == 2
+    assert run.state.progress.updates > 2
     assert run.epochs() == 2.0
 
 
@@ -132,5 +134,5 @@ def test_a_damaged_checkpoint_is_left_out(tiny_run, caplog):
     file.write_bytes(file.read_bytes()[:-1])
     resumed = tiny_run.train()
     assert f"checkpoint {latest} is damaged and left out: model.safetensors has" in caplog.text
-    assert resumed.progress.updates == 8
+    assert resumed.state.progress.updates == 8
     assert_equal(weights(resumed), weights(whole))

@@ -102,7 +102,7 @@ def test_any_bit_of_the_manifest_that_changes_its_meaning_is_damage(folder: Path
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"weights": 3}', '{"weights": {"size": 200}}', '{"weights": null}'])
-def test_what_is_no_list_of_files_is_damage(folder: Path, text: str):
+def test_an_invalid_manifest_is_damage(folder: Path, text: str):
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     assert find_damage(folder) == "manifest.json does not list files with their size and sha256"
 

@@ -50,7 +50,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def test_it_says_whose_it_is(tmp_path: Path):
+def test_lock_file_names_its_process(tmp_path: Path):
     before = datetime.now(UTC).replace(microsecond=0)
     lock_for_this_run(tmp_path)
     holder = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def test_a_second_run_is_refused_and_the_first_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("options", [[], ["fork"]], ids=["alone", "with a forked worker that lives on"])
-def test_a_process_that_is_killed_releases_it(tmp_path: Path, options: list[str]):
+def test_lock_of_a_killed_process_is_released(tmp_path: Path, options: list[str]):
     with another_run(tmp_path, *options) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vanilla_transformer.training.subprocess_run import run_in_own_process
+from vanilla_transformer.training.subprocess_run import run_in_subprocess
 
 
 def write_pid(path: str) -> None:
@@ -40,28 +40,28 @@ def wait_for_sigterm(path: str) -> None:
     raise SystemExit(3)
 
 
-def test_it_is_another_process(tmp_path):
-    run_in_own_process(write_pid, str(tmp_path / "pid"))
+def test_subprocess_has_another_pid(tmp_path):
+    run_in_subprocess(write_pid, str(tmp_path / "pid"))
     assert int((tmp_path / "pid").read_text(encoding="utf-8")) != os.getpid()
 
 
-def test_errors_come_back():
+def test_errors_of_the_subprocess_are_raised():
     with pytest.raises(ValueError, match="7 is not allowed"):
-        run_in_own_process(refuse, 7)
+        run_in_subprocess(refuse, 7)
 
 
-def test_so_does_the_exit_status_of_a_stopped_run():
+def test_exit_status_of_the_subprocess_is_raised():
     with pytest.raises(SystemExit) as error:
-        run_in_own_process(leave, 3)
+        run_in_subprocess(leave, 3)
     assert error.value.code == 3
 
 
-def test_a_process_that_dies_is_told_of():
+def test_a_subprocess_that_dies_is_an_error():
     with pytest.raises(RuntimeError, match="ended with status 9 and without a word"):
-        run_in_own_process(die)
+        run_in_subprocess(die)
 
 
-def test_a_signal_while_the_other_process_imports_is_kept_for_it(tmp_path):
+def test_a_signal_during_the_subprocess_imports_is_delivered_later(tmp_path):
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt_as_soon_as_it_is_passed_on() -> None:  # long before this module is imported there
@@ -71,17 +71,17 @@ def test_a_signal_while_the_other_process_imports_is_kept_for_it(tmp_path):
 
     threading.Thread(target=interrupt_as_soon_as_it_is_passed_on).start()
     with pytest.raises(KeyboardInterrupt):
-        run_in_own_process(sleep_and_write_pid, str(tmp_path / "pid"))
+        run_in_subprocess(sleep_and_write_pid, str(tmp_path / "pid"))
     assert not (tmp_path / "pid").exists()
 
 
-def test_the_traceback_comes_along():
+def test_errors_of_the_subprocess_have_its_traceback():
     with pytest.raises(ValueError, match="7 is not allowed") as error:
-        run_in_own_process(refuse, 7)
+        run_in_subprocess(refuse, 7)
     assert "in refuse" in error.value.__notes__[0]
 
 
 def test_sigterm_is_passed_on(tmp_path):
     with pytest.raises(SystemExit):
-        run_in_own_process(wait_for_sigterm, str(tmp_path / "pid"))
+        run_in_subprocess(wait_for_sigterm, str(tmp_path / "pid"))
     assert (tmp_path / "pid").exists()

@@ -8,8 +8,8 @@ import sacrebleu
 import torch
 from accelerate.state import AcceleratorState
 
-from vanilla_transformer.training.preparation import prepare_run
-from vanilla_transformer.training.validation import _likelihood, perplexity, validate
+from vanilla_transformer.training.setup import set_up
+from vanilla_transformer.training.validation import mean_loss, perplexity, validate
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def run(tiny_run):
 
 @torch.no_grad()
 def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
-    model = run.bare_model().eval()
+    model = run.state.bare_model().eval()
     total, tokens = 0.0, 0
     for row in run.corpora.validation:
         labels = torch.tensor([row["labels"]])
@@ -30,7 +30,7 @@ def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
 
 
 def test_bleu_is_sacrebleus_of_greedy_translations(run):
-    model = run.bare_model().eval()
+    model = run.state.bare_model().eval()
     texts = []
     for row in run.corpora.validation:
         ids = model.generate(torch.tensor([row["input_ids"]]), num_beams=1)
@@ -40,31 +40,30 @@ def test_bleu_is_sacrebleus_of_greedy_translations(run):
 
 
 def test_the_model_goes_on_training_afterwards(run):
-    run.bare_model().train()
+    run.state.bare_model().train()
     validate(run)
-    assert run.bare_model().training
+    assert run.state.bare_model().training
 
 
 def test_the_best_model_is_kept(tiny_run):
     run = tiny_run.train(*tiny_run.validation(), "training.validate_every=3")
-    assert run.progress.best_bleu >= 0
+    assert run.state.progress.best_bleu >= 0
     assert {path.name for path in (tiny_run.output_dir / "best").iterdir()} >= {"model.safetensors", "tokenizer.json"}
 
 
 def test_a_longer_run_remembers_the_best_of_the_last_validation(tiny_run):
     options = [*tiny_run.validation(), "training.validate_every=1000"]
-    first = tiny_run.train(*options, "training.max_updates=6").progress.best_bleu
+    first = tiny_run.train(*options, "training.max_updates=6").state.progress.best_bleu
     assert first >= 0
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert prepare_run(tiny_run.load(*options)).progress.best_bleu == first
+    assert set_up(tiny_run.load(*options)).state.progress.best_bleu == first
 
 
-def test_logits_of_a_batch_never_exist_at_once(run, monkeypatch):
-    monkeypatch.setattr(
-        run.bare_model().lm_head, "forward", lambda *_: pytest.fail("the whole projection was computed")
-    )
-    _likelihood(run, run.bare_model())
+def test_validation_never_computes_the_logits_of_a_whole_batch(run, monkeypatch):
+    where = "vanilla_transformer.seq2seq_base.cross_entropy_of_logits"
+    monkeypatch.setattr(where, lambda *_: pytest.fail("the whole projection was computed"))
+    mean_loss(run.state.bare_model(), run.validation_batches, run.state.accelerator)
 
 
-def test_a_hopeless_model_has_infinite_perplexity():
+def test_perplexity_beyond_floats_is_infinite():
     assert perplexity(1e6) == math.inf

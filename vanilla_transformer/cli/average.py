@@ -25,8 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.data.tokenizer import load_tokenizer
     from vanilla_transformer.hub.model_card import write_license
     from vanilla_transformer.hub.run_facts import write_card_of_average
+    from vanilla_transformer.training.atomic_folder import atomic_folder
     from vanilla_transformer.training.averaging import average_checkpoints
-    from vanilla_transformer.training.checkpoint import list_checkpoints, replaced_whole
+    from vanilla_transformer.training.checkpoint import list_checkpoints
     from vanilla_transformer.training.manifest import find_damage
 
     output = Path(arguments.output)
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         folders = found[-arguments.last :]
     model, tokenizer = average_checkpoints(folders), load_tokenizer(folders[-1])
     card = None
-    with replaced_whole(output) as unfinished:
+    with atomic_folder(output) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         write_license(unfinished)

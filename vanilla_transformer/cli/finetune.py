@@ -10,6 +10,7 @@ On several processes: accelerate launch scripts/finetune.py my.yaml
 """
 
 import argparse
+from pathlib import Path
 
 from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
 
@@ -23,24 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     file, overrides = config_and_overrides(arguments)
 
-    import logging
+    import json
 
-    from transformers.utils.logging import disable_progress_bar
-
+    from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.distributed.processes import process_state
-    from vanilla_transformer.hub.run_facts import write_card_of_finetuning
-    from vanilla_transformer.training.finetuning import finetune, load_finetuning_config
+    from vanilla_transformer.training.export import RESULTS
+    from vanilla_transformer.training.finetuning import load_finetuning_config
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
-    disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    folder, scores = finetune(load_finetuning_config(file, overrides))
+    config = load_finetuning_config(file, overrides)
+    train_and_describe(config)
     if process_state().is_main_process:
-        write_card_of_finetuning(folder.parent)
-        if scores:
+        results = json.loads((Path(config.training.output_dir) / RESULTS).read_text("utf-8"))
+        if validation := results["validation"]:
             print(
-                f"validation: BLEU {scores['eval_bleu']:.2f}, chrF {scores['eval_chrf']:.2f}, "
-                f"loss {scores['eval_loss']:.4f} per token"
+                f"validation: BLEU {validation['bleu']:.2f}, chrF {validation['chrf']:.2f}, "
+                f"loss {validation['loss']:.4f} per token"
             )
-        print(f"finished model: {folder}")
     return 0

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
-    from vanilla_transformer.training.subprocess_run import run_in_own_process
+    from vanilla_transformer.training.subprocess_run import run_in_subprocess
 
     for word in arguments.words:
         spell(word)  # raises for a word that cannot be spelt, before minutes of training
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_pronunciation_corpus(folder)
     for name, config in configs.items():
         print(f"\n{name}:", file=sys.stderr)
-        run_in_own_process(train_and_describe, config)
+        run_in_subprocess(train_and_describe, config)
 
     references = json.loads((folder / "test.json").read_text("utf-8"))
     asked = [*references, *arguments.words]

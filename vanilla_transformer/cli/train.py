@@ -14,6 +14,7 @@ from vanilla_transformer.console.arguments import add_config_arguments, config_a
 
 if TYPE_CHECKING:
     from vanilla_transformer.training.configuration import RunConfig
+    from vanilla_transformer.training.finetuning import FineTuningConfig
 
 EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
 
@@ -31,20 +32,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_and_describe(config: "RunConfig") -> None:
+def train_and_describe(config: "RunConfig | FineTuningConfig") -> None:
     """Train, and write the model card beside the finished model."""
     import logging
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.hub.run_facts import write_card_of_run
+    from vanilla_transformer.hub.run_facts import write_card_of_finetuning, write_card_of_run
     from vanilla_transformer.training.export import MODEL
+    from vanilla_transformer.training.finetuning import FineTuningConfig
     from vanilla_transformer.training.loop import train
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("vanilla_transformer").setLevel(logging.INFO)
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
-    finished = train(config)
-    if finished.accelerator.is_main_process:
-        write_card_of_run(finished.output_dir)
-        print(f"finished model: {finished.output_dir / MODEL}")
+    run = train(config)
+    if run.state.accelerator.is_main_process:
+        write_card = write_card_of_finetuning if isinstance(config, FineTuningConfig) else write_card_of_run
+        write_card(run.output_dir)
+        print(f"finished model: {run.output_dir / MODEL}")

@@ -23,11 +23,11 @@ from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.bounds import at_least, positive
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
-from vanilla_transformer.training.corpora import prepare_tokenizer
+from vanilla_transformer.training.device import bfloat16_is_faster
 from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
-from vanilla_transformer.training.preparation import bfloat16_is_faster
-from vanilla_transformer.training.subprocess_run import run_in_own_process
+from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
+from vanilla_transformer.training.subprocess_run import run_in_subprocess
 from vanilla_transformer.training.yaml_sections import merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"  # the budgets
@@ -115,7 +115,7 @@ def measure_quality(
         config = runs[TRANSFORMER]
         sources, references = load_test_set(name, task, config)
         assert config.data.train is not None
-        tokenizer = prepare_tokenizer(config, load_corpus(config.data.train), Path(config.training.output_dir))
+        tokenizer = prepare_tokenizer(config.tokenizer, load_corpus(config.data.train), Path(config.training.output_dir))
         check_parameters(
             f"quality.{name}.runs", {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
         )
@@ -163,7 +163,7 @@ def _train_to_budgets(
         limits = {"max_updates": None, "max_minutes": None, "mixed_precision": precision}
         for limit in missing.values():
             limits |= limit
-        run_in_own_process(_train, merged(run.to_dict(), {"training": limits}))
+        run_in_subprocess(_train, merged(run.to_dict(), {"training": limits}))
         facts = json.loads((folder / RESULTS).read_text("utf-8"))
         reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
         if reached == UPDATES and facts["updates"] != task.updates:

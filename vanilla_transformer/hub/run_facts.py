@@ -27,11 +27,9 @@ RECIPE = {
 }
 FINE_TUNING_RECIPE = {
     "data": ("max_length",),
-    "batches": ("max_source_tokens", "max_target_tokens"),
-    "training": (
-        *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "seed", "bf16", "fp16", "optim"),
-        *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
-        *("adam_beta1", "adam_beta2", "adam_epsilon"),
+    "training": RECIPE["training"],
+    "optimizer": (
+        *("learning_rate", "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "eps", "max_grad_norm"),
     ),
     "lora": ("r", "alpha", "dropout", "target_modules"),
 }

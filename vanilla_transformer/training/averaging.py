@@ -4,9 +4,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch.optim.swa_utils import AveragedModel
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vanilla_transformer.inference.model_folder import load_model_folder
 
@@ -15,21 +14,18 @@ def average_checkpoints(folders: Sequence[Path]) -> PreTrainedModel:
     """The model whose weights are the mean of the folders' weights, computed in float32.
 
     Raises:
-        ValueError: no folder; folders whose configurations or weights differ in shape.
+        ValueError: no folder, or folders with different configurations.
     """
     if not folders:
         raise ValueError("there is no checkpoint to average")
-    average: AveragedModel | None = None
-    config: PreTrainedConfig | None = None
-    for folder in folders:
+    first = load_model_folder(folders[0]).float()
+    average = AveragedModel(first)
+    average.update_parameters(first)  # copies it: the n-th model counts 1 / n
+    for folder in folders[1:]:
         model = load_model_folder(folder).float()
-        if average is None or config is None:
-            average, config = AveragedModel(model), model.config  # the n-th model counts 1 / n
-        elif model.config.to_diff_dict() != config.to_diff_dict():
+        if model.config.to_diff_dict() != first.config.to_diff_dict():
             raise ValueError(f"{folder} holds another model than {folders[0]}: their config.json differ")
-        with torch.no_grad():
-            average.update_parameters(model)
-    assert average is not None
+        average.update_parameters(model)
     averaged = average.module
     assert isinstance(averaged, PreTrainedModel)
     averaged.tie_weights()

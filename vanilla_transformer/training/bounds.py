@@ -11,7 +11,7 @@ Number = int | float
 
 
 def at_least(bound: Number, **options: Any) -> Any:
-    """A field for a number, None, or a list of numbers, of which there must be one.
+    """A field for a number, for None, or for a list of numbers that is not empty.
 
     Args:
         options: of `dataclasses.field`, such as `default`.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run as one YAML file: sections, checked before any work starts."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, finite, positive, probability
 from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name, words_of
 
-# What the tokenizer or the run decides; everything else of the model's config may stand in the section `model`.
+# The tokenizer or the run sets these; the section `model` may have the config's other fields.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
 MODEL_FIELDS_SET_BY_THE_RUN |= {"eos_token_id", "decoder_start_token_id"}
 MODEL_CONFIGS = {config.model_type: config for config in (VanillaTransformerConfig, RNNSeq2SeqConfig)}
@@ -24,28 +25,39 @@ MODEL_CONFIGS = {config.model_type: config for config in (VanillaTransformerConf
 
 @strict
 @dataclass(kw_only=True)
-class DataConfig:
-    """Corpora of parallel text, and what a person should know of them.
+class CorporaConfig:
+    """Corpora of parallel text to learn from.
 
     Args:
-        train, validation, test: corpora; `train` is required to train, `test` is scored at the end, against all the
-            references that it has.
-        source_language, target_language: codes such as "en", for the model card.
-        name, license: of the data, for the model card.
-        weights_license: of the model trained on it, for its card: the Hub's identifier, such as "cc-by-4.0".
+        train: required.
+        validation: scored every `training.validate_every` updates, and at the end.
         max_length: longest side of a pair, in tokens with the end of the sentence; longer pairs are dropped and
             counted.
     """
 
     train: CorpusConfig | None = None
     validation: CorpusConfig | None = None
+    max_length: int = at_least(1, default=256)
+
+
+@strict
+@dataclass(kw_only=True)
+class DataConfig(CorporaConfig):
+    """`CorporaConfig`, a test corpus, and facts for the model card.
+
+    Args:
+        test: scored at the end, against all the references that it has.
+        source_language, target_language: codes such as "en".
+        name, license: of the data.
+        weights_license: of the trained model: the Hub's identifier, such as "cc-by-4.0".
+    """
+
     test: CorpusConfig | None = None
     source_language: str | None = None
     target_language: str | None = None
     name: str | None = None
     license: str | None = None
     weights_license: str | None = None
-    max_length: int = at_least(1, default=256)
 
 
 @strict
@@ -58,7 +70,7 @@ class OptimizerConfig:
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
             its hidden_size.
         warmup_steps: updates over which the rate rises.
-        max_grad_norm: clip the global norm of the gradient; `None`: do not (the paper does not).
+        max_grad_norm: clip the gradient's global norm to this; `None`: do not, as in the paper.
     """
 
     beta1: float = probability(default=0.9)
@@ -72,7 +84,7 @@ class OptimizerConfig:
 @strict
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """The loop (section 5).
+    """The training loop (section 5).
 
     Args:
         output_dir: folder of the run; the same command resumes from its last checkpoint.
@@ -81,17 +93,17 @@ class TrainingConfig:
             count training itself (not validation, nor the preparation of data), summed over resumed parts.
         max_source_tokens, max_target_tokens: padded size of a batch per side, process and micro-batch.
         gradient_accumulation_steps: micro-batches in an update; the last update of an epoch may have fewer.
-        mixed_precision: "auto" takes bf16 where a matrix product is faster in bf16 than in float32, measured.
-        attention: the attention backend of training.
-        max_skipped_in_a_row: an update whose loss or gradient is not finite is skipped; so many in a row end the run.
-        gradient_checkpointing: keep less for the backward pass, and compute it again.
+        mixed_precision: "auto" takes bf16 where a matrix product is measured to be faster in it than in float32.
+        attention: the attention backend of training; `None`: the model's own.
+        max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         seed: of initialisation, dropout and the order of the data.
         log_every, validate_every, checkpoint_every: in updates.
-        validation_beams: beam width of the validation's translations.
-        validation_sentences: how many of the validation pairs are translated for BLEU; all count for the loss.
+        validation_beams: beam width of the validation's translations; `None`: the model's own.
+        validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
-        trackers: of Accelerate.
+        trackers: Accelerate's, such as tensorboard.
     """
 
     output_dir: str
@@ -103,15 +115,15 @@ class TrainingConfig:
     max_target_tokens: int = at_least(1, default=25000)
     gradient_accumulation_steps: int = at_least(1, default=1)
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
-    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] = "sdpa"
+    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = "sdpa"
     max_skipped_in_a_row: int = at_least(1, default=10)
     gradient_checkpointing: bool = False
     seed: int = 1
     log_every: int = at_least(1, default=50)
     validate_every: int = at_least(1, default=1000)
     checkpoint_every: int = at_least(1, default=1000)
-    validation_beams: int = at_least(1, default=1)
-    validation_sentences: int = at_least(1, default=1000)
+    validation_beams: int | None = at_least(1, default=1)
+    validation_sentences: int | None = at_least(1, default=1000)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -119,22 +131,32 @@ class TrainingConfig:
 
 @strict
 @dataclass(kw_only=True)
-class GenerationSectionConfig:
+class BatchTokensConfig:
+    """Decoding.
+
+    Args:
+        batch_tokens: padded source tokens times beams in a batch.
+    """
+
+    batch_tokens: int = at_least(1, default=8192)
+
+
+@strict
+@dataclass(kw_only=True)
+class GenerationSectionConfig(BatchTokensConfig):
     """Decoding of the finished model (section 6.1), written to its generation_config.json.
 
     Args:
         num_beams: beam width.
-        alpha: of the paper's length penalty ((5 + length) / 6)^alpha, by which this package decodes everywhere.
-        length_penalty: exponent p in transformers' score / length^p, which `generate()` by itself has.
+        alpha: of the paper's length penalty ((5 + length) / 6)^alpha, which this package uses.
+        length_penalty: exponent p in score / length^p, which transformers' `generate()` uses.
         max_tokens_beyond_source: the longest output is the source's length plus this.
-        batch_tokens: padded source tokens times beams in a batch of decoding.
     """
 
     num_beams: int = at_least(1, default=4)
     alpha: float = finite(default=0.6)
     length_penalty: float = 0.6
     max_tokens_beyond_source: int = at_least(1, default=50)
-    batch_tokens: int = at_least(1, default=8192)
 
 
 @strict
@@ -167,23 +189,21 @@ def load_run_config(path: str | Path, overrides: list[str] | None = None) -> Run
 
 
 def run_config_of(values: dict[str, Any]) -> RunConfig:
-    """Check everything that can be checked before any work starts.
+    """Build the configuration, and check everything that can be checked before any work starts.
 
     Raises:
         ValueError: as `load_run_config`.
     """
     config = build_section(RunConfig, values, where="")
     check_model_section(config.model)
-    _check_end(config.training)
-    _check_streams(config)
-    _check_references(config)
-    _check_lengths(config)
-    _check_attention(config)
+    check_training_section(config.training)
+    _check_corpora(config)
+    _check_model(config)
     return config
 
 
 def model_config_of(model: dict[str, Any], **from_the_tokenizer: Any) -> PreTrainedConfig:
-    """The model's configuration: the section `model`, and what the tokenizer decides."""
+    """The model's configuration, from the section `model` and the tokenizer's values."""
     values = {name: value for name, value in model.items() if name != "model_type"}
     return _model_config_class(model)(**values, **from_the_tokenizer)
 
@@ -196,7 +216,7 @@ def _model_config_class(model: dict[str, Any]) -> type[PreTrainedConfig]:
 
 
 def check_model_section(model: dict[str, Any]) -> None:
-    """Raise ValueError for a section `model` that no model can be made of; values become what their fields want."""
+    """Raise ValueError for an impossible section `model`; convert its values to the types of their fields."""
     types = _model_config_class(model).__annotations__  # the paper's fields, without those of PreTrainedConfig
     allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
     for key, value in list(model.items()):
@@ -213,7 +233,8 @@ def check_model_section(model: dict[str, Any]) -> None:
         raise ValueError(f"model.{error}") from error
 
 
-def _check_end(training: TrainingConfig) -> None:
+def check_training_section(training: TrainingConfig) -> None:
+    """Raise ValueError for a run without end, or one that averages more checkpoints than it keeps."""
     if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
         raise ValueError("training has no end: set training.max_updates, training.max_epochs or training.max_minutes")
     if not 0 <= training.average_checkpoints <= training.keep_checkpoints:
@@ -223,48 +244,46 @@ def _check_end(training: TrainingConfig) -> None:
         )
 
 
-def _check_streams(config: RunConfig) -> None:
+def _check_corpora(config: RunConfig) -> None:
+    data, training = config.data, config.training
     for name in ("validation", "test"):
-        corpus = getattr(config.data, name)
+        corpus = getattr(data, name)
         if corpus is not None and corpus.streaming:
             raise ValueError(
                 f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
             )
-    budget = min(config.training.max_source_tokens, config.training.max_target_tokens)
-    if config.data.train is not None and config.data.train.streaming and config.data.max_length > budget:
+    budget = min(training.max_source_tokens, training.max_target_tokens)
+    if data.train is not None and data.train.streaming and data.max_length > budget:
         raise ValueError(
-            f"data.max_length={config.data.max_length} is more than a batch holds (training.max_source_tokens="
-            f"{config.training.max_source_tokens}, max_target_tokens={config.training.max_target_tokens}); of a "
-            "stream, a pair between them would be found in the middle of an epoch"
+            f"data.max_length={data.max_length} is more than a batch holds (training.max_source_tokens="
+            f"{training.max_source_tokens}, max_target_tokens={training.max_target_tokens}); a stream would show a "
+            "pair between them in the middle of an epoch"
         )
-
-
-def _check_references(config: RunConfig) -> None:
     for name in ("train", "validation"):
-        corpus = getattr(config.data, name)
+        corpus = getattr(data, name)
         if corpus is not None and isinstance(corpus.target, list):
             raise ValueError(
                 f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
             )
 
 
-def _check_attention(config: RunConfig) -> None:
-    if isinstance(model_config_of(config.model), RNNSeq2SeqConfig) and config.training.attention != "eager":
+def _check_model(config: RunConfig) -> None:
+    model = model_config_of(config.model)
+    if isinstance(model, RNNSeq2SeqConfig) and config.training.attention not in ("eager", None):
         raise ValueError(
             f"training.attention={config.training.attention!r} is for the Transformer; an RNN has its attention in "
             "model.attention: set training.attention to 'eager'"
         )
-
-
-def _check_lengths(config: RunConfig) -> None:
-    """Learned positions must reach as far as the run's sentences and their translations may."""
-    model = model_config_of(config.model)
-    longest = config.data.max_length + config.generation.max_tokens_beyond_source
-    if not isinstance(model, VanillaTransformerConfig):
-        return
-    if model.position_embedding == "learned" and model.max_position_embeddings < longest:
+    length = config.data.max_length + config.generation.max_tokens_beyond_source
+    if max_positions(model) < length:
         raise ValueError(
-            f"model.max_position_embeddings={model.max_position_embeddings} is less than {longest}, which "
+            f"model.max_position_embeddings={max_positions(model)} is less than {length}, which "
             f"data.max_length={config.data.max_length} and generation.max_tokens_beyond_source="
             f"{config.generation.max_tokens_beyond_source} allow"
         )
+
+
+def max_positions(model: PreTrainedConfig) -> float:
+    """The longest text that the model can read or write, in tokens; infinite without learned positions."""
+    has_limit = isinstance(model, VanillaTransformerConfig) and model.position_embedding == "learned"
+    return model.max_position_embeddings if has_limit else math.inf

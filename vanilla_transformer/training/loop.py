@@ -11,87 +11,105 @@ from itertools import islice
 import torch
 
 from vanilla_transformer.data.batches import StreamingTokenBatches
+from vanilla_transformer.distributed.processes import sum_over_processes
+from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
-from vanilla_transformer.training.export import write_finished_model
-from vanilla_transformer.training.gradients import backward, clip_gradients, skip_update
-from vanilla_transformer.training.preparation import Run, prepare_run
+from vanilla_transformer.training.export import export_model
+from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.training.gradients import Batch, apply_update, backward, clip_gradients, skip_update
 from vanilla_transformer.training.reporting import ProgressReport
-from vanilla_transformer.training.validation import validate
+from vanilla_transformer.training.setup import Run, set_up
+from vanilla_transformer.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
 
-EXIT_STATUS_OF_A_STOPPED_RUN = 3  # a signal asked for the end; the same command goes on
+EXIT_STATUS_OF_A_STOPPED_RUN = 3  # SIGINT or SIGTERM ended it; the same command resumes
 
 
-def train(config: RunConfig) -> Run:
-    """Train as configured, resuming where an earlier run of the same configuration stopped.
+def train(config: RunConfig | FineTuningConfig) -> Run:
+    """Train a new model, or fine-tune one, resuming where an earlier run of the same configuration stopped.
 
-    Writes `output_dir/model`, the finished model in Hub format, and `output_dir/results.json`.
+    Writes `output_dir/model`, the finished model in Hub format, `output_dir/results.json`, and with LoRA
+    `output_dir/adapter`, which is merged into the model.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, configuration or folder, before any update.
+        ValueError: as `fit`.
+        SystemExit: as `fit`.
+    """
+    run = set_up(config)
+    validation = fit(run)
+    export_model(run, validation)
+    run.state.accelerator.end_training()
+    return run
+
+
+def fit(run: Run) -> Validation | None:
+    """Update, validate and save as configured, until the configured end.
+
+    Returns:
+        The validation of the last weights; `None` without a validation corpus.
+
+    Raises:
         ValueError: training.max_skipped_in_a_row updates without a finite loss and gradient, or a pair that does not
             fit in memory.
         SystemExit: SIGINT or SIGTERM came; a checkpoint was written.
     """
-    run = prepare_run(config)
-    settings, progress = config.training, run.progress
-    run.model.train()
+    state, training, optimizer = run.state, run.config.training, run.config.optimizer
+    progress = state.progress
+    state.model.train()
     with stop_requests() as stop, ProgressReport(run) as report:
         skipped_in_a_row = 0
         start = time.perf_counter()
         for micro_batches in updates(run):
-            loss, likelihood, tokens_on_device = backward(run, micro_batches)
-            norm = clip_gradients(run)
-            is_finite = torch.isfinite(loss) & torch.isfinite(norm)
-            tokens = int(tokens_on_device)  # waits for the device, so that the clock counts its work
+            losses = backward(state, micro_batches, training)
+            norm = clip_gradients(state, optimizer.max_grad_norm)
+            is_finite = torch.isfinite(losses.loss) & torch.isfinite(norm)
+            tokens = int(losses.tokens)  # waits for the device, so that the clock counts its work
             start, before = time.perf_counter(), start
             progress.seconds += start - before
-            # Asked before the step, whose time counts for the next update: so one reduction tells both.
-            is_over, is_skipped = agreed(run, bool(stop) or is_complete(run), not is_finite)
-            skipped_in_a_row = skipped_in_a_row + 1 if is_skipped else 0
+            # One reduction asks both; the step's own time counts for the next update.
+            is_over, is_skipped = any_process(run, bool(stop) or is_complete(run), not is_finite)
             if is_skipped:
+                skipped_in_a_row += 1
                 report.show_skipped(skipped_in_a_row, float(norm))
-                skip_update(run, skipped_in_a_row)
+                skip_update(state)
+                check_skipped(run, skipped_in_a_row)
             else:
-                run.optimizer.step()
-                run.optimizer.zero_grad()
-                run.schedule.step()  # once per update, not per micro-batch
-                progress.updates += 1
-                progress.target_tokens += tokens
-                report.add(loss, likelihood, tokens)
+                skipped_in_a_row = 0
+                apply_update(state, tokens)
+                report.add(losses.loss, losses.likelihood, tokens)
 
             if is_over or is_complete(run):
                 break
             if is_skipped:
-                continue  # the same number of updates as before, whose checkpoint is written
+                continue  # the checkpoint of this number of updates is written already
             before = time.perf_counter()
-            if progress.updates % settings.validate_every == 0 and run.corpora.validation is not None:
+            if run.corpora.validation is not None and progress.updates % training.validate_every == 0:
                 report.show_validation(validate(run))
-            if progress.updates % settings.checkpoint_every == 0:
-                run.checkpoints.save(progress)
+            if progress.updates % training.checkpoint_every == 0:
+                run.checkpoints.save()
             start += time.perf_counter() - before
-        run.checkpoints.save(progress)
-        is_stopped, is_done = agreed(run, bool(stop), is_complete(run))
+        run.checkpoints.save()
+        is_stopped, is_done = any_process(run, bool(stop), is_complete(run))
         if is_stopped and not is_done:
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
-        validation = validate(run) if run.corpora.validation is not None else None
-        if validation is not None:
-            report.show_validation(validation)
-            if validation.is_best:
-                run.checkpoints.save(progress)  # again: a longer run must not take a worse model for the best
-    write_finished_model(run, validation)
-    run.accelerator.end_training()
-    return run
+        if run.corpora.validation is None:
+            return None
+        validation = validate(run)
+        report.show_validation(validation)
+        if validation.is_best:
+            run.checkpoints.save()  # with best_bleu: a longer run must not take a worse model for the best
+        return validation
 
 
-def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
-    """The micro-batches of each update, epoch after epoch, from where `run.progress` stands.
+def updates(run: Run) -> Iterator[list[Batch]]:
+    """The micro-batches of each update, epoch after epoch, from where the run's progress stands.
 
     An update never spans two epochs: the last one of an epoch may have fewer micro-batches. Nothing is dropped.
     """
-    progress, accumulation = run.progress, run.config.training.gradient_accumulation_steps
+    progress, accumulation = run.state.progress, run.config.training.gradient_accumulation_steps
     while not is_complete(run):
         run.order.set_epoch(progress.epoch, start_batch=progress.batches)
         batches = iter(run.batches)
@@ -105,26 +123,40 @@ def updates(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
 
 
 def is_complete(run: Run) -> bool:
-    """Whether one of max_updates, max_epochs and max_minutes is reached."""
-    settings, progress = run.config.training, run.progress
-    reached = [
-        settings.max_updates is not None and progress.updates >= settings.max_updates,
-        settings.max_epochs is not None and progress.epoch >= settings.max_epochs,
-        settings.max_minutes is not None and progress.seconds >= settings.max_minutes * 60,
-    ]
-    return any(reached)
+    """Whether max_updates, max_epochs or max_minutes is reached."""
+    training, progress = run.config.training, run.state.progress
+    return (
+        (training.max_updates is not None and progress.updates >= training.max_updates)
+        or (training.max_epochs is not None and progress.epoch >= training.max_epochs)
+        or (training.max_minutes is not None and progress.seconds >= training.max_minutes * 60)
+    )
 
 
-def agreed(run: Run, *here: bool) -> list[bool]:
-    """Whether any process says so, for each question: clocks and signals differ, but all processes must act alike."""
-    if run.accelerator.num_processes == 1:
-        return list(here)
-    return (run.sum_over_processes(torch.tensor(here, dtype=torch.int64)) > 0).tolist()
+def any_process(run: Run, *answers: bool) -> list[bool]:
+    """For each answer, whether any process gives it: clocks and signals differ, but all processes must act alike."""
+    accelerator = run.state.accelerator
+    if accelerator.num_processes == 1:
+        return list(answers)
+    return (sum_over_processes(accelerator, torch.tensor(answers, dtype=torch.int64)) > 0).tolist()
+
+
+def check_skipped(run: Run, in_a_row: int) -> None:
+    """Raise ValueError if this many updates in a row, since the start or resumption, were too many to skip."""
+    if in_a_row < run.config.training.max_skipped_in_a_row:
+        return
+    checkpoints = list_checkpoints(run.checkpoints.folder)
+    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    rate = "learning_rate_scale" if isinstance(run.config, RunConfig) else "learning_rate"
+    raise ValueError(
+        f"{in_a_row} updates in a row were skipped after update {run.state.progress.updates}, because their loss or "
+        f"gradient was not finite; nothing was written since, and {last}. Try a lower optimizer.{rate}, "
+        "optimizer.max_grad_norm=1.0 or training.mixed_precision=no, in another training.output_dir"
+    )
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the update under way ends before the checkpoint is written."""
+    """Collects SIGINT and SIGTERM, so that the current update ends before the checkpoint is written."""
     received: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, frame: received.append(number)) for number in signals]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a folder whole: a list of its files with their sizes and hashes, and all of it on the disk."""
+"""Manifests: the files of a folder with their sizes and hashes, by which damage is found."""
 
 import hashlib
 import json
@@ -11,22 +11,24 @@ MANIFEST = "manifest.json"  # {"config.json": {"size": bytes, "sha256": hexadeci
 
 
 def write_manifest(folder: Path) -> None:
-    """List the files of `folder`, those in folders of it too; when it returns, all of them are on the disk."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    """List the files of `folder` and of its folders, and flush all of them to the disk."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
     sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until every file and folder of `folder`, and itself, is on the disk."""
+    """Flush `folder`, its files and its folders to the disk."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's data, or a folder's names, are on the disk: a rename alone may overtake the data."""
+    """Flush a file's data or a folder's names to the disk: a rename alone may overtake the data."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -35,10 +37,10 @@ def sync(path: Path) -> None:
 
 
 def find_damage(folder: Path, hashes: bool = True) -> str | None:
-    """What is wrong with the first file of `folder` that is not as its manifest says; `None` if all are.
+    """What is wrong with the first file that differs from the manifest; `None` if none does.
 
     Args:
-        hashes: compare them too, which reads every byte; without, only sizes are.
+        hashes: compare hashes, which reads every byte, and not only sizes.
     """
     name = MANIFEST
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: whose it is, and whether this run may go on in it."""
+"""The folder of a run: whether it is free, and whether this run may go on in it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,35 +7,28 @@ from typing import Any
 import yaml
 
 from vanilla_transformer.distributed.processes import process_state
-from vanilla_transformer.training.checkpoint import CHECKPOINTS, clear_interrupted, list_checkpoints
+from vanilla_transformer.training.atomic_folder import clear_interrupted
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.run_lock import lock_for_this_run
 
-# What may change between the parts of a resumed run; everything else would make it another run.
+# A resumed run may change these; any other change makes it another run.
 MAY_CHANGE = {
     "data": {"test", "name", "license", "weights_license", "source_language", "target_language"},
     "training": {
-        "output_dir",
-        "resume",
-        "max_updates",
-        "max_epochs",
-        "max_minutes",
-        "log_every",
-        "trackers",
-        "keep_checkpoints",
-        "max_skipped_in_a_row",
-    }
-    | {"average_checkpoints", "validate_every", "checkpoint_every", "validation_beams", "validation_sentences"},
+        *("output_dir", "resume", "trackers", "max_updates", "max_epochs", "max_minutes", "max_skipped_in_a_row"),
+        *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "average_checkpoints"),
+        *("validation_beams", "validation_sentences"),
+    },
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
-# The contents decide whether a corpus is the same, when they are read (`preparation`), and not the path to them.
+# A corpus is compared by its contents when they are read (`corpora`), and not by its path.
 PLACES = ("source", "target", "path", "dataset")
 
 
-def claim_output_dir(config: RunConfig) -> Path:
-    """Make the run's folder, keep other runs out of it, and write the resolved configuration into it.
-
-    What an earlier part of the run has left half written is removed first.
+def claim_output_dir(config: RunConfig | FineTuningConfig) -> None:
+    """Make the run's folder, lock it, clear what a killed run left half written, and write the resolved configuration.
 
     Raises:
         ValueError: another process runs in the folder, or it holds a run with another configuration; the message names
@@ -70,7 +63,6 @@ def claim_output_dir(config: RunConfig) -> Path:
         raise PermissionError(
             f"training.output_dir={output_dir} cannot be written ({error.strerror}); choose another folder"
         ) from error
-    return output_dir
 
 
 def _read_resolved(path: Path) -> dict[str, Any]:
@@ -81,19 +73,24 @@ def _read_resolved(path: Path) -> dict[str, Any]:
 
 
 def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    for section, values in now.items():
-        old = before.get(section) or {}
-        for key in sorted(set(old) | set(values)):
-            then, new = identity(key, old.get(key)), identity(key, values.get(key))
-            if key not in MAY_CHANGE.get(section, ()) and then != new:
-                return f"{section}.{key} ({old.get(key)!r} there, {values.get(key)!r} now)"
+    for section, new in now.items():
+        old = before.get(section)
+        if not isinstance(new, dict) or not isinstance(old, dict | None):
+            if _identity(section, old) != _identity(section, new):
+                return f"{section} ({old!r} there, {new!r} now)"
+            continue
+        old = old or {}
+        for key in sorted(set(old) | set(new)):
+            differs = _identity(key, old.get(key)) != _identity(key, new.get(key))
+            if differs and key not in MAY_CHANGE.get(section, ()):
+                return f"{section}.{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
     return None
 
 
-def identity(key: str, value: Any) -> Any:
-    """The value in a form that runs can be compared by: paths are resolved, and a corpus has no place."""
-    if key in ("path", "model") and value is not None:
+def _identity(key: str, value: Any) -> Any:
+    """The value in a form that runs can be compared by: paths are resolved, and those of a corpus left out."""
+    if key in ("path", "model") and isinstance(value, str):
         return Path(value).resolve()
     if isinstance(value, dict):
-        return {key: inner is not None if key in PLACES else identity("", inner) for key, inner in value.items()}
+        return {key: inner is not None if key in PLACES else _identity("", inner) for key, inner in value.items()}
     return value

@@ -11,18 +11,17 @@ class Progress:
 
     Args:
         updates: updates of the weights so far.
-        epoch: epochs finished.
-        batches: micro-batches of the current epoch that this process, like each other, has consumed since there
-            are as many `processes`.
+        epoch: finished epochs.
+        batches: micro-batches of the current epoch that each process has consumed since there are `processes`.
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
-        processes: among which the batches are shared.
-        pairs: to train on; `None` for a stream.
-        corpus, validation_corpus: what `data.corpus.fingerprint` says of the training and the validation corpus.
-        begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and the pairs of it that
-            were taken before.
-        skipped_updates: not made, because their loss or gradient was not finite; not among `updates`.
+        processes: their number.
+        pairs: in the training corpus; `None` for a stream.
+        corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
+        begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and how many of its pairs
+            were consumed before.
+        skipped_updates: whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
     """
 
@@ -41,10 +40,10 @@ class Progress:
     skipped_updates: int = 0
     halved_batches: int = 0
 
-    def share_among(self, processes: int, taken_pairs: int) -> None:
-        """Go on with another number of processes, which share what is left of the epoch after so many pairs."""
+    def change_processes(self, processes: int, consumed_pairs: int) -> None:
+        """Go on with another number of processes, which share the current epoch after its consumed pairs."""
         self.processes, self.batches = processes, 0
-        self.begun_epoch, self.begun_pairs = self.epoch, taken_pairs
+        self.begun_epoch, self.begun_pairs = self.epoch, consumed_pairs
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
+"""One run at a time in a folder: a lock that the system releases when its process ends, however it ends."""
 
 import fcntl
 import json
@@ -10,28 +10,28 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-SIGNING = 0.5  # seconds in which whoever has just taken the lock will have written who it is
-LOCK = ".lock"  # in the run's output_dir; stays there, and means nothing by itself
+SIGNING_SECONDS = 0.5  # in which the process that took the lock writes who it is
+LOCK = ".lock"  # in the run's output_dir; the file stays, and means nothing by itself
 
-# What this process holds. Accelerate keeps one state for a process, so a process has one run at a time: that it asks
-# for a folder, the same or another, means that its run before has ended.
+# This process's lock. Accelerate keeps one state for a process, so a process has one run at a time: when it claims
+# another folder, its run before has ended.
 _held = ExitStack()
 # A worker that is forked inherits the open file, and would hold the lock when the run itself is gone.
 os.register_at_fork(after_in_child=_held.close)
 
 
 def lock_for_this_run(output_dir: Path) -> None:
-    """Take the folder's lock until this process ends or takes another; of several processes, only for the main one.
+    """Take the folder's lock until this process ends or takes another; only the main one of several processes calls it.
 
     Raises:
-        ValueError: a run in another process has it; the message names that process.
+        ValueError: a run in another process has the lock; the message names that process.
     """
     _held.close()
-    file = _held.enter_context((output_dir / LOCK).open("a+", encoding="utf-8"))  # without emptying it: not ours yet
+    file = _held.enter_context((output_dir / LOCK).open("a+", encoding="utf-8"))  # does not empty the other run's file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        time.sleep(SIGNING)
+        time.sleep(SIGNING_SECONDS)
         file.seek(0)
         holder = _describe(file.read())
         _held.close()
@@ -47,6 +47,6 @@ def lock_for_this_run(output_dir: Path) -> None:
 def _describe(content: str) -> str:
     try:
         holder = json.loads(content)
-    except json.JSONDecodeError:  # a machine so busy that it is still about to write who it is
+    except json.JSONDecodeError:  # not written yet, on a busy machine
         return "another run"
     return f"the run of process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run in a process of its own, so that several runs of one command cannot disturb each other."""
+"""A run in a subprocess, so that several runs of one command cannot disturb each other."""
 
 import multiprocessing
 import os
@@ -13,20 +13,20 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 READY = "ready"
 
 
-def run_in_own_process(function: Callable[..., object], *arguments: object) -> None:
+def run_in_subprocess(function: Callable[..., object], *arguments: object) -> None:
     """Call `function(*arguments)` in a new process and wait for its end.
 
     Accelerate keeps one state for a process: a second run in it would inherit the precision and devices of the first.
     SIGINT and SIGTERM are passed on, and the run decides how it stops.
 
     Raises:
-        BaseException: what the function raised, SystemExit included; a note tells its traceback.
+        BaseException: whatever the function raised, SystemExit included; a note has its traceback.
         KeyboardInterrupt: a signal ended the process before the run could decide.
-        RuntimeError: the process ended without a word.
+        RuntimeError: the process ended without a result.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_call_and_tell, args=(sender, function, arguments))
+    process = context.Process(target=_call_and_send, args=(sender, function, arguments))
     received: list[int] = []
 
     def pass_on(number: int, _) -> None:
@@ -34,13 +34,13 @@ def run_in_own_process(function: Callable[..., object], *arguments: object) -> N
         if process.pid is not None:
             os.kill(process.pid, number)
 
-    # While the new process imports, which takes seconds, it ignores signals, as it inherits; they are kept for it.
+    # The new process inherits that signals are ignored while it imports, which takes seconds; we keep them for it.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         process.start()
         for number in STOPS:
             signal.signal(number, pass_on)
-        sender.close()  # this process's copy, or the end of the other one would go unnoticed
+        sender.close()  # our copy would hide the end of the other process
         message = receiver.recv()
         if message == READY:
             for number in received:
@@ -61,19 +61,19 @@ def run_in_own_process(function: Callable[..., object], *arguments: object) -> N
         raise message
 
 
-def _call_and_tell(sender: Connection, function: Callable[..., object], arguments: tuple) -> None:
+def _call_and_send(sender: Connection, function: Callable[..., object], arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sender.send(READY)
     try:
         function(*arguments)
     except BaseException as error:
-        where = traceback.format_exc()
+        traceback_text = traceback.format_exc()
         try:
             error = pickle.loads(pickle.dumps(error))
-        except Exception:  # an exception whose arguments are not those of its constructor
+        except Exception:  # it cannot be pickled, or not be built from its arguments
             error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(f"in a process of its own:\n{where}")
+        error.add_note(f"in a subprocess:\n{traceback_text}")
         sender.send(error)
     else:
         sender.send(None)

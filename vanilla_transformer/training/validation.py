@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation: likelihood of all pairs, and BLEU by really decoding; every process does its share."""
+"""Validation: the likelihood of all pairs, and BLEU by decoding; every process does its share."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
+from vanilla_transformer.distributed.fsdp import is_sharded, unsharded_copy
+from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_on_all_processes
-from vanilla_transformer.loss import IGNORED, smoothed_cross_entropy
+from vanilla_transformer.loss import IGNORED
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
-from vanilla_transformer.training.checkpoint import replaced_whole
-from vanilla_transformer.training.preparation import Run
+from vanilla_transformer.training.atomic_folder import atomic_folder
+from vanilla_transformer.training.lora import save_weights
+from vanilla_transformer.training.setup import Run
 
-EXAMPLES = 3  # translations that are shown
+EXAMPLES = 3  # translations to show
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,8 @@ class Validation:
     Args:
         loss: smoothed, mean over target tokens, in nats.
         perplexity: exp of the unsmoothed negative log-likelihood per target token (of the run's tokenizer).
-        bleu: sacreBLEU of the first `validation_sentences`.
-        bleu_signature: sacreBLEU's.
+        bleu, chrf: sacreBLEU's, of the first `validation_sentences`.
+        bleu_signature, chrf_signature: sacreBLEU's.
         is_best: whether this BLEU is the run's best so far; the model is then in `output_dir/best`.
         examples: a few (source, translation, reference).
     """
@@ -33,6 +38,8 @@ class Validation:
     perplexity: float
     bleu: float
     bleu_signature: str
+    chrf: float
+    chrf_signature: str
     is_best: bool
     examples: list[tuple[str, str, str]]
 
@@ -43,55 +50,52 @@ def perplexity(negative_log_likelihood: float) -> float:
 
 
 def validate(run: Run) -> Validation:
-    """Score the model on the validation corpus; every process gets the result of all."""
+    """Score the model on the validation corpus, in every process, and save it to `output_dir/best` if it is."""
     assert run.corpora.validation is not None
-    model = run.whole_model()
-    loss, likelihood = _likelihood(run, model)
+    assert run.validation_batches is not None
+    accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()
+    if is_sharded(model):
+        model = unsharded_copy(model, accelerator.device)
+    loss, likelihood = mean_loss(model, run.validation_batches, accelerator)
     sentences = run.corpora.validation[: run.config.training.validation_sentences]
     sources, references = sentences["source"], sentences["target"]
-    translations = translate_on_all_processes(
-        model,
-        run.tokenizer,
-        sources,
-        max_batch_tokens=run.config.generation.batch_tokens,
-        num_beams=run.config.training.validation_beams,
-    )
+    beams = run.config.training.validation_beams
+    options = {"max_batch_tokens": run.config.generation.batch_tokens} | ({} if beams is None else {"num_beams": beams})
+    translations = translate_on_all_processes(model, run.tokenizer, sources, **options)
     hypotheses = [best[0].text for best in translations]
-    score = score_translations(hypotheses, references)
-    is_best = score["bleu"] > run.progress.best_bleu
+    scores = score_translations(hypotheses, references)
+    is_best = scores["bleu"] > progress.best_bleu
     if is_best:
-        run.progress.best_bleu = score["bleu"]
-        if run.accelerator.is_main_process:
-            with replaced_whole(run.output_dir / "best") as folder:
-                model.save_pretrained(folder)
+        progress.best_bleu = scores["bleu"]
+        if accelerator.is_main_process:
+            with atomic_folder(run.output_dir / "best") as folder:
+                save_weights(model, folder)
                 run.tokenizer.save_pretrained(folder)
     return Validation(
         loss=loss,
         perplexity=perplexity(likelihood),
-        bleu=score["bleu"],
-        bleu_signature=score["bleu_signature"],
+        bleu=scores["bleu"],
+        bleu_signature=scores["bleu_signature"],
+        chrf=scores["chrf"],
+        chrf_signature=scores["chrf_signature"],
         is_best=is_best,
         examples=list(zip(sources[:EXAMPLES], hypotheses[:EXAMPLES], references[:EXAMPLES], strict=True)),
     )
 
 
 @torch.no_grad()
-def _likelihood(run: Run, model: BaseForConditionalGeneration) -> tuple[float, float]:
+def mean_loss(
+    model: BaseForConditionalGeneration, batches: DataLoader, accelerator: Accelerator
+) -> tuple[float, float]:
     """Mean smoothed loss and mean unsmoothed negative log-likelihood per target token, over all processes."""
-    assert run.validation_batches is not None
-    device = run.accelerator.device
     model.eval()
     sums = torch.zeros(3)  # loss, negative log-likelihood, target tokens
-    for batch in run.validation_batches:
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        labels = batch.pop("labels")
-        with run.accelerator.autocast():
-            # Not through the whole model, which would return, outside of training, the logits of all tokens too.
-            decoded = model.model(**batch, decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels))
-            loss, likelihood = smoothed_cross_entropy(
-                decoded.last_hidden_state, model.lm_head.weight, labels, model.config.label_smoothing, 1
-            )
-        sums += torch.stack([loss, likelihood, (labels != IGNORED).sum()]).cpu()
+    for batch in batches:
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        with accelerator.autocast():
+            output = model(**batch, num_items_in_batch=1, skip_logits=True)
+        tokens = (batch["labels"] != IGNORED).sum()
+        sums += torch.stack([output.loss, output.negative_log_likelihood, tokens]).cpu()
     model.train()
-    loss, likelihood, tokens = run.sum_over_processes(sums).tolist()
+    loss, likelihood, tokens = sum_over_processes(accelerator, sums).tolist()
     return loss / tokens, likelihood / tokens

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """YAML files of sections into strict dataclasses, with errors that name the dotted place.
 
-YAML reads `no` as false, `010` as 8 and `2024-01-01` as a date. The field's type tells which of the two is meant:
-`Section` and `Items` keep the word as it is written beside YAML's value, and `convert` chooses.
+YAML reads `no` as false, `010` as 8 and `2024-01-01` as a date. `Section` and `Items` keep the word as written beside
+YAML's value, and `convert` chooses between them by the field's type.
 """
 
 import re
@@ -15,27 +15,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-# A token of the Hub (shorter, it is a name), or who logs in at an address: https://user:password@host.
+# A token of the Hub (a shorter word is a name), or credentials in an address: https://user:password@host.
 SECRET = re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}|://[^/?#\s]*@")
 WORD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp", "null")}
 
 
 class Section(dict[str, Any]):
-    """A mapping of a YAML file.
-
-    Args:
-        words: of each value that YAML reads as other than text, the text.
-    """
+    """A mapping of a YAML file; `words` has the text of each value that YAML does not read as text."""
 
     def __init__(self, values: Any = (), words: dict[str, str] | None = None):
         super().__init__(values)
         self.words = dict(words or {})
 
-    def __reduce__(self):
-        return Section, (dict(self), self.words)
-
     def set(self, key: str, value: Any, word: str | None) -> None:
-        """Give a key another value, and its word."""
         self[key] = value
         self.words.pop(key, None)
         if word is not None:
@@ -43,21 +35,18 @@ class Section(dict[str, Any]):
 
 
 class Items(list[Any]):
-    """A list of a YAML file; `words` has the text of each item that YAML reads as other than text, by its index."""
+    """A list of a YAML file; `words` has the text, by its index, of each item that YAML does not read as text."""
 
     def __init__(self, values: Iterable[Any] = (), words: dict[int, str] | None = None):
         super().__init__(values)
         self.words = dict(words or {})
-
-    def __reduce__(self):
-        return Items, (list(self), self.words)
 
 
 READ_AS = {Section: dict, Items: list}  # in messages
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes Sections and Items; refuses a key given twice, of which PyYAML would take the last."""
+    """Makes Sections and Items; refuses duplicate keys, where PyYAML would take the last."""
 
     def construct_section(self, node: yaml.MappingNode):
         section = Section()
@@ -77,13 +66,13 @@ class _Loader(yaml.SafeLoader):
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a word", node.start_mark)
-        return node.value  # whatever YAML reads it as
+        return node.value  # a word, even if YAML reads it as another type
 
     def construct_items(self, node: yaml.SequenceNode):
         items = Items()
         yield items
-        items.extend(self.construct_object(each, deep=True) for each in node.value)
-        items.words = {i: word for i, each in enumerate(node.value) if (word := word_of(each)) is not None}
+        items.extend(self.construct_object(item, deep=True) for item in node.value)
+        items.words = {i: word for i, item in enumerate(node.value) if (word := word_of(item)) is not None}
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_section)
@@ -93,18 +82,18 @@ yaml.SafeDumper.add_representer(Items, yaml.SafeDumper.represent_list)
 
 
 def word_of(node: yaml.Node) -> str | None:
-    """The text of an unquoted scalar that YAML reads as other than text; `None` of an empty one, which is no word."""
+    """The text of an unquoted scalar that YAML does not read as text; `None` if it is empty."""
     is_word = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in WORD_TAGS
     return node.value or None if is_word else None
 
 
 def read_yaml(path: Path, overrides: list[str] | None = None) -> Section:
-    """The values of a file, of those it extends, and of `section.key=value` overrides, which win.
+    """The values of a file, of the files that it extends, and of `section.key=value` overrides, which win.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not YAML, or not sections; a key given twice in a file, or among the overrides; an override that is
-            not of that form; a token or a password.
+        ValueError: not YAML, or not sections; a duplicate key in a file or among the overrides; an override of another
+            form; a token or a password.
     """
     _refuse_secrets(str(path), "the configuration's name")
     values, given = _read_with_bases(path), []
@@ -142,7 +131,7 @@ def _read_with_bases(path: Path) -> Section:
         raise FileNotFoundError(f"configuration {path} does not exist")
     try:
         text = path.read_text(encoding="utf-8")
-        for number, line in enumerate(text.splitlines(), start=1):  # before anything of it is in an error
+        for number, line in enumerate(text.splitlines(), start=1):  # before an error repeats the line
             _refuse_secrets(line, f"configuration {path}, line {number}")
         values = _read_value(text)[0] or Section()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -167,18 +156,18 @@ def _refuse_secrets(text: str, where: str) -> None:
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> Section:
-    """`base` with the values of `change`, section by section; neither is touched."""
+    """A copy of `base` with the values of `change`, section by section."""
     result = Section(base, words_of(base))
     for key, value in change.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         if key == "model" and both and "model_type" in value:
-            both = False  # another model: the fields of the base's are not its own
+            both = False  # another model does not take over the base's fields
         result.set(key, merged(result[key], value) if both else value, words_of(change).get(key))
     return result
 
 
 def words_of(values: dict[str, Any]) -> dict[str, str]:
-    """The words of a section; none of a dictionary that was not read from YAML."""
+    """The words of a section; none for a dictionary that was not read from YAML."""
     return values.words if isinstance(values, Section) else {}
 
 
@@ -210,7 +199,7 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         return cls(**built)
     except StrictDataclassFieldValidationError as error:
         name = field_of(error)
-        if isinstance(error.__cause__, ValueError):  # of `bounds`; a wrong type is a TypeError
+        if isinstance(error.__cause__, ValueError):  # raised by `bounds`; a wrong type is a TypeError
             raise ValueError(f"{dotted(where, name)}={built[name]!r} {error.__cause__}") from error
         raise ValueError(
             f"{dotted(where, name)}={built[name]!r}: expected {type_name(types[name])}, "
@@ -219,13 +208,14 @@ def build_section(cls: type, values: Any, where: str) -> Any:
 
 
 def convert(annotation: Any, value: Any, where: str, word: str | None = None) -> Any:
-    """A value of YAML as the field's type has it; a value that no type fits stays, for the strict dataclass to name.
+    """A value of YAML in the field's type; an unsuitable value stays, and the strict dataclass refuses it.
 
-    Sections become dataclasses; integers and "1e-9", which YAML reads as a string, become float.
+    Sections become dataclasses. For a float, integers and "1e-9", which YAML reads as a string, become float.
 
     Args:
-        word: the text, if YAML reads it as other than text. It is meant where the field allows this very word, or
-            text and no value like YAML's: `no` is a precision and also a file's name, but null where there may be none.
+        word: the text, if YAML does not read it as text. It is taken where the field allows this very word, or text
+            and no value of YAML's type: `no` is a precision and a file's name, but null is no name where None is
+            allowed.
     """
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     section = next((choice for choice in choices if is_dataclass(choice)), None)
@@ -250,14 +240,13 @@ def convert(annotation: Any, value: Any, where: str, word: str | None = None) ->
 
 
 def field_of(error: StrictDataclassFieldValidationError) -> str:
-    """huggingface_hub names the field in the message alone."""
+    """The field's name, which huggingface_hub has in the message alone."""
     found = re.match("Validation error for field '(.+)'", str(error))
     assert found is not None, error
     return found[1]
 
 
 def dotted(where: str, key: str) -> str:
-    """The name of a key within a section."""
     return f"{where}.{key}" if where else str(key)
 
 

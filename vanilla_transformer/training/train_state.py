@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run needs, beside the weights, to go on to the bit: optimizer, schedule, progress and random states.
+"""The state of a training: model, optimizer, schedule, progress, and what resuming to the bit needs of them on disk.
 
-Accelerate's `save_state` writes these with pickle. To read a pickle is to run what it says, so whoever may write to a
-run's folder could run code in the next run; and a parameter there has a number that a change of the model shifts. Here
-all is JSON and safetensors, which hold values and nothing else, and a parameter has its name.
+Accelerate's `save_state` writes pickles. Reading a pickle executes it, so whoever may write to a run's folder could run
+code in the next run; and it numbers parameters, so that a change of the model would shift them. Here everything is JSON
+and safetensors, which hold nothing but values, and parameters have names.
 """
 
 import json
@@ -28,24 +28,19 @@ logger = logging.getLogger(__name__)
 
 OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
 SCHEDULE, PROGRESS, GRADIENT_SCALER = "schedule.json", "progress.json", "gradient_scaler.json"
-NAMELESS = {DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}  # flat buffers in place of parameters
-
-
-def random_states_file(process: int) -> str:
-    """Of the process with this index."""
-    return f"random_states_{process}.json"
+NAMELESS = {DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}  # flat buffers instead of parameters
 
 
 @dataclass(frozen=True)
-class RunState:
-    """The parts of a run whose state changes with every update.
+class TrainState:
+    """Everything that an update changes.
 
     Args:
-        model: bare or as Accelerate has wrapped it; it names the optimizer's parameters.
-        optimizer: the same.
+        model: bare, or as Accelerate has wrapped it; names the optimizer's parameters.
+        optimizer: bare, or as Accelerate has wrapped it.
 
     Raises:
-        ValueError: Accelerate shares the optimizer out in a way that keeps no parameters with names.
+        ValueError: Accelerate shards the optimizer in a way that keeps no parameters with names.
     """
 
     accelerator: Accelerator
@@ -55,16 +50,23 @@ class RunState:
     progress: Progress
 
     def __post_init__(self) -> None:
-        way = self.accelerator.distributed_type
-        if way in NAMELESS or (way == DistributedType.FSDP and not self.accelerator.is_fsdp2):
+        kind = self.accelerator.distributed_type
+        if kind in NAMELESS or (kind == DistributedType.FSDP and not self.accelerator.is_fsdp2):
             raise ValueError(
-                f"distributed_type {way.value} cannot be checkpointed without pickles: its optimizer has no parameters "
-                "with names; use MULTI_GPU or FSDP with fsdp_version 2"
+                f"distributed_type {kind.value} cannot be checkpointed without pickles: its optimizer has no "
+                "parameters with names; use MULTI_GPU or FSDP with fsdp_version 2"
             )
 
+    def _random_states_file(self) -> str:
+        return f"random_states_{self.accelerator.process_index}.json"
+
+    def bare_model(self) -> Any:
+        """The model without what Accelerate has wrapped around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
     def save(self, folder: Path) -> None:
-        """To be called by all processes; each writes its random states, the main one all that they share."""
-        _write_json(folder / random_states_file(self.accelerator.process_index), self._random_states())
+        """Save all but the weights; all processes must call this, and each writes its random states."""
+        _write_json(folder / self._random_states_file(), self._random_states())
         groups, tensors = self._optimizer_state()
         if not self.accelerator.is_main_process:
             return
@@ -76,22 +78,22 @@ class RunState:
             _write_json(folder / GRADIENT_SCALER, self.accelerator.scaler.state_dict())
 
     def load(self, folder: Path) -> None:
-        """To be called by all processes, after the weights are loaded."""
+        """Load all but the weights, which must be loaded already; all processes must call this."""
         self._load_optimizer_state(_read_json(folder / OPTIMIZER_GROUPS), load_file(folder / OPTIMIZER))
         self.schedule.load_state_dict(_read_json(folder / SCHEDULE))
         self.progress.load_state_dict(_read_json(folder / PROGRESS))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
-        path = folder / random_states_file(self.accelerator.process_index)
+        path = folder / self._random_states_file()
         if path.is_file():
-            self._load_random_states(_read_json(path))  # last: whatever is made before may draw numbers
+            self._load_random_states(_read_json(path))  # last, because loading may draw random numbers
         else:
             logger.warning(f"{folder} is of fewer processes: number {self.accelerator.process_index} starts anew")
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-        """Groups with their parameters' names, and `name.exp_avg` and the like; of sharded parameters, whole tensors.
+        """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.
 
-        All processes gather them, and only the main one gets tensors.
+        All processes gather the tensors, and only the main one gets them.
         """
         names, optimizer = self._names(), self._bare_optimizer()
         groups, tensors = [], {}
@@ -99,34 +101,32 @@ class RunState:
             groups.append({**group, "params": [names[parameter] for parameter in group["params"]]})
             for parameter in group["params"]:
                 for key, tensor in optimizer.state[parameter].items() if parameter in optimizer.state else ():
-                    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
                     if self.accelerator.is_main_process:
-                        tensors[f"{names[parameter]}.{key}"] = whole.cpu().contiguous()
+                        tensors[f"{names[parameter]}.{key}"] = full.cpu().contiguous()
         return groups, tensors
 
     def _load_optimizer_state(self, groups: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
-        """The opposite; the optimizer itself puts every tensor on its parameter's device."""
+        """The optimizer itself puts every tensor on its parameter's device."""
         names, optimizer = self._names(), self._bare_optimizer()
-        here = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
-        there = [group["params"] for group in groups]
-        if here != there:
+        expected = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+        if [group["params"] for group in groups] != expected:
             raise ValueError("the checkpoint's optimizer has other parameters than the model; start anew")
         for group in groups:
             for key, value in group.items():
                 if isinstance(optimizer.defaults.get(key), tuple):
-                    group[key] = tuple(value)  # JSON has lists alone
+                    group[key] = tuple(value)  # which JSON turned into a list
         parameters = {names[parameter]: parameter for group in optimizer.param_groups for parameter in group["params"]}
         numbers = {name: number for number, name in enumerate(parameters)}
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             name, _, kind = key.rpartition(".")
-            state.setdefault(numbers[name], {})[kind] = _laid_out_like(parameters[name], tensor)
+            state.setdefault(numbers[name], {})[kind] = _shard_like(parameters[name], tensor)
         numbered = [{**group, "params": [numbers[name] for name in group["params"]]} for group in groups]
         optimizer.load_state_dict({"state": state, "param_groups": numbered})
 
     def _names(self) -> dict[torch.Tensor, str]:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return {parameter: name for name, parameter in model.named_parameters()}
+        return {parameter: name for name, parameter in self.bare_model().named_parameters()}
 
     def _bare_optimizer(self) -> torch.optim.Optimizer:
         return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
@@ -138,36 +138,36 @@ class RunState:
         return {
             "python": random.getstate(),
             "numpy": numpy,
-            "torch": _hexadecimal(torch.get_rng_state()),
-            "cuda": _hexadecimal(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
+            "torch": _to_hex(torch.get_rng_state()),
+            "cuda": _to_hex(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
         }
 
     def _load_random_states(self, states: dict[str, Any]) -> None:
         version, numbers, gauss = states["python"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(states["numpy"])
-        torch.set_rng_state(_bytes(states["torch"]))
+        torch.set_rng_state(_from_hex(states["torch"]))
         if self.accelerator.device.type == "cuda":
             if states["cuda"] is None:
                 logger.warning("the checkpoint was written without a GPU: random numbers on this one start anew")
             else:
-                torch.cuda.set_rng_state(_bytes(states["cuda"]), self.accelerator.device)
+                torch.cuda.set_rng_state(_from_hex(states["cuda"]), self.accelerator.device)
 
 
-def _laid_out_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part, if the parameter is sharded and the tensor has an element for each of its own."""
+def _shard_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard of the tensor, if the parameter is sharded and has its shape, unlike Adam's `step`."""
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     tensor = tensor.to(parameter.device)
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have it
 
 
-def _hexadecimal(state: torch.Tensor) -> str:
+def _to_hex(state: torch.Tensor) -> str:
     return bytes(state.tolist()).hex()
 
 
-def _bytes(hexadecimal: str) -> torch.Tensor:
-    return torch.tensor(list(bytes.fromhex(hexadecimal)), dtype=torch.uint8)
+def _from_hex(text: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
 
 
 def _write_json(path: Path, values: Any) -> None:

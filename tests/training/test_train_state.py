@@ -19,28 +19,28 @@ from torch.multiprocessing.spawn import start_processes
 
 from tests.distributed.launching import free_port
 from vanilla_transformer.training.progress import Progress
-from vanilla_transformer.training.run_state import RunState
 from vanilla_transformer.training.schedule import paper_schedule
+from vanilla_transformer.training.train_state import TrainState
 
 
 def tied_model() -> torch.nn.Module:
-    """Two tables that are one parameter, and another parameter; sizes that do not divide by two."""
+    """Tied embeddings, and another parameter; sizes that do not divide by two."""
     model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(7, 3), "projection": torch.nn.Linear(3, 7)})
     model["projection"].weight = model["embedding"].weight
     return model
 
 
-def new_state(model: torch.nn.Module | None = None) -> RunState:
+def new_state(model: torch.nn.Module | None = None) -> TrainState:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True)
     model = tied_model() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1.0, betas=(0.9, 0.98), fused=True)
     schedule = paper_schedule(optimizer, 16, 10)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    return RunState(accelerator, wrapped, optimizer, schedule, Progress())
+    return TrainState(accelerator, wrapped, optimizer, schedule, Progress())
 
 
-def update(state: RunState) -> None:
+def update(state: TrainState) -> None:
     model = state.accelerator.unwrap_model(state.model)
     loss = model["projection"](model["embedding"](torch.arange(7))).logsumexp(-1).sum()
     state.accelerator.backward(loss)
@@ -50,19 +50,19 @@ def update(state: RunState) -> None:
     state.progress.updates += 1
 
 
-def weights(state: RunState) -> dict[str, torch.Tensor]:
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in state.model.state_dict().items()}
 
 
 @pytest.fixture
-def trained() -> RunState:
+def trained() -> TrainState:
     state = new_state()
     for _ in range(3):
         update(state)
     return state
 
 
-def test_another_goes_on_to_the_bit(trained: RunState, tmp_path: Path):
+def test_resumed_state_is_equal_to_the_bit(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     other = new_state()
     other.model.load_state_dict(weights(trained))
@@ -76,7 +76,7 @@ def test_another_goes_on_to_the_bit(trained: RunState, tmp_path: Path):
     assert trained.optimizer.state_dict()["param_groups"] == other.optimizer.state_dict()["param_groups"]
 
 
-def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunState, tmp_path: Path):
+def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = [name for name, _ in trained.model.named_parameters()]
     assert names == ["embedding.weight", "projection.bias"]
@@ -90,7 +90,7 @@ def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: RunSta
     assert group["lr"] == trained.schedule.get_last_lr()[0]
 
 
-def test_it_is_json_and_safetensors(trained: RunState, tmp_path: Path):
+def test_state_is_json_and_safetensors(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = {"optimizer.json", "schedule.json", "progress.json", "random_states_0.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*names, "optimizer.safetensors"}
@@ -98,7 +98,7 @@ def test_it_is_json_and_safetensors(trained: RunState, tmp_path: Path):
         json.loads((tmp_path / name).read_text(encoding="utf-8"))
 
 
-def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Path):
+def test_optimizer_state_is_empty_before_the_first_update(tmp_path: Path):
     state = new_state()
     state.save(tmp_path)
     assert not state.optimizer.state
@@ -107,7 +107,7 @@ def test_before_the_first_update_there_is_nothing_of_the_optimizer(tmp_path: Pat
     assert not other.optimizer.state
 
 
-def test_another_models_optimizer_is_refused(trained: RunState, tmp_path: Path):
+def test_another_models_optimizer_is_refused(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     other = new_state(torch.nn.ModuleDict({"projection": torch.nn.Linear(3, 7)}))
     with pytest.raises(ValueError, match="has other parameters than the model"):
@@ -123,7 +123,7 @@ def draws() -> list[float]:
     ]
 
 
-def test_every_generator_goes_on_where_it_was(tmp_path: Path):
+def test_random_generators_are_restored(tmp_path: Path):
     state = new_state()
     draws()
     state.save(tmp_path)
@@ -134,7 +134,7 @@ def test_every_generator_goes_on_where_it_was(tmp_path: Path):
     assert draws() + draws() == expected
 
 
-def test_a_process_that_was_not_there_keeps_its_seed(tmp_path: Path, caplog):
+def test_a_process_without_saved_random_states_keeps_its_seed(tmp_path: Path, caplog):
     new_state().save(tmp_path)
     (tmp_path / "random_states_0.json").rename(tmp_path / "random_states_1.json")
     torch.manual_seed(3)
@@ -146,7 +146,7 @@ def test_a_process_that_was_not_there_keeps_its_seed(tmp_path: Path, caplog):
     assert "is of fewer processes: number 0 starts anew" in caplog.text
 
 
-def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
+def test_gradient_scaler_of_fp16_is_restored(tmp_path: Path):
     states = [new_state(), new_state()]
     scalers = [torch.amp.GradScaler("cpu", init_scale=scale) for scale in (128.0, 2.0)]
     for state, scaler in zip(states, scalers, strict=True):
@@ -157,7 +157,7 @@ def test_the_scale_of_fp16s_gradients_goes_on(tmp_path: Path):
 
 
 @pytest.mark.parametrize("way", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
-def test_ways_to_share_out_that_know_no_names_are_refused(trained: RunState, monkeypatch: pytest.MonkeyPatch, way):
+def test_sharding_without_parameter_names_is_refused(trained: TrainState, monkeypatch: pytest.MonkeyPatch, way):
     monkeypatch.setattr(trained.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
     monkeypatch.setattr(trained.accelerator.state, "distributed_type", way)
     with pytest.raises(ValueError, match=f"distributed_type {way.value} .*use MULTI_GPU or FSDP with fsdp_version 2"):
@@ -176,9 +176,9 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 7), torch.nn.Linear(7, 5))
         fully_shard(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        states.append(RunState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
+        states.append(TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
 
-    def step(state: RunState) -> None:
+    def step(state: TrainState) -> None:
         state.model(torch.ones(2, 3)).logsumexp(-1).sum().backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
@@ -188,18 +188,18 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
     states[0].save(folder)
     accelerator.wait_for_everyone()
     with torch.no_grad():
-        for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
-            one.copy_(other)
+        for target, source in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+            target.copy_(source)
     states[1].load(folder)
     for state in states:
         step(state)
-    for one, other in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
-        assert torch.equal(one.to_local(), other.to_local())
+    for resumed, expected in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
+        assert torch.equal(resumed.to_local(), expected.to_local())
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_a_sharded_optimizer_goes_on_to_the_bit_and_is_saved_whole(tmp_path: Path):
+def test_a_sharded_optimizer_resumes_to_the_bit_and_is_saved_unsharded(tmp_path: Path):
     start_processes(train_sharded, (free_port(), tmp_path), nprocs=2, start_method="spawn")
     tensors = load_file(tmp_path / "optimizer.safetensors")
     assert tensors["0.weight.exp_avg"].shape == (7, 3)

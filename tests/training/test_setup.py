@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import shutil
-import time
-from itertools import accumulate, cycle
 from pathlib import Path
 
 import pytest
 
-from vanilla_transformer.training.preparation import bfloat16_is_faster
 
-
-def test_what_a_person_should_know_is_logged(tiny_run, caplog):
+def test_setup_logs_model_device_and_data(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     run = tiny_run.train("data.max_length=6")
     text = caplog.text
@@ -22,43 +18,21 @@ def test_what_a_person_should_know_is_logged(tiny_run, caplog):
     assert f"{120 - long} pairs kept, 0 with an empty side dropped, {long} with more than 6 tokens" in text
     assert f"{len(run.order)} an epoch" in text
     assert f"{run.order.padding_share():.1%} of their positions padding" in text
-    assert f"{run.bare_model().num_parameters():,} parameters" in text
+    assert f"{run.state.bare_model().num_parameters():,} parameters" in text
 
 
-def test_an_absent_tracker_is_named(tiny_run):
-    with pytest.raises(
-        ValueError, match=r"training\.trackers: 'wandb' is unknown or not installed; there are .*tensorboard"
-    ):
-        tiny_run.train("training.trackers=[wandb]")
-
-
-def test_without_a_corpus_there_is_nothing_to_do(tiny_run):
+def test_a_missing_corpus_is_an_error(tiny_run):
     with pytest.raises(ValueError, match=r"data\.train is missing"):
         tiny_run.train("data.train=null")
     assert not tiny_run.output_dir.exists()
-
-
-def test_bfloat16_trains_to_about_the_same_loss(tiny_run, caplog):
-    caplog.set_level(logging.INFO, logger="vanilla_transformer")
-    options = [*tiny_run.validation(), "model.dropout=0.0", "training.max_updates=20"]
-    from vanilla_transformer.training.validation import validate
-
-    losses = []
-    for precision in ("no", "bf16"):
-        run = tiny_run.train(
-            *options, f'training.mixed_precision="{precision}"', f"training.output_dir={tiny_run.folder / precision}"
-        )
-        assert run.accelerator.mixed_precision == precision
-        losses.append(validate(run).loss)
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 SMALL_BATCHES = ("training.max_source_tokens=40", "training.max_target_tokens=40")
 
 
 def save_as_if_of_two_processes(run) -> None:
-    run.progress.processes = 2
-    run.checkpoints.save(run.progress)
+    run.state.progress.processes = 2
+    run.checkpoints.save()
 
 
 def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
@@ -66,8 +40,8 @@ def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=1")
-    assert run.progress.updates == 3 + len(run.order) - 6
-    assert (run.progress.epoch, run.progress.processes) == (1, 1)
+    assert run.state.progress.updates == 3 + len(run.order) - 6
+    assert (run.state.progress.epoch, run.state.progress.processes) == (1, 1)
     assert "processes: 2 before, 1 now" in caplog.text
     assert "batches in an update (2 before, 1 now)" in caplog.text
 
@@ -76,19 +50,19 @@ def test_the_number_of_processes_before_is_known_after_another_stop(tiny_run):
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     tiny_run.train(*SMALL_BATCHES, "training.max_updates=4")
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=5")
-    assert (run.progress.begun_epoch, run.progress.batches) == (0, 2)
-    assert run.epochs() * 120 == pytest.approx(run.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
+    assert (run.state.progress.begun_epoch, run.state.progress.batches) == (0, 2)
+    assert run.epochs() * 120 == pytest.approx(run.state.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
 
 
 def test_an_epoch_after_another_number_of_processes_is_a_whole_one(tiny_run):
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=2")
-    assert run.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
+    assert run.state.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
     assert run.epochs() == 2.0
 
 
 @pytest.mark.parametrize("streaming", ["false", "true"])
-def test_the_corpus_stays(tiny_run, streaming):
+def test_resuming_with_a_changed_corpus_is_refused(tiny_run, streaming):
     """As many pairs of as many letters: one letter is another."""
     options = [f"data.train.streaming={streaming}", "data.max_length=20"]
     tiny_run.train("training.max_updates=3", *options)
@@ -98,46 +72,37 @@ def test_the_corpus_stays(tiny_run, streaming):
     with pytest.raises(ValueError, match=r"train\.target has changed since .*run was trained.*SHA-256.*bring it back"):
         tiny_run.train(*options)
     path.write_text(text, encoding="utf-8")
-    assert tiny_run.train(*options, "training.max_updates=4").progress.updates == 4
+    assert tiny_run.train(*options, "training.max_updates=4").state.progress.updates == 4
 
 
-def test_the_number_of_pairs_stays(tiny_run):
+def test_resuming_with_another_number_of_pairs_is_refused(tiny_run):
     run = tiny_run.train("training.max_updates=3")
-    run.progress.pairs = 121
-    run.checkpoints.save(run.progress)
+    run.state.progress.pairs = 121
+    run.checkpoints.save()
     with pytest.raises(ValueError, match=r"was trained on 121 pairs, and now data\.train has 120"):
         tiny_run.train()
 
 
-@pytest.mark.parametrize(("float32", "bfloat16"), [(1.0, 2.0), (2.0, 1.0)])
-def test_the_time_at_work_decides_the_precision_and_not_the_time_that_passes(monkeypatch, float32, bfloat16):
-    """What else runs on the machine may make either the slower one by the clock on the wall."""
-    at_work = accumulate(cycle([0.0, float32, 0.0, bfloat16]))
-    monkeypatch.setattr(time, "thread_time", lambda: next(at_work))
-    monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("of a CPU"))
-    assert bfloat16_is_faster() == (bfloat16 < float32)
-
-
-def test_the_same_corpora_by_other_paths_go_on(tiny_run, tmp_path, monkeypatch):
+def test_resuming_with_the_same_corpora_by_other_paths(tiny_run, tmp_path, monkeypatch):
     """A relative path, from another working directory, and a copy: the contents decide."""
     overrides = tiny_run.validation()
     tiny_run.train("training.max_updates=2", "training.checkpoint_every=1", *overrides)
     monkeypatch.chdir(tmp_path)
     names = [f"data.{corpus}.{side}" for corpus in ("train", "validation") for side in ("source", "target")]
     relative = [f"{name}=./{'.'.join(name.split('.')[1:])}" for name in names]
-    assert tiny_run.train("training.max_updates=3", *relative).progress.updates == 3
+    assert tiny_run.train("training.max_updates=3", *relative).state.progress.updates == 3
     (tmp_path / "copy").mkdir()
     for name in names:
         file = name.removeprefix("data.")
         shutil.copy(tmp_path / file, tmp_path / "copy" / file)
     monkeypatch.chdir(tmp_path / "copy")
     bare = [f"{name}={name.removeprefix('data.')}" for name in names]
-    assert tiny_run.train("training.max_updates=4", *bare).progress.updates == 4
+    assert tiny_run.train("training.max_updates=4", *bare).state.progress.updates == 4
 
 
 @pytest.mark.parametrize("corpus", ["train", "validation"])
 @pytest.mark.parametrize("how", ["changed", "elsewhere", "exchanged"])
-def test_other_text_does_not_go_on(tiny_run, tmp_path, corpus: str, how: str):
+def test_resuming_with_other_text_is_refused(tiny_run, tmp_path, corpus: str, how: str):
     overrides = tiny_run.validation()
     tiny_run.train("training.max_updates=2", "training.checkpoint_every=1", *overrides)
     source, target = (tmp_path / f"{corpus}.{side}" for side in ("source", "target"))

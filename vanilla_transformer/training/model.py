@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of a run: a new one for its tokenizer, or the one that fine-tuning starts from."""
+
+from pathlib import Path
+
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
+
+from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.distributed.deepspeed_zero import zero_requested
+from vanilla_transformer.distributed.fsdp import fsdp_requested
+from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.training.configuration import RunConfig, TrainingConfig, max_positions, model_config_of
+from vanilla_transformer.training.finetuning import FineTuningConfig
+
+
+def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseForConditionalGeneration:
+    """A new model of the section `model`; its generation_config decodes as the section `generation` says.
+
+    Raises:
+        ValueError: there is no memory for it.
+    """
+    special_tokens = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,
+    }
+    try:
+        model = AutoModelForSeq2SeqLM.from_config(
+            model_config_of(config.model, vocab_size=len(tokenizer), **special_tokens)
+        )
+    except RuntimeError as error:  # of torch's allocator
+        raise ValueError(
+            f"there is no memory for the model {config.model}; lower its sizes in the section model "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    generation = config.generation
+    # transformers refuses these for greedy decoding
+    beam_options = {"length_penalty": generation.length_penalty, "early_stopping": True}
+    model.generation_config = GenerationConfig(
+        num_beams=generation.num_beams,
+        **(beam_options if generation.num_beams > 1 else {}),
+        alpha=generation.alpha,
+        max_tokens_beyond_source=generation.max_tokens_beyond_source,
+        **special_tokens,
+    )
+    return model
+
+
+def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
+    """The model of the folder or Hub id `config.model`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model_folder`; a model of another package, one whose tokenizer does not
+            fit, or one that cannot read texts of `data.max_length`.
+        ValueError: FSDP or DeepSpeed is requested; `training.output_dir` has checkpoints of an earlier version.
+    """
+    if fsdp_requested() or zero_requested(config.training.mixed_precision):
+        raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
+    trainer_checkpoints = sorted(path.name for path in Path(config.training.output_dir).glob("checkpoint-*"))
+    if trainer_checkpoints:
+        raise ValueError(
+            f"{config.training.output_dir} holds checkpoints of transformers' Trainer "
+            f"({', '.join(trainer_checkpoints)}), by which earlier versions fine-tuned; choose another "
+            "training.output_dir to start anew, or go on with that version"
+        )
+    model, tokenizer = load_model_folder(config.model), load_tokenizer(config.model)
+    if not isinstance(model, BaseForConditionalGeneration):
+        raise ValueError(
+            f"model={config.model} has model_type={model.config.model_type!r}; fine-tuning is for the models of this "
+            "package, vanilla_transformer and rnn_seq2seq"
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, its config.json "
+            f"vocab_size={model.config.vocab_size}; they belong to different models"
+        )
+    if max_positions(model.config) < config.data.max_length:
+        raise ValueError(
+            f"data.max_length={config.data.max_length} is more than max_position_embeddings="
+            f"{max_positions(model.config)} of model={config.model}; lower it"
+        )
+    return model
+
+
+def configure_for_training(model: BaseForConditionalGeneration, training: TrainingConfig) -> None:
+    if training.attention is not None:
+        model.set_attn_implementation(training.attention)
+    if training.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    model.train()

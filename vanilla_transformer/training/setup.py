@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything before the first update: device, corpora, model, optimizer, and the checkpoint of an earlier part."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import patch_environment
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
+from vanilla_transformer.data.corpus import load_corpus, load_references
+from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
+from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
+from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
+from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
+from vanilla_transformer.training.device import start_accelerator
+from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.training.lora import add_adapter
+from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
+from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
+from vanilla_transformer.training.output_dir import claim_output_dir
+from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
+from vanilla_transformer.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is set up.
+
+    Args:
+        state: what updates change.
+        order, batches: `batches` are the micro-batches of the epoch that `order` is set to.
+        validation_batches: `None` without a validation corpus.
+    """
+
+    config: RunConfig | FineTuningConfig
+    state: TrainState
+    tokenizer: PreTrainedTokenizerBase
+    corpora: Corpora
+    order: TokenBatchSampler | StreamingTokenBatches
+    batches: DataLoader
+    validation_batches: DataLoader | None
+    checkpoints: Checkpoints
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.training.output_dir)
+
+    def epochs(self) -> float:
+        """Epochs so far; for a stream, whose length nobody knows, the finished ones."""
+        progress = self.state.progress
+        if isinstance(self.order, StreamingTokenBatches) or self.order.epoch != progress.epoch:
+            return float(progress.epoch)  # the next epoch has not begun
+        return progress.epoch + self.order.fraction_consumed(progress.batches)
+
+
+def set_up(config: RunConfig | FineTuningConfig) -> Run:
+    """Everything before the first update, or before the next one of a run that stopped.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: unusable data, model, configuration or folder; unsupported
+            options of FSDP2 or ZeRO.
+    """
+    if config.data.train is None:  # before a folder is made
+        raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
+    use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
+    base = load_base_model(config) if isinstance(config, FineTuningConfig) else None
+    with patch_environment(accelerate_use_deepspeed="false"):  # Accelerate's own way, which `deepspeed_zero` replaces
+        with process_state().main_process_first():
+            claim_output_dir(config)
+        accelerator = start_accelerator(config.training)
+    with accelerator.main_process_first():
+        text, test = load_corpus(config.data.train), None
+        if isinstance(config, RunConfig) and config.data.test is not None:
+            test = load_references(config.data.test)  # now, for its errors should not come at the end
+        tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
+        corpora = prepare_corpora(config.data, text, tokenizer, test)
+    order, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
+    validation_batches = None
+    if corpora.validation is not None:
+        _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
+    if isinstance(config, RunConfig):
+        model = build_model(config, tokenizer)
+    else:
+        assert base is not None
+        model = base
+        if config.lora is not None:
+            add_adapter(model, config.lora)
+    configure_for_training(model, config.training)
+    updates = planned_updates(config.training, order)
+    wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
+    progress = corpora.new_progress(accelerator.num_processes)
+    state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
+    checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
+    run = Run(config, state, tokenizer, corpora, order, batches, validation_batches, checkpoints)
+    checkpoint = checkpoints.load_latest()
+    if checkpoint is not None:
+        check_same_corpora(progress, corpora, run.output_dir)
+        _resume_epoch(run)
+    if accelerator.is_main_process:
+        _describe(run, checkpoint)
+    accelerator.init_trackers("vanilla_transformer")
+    return run
+
+
+def _distribute(
+    config: RunConfig | FineTuningConfig,
+    accelerator: Accelerator,
+    model: BaseForConditionalGeneration,
+    planned_updates: int | None,
+    use_fsdp: bool,
+    use_zero: bool,
+) -> tuple[torch.nn.Module, torch.optim.Optimizer, LambdaLR]:
+    """The model with its optimizer and schedule, wrapped for DDP, FSDP2 or ZeRO-2."""
+    if use_fsdp:
+        model = shard_model(model, accelerator)
+    optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
+    if use_fsdp or (use_zero and accelerator.num_processes > 1):
+        # Moved to its device: in "evaluation mode" Accelerate wraps nothing around it.
+        wrapped = accelerator.prepare_model(model, evaluation_mode=True)
+        if use_fsdp:
+            return wrapped, accelerator.prepare_optimizer(optimizer), schedule
+        return *shard_optimizer(wrapped, optimizer, accelerator, config.optimizer.max_grad_norm), schedule
+    return *accelerator.prepare(model, optimizer), schedule
+
+
+def _resume_epoch(run: Run) -> None:
+    """Skip the batches that are consumed; another number of processes goes on from the same place."""
+    progress, processes = run.state.progress, run.state.accelerator.num_processes
+    run.order.set_consumed(progress.begun_epoch, progress.begun_pairs)
+    if progress.processes != processes:
+        if run.state.accelerator.is_main_process:
+            steps = run.config.training.gradient_accumulation_steps
+            logger.warning(
+                f"processes: {progress.processes} before, {processes} now; the batches go on in the same order, each "
+                "pair once an epoch, but the weights will not be exactly those of an uninterrupted run: different are "
+                f"the number of batches in an update ({progress.processes * steps} before, {processes * steps} now), "
+                "the last batches of an epoch, and dropout's random numbers"
+            )
+        consumed = run.order.count_consumed(progress.epoch, progress.processes, progress.batches)
+        progress.change_processes(processes, consumed)
+        run.order.set_consumed(progress.epoch, consumed)
+    run.order.set_epoch(progress.epoch, progress.batches)
+
+
+def _describe(run: Run, checkpoint: Path | None) -> None:
+    """Log one line each on model, device, data and checkpoint."""
+    state, order = run.state, run.order
+    model, accelerator = state.bare_model(), state.accelerator
+    logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
+    logger.info(
+        f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
+        f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
+        f"{', weights sharded by FSDP2' if is_sharded(model) else ''}"
+        f"{', moments sharded by ZeRO-2' if isinstance(state.optimizer, ZeroOptimizer) else ''}"
+    )
+    if isinstance(order, TokenBatchSampler):
+        logger.info(
+            f"batches: {len(order):,} an epoch for each process, {order.padding_share():.1%} of their positions padding"
+        )
+    if checkpoint is not None:
+        progress = state.progress
+        logger.info(f"resuming from {checkpoint}: {progress.updates} updates, {progress.seconds / 60:.1f} minutes")
