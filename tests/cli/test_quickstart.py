@@ -82,7 +82,7 @@ def test_it_ends_with_both_models_side_by_side_and_the_next_step(finished):
     assert all(sum(cell in "✓✗" for cell in word) == 2 for word in words)
     assert words[1][-5:] == ["T", "AA", "|", "T", "AH"]
     assert any(line.split()[:1] == ["kitty"] for line in lines)
-    assert "vanilla-transformer train configs/small.yaml data.train.source=my.en" in lines[-1]
+    assert "vanilla-transformer train small data.train.source=my.en" in lines[-1]
 
 
 def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeypatch, capsys):

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vanilla_transformer.console.shipped_configs import find_config
+
 if TYPE_CHECKING:
     from vanilla_transformer.hub.card_facts import Score
     from vanilla_transformer.training.configuration import RunConfig
@@ -25,8 +27,8 @@ TRANSFORMER, RNN = "Transformer", "RNN"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to pronounce at the end")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="of the Transformer (default: %(default)s)")
-    parser.add_argument("--rnn-config", default="configs/rnn/quickstart.yaml", help="of the RNN (default: %(default)s)")
+    parser.add_argument("--config", default="quickstart", help="of the Transformer (default: %(default)s)")
+    parser.add_argument("--rnn-config", default="rnn/quickstart", help="of the RNN (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",
@@ -69,11 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
         _show_answers(own, arguments.words, {})
     output_dir = Path(configs[TRANSFORMER].training.output_dir)
     print(f"The models: {output_dir / 'model'}, {Path(configs[RNN].training.output_dir) / 'model'}.")
-    print("Pronounce more: make quickstart WORDS='transformer attention'. Compare in depth: make compare.")
+    print("Pronounce more: vanilla-transformer quickstart transformer attention")
+    print("Compare in depth: vanilla-transformer compare")
     print("Train on your own text, two files in which line i of one is the translation of line i of the other:")
     print(
-        "  .venv/bin/vanilla-transformer train configs/small.yaml data.train.source=my.en data.train.target=my.de "
-        "training.output_dir=runs/my"
+        "  vanilla-transformer train small data.train.source=my.en data.train.target=my.de training.output_dir=runs/my"
     )
     return 0
 
@@ -84,8 +86,8 @@ def _load_configs(arguments: argparse.Namespace) -> "dict[str, RunConfig]":
     from vanilla_transformer.training.configuration import load_run_config
 
     configs = {
-        TRANSFORMER: load_run_config(arguments.config, arguments.overrides),
-        RNN: load_run_config(arguments.rnn_config, arguments.overrides),
+        TRANSFORMER: load_run_config(find_config(arguments.config), arguments.overrides),
+        RNN: load_run_config(find_config(arguments.rnn_config), arguments.overrides),
     }
     # Wherever the first one was put, and whatever --set says for both.
     configs[RNN].training.output_dir = str(Path(configs[TRANSFORMER].training.output_dir) / "rnn")

@@ -17,6 +17,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vanilla_transformer.console.fast_imports import without_garbage_collection
 from vanilla_transformer.console.streams import input_stream
 from vanilla_transformer.console.usage import UsageError
 
@@ -122,11 +123,12 @@ def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTra
 def run(arguments: argparse.Namespace) -> int:
     stream = input_stream()
 
-    from tqdm import tqdm
+    with without_garbage_collection():
+        from tqdm import tqdm
 
-    from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
-    from vanilla_transformer.data.corpus import decode_lines
-    from vanilla_transformer.inference.translate import translate_windows
+        from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
+        from vanilla_transformer.data.corpus import decode_lines
+        from vanilla_transformer.inference.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)

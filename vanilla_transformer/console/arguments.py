@@ -4,6 +4,8 @@
 import argparse
 from pathlib import Path
 
+from vanilla_transformer.console.shipped_configs import find_config
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, and its subcommands: an option that is given twice is wrong usage, unless it collects values."""
@@ -27,9 +29,9 @@ def add_config_arguments(parser: argparse.ArgumentParser, file: str, default: st
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
 
 
-def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[str, list[str]]:
+def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[Path, list[str]]:
     """The file and the changes to it; where there is a default, a change may stand in the file's place."""
     file, overrides = arguments.config, arguments.overrides
     if default is not None and "=" in file and not Path(file).exists():
         file, overrides = default, [file, *overrides]
-    return file, overrides
+    return find_config(file), overrides
