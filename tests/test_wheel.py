@@ -83,7 +83,7 @@ def test_the_metadata_names_the_command_the_license_and_the_extras(installed: Pa
 
 
 def test_the_sdist_has_what_the_tests_need(distributions: Path):
-    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
+    with tarfile.open(next(distributions.glob("*.tar.gz")), encoding="utf-8") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"configs/paper/base.yaml", "tests/conftest.py", "Makefile", "constraints.txt", "README.md"}
 

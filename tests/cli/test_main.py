@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,28 @@ def test_help_needs_none_of_the_large_libraries(arguments: list[str]):
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.splitlines()[0].startswith("usage: vanilla-transformer")
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_translating_imports_only_what_a_model_needs(model_folder: Path):
+    """Importing `PreTrainedModel` is most of the time of translating one line."""
+    code = """
+import sys
+import torch
+from transformers import PreTrainedModel
+from vanilla_transformer.cli import main
+def libraries(): return {name.partition(".")[0] for name in sys.modules}
+before = libraries()
+assert main(["translate", sys.argv[1], "--quiet"]) == 0
+print(*libraries() - before - set(sys.stdlib_module_names), file=sys.stderr)
+print(*libraries(), file=sys.stderr)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(model_folder)]
+    done = subprocess.run(command, input="a b\n", capture_output=True, encoding="utf-8", check=True)
+    added, imported = (set(line.split()) for line in done.stderr.splitlines())
+    assert added <= {"tokenizers", "sentencepiece", "psutil"}  # by transformers' tokenizers and `generate`
+    assert imported.isdisjoint(
+        {"datasets", "evaluate", "matplotlib", "pandas", "peft", "sacrebleu", "sklearn", "tensorboard"}
+    )
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
