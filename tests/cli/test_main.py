@@ -65,7 +65,6 @@ def test_each_command_says_what_it_does(name: str, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["paint"],
         ["translate"],
         ["translate", "model", "--beans", "4"],
@@ -79,6 +78,14 @@ def test_wrong_usage_is_status_2_and_says_how(arguments: list[str], capsys):
     message = capsys.readouterr().err
     assert message.startswith("usage: vanilla-transformer")
     assert "error:" in message.splitlines()[-1]
+
+
+def test_no_command_shows_the_commands_and_where_to_begin(capsys):
+    assert status_of() == 2
+    message = capsys.readouterr().err
+    assert message.startswith("usage: vanilla-transformer")
+    assert all(f"    {name}" in message for name in SUBCOMMANDS)
+    assert "Begin with `vanilla-transformer quickstart`" in message
 
 
 def test_an_error_is_one_line_and_status_1(capsys, tmp_path):
