@@ -2,7 +2,8 @@
 """Put the paper's claims to the test: Transformer and RNN in speed, long range and quality.
 
     vanilla-transformer compare
-    vanilla-transformer compare compare output_dir=runs/mine long_range=null
+    vanilla-transformer compare output_dir=runs/mine long_range=null
+    vanilla-transformer compare compare_cells
 
 Writes report.md with tables and plots, results.json and the resolved configurations. Stopped, the same command goes on;
 finished parts are not done again. A part that is null is left out.
