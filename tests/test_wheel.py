@@ -147,8 +147,8 @@ def test_installing_from_the_package_index(environment: Path, wheel: Path, tmp_p
 
     def install(extra: str = "") -> None:
         requirement = f"vanilla-transformer{extra} @ {wheel.as_uri()}"
-        command = (environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        run(*command, "-c", REPOSITORY / "constraints.txt", requirement, cwd=tmp_path)
+        options = ("--quiet", "--no-compile", "--constraint", REPOSITORY / "constraints.txt")
+        run(environment / "bin" / "python", "-m", "pip", "install", *options, requirement, cwd=tmp_path)
 
     def program(*arguments: str) -> str:
         settings = {"HF_HOME": str(tmp_path / "home"), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
