@@ -12,6 +12,7 @@ QUICKSTART = $(VENV)/.installed-quickstart
 COMPARISON = $(VENV)/.installed-comparison
 BENCHMARK = $(VENV)/.installed-benchmark
 DEV = $(VENV)/.installed-dev
+DOCS = $(VENV)/.installed-docs
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make test-random SEED=1   all tests but the slow ones, in another order (WORKERS=2 processes, of THREADS=1)"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make check       ruff and pyright"
+	@echo "make docs        the documents as a site: build/site/index.html"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
 	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart, compare, bench-decode)"
 
@@ -53,6 +55,11 @@ check: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 
+# From standard input: see the head of docs/mkdocs.yml.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet -f - < docs/mkdocs.yml
+	@echo "build/site/index.html"
+
 clean:
 	rm -rf build dist .zero .pytest_cache .ruff_cache
 	find vanilla_transformer scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +
@@ -83,7 +90,12 @@ $(BENCHMARK): $(VENV)/.installed-torch pyproject.toml constraints.txt
 $(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@echo "Installing vanilla-transformer and the development tools ..."
 	@$(PIP) -e ".[dev]"
-	@touch $@ $(BENCHMARK) $(COMPARISON) $(QUICKSTART)
+	@touch $@ $(BENCHMARK) $(COMPARISON) $(DOCS) $(QUICKSTART)
+
+$(DOCS): $(VENV)/.installed-torch pyproject.toml constraints.txt
+	@echo "Installing vanilla-transformer and what its site needs ..."
+	@$(PIP) -e ".[docs]"
+	@touch $@
 
 # DeepSpeed beside the environment, not within: once it is there, Accelerate imports it in every process, for seconds. It
 # asks for torch, which is there.
@@ -93,4 +105,4 @@ $(DEV): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@$(PIP) --target $@ --no-deps --no-build-isolation deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection
 	@touch $@
 
-.PHONY: help quickstart compare bench-decode test test-random test-slow check clean
+.PHONY: help quickstart compare bench-decode test test-random test-slow check docs clean

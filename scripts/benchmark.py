@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast models decode, beside transformers and CTranslate2; and how exactly.
+"""Benchmarks of decoding: its speed beside transformers and CTranslate2, and its exactness.
 
 python scripts/benchmark.py decode
 python scripts/benchmark.py decode configs/benchmark_decode.yaml "sizes=[small]" ctranslate2=false
@@ -9,9 +9,9 @@ python scripts/benchmark.py exact runs/my/model my.en
 import sys
 from contextlib import suppress
 
-# Before torch. Each brings an OpenMP of its own, and whichever is first loaded serves both: CTranslate2 finds torch's
-# libgomp, whose barriers yield the processor once there are more OpenMP threads in the process than cores. Both are
-# then several times slower. Not installed, it is no error here: a benchmark without it may be what is asked for.
+# CTranslate2 before torch: each brings its own OpenMP, and the first one loaded serves both. The barriers of torch's
+# libgomp yield the processor once the process has more OpenMP threads than cores: both are then several times slower.
+# CTranslate2 may be missing: a benchmark can leave it out.
 with suppress(ModuleNotFoundError):
     import ctranslate2  # noqa: F401 -- see above
 

@@ -114,7 +114,7 @@ def test_every_comparison_is_of_equal_runs(path: Path, tmp_path: Path):
                  for name, model in config.speed.models.items()}  # fmt: skip
         check_parameters("speed", sizes)
     if config.long_range is not None:
-        sizes = {name: meta_model(each["model"], VOCAB_SIZE).num_parameters()
+        sizes = {name: meta_model(each.model, VOCAB_SIZE).num_parameters()
                  for name, each in config.long_range.models.items()}  # fmt: skip
         check_parameters("long_range", sizes)
 

@@ -29,10 +29,10 @@ PROCESSES = {"run", "Popen", "check_output", "check_call", "call"}
 def without_encoding(source: str) -> list[str]:
     """The calls of a source that leave an encoding to the locale."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return [f"line {call.lineno}: {ast.unparse(call)[:80]}" for call in calls if leaves_it_open(call)]
+    return [f"line {call.lineno}: {ast.unparse(call)[:80]}" for call in calls if lacks_encoding(call)]
 
 
-def leaves_it_open(call: ast.Call) -> bool:
+def lacks_encoding(call: ast.Call) -> bool:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     if "encoding" in keywords:
         return False
@@ -44,7 +44,7 @@ def leaves_it_open(call: ast.Call) -> bool:
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         known = FUNCTIONS.get(name)
     if name in PROCESSES and owner == "subprocess":
-        return any(is_true(keywords.get(one)) for one in ("text", "universal_newlines")) or "errors" in keywords
+        return any(is_true(keywords.get(name)) for name in ("text", "universal_newlines")) or "errors" in keywords
     if known is None or (owner in NO_FILES and name == "open"):
         return False
     is_compressed = owner in COMPRESSED
@@ -65,7 +65,7 @@ def is_true(value: ast.expr | None) -> bool:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_every_text_names_its_encoding(path: Path):
+def test_encoding_is_named_at_every_text_file(path: Path):
     assert without_encoding(path.read_text(encoding="utf-8")) == []
 
 
@@ -84,7 +84,7 @@ def test_every_text_names_its_encoding(path: Path):
         "tempfile.NamedTemporaryFile('w')",
     ],
 )
-def test_a_call_without_one_is_found(source: str):
+def test_call_without_encoding_is_found(source: str):
     assert without_encoding(source)
 
 
@@ -102,5 +102,5 @@ def test_a_call_without_one_is_found(source: str):
         "tempfile.NamedTemporaryFile()",
     ],
 )
-def test_a_call_that_needs_none_is_not(source: str):
+def test_call_that_needs_no_encoding_is_not_found(source: str):
     assert without_encoding(source) == []

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.generation import GenerationConfig, MaxTimeCriteria, StoppingCriteriaList
 
 from tests.families import CROSS_ATTENTION, FAMILIES, Family
-from vanilla_transformer.generation import DecodingError, beam_search, coverage_penalty, length_penalty, top
+from vanilla_transformer.generation import DecodingError, beam_search, length_penalty
 
 PAD, START, END = 0, 1, 2
 
@@ -19,12 +19,12 @@ def family(request) -> Family:
     return request.param
 
 
-@pytest.fixture(params=["prepared", "as it is"])
+@pytest.fixture(params=["build_decoder", "model"])
 def decodes(request, monkeypatch) -> str:
     """With weights laid out for decoding, or by the model's own forward pass."""
-    if request.param == "as it is":
-        for one in FAMILIES:
-            monkeypatch.setattr(one.seq2seq_class, "can_build_decoder", lambda self: False)
+    if request.param == "model":
+        for family in FAMILIES:
+            monkeypatch.setattr(family.seq2seq_class, "can_build_decoder", lambda self: False)
     return request.param
 
 
@@ -89,7 +89,7 @@ def test_wide_beams_find_what_exhaustive_search_finds(family, decodes, alpha):
 
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
-def test_with_transformers_rule_it_finds_what_transformers_finds(family, decodes, early_stopping, length_penalty):
+def test_rule_transformers_finds_what_transformers_finds(family, decodes, early_stopping, length_penalty):
     model, batch = family.model(torch.float64), sources(12)
     options = {"num_beams": 4, "max_new_tokens": 9, "num_return_sequences": 2}
     options |= {"length_penalty": length_penalty, "early_stopping": early_stopping}
@@ -110,7 +110,7 @@ def test_scores_are_those_of_one_forward_pass(family, decodes, batch):
 
 
 @pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[1], FAMILIES[2]], ids=lambda family: family.name)
-def test_the_coverage_penalty_is_that_of_the_attention_of_one_forward_pass(family, decodes, batch):
+def test_coverage_penalty_equals_that_of_teacher_forcing(family, decodes, batch):
     model, beta = family.model(torch.float64), 0.3
     model.set_attn_implementation("eager")  # which returns its weights
     options = {"num_beams": 4, "max_new_tokens": 9, "num_return_sequences": 2, "return_dict_in_generate": True}
@@ -126,21 +126,15 @@ def test_the_coverage_penalty_is_that_of_the_attention_of_one_forward_pass(famil
         assert score == pytest.approx(expected, abs=1e-5)
 
 
-def test_coverage_counts_real_tokens_only():
-    coverage = torch.tensor([[[0.5, 2.0, 0.1]]])
-    found = coverage_penalty(coverage, torch.tensor([[1, 1, 0]]))
-    assert found.item() == pytest.approx(torch.tensor(0.5).log().item())  # min(2, 1) is 1, and log(1) is 0
-
-
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_a_model_without_attention_has_no_coverage(batch, use_cache):
+def test_coverage_penalty_needs_attention(batch, use_cache):
     model, options = FAMILIES[4].model(), {"num_beams": 2, "max_new_tokens": 4, "use_cache": use_cache}
     with pytest.raises(ValueError, match="attention"):
         model.generate(**batch, custom_generate=beam_search, coverage_penalty=0.2, **options)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_coverage_by_a_backend_that_returns_no_attention_is_refused_with_the_remedy(batch, beams):
+def test_coverage_penalty_names_the_remedy_for_a_backend_without_weights(batch, beams):
     model = FAMILIES[0].model(torch.float64)
     options = {"num_beams": beams, "max_new_tokens": 6, "custom_generate": beam_search, "coverage_penalty": 0.2}
     expected = model.generate(**batch, **options)
@@ -150,7 +144,7 @@ def test_coverage_by_a_backend_that_returns_no_attention_is_refused_with_the_rem
     assert torch.equal(model.generate(**batch, **options, use_cache=False), expected)
 
 
-def test_coverage_counts_the_tokens_of_a_prompt_and_knows_the_source_without_a_mask(family, decodes, batch):
+def test_coverage_penalty_includes_the_prompt_and_infers_the_source_mask(family, decodes, batch):
     """Each is counted once, however the decoder reads them."""
     if CROSS_ATTENTION in family.lacks:
         pytest.skip(family.lacks[CROSS_ATTENTION])
@@ -169,7 +163,7 @@ def test_coverage_counts_the_tokens_of_a_prompt_and_knows_the_source_without_a_m
 
 
 @pytest.mark.parametrize("given", ["cache", "decoder_attention_mask"])
-def test_coverage_of_a_part_of_the_target_is_refused(batch, given):
+def test_coverage_penalty_with_a_cache_or_a_masked_prompt_is_refused(batch, given):
     model = FAMILIES[0].model()
     model.set_attn_implementation("eager")
     prompt = torch.tensor([[PAD, START, 8]] * 3 + [[START, 7, 8]])
@@ -182,7 +176,7 @@ def test_coverage_of_a_part_of_the_target_is_refused(batch, given):
         model.generate(**batch, **options, custom_generate=beam_search, coverage_penalty=0.2, max_new_tokens=4)
 
 
-def test_a_forced_beginning_is_kept_and_not_counted(family, decodes, batch):
+def test_prompt_is_kept_and_not_counted(family, decodes, batch):
     model = family.model(torch.float64)
     beginning = torch.tensor([[START, 7, 8]] * 4)
     options = {"num_beams": 3, "max_new_tokens": 5, "length_penalty": 1.0, "early_stopping": "never"}
@@ -201,7 +195,7 @@ def test_one_beam_is_greedy(family, decodes):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_companions_and_order_change_nothing(family, beams):
+def test_batch_invariance(family, beams):
     model, batch = family.model(), sources(64)
     options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 12}
     expected = [
@@ -213,7 +207,7 @@ def test_companions_and_order_change_nothing(family, beams):
             assert [without_padding(target) for target in found.tolist()] == [expected[i] for i in rows.tolist()]
 
 
-def test_the_longest_target_is_each_sources_own_length_and_some_more(family, decodes, batch):
+def test_max_tokens_beyond_source_is_relative_to_each_source(family, decodes, batch):
     model = family.model()
     model.generation_config.max_tokens_beyond_source = 3
     model.generation_config.eos_token_id = None  # nothing ends before
@@ -223,7 +217,7 @@ def test_the_longest_target_is_each_sources_own_length_and_some_more(family, dec
         assert lengths.tolist() == (batch["attention_mask"].sum(dim=1) + 3).tolist()
 
 
-def test_a_length_that_is_asked_for_is_the_limit(batch):
+def test_max_new_tokens_overrides_max_tokens_beyond_source(batch):
     model = FAMILIES[0].model()
     model.generation_config.max_tokens_beyond_source = 3
     model.generation_config.eos_token_id = None
@@ -231,7 +225,7 @@ def test_a_length_that_is_asked_for_is_the_limit(batch):
     assert found.shape[1] == 21
 
 
-def test_learned_positions_end_the_longest_target(batch):
+def test_learned_positions_bound_the_length(batch):
     model = FAMILIES[0].model(position_embedding="learned", max_position_embeddings=10)
     model.generation_config.max_tokens_beyond_source = 50
     model.generation_config.eos_token_id = None
@@ -244,7 +238,7 @@ def test_learned_positions_end_the_longest_target(batch):
 @pytest.mark.parametrize(
     "prompt", [[[START, 7, 8]] * 4, [[PAD, START, 8]] * 3 + [[START, 7, 8]]], ids=["whole", "padded"]
 )
-def test_a_mask_of_the_prompt_counts(family, beams, prompt, batch):
+def test_decoder_attention_mask_of_a_prompt_is_honoured(family, beams, prompt, batch):
     model, prompt = family.model(torch.float64), torch.tensor(prompt)
     options = {"num_beams": beams, "max_new_tokens": 6, "decoder_input_ids": prompt}
     options |= {"decoder_attention_mask": prompt.ne(PAD).long()}
@@ -257,7 +251,7 @@ def test_a_mask_of_the_prompt_counts(family, beams, prompt, batch):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_without_a_mask_of_the_source_that_of_the_encoder_counts(family, decodes, batch, beams):
+def test_source_mask_is_the_encoders_where_none_is_given(family, decodes, batch, beams):
     model = family.model(torch.float64)
     model.generation_config.max_tokens_beyond_source = 3  # of each source's own tokens
     options = {"custom_generate": beam_search, "num_beams": beams}
@@ -268,7 +262,7 @@ def test_without_a_mask_of_the_source_that_of_the_encoder_counts(family, decodes
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_scores_logits_and_beams_are_those_that_transformers_returns(family, decodes, batch, beams):
+def test_scores_logits_and_beam_indices_equal_those_of_transformers(family, decodes, batch, beams):
     model = family.model(torch.float64)
     options = {"num_beams": beams, "num_return_sequences": min(beams, 2), "max_new_tokens": 7}
     options |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
@@ -307,7 +301,7 @@ def test_transition_scores_sum_up_to_what_a_target_scores(family, decodes):
     torch.testing.assert_close(transitions.sum(dim=1), expected, atol=1e-4, rtol=0)
 
 
-def test_scores_are_those_that_processors_have_left(family, batch):
+def test_scores_are_after_logits_processors(family, batch):
     model = family.model(torch.float64)
     options = {"num_beams": 3, "max_new_tokens": 4, "suppress_tokens": [5, 9], "return_dict_in_generate": True}
     found = model.generate(**batch, **options, output_scores=True, output_logits=True, custom_generate=beam_search)
@@ -316,7 +310,7 @@ def test_scores_are_those_that_processors_have_left(family, batch):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_processors_of_transformers_apply(family, decodes, batch, beams):
+def test_logits_processors_apply(family, decodes, batch, beams):
     model = family.model(torch.float64)
     options = {"num_beams": beams, "max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": [5, 9]}
     options |= {"no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 2}
@@ -327,7 +321,7 @@ def test_processors_of_transformers_apply(family, decodes, batch, beams):
     assert torch.equal(found, expected)
 
 
-def test_criteria_of_the_user_apply(batch):
+def test_stopping_criteria_apply(batch):
     criteria = StoppingCriteriaList([MaxTimeCriteria(max_time=0.0)])
     for beams in (1, 2):
         found = (
@@ -364,7 +358,7 @@ def test_adapters_are_part_of_the_model(batch):
         model.build_decoder()
 
 
-def test_a_decoder_made_once_serves_many_calls(family, batch):
+def test_a_decoder_built_once_serves_many_calls(family, batch):
     model = family.model()
     decoder = model.build_decoder()
     for beams in (1, 3):
@@ -387,7 +381,7 @@ def test_one_usable_token_is_repeated_to_the_end(family, beams, batch):
     assert found[:: min(beams, 2)].tolist() == [[START, 7, 7, 7, 7]] * 4
 
 
-def test_what_does_not_exist_scores_minus_infinity():
+def test_missing_hypotheses_score_minus_infinity():
     model = FAMILIES[0].model(vocab_size=4)
     options = {"num_beams": 8, "num_return_sequences": 8, "max_new_tokens": 1, "return_dict_in_generate": True}
     found = model.generate(torch.tensor([[3, 2]]), custom_generate=beam_search, **options)
@@ -396,20 +390,20 @@ def test_what_does_not_exist_scores_minus_infinity():
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_no_usable_token_is_an_error(batch, beams):
+def test_all_tokens_forbidden_is_an_error(batch, beams):
     options = {"num_beams": beams, "max_new_tokens": 4, "suppress_tokens": list(range(31))}
-    with pytest.raises(DecodingError, match="none is allowed"):
+    with pytest.raises(DecodingError, match="every token is forbidden"):
         FAMILIES[0].model().generate(**batch, custom_generate=beam_search, **options)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_logits_that_are_no_numbers_are_an_error_that_names_the_sentence(family, decodes, batch, beams):
+def test_nan_logits_are_an_error_that_names_the_sentence(family, decodes, batch, beams):
     model = family.model()
     bad = int((set(range(3, 31)) - set(batch["input_ids"].flatten().tolist())).pop())
     batch["input_ids"][2, 0] = bad
     model.model.encoder.embed_tokens = torch.nn.Embedding.from_pretrained(model.get_input_embeddings().weight.clone())
     model.model.encoder.embed_tokens.weight[bad] = torch.nan
-    with pytest.raises(DecodingError, match=r"no numbers \(NaN\)") as caught:
+    with pytest.raises(DecodingError, match="the logits are NaN") as caught:
         model.generate(**batch, custom_generate=beam_search, num_beams=beams, max_new_tokens=4)
     assert caught.value.sentence == 2
 
@@ -438,7 +432,7 @@ def test_a_source_without_any_position_is_refused(family):
         ({"rule": "transformers", "alpha": 0.5}, "alpha=0.5 has no part in rule='transformers'; use length_penalty"),
     ],
 )
-def test_what_it_does_not_offer_is_refused(batch, options, named):
+def test_unsupported_arguments_are_refused(batch, options, named):
     model = FAMILIES[0].model()
     with pytest.raises(ValueError, match=named):
         model.generate(**batch, custom_generate=beam_search, num_beams=2, **options)
@@ -457,15 +451,3 @@ def test_a_generation_config_decides_beams_and_alpha(batch):
     assert not torch.equal(
         found.sequences_scores, model.generate(**batch, **options, generation_config=config, alpha=0.0).sequences_scores
     )
-
-
-@pytest.mark.parametrize("width", [2**18, 2**18 + 77])
-@pytest.mark.parametrize("count", [1, 8])
-def test_the_top_of_many_numbers_is_torchs(width, count):
-    values = torch.randn(4, width)
-    values[1, -1] = 100.0  # beyond the last whole block
-    values[2, 5:9] = 100.0 + torch.arange(4.0)  # in one block
-    values[3, 7] = torch.nan
-    found, expected = top(values, count), values.topk(count)
-    assert torch.equal(found[1], expected.indices)
-    assert torch.equal(found[0].nan_to_num(), expected.values.nan_to_num())

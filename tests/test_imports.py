@@ -32,6 +32,7 @@ MAY_BE_PUBLISHED = {
     "publishing.py",
     "recurrence.py",
     "recurrent_decoder.py",
+    "search.py",
     "seq2seq_base.py",
     "transformers_version.py",
 }

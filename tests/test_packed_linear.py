@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from vanilla_transformer.packed_linear import ONEDNN_FROM, PRECISIONS, PackedLinear, quantize_linears
+from vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.attention import MultiHeadAttention
+from vanilla_transformer.packed_linear import (
+    ONEDNN_MIN_SIZE,
+    PRECISIONS,
+    PackedLinear,
+    fused_projections,
+    quantized_linears,
+)
 
 SIZES = [(6, 5), (7, 4), (512, 512)]  # the last is large enough for oneDNN
-assert ONEDNN_FROM <= 512 * 512
+assert ONEDNN_MIN_SIZE <= 512 * 512
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -31,7 +39,7 @@ def test_it_is_the_linear_map(outputs, inputs, bias, relu, dtype):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_one_row_is_the_same_for_any_number_of_threads(threads, monkeypatch):
+def test_gemv_is_the_same_for_any_number_of_threads(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     linear = nn.Linear(8, 10)  # not a multiple of 3
     states = torch.randn(1, 8)
@@ -49,7 +57,7 @@ def test_bfloat16_is_torchs(outputs, inputs):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_int8_is_off_by_its_rounding_alone(relu):
+def test_int8_error_is_within_its_rounding(relu):
     linear = nn.Linear(64, 32)
     packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
     states = torch.randn(5, 64)
@@ -65,7 +73,7 @@ def test_int8_is_off_by_its_rounding_alone(relu):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("outputs", "inputs"), [*SIZES, (37, 51), (700, 64)])
-def test_a_row_of_int8_is_the_same_to_the_last_bit_in_any_batch(outputs, inputs, bias, relu):
+def test_int8_is_bitwise_batch_invariant(outputs, inputs, bias, relu):
     linear = nn.Linear(inputs, outputs, bias=bias)
     packed = PackedLinear(linear.weight, linear.bias, "int8", relu=relu)
     states = torch.randn(70, inputs) * 10 ** torch.linspace(-6, 6, 70)[:, None]
@@ -113,6 +121,22 @@ def test_every_linear_map_of_a_module_is_quantized():
     module = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 4)))
     states = torch.randn(3, 8)
     expected = module(states)
-    quantize_linears(module)
-    assert not any(type(one) is nn.Linear for one in module.modules())
-    torch.testing.assert_close(module(states), expected, atol=0.05, rtol=0.05)
+    quantized = quantized_linears(module)
+    assert not any(type(one) is nn.Linear for one in quantized.modules())
+    torch.testing.assert_close(quantized(states), expected, atol=0.05, rtol=0.05)
+
+
+def test_quantizing_leaves_the_module_as_it_is_and_shares_its_other_parameters():
+    module = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 4))
+    quantized = quantized_linears(module)
+    assert type(module[1]) is nn.Linear
+    assert quantized[0].weight is module[0].weight
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_projections_are_the_projections_side_by_side_with_scaled_queries(bias):
+    config = VanillaTransformerConfig(vocab_size=9, d_model=12, num_heads=3, d_k=4, d_v=5, attention_bias=bias)
+    attention, states = MultiHeadAttention(config), torch.randn(7, 12)
+    fused = nn.functional.linear(states, *fused_projections(attention, ["q_proj", "k_proj", "v_proj"]))
+    expected = [attention.q_proj(states) * 4**-0.5, attention.k_proj(states), attention.v_proj(states)]
+    torch.testing.assert_close(fused, torch.cat(expected, dim=1))

@@ -105,13 +105,13 @@ def test_steps_are_those_of_one_forward_pass(variant, batch):
     assert (compared.steps.attention is not None) == has_attention
 
 
-def test_steps_can_follow_before_the_first_token(family, batch):
+def test_reorder_before_the_first_token(family, batch):
     compared = Compared(family.model(torch.float64), batch, output_attentions=False)
     compared.reorder([0, 0])
     assert compared.read()[0] < 1e-10
 
 
-def test_without_a_mask_that_of_the_encoder_counts(family, batch):
+def test_source_mask_is_the_encoders_where_none_is_given(family, batch):
     model = family.model(torch.float64)
     encoded, start = model.get_encoder()(**batch), torch.full((5, 1), START)
     decoder = model.build_decoder()
@@ -119,7 +119,7 @@ def test_without_a_mask_that_of_the_encoder_counts(family, batch):
     assert torch.equal(decoder.begin(encoded, None, 5, beams=1)(start), expected)
 
 
-def test_what_the_encoder_returned_is_left_as_it_was(family, batch):
+def test_encoder_outputs_are_not_modified(family, batch):
     model = family.model(torch.float64)
     encoded = model.get_encoder()(**batch)
     before = {name: tensor.clone() for name, tensor in encoded.items()}
@@ -131,19 +131,19 @@ def test_what_the_encoder_returned_is_left_as_it_was(family, batch):
 
 
 @pytest.mark.parametrize(("beams", "kept"), [(1, 1), (4, 3)], ids=["greedy", "beams"])
-def test_decoding_finds_what_the_module_finds(family, batch, beams, kept, monkeypatch):
+def test_search_finds_what_the_module_finds(family, batch, beams, kept, monkeypatch):
     model = family.model(torch.float64)
     options = {"custom_generate": beam_search, "num_beams": beams, "num_return_sequences": kept, "max_new_tokens": 12}
-    prepared = model.generate(**batch, **options, decoder=model.build_decoder())
+    given = model.generate(**batch, **options, decoder=model.build_decoder())
     made_for_the_call = model.generate(**batch, **options)
     monkeypatch.setattr(type(model), "can_build_decoder", lambda self: False)
     expected = model.generate(**batch, **options, decoder=None)
-    assert torch.equal(prepared, expected)
+    assert torch.equal(given, expected)
     assert torch.equal(made_for_the_call, expected)
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_batch_mates_and_padding_do_not_change_what_is_found(family, batch, beams):
+def test_batch_and_padding_invariance(family, batch, beams):
     model = family.model(torch.float64)
     options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 12}
     decoder = model.build_decoder()
@@ -188,7 +188,7 @@ def test_int8_decodes(family, batch, beams):
     assert found.max() < 31
 
 
-def test_attention_cannot_be_kept_where_there_is_none(batch):
+def test_output_attentions_without_attention_is_refused(batch):
     model = RNNS["sutskever"].model()
     decoder, encoded = model.build_decoder(), model.get_encoder()(**batch)
     with pytest.raises(ValueError, match="attention='none'"):
@@ -202,7 +202,7 @@ def test_encoder_outputs_of_another_kind_are_refused(family, batch):
         model.build_decoder().begin(other, batch["attention_mask"], 5, beams=1)
 
 
-def test_a_decoder_with_hooks_is_not_prepared(family):
+def test_hooks_prevent_building_a_decoder(family):
     model = family.model()
     model.model.decoder.stack.layers[0].register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="build_decoder needs the decoder as this package made it"):

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of a decoder, as a search takes them, and the records that it keeps of them."""
+"""What every decoding engine offers: the `Decoder` protocol; and the model's own forward pass as such a decoder."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 from transformers.utils.generic import ModelOutput
 
 
 class DecoderState(Protocol):
-    """Sentences in the midst of being decoded; what a model has to offer to be searched.
+    """A batch of sentences in the midst of being decoded, each with any number of hypotheses (`beams`).
 
-    `attention`, `(sentences, beams, source_length)`, is what the last step has looked at, where it was asked for; a
-    step that reads several tokens has the sum.
+    `attention` `(sentences, beams, source_length)` holds the cross-attention of the last token, if `Decoder.begin` was
+    asked for it.
     """
 
     attention: torch.Tensor | None
@@ -21,112 +23,183 @@ class DecoderState(Protocol):
         ...
 
     def reorder(self, beam_indices: torch.Tensor) -> None:
-        """Hypothesis i of a sentence continues its former hypothesis `beam_indices[:, i]`; `(sentences, beams)`."""
+        """Hypothesis i of a sentence continues its former hypothesis `beam_indices[:, i]`.
+
+        `beam_indices` is `(sentences, beams)`; there may be more or fewer beams than before.
+        """
         ...
 
+
+@runtime_checkable
+class SupportsSelect(DecoderState, Protocol):
+    """A state whose sentences can leave the batch as soon as they are finished.
+
+    Any other state keeps all sentences, and is given all `beams` hypotheses of each from the first step on.
+    """
+
     def select(self, batch_indices: torch.Tensor) -> None:
-        """Go on with these sentences in this order; `(sentences)`."""
+        """Keep these sentences, in this order: `(sentences)`."""
         ...
 
 
 @runtime_checkable
 class SupportsTopK(DecoderState, Protocol):
-    """Steps that also find the best next tokens, where that is faster than to hand over all logits."""
+    """A state that finds the best next tokens itself, where that is faster than returning all logits."""
 
     def topk_step(
         self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Read a token of each hypothesis, `(sentences, live)`, and find the best that may follow.
+        """Read a token of each hypothesis, `(sentences, alive)`, and return the best continuations.
+
+        Returns the `beams` best continuations by non-EOS tokens, and every continuation by an EOS token that scores
+        higher than the last of them.
 
         Args:
-            totals: log-probabilities of the hypotheses so far, `(sentences, live)`; `None`: the logits decide, of one
-                hypothesis for each sentence.
-            beams: the number of tokens wanted that are not among `ends`, `(ends)`; ends that score higher come too.
+            totals: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, rank by logits,
+                for one hypothesis of each sentence.
+            ends: the EOS tokens, `(ends)`.
 
         Returns:
-            Log-probabilities with the next token, or logits; which hypothesis each continues; by which token;
-            `(sentences, beams * (1 + len(ends)))`, best first, fewer where fewer are possible. Entries after the tokens
-            wanted are undefined. Scores are NaN where a logit is NaN.
+            Total log-probabilities (or logits), the hypothesis that each continues, and the next token, best first:
+            `(sentences, beams * (1 + len(ends)))` each, or fewer where the vocabulary is small. Entries after those
+            named above are undefined. Scores are NaN where a logit is NaN.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPrefill(DecoderState, Protocol):
+    """A state that reads a whole prompt in one step, rather than token by token."""
+
+    def prefill(self, prompt: torch.Tensor) -> None:
+        """Begin every target with `prompt`, `(sentences, prompt_length)`, without its last token.
+
+        The first call reads them with the last token; `attention` is then the sum over the prompt.
         """
         ...
 
 
 class Decoder(Protocol):
-    """A model laid out for decoding: whatever a search, `translate` and `Translator` need to know of an engine.
+    """A decoding engine with a model's weights: all that a search, `translate_lines` and `Translator` know of it.
 
     Attributes:
-        engine: its name, "native" or "torch", or "model" for a model's own forward pass.
-        parallel_batches: how many batches it can decode at once, each on a thread of its own.
-        supports_select: whether its states can `select` some of their sentences.
+        engine: "native" or "torch".
+        parallel_batches: the number of batches it decodes at once, each on its own thread.
+
+    Its states may also be `SupportsSelect`, `SupportsTopK` or `SupportsPrefill`.
     """
 
-    engine: str
-    parallel_batches: int
-    supports_select: bool
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def parallel_batches(self) -> int: ...
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> ModelOutput:
-        """`(sentences, source_length)` twice → the encoder's output, which `begin` takes."""
+        """`(sentences, source_length)` twice → the encoder's output, for `begin` or `generate(encoder_outputs=…)`."""
         ...
 
     def begin(
         self,
-        encoder_outputs: ModelOutput,
+        encoder_outputs: Any,
         attention_mask: torch.Tensor | None,
         max_length: int,
         beams: int,
         output_attentions: bool = False,
     ) -> DecoderState:
-        """Start decoding these sources, with one hypothesis for each that has no token yet.
+        """Start decoding a batch, with one empty hypothesis for each sentence.
 
         Args:
             encoder_outputs: with `last_hidden_state` `(sentences, source_length, d_model)`.
             attention_mask: `(sentences, source_length)`, 1 for real tokens; `None`: all are real.
             max_length: of all targets, in tokens.
-            beams: hypotheses that there will be of each sentence.
-            output_attentions: whether the state's `attention` is wanted.
+            beams: the largest number of hypotheses for each sentence.
+            output_attentions: whether the state computes `attention`.
 
         Raises:
-            ValueError: targets longer than learned positions reach.
+            ValueError: targets longer than learned positions; encoder outputs of another model; `output_attentions`
+                of a model without attention.
         """
         ...
 
 
-class ModelDecoderState:
-    """Any model's own forward pass and cache as `DecoderState`: exact, and as fast as the model.
+@runtime_checkable
+class BuildsDecoder(Protocol):
+    """A model that can lay out its weights for decoding."""
 
-    The beams of a sentence stand side by side in the batch, as transformers has it; sentences cannot leave. The first
-    step reads the prompt as a whole, by transformers' own rule.
+    def can_build_decoder(self) -> bool: ...
+
+    def build_decoder(self, precision: str = "float32") -> Decoder: ...
+
+
+class TorchDecoder:
+    """The base of the decoders that compute by PyTorch's operations; `state_class` is what `begin` returns.
 
     Args:
-        prompt: `(sentences * beams, prompt_length)`.
-        model_kwargs: as transformers hands them to a decoding method.
+        encoder: the model's own, or a quantized copy.
     """
 
+    engine, parallel_batches = "torch", 1
+    state_class: Callable[..., DecoderState]
+
+    def __init__(self, encoder: nn.Module):
+        self.encoder = encoder
+
+    @torch.no_grad()
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> ModelOutput:
+        return self.encoder(input_ids, attention_mask=attention_mask, return_dict=True)
+
+    def begin(
+        self,
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None,
+        max_length: int,
+        beams: int,
+        output_attentions: bool = False,
+    ) -> DecoderState:
+        return self.state_class(self, encoder_outputs, attention_mask, max_length, beams, output_attentions)
+
+
+class ModelDecoderState:
+    """All beams of all sentences in one batch, as transformers has them; none leaves it."""
+
     def __init__(
-        self, model: Any, prompt: torch.Tensor, generation_config: Any, output_attentions: bool, model_kwargs: dict
+        self,
+        decoder: "ModelDecoder",
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None,
+        max_length: int,
+        beams: int,
+        output_attentions: bool,
     ):
-        self.model, self.targets, self.generation_config = model, prompt, generation_config
-        self.beams = generation_config.num_beams or 1
-        self.sentences = len(prompt) // self.beams
+        self.model, self.generation_config, self.beams = decoder.model, decoder.generation_config, beams
+        source = {"encoder_outputs": map_tensors(encoder_outputs, lambda rows: rows.repeat_interleave(beams, dim=0))}
+        if attention_mask is not None:
+            source["attention_mask"] = attention_mask.repeat_interleave(beams, dim=0)
+        self.model_kwargs: dict[str, Any] = {"use_cache": True} | source | decoder.model_kwargs
+        self.targets: torch.Tensor | None = None  # (sentences * beams, target_length)
         self.has_begun, self.output_attentions, self.attention = False, output_attentions, None
-        self.model_kwargs = model_kwargs | ({"output_attentions": True} if output_attentions else {})
+        if output_attentions:
+            self.model_kwargs["output_attentions"] = True
+
+    def prefill(self, prompt: torch.Tensor) -> None:
+        self.targets = prompt[:, :-1].repeat_interleave(self.beams, dim=0)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        first_new = -1 if self.has_begun else 0
+        new = tokens.reshape(-1, 1)
+        self.targets = new if self.targets is None else torch.cat([self.targets, new], dim=1)
         if self.has_begun:
-            self.targets = torch.cat([self.targets, self._widen(tokens).reshape(-1, 1)], dim=1)
             only_new = 1 if self.model_kwargs.get("use_cache") else None
             inputs = self.model.prepare_inputs_for_generation(
                 self.targets, next_sequence_length=only_new, **self.model_kwargs
             )
-            output = self.model(**inputs, return_dict=True)
-        else:
-            output = self.model._prefill(self.targets, self.generation_config, self.model_kwargs)
+            output, first_new = self.model(**inputs, return_dict=True), -1
+        else:  # by transformers' own rule, which knows the user's cache
+            output, first_new = self.model._prefill(self.targets, self.generation_config, self.model_kwargs), 0
         self.has_begun = True
         self.model_kwargs = self.model._update_model_kwargs_for_generation(
-            output, self.model_kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
+            output, self.model_kwargs, is_encoder_decoder=True
         )
-        shape = self.sentences, self.beams, -1
         if self.output_attentions:
             if not output.get("cross_attentions"):
                 raise ValueError(
@@ -135,58 +208,49 @@ class ModelDecoderState:
                     "call model.set_attn_implementation('eager') first"
                 )
             weights = output.cross_attentions[-1].mean(dim=1)  # (sentences * beams, tokens, source_length)
-            self.attention = weights[:, first_new:].sum(dim=1).view(shape)[:, : tokens.shape[1]]
-        return output.logits[:, -1].view(shape)[:, : tokens.shape[1]].flatten(0, 1)
+            self.attention = weights[:, first_new:].sum(dim=1).unflatten(0, tokens.shape)
+        return output.logits[:, -1]
 
     def reorder(self, beam_indices: torch.Tensor) -> None:
-        if not self.has_begun:  # all are the prompt
+        if not self.has_begun:  # all hypotheses are the prompt
             return
-        offset = torch.arange(self.sentences, device=beam_indices.device)[:, None] * self.beams
-        flat = (self._widen(beam_indices) + offset).flatten()  # (sentences * beams)
-        self.targets = self.targets[flat]
-        cache: Any = self.model_kwargs.get("cache")
-        if cache is not None:
-            cache.reorder_cache(flat)
-
-    def select(self, batch_indices: torch.Tensor) -> None:
-        raise AssertionError("sentences stay in the batch")
-
-    def _widen(self, hypotheses: torch.Tensor) -> torch.Tensor:
-        """`(sentences, live)` → `(sentences, beams)`; places without a hypothesis repeat the last."""
-        places = torch.arange(self.beams, device=hypotheses.device).clamp(max=hypotheses.shape[1] - 1)
-        return hypotheses[:, places]
+        assert self.targets is not None
+        offset = torch.arange(len(beam_indices), device=beam_indices.device)[:, None] * self.beams
+        rows = (beam_indices + offset).flatten()  # (sentences * beams)
+        self.targets = self.targets[rows]
+        if (cache := self.model_kwargs.get("cache")) is not None:
+            cache.reorder_cache(rows)
 
 
-class StepRecords:
-    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end."""
+class ModelDecoder(TorchDecoder):
+    """The forward pass and cache of any encoder-decoder of transformers: exact, and as fast as the model.
 
-    def __init__(self, with_scores: bool, with_logits: bool):
-        self.scores: tuple[torch.Tensor, ...] | None = () if with_scores else None  # (sentences * beams, vocab_size)
-        self.logits: tuple[torch.Tensor, ...] | None = () if with_logits else None
-        self.parents: list[torch.Tensor] = []  # of the hypotheses after each step, (sentences, beams)
+    Args:
+        generation_config: of the `generate` call, if there is one.
+        model_kwargs: what that call hands to a decoding method, with a row for each beam; takes precedence over the
+            arguments of `begin`.
+    """
 
-    def add(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
-        """Copies, for decoders use their memory again."""
-        if self.scores is not None:
-            self.scores += (scores.to(torch.float32, copy=True),)
-        if self.logits is not None:
-            self.logits += (logits.to(torch.float32, copy=True),)
+    state_class = ModelDecoderState
 
-    def beam_indices(self, lengths: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """For each token the row of `scores` that it was chosen from, -1 after the end.
+    def __init__(self, model: Any, generation_config: Any = None, model_kwargs: dict[str, Any] | None = None):
+        super().__init__(model.get_encoder())
+        self.model, self.model_kwargs = model, model_kwargs or {}
+        self.generation_config = generation_config or model.generation_config
 
-        Args:
-            lengths: of the targets without their prompts, `(sentences, kept)`.
-            last: which hypothesis of its sentence the last token of a target continued, `(sentences, kept)`.
 
-        Returns:
-            `(sentences * kept, longest)`.
-        """
-        found = lengths.new_full((*lengths.shape, int(lengths.max())), -1)
-        first = torch.arange(len(lengths), device=lengths.device)[:, None] * self.parents[0].shape[1]
-        beam = last
-        for step in reversed(range(found.shape[2])):
-            found[:, :, step] = torch.where(step < lengths, first + beam, -1)
-            if step:
-                beam = torch.where(step < lengths, self.parents[step - 1].gather(1, beam), last)
-        return found.flatten(0, 1)
+def map_tensors(encoder_outputs: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The encoder's output, a `ModelOutput` or a tuple, with `function` applied to each tensor; the rest is dropped."""
+    if not isinstance(encoder_outputs, ModelOutput):
+        return tuple(function(value) for value in encoder_outputs if isinstance(value, torch.Tensor))
+    tensors = {name: value for name, value in encoder_outputs.items() if isinstance(value, torch.Tensor)}
+    return type(encoder_outputs)(**{name: function(tensor) for name, tensor in tensors.items()})
+
+
+def compact_rows(tensors: Iterable[torch.Tensor], batch_indices: torch.Tensor) -> None:
+    """Copy row `batch_indices[i]` of each tensor to row i, in place, except rows that are there already."""
+    rows = torch.arange(len(batch_indices), device=batch_indices.device)
+    replaced = (batch_indices != rows).nonzero().squeeze(1)
+    replacements = batch_indices[replaced]
+    for tensor in tensors:
+        tensor[replaced] = tensor[replacements]

@@ -22,7 +22,6 @@ from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embedded_tokens
 from .linear import Linear
-from .packed_linear import Precision
 from .recurrence import RecurrentCache, RecurrentStack, read_positions
 from .recurrent_decoder import RecurrentDecoder
 from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
@@ -425,24 +424,13 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
     _auto_class = "AutoModelForSeq2SeqLM"
+    decoder_class = RecurrentDecoder
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.model = RNNSeq2SeqModel(config)
         self.lm_head = Linear(config.embedding_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def build_decoder(self, precision: Precision = "float32") -> RecurrentDecoder:
-        """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
-
-        Args:
-            precision: "int8" quantizes them; with the others they are as precise as the model's own.
-
-        Raises:
-            ValueError: a decoder with adapters, hooks or replaced modules; int8 elsewhere than on a CPU.
-        """
-        self.check_can_prepare_decoding()
-        return RecurrentDecoder(self, precision)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args) -> None:
         """A recurrent state, whose size is fixed: that is all that "static" asks for.

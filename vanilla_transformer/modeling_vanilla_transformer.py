@@ -26,7 +26,6 @@ from .dropout import Dropout
 from .embeddings import InputEmbedding, embedded_tokens, positions_of_real_tokens
 from .fused_decoder import FusedDecoder
 from .linear import Linear
-from .packed_linear import Precision
 from .seq2seq_base import BaseEncoderDecoder, BaseForConditionalGeneration
 
 
@@ -402,6 +401,7 @@ class VanillaTransformerForConditionalGeneration(
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
     _auto_class = "AutoModelForSeq2SeqLM"
+    decoder_class = FusedDecoder
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: VanillaTransformerConfig):
@@ -420,18 +420,6 @@ class VanillaTransformerForConditionalGeneration(
         own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         own.reorder_cache(beam_idx)
         return cache
-
-    def build_decoder(self, precision: Precision = "float32") -> FusedDecoder:
-        """The decoder's weights laid out for decoding, for `beam_search(…, decoder=…)`; they no longer change.
-
-        Args:
-            precision: "int8" quantizes them; with the others they are as precise as the model's own.
-
-        Raises:
-            ValueError: a decoder with adapters, hooks or replaced modules; int8 elsewhere than on a CPU.
-        """
-        self.check_can_prepare_decoding()
-        return FusedDecoder(self, precision)
 
 
 __all__ = [

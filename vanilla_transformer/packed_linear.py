@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear maps laid out for decoding, where few rows meet large matrices: what bounds them is reading the weights."""
+"""Linear maps laid out for decoding, where few rows meet large matrices: reading the weights bounds the speed."""
 
-from typing import Any, Literal
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS = ("float32", "bfloat16", "int8")
-# From here on oneDNN's own layout is faster than a plain product for several rows (4 rows, weights that no cache holds:
-# 1.5 to 3 times); below it the 25 microseconds that its call costs are more than what it saves.
-ONEDNN_FROM = 2**17  # elements
-ROWS = 4  # that the layout is chosen for: oneDNN's for one row is slow for more, this one is fast for 2 to hundreds
+# From this size on oneDNN's own layout is faster than a plain product for several rows (4 rows, weights larger than any
+# cache: 1.5 to 3 times); below it the 25 microseconds of the call cost more than the layout saves.
+ONEDNN_MIN_SIZE = 2**17  # elements
+# Rows that oneDNN lays the weights out for: a layout for 1 is slow for more, this one is fast for 2 to hundreds.
+ONEDNN_ROWS = 4
 INT8_LEVELS = 127
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def onednn_has(dtype: torch.dtype) -> bool:
@@ -22,12 +26,31 @@ def onednn_has(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def int8_scales(weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each row of a weight `(outputs, inputs)`, so that its largest element is level 127: `(outputs)`."""
+    return (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)
+
+
+def fused_projections(attention: Any, names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Several projections of a `MultiHeadAttention` stacked into one, with 1 / sqrt(d_k) folded into the query's.
+
+    Args:
+        names: "q_proj", "k_proj", "v_proj", or some of them, in the order of the stacked outputs.
+
+    Returns:
+        The weight `(outputs, d_model)` and the bias `(outputs)`, or `None` without biases.
+    """
+    scaled = [(getattr(attention, name), attention.scaling if name == "q_proj" else 1.0) for name in names]
+    biases = [linear.bias * scale for linear, scale in scaled if linear.bias is not None]
+    return torch.cat([linear.weight * scale for linear, scale in scaled]), torch.cat(biases) if biases else None
+
+
 class PackedLinear(nn.Module):
     """x W^T + b with W in the layout that the machine multiplies fastest; for inference, and not to be saved.
 
     float32 and bfloat16 on a CPU: oneDNN's blocked layout for large matrices, the transpose for small ones. int8 on a
-    CPU: a scale for each row of W, and a scale and an offset for each row of x, found anew at each call. Hence a row's
-    result is the same to the last bit, whatever other rows are there.
+    CPU: a scale for each row of W; a scale and an offset for each row of x, computed at each call. A row's result is
+    therefore bitwise the same whatever other rows are in the batch.
 
     Args:
         weight: `(outputs, inputs)`.
@@ -50,48 +73,47 @@ class PackedLinear(nn.Module):
         self.blocks: torch.Tensor | None = None  # (threads, inputs, outputs / threads)
         on_cpu = weight.device.type == "cpu"
         # In bfloat16 a CPU's plain products are slow, whatever the size.
-        is_large = weight.numel() >= ONEDNN_FROM or weight.dtype == torch.bfloat16
+        is_large = weight.numel() >= ONEDNN_MIN_SIZE or weight.dtype == torch.bfloat16
         if precision == "int8":
             if not on_cpu:
                 raise ValueError(f"precision='int8' computes on a CPU; the model is on {weight.device}: use bfloat16")
-            scales = (weight.float().abs().amax(dim=1) / INT8_LEVELS).clamp(min=1e-12)  # (outputs)
             zeros = torch.zeros(self.outputs, dtype=torch.long)
-            quantized = torch.quantize_per_channel(self.weight.float(), scales, zeros, 0, torch.qint8)
+            quantized = torch.quantize_per_channel(self.weight.float(), int8_scales(weight), zeros, 0, torch.qint8)
             self.packed = torch.ops.quantized.linear_prepack(quantized, None)
-            self.sums = quantized.dequantize().sum(dim=1)  # (outputs), the product with a row of ones
+            self.row_sums = quantized.dequantize().sum(dim=1)  # (outputs), the product with a row of ones
             self.weight = None
-            self.multiply = self.multiply_one = self._int8
+            self.multiply = self.multiply_row = self._int8
         elif on_cpu and is_large and onednn_has(weight.dtype):
             self.packed = self._onednn_layout()
             self.multiply = self._onednn
-            self.multiply_one = self._onednn if weight.dtype == torch.bfloat16 else self._in_blocks
+            self.multiply_row = self._onednn if weight.dtype == torch.bfloat16 else self._in_blocks
         else:
             self.multiply = self._plain
-            self.multiply_one = self._in_blocks if on_cpu else self._plain
+            self.multiply_row = self._in_blocks if on_cpu else self._plain
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(…, inputs)` → `(…, outputs)`."""
         return self.multiply(inputs)
 
     def gemv(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same for a single row, `(1, …, inputs)`, in one call after another, which another layout does faster."""
-        return self.multiply_one(inputs)
+        """`forward` for a single row, `(1, …, inputs)`, call after call, which another layout does faster."""
+        return self.multiply_row(inputs)
 
     def _int8(self, inputs: torch.Tensor) -> torch.Tensor:
-        """torch's dynamic quantisation takes one range for all rows, so each row is first put into the same one.
+        """torch's dynamic quantisation takes one range for all rows, so each row is first mapped to [0, 1].
 
-        With x = least + span x', W x = span W x' + least W 1. Each row of x' reaches from exactly 0 to exactly 1, or
-        is all 0: the range that torch finds is the same for any rows.
+        With x = offset + span x', W x = span W x' + offset W 1. Each row of x' has minimum 0 and maximum 1, or is all
+        0: torch finds the same range for any rows.
         """
-        least = inputs.amin(dim=-1, keepdim=True)  # (…, 1)
-        scaled = inputs - least
+        offset = inputs.amin(dim=-1, keepdim=True)  # (…, 1)
+        scaled = inputs - offset
         span = scaled.amax(dim=-1, keepdim=True).clamp_min_(torch.finfo(inputs.dtype).tiny)
         scaled.div_(span)
         # True: one bit less, or AVX2 and AVX512 without VNNI overflow.
         product = torch.ops.quantized.linear_dynamic(scaled, self.packed, True)
-        offset = self.sums * least if self.bias is None else torch.addcmul(self.bias, self.sums, least)
-        offset.addcmul_(product, span)
-        return offset.relu_() if self.relu else offset
+        result = self.row_sums * offset if self.bias is None else torch.addcmul(self.bias, self.row_sums, offset)
+        result.addcmul_(product, span)
+        return result.relu_() if self.relu else result
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out the derived layouts: oneDNN's cannot be serialized. `__setstate__` makes it again."""
@@ -107,7 +129,7 @@ class PackedLinear(nn.Module):
 
     def _onednn_layout(self) -> torch.Tensor:
         assert self.weight is not None
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ONEDNN_ROWS)
 
     def _onednn(self, inputs: torch.Tensor) -> torch.Tensor:
         operation = "relu" if self.relu else "none"
@@ -126,8 +148,8 @@ class PackedLinear(nn.Module):
         return product.view(*inputs.shape[:-1], self.outputs)
 
     def _in_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
-        """A block of the outputs for each thread: one row by a matrix, MKL would leave to one of them."""
-        if self.blocks is None:  # made when it is needed, for it is the weights once more
+        """A block of outputs for each thread: MKL would compute a product of one row on one thread."""
+        if self.blocks is None:  # only when needed: it is a second copy of the weights
             assert self.weight is not None
             threads = torch.get_num_threads() if self.outputs % torch.get_num_threads() == 0 else 1
             self.blocks = self.weight.unflatten(0, (threads, -1)).transpose(1, 2).contiguous()
@@ -142,13 +164,17 @@ class PackedLinear(nn.Module):
         return product.view(*inputs.shape[:-1], self.outputs)
 
 
-def quantize_linears(module: nn.Module) -> None:
-    """Put an int8 `PackedLinear` in the place of every `nn.Linear` within `module`, which cannot be saved afterwards.
+def quantized_linears(module: Module) -> Module:
+    """A copy of `module` for inference with an int8 `PackedLinear` for every `nn.Linear`; it cannot be saved.
+
+    The copy shares all other parameters with `module`.
 
     Raises:
         ValueError: elsewhere than on a CPU.
     """
-    for parent in list(module.modules()):
+    copied = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
+    for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
                 setattr(parent, name, PackedLinear(child.weight, child.bias, "int8"))
+    return copied

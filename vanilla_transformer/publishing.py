@@ -12,6 +12,7 @@ from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 # transformers runs a folder's own code from a package of this name.
 IS_CODE_OF_A_FOLDER = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+CUSTOM_GENERATE = {"generation.py": "generate.py", "search.py": "search.py", "decoder.py": "decoder.py"}
 PIPELINE = {"impl": "pipeline_translation.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
 
 
@@ -39,7 +40,7 @@ class PublishedConfig(PreTrainedConfig):
 
         Args:
             save_directory: gets config.json, files of code, and custom_generate/generate.py, which is generation.py,
-                with decoder.py beside it.
+                with search.py and decoder.py beside it.
         """
         complete = copy.copy(self)
         # Plain names: what was pulled from the Hub names its own repository in them.
@@ -47,6 +48,6 @@ class PublishedConfig(PreTrainedConfig):
         complete.custom_pipelines = {task: dict(PIPELINE) for task in ("translation", "vanilla-translation")}
         decoding = Path(save_directory) / "custom_generate"
         decoding.mkdir(parents=True, exist_ok=True)
-        for name, published in (("generation.py", "generate.py"), ("decoder.py", "decoder.py")):
+        for name, published in CUSTOM_GENERATE.items():
             shutil.copyfile(Path(__file__).with_name(name), decoding / published)
         super(PublishedConfig, complete).save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -2,6 +2,7 @@
 """What both models share: their tables of embeddings, projection and loss, and their side of `generate()`."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,9 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .decoder import Decoder
 from .loss import IGNORED, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
+from .packed_linear import Precision
 
 
 def is_unmodified(part: nn.Module) -> bool:
@@ -87,6 +90,7 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
 
     model: PreTrainedModel
     lm_head: nn.Linear
+    decoder_class: Callable[[Any, Precision], Decoder]  # of `build_decoder`
     longest_target: int | None = None  # in tokens; `None`: there is no limit
 
     @property
@@ -213,12 +217,21 @@ class BaseForConditionalGeneration(EmbeddingMixin, GenerationMixin):
         """Whether its decoder is as this package made it; see `is_unmodified`."""
         return is_unmodified(cast(nn.Module, self.model.decoder)) and is_unmodified(self.lm_head)
 
-    def check_can_prepare_decoding(self) -> None:
+    def build_decoder(self, precision: Precision = "float32") -> Decoder:
+        """The decoder's weights laid out for `beam_search(…, decoder=…)`; later changes of them have no effect.
+
+        Args:
+            precision: "int8" quantizes them; otherwise they keep the model's precision.
+
+        Raises:
+            ValueError: a decoder with adapters, hooks or replaced modules; int8 elsewhere than on a CPU.
+        """
         if not self.can_build_decoder():
             raise ValueError(
                 "build_decoder needs the decoder as this package made it; this one has adapters, hooks, shards or "
                 "replaced modules: merge them (PEFT: merge_and_unload), or decode without a prepared decoder"
             )
+        return self.decoder_class(self, precision)
 
     def adjust_generation_fn(self, *args, **kwargs) -> None:
         """As in transformers, but `generate` stays transformers': with and without this package installed the same.

@@ -21,8 +21,7 @@ def model() -> VanillaTransformerForConditionalGeneration:
     with torch.no_grad():
         for parameter in model.parameters():  # biases and LayerNorms too, which begin as zeros and ones
             parameter.add_(torch.randn_like(parameter) * 0.3)
-        # CTranslate2 forbids the end where a length is given; the others take it for a token like others. Here it is
-        # one that nobody would choose.
+        # CTranslate2 forbids EOS where a length is given; the others treat it as any token. No system chooses it here.
         last: Any = model.model.decoder.layers[-1]
         last.feed_forward_norm.bias.fill_(1.0)
         model.lm_head.weight[model.config.eos_token_id] = -1.0
@@ -32,4 +31,4 @@ def model() -> VanillaTransformerForConditionalGeneration:
 @pytest.fixture
 def batch() -> Batch:
     """Sources of different lengths."""
-    return Batch([torch.randint(5, VOCABULARY, (length,)).tolist() for length in (7, 3, 5)], longest=8)
+    return Batch([torch.randint(5, VOCABULARY, (length,)).tolist() for length in (7, 3, 5)], max_new_tokens=8)

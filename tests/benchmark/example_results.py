@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up results, from speeds alone."""
+"""Example results, from speeds alone."""
 
 from typing import Any
 
-from vanilla_transformer.benchmark.configuration import BarsConfig
+from vanilla_transformer.benchmark.configuration import ThresholdsConfig
 
-BARS = {
+THRESHOLDS = {
     "float32_marian_mean": 2.5,
     "float32_marian_every": 1.2,
     "float32_ctranslate2_mean": 1.3,
@@ -18,30 +18,30 @@ BARS = {
 }
 
 
-def bars(**changes: float) -> BarsConfig:
-    return BarsConfig(**(BARS | changes))
+def thresholds(**changes: float) -> ThresholdsConfig:
+    return ThresholdsConfig(**(THRESHOLDS | changes))
 
 
-def sizes(*speeds: dict[str, float]) -> list[dict[str, Any]]:
-    """One size with a cell for each of `speeds`: tokens per second by contender."""
-    cells = [
+def synthetic(*speeds: dict[str, float]) -> list[dict[str, Any]]:
+    """One size with a case for each of `speeds`: tokens per second by system."""
+    cases = [
         {
             "batch_size": 4**number,
             "beams": 1,
             "results": {
-                name: {"seconds": [1.0], "tokens_per_second": one, "sentences_per_second": one / 10, "same": 1.0}
-                for name, one in cell.items()
+                name: {"seconds": [1.0], "tokens_per_second": rate, "sentences_per_second": rate / 10, "match": 1.0}
+                for name, rate in case.items()
             },
-            "limits": {"float32": {"roofline_seconds": 0.25, "reached": 0.25}},
+            "roofline": {"float32": {"roofline_seconds": 0.25, "fraction": 0.25}},
         }
-        for number, cell in enumerate(speeds)
+        for number, case in enumerate(speeds)
     ]
     memory = dict.fromkeys(speeds[0], 3 * 2**20)
-    return [{"size": "tiny", "memory": memory, "bandwidths": {"float32": 5e9}, "cells": cells}]
+    return [{"size": "tiny", "memory": memory, "bandwidths": {"float32": 5e9}, "cases": cases}]
 
 
 def real(**speeds_and_bleu: tuple[float, float]) -> dict[str, Any]:
-    """Sentences per second and BLEU by contender."""
+    """Sentences per second and BLEU by system."""
     return {
         "sentences": 100,
         "source_tokens": 1200,

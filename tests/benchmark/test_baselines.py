@@ -8,7 +8,7 @@ from vanilla_transformer import (
     VanillaTransformerConfig,
     VanillaTransformerForConditionalGeneration,
 )
-from vanilla_transformer.benchmark.baselines import as_marian, check_can_be_a_peer, write_ctranslate2
+from vanilla_transformer.benchmark.baselines import as_marian, check_baseline_supports, write_ctranslate2
 
 
 @torch.no_grad()
@@ -16,15 +16,15 @@ def test_marian_computes_the_same_logits(model):
     sources, targets = torch.randint(5, VOCABULARY, (2, 6)), torch.randint(5, VOCABULARY, (2, 4))
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     inputs = {"input_ids": sources, "attention_mask": mask, "decoder_input_ids": targets}
-    torch.testing.assert_close(as_marian(model, longest=8)(**inputs).logits, model(**inputs).logits)
+    torch.testing.assert_close(as_marian(model, max_length=8)(**inputs).logits, model(**inputs).logits)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 @pytest.mark.parametrize("beams", [1, 4])
-def test_ctranslate2_finds_the_targets_that_generate_finds(model, tmp_path, beams, length_penalty):
+def test_ctranslate2_finds_the_targets_of_generate(model, tmp_path, beams, length_penalty):
     import ctranslate2
 
-    write_ctranslate2(model, tmp_path / "model", longest=16)
+    write_ctranslate2(model, tmp_path / "model", max_length=16)
     threads = torch.get_num_threads()  # CTranslate2 sets OpenMP's number of threads, which is torch's too
     translator = ctranslate2.Translator(str(tmp_path / "model"), device="cpu", intra_threads=threads)
     sources = torch.randint(5, VOCABULARY, (8, 6))
@@ -38,27 +38,27 @@ def test_ctranslate2_finds_the_targets_that_generate_finds(model, tmp_path, beam
     model.generation_config.eos_token_id = None
     penalty = {"length_penalty": length_penalty} if beams > 1 else {}
     expected = model.generate(sources, num_beams=beams, max_new_tokens=10, **penalty)
-    assert [[int(token) for token in one.hypotheses[0]] for one in found] == expected[:, 1:].tolist()
+    assert [[int(token) for token in result.hypotheses[0]] for result in found] == expected[:, 1:].tolist()
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (VanillaTransformerConfig(norm_position="pre"), "norm_position='pre': the peers can only have 'post'"),
+        (VanillaTransformerConfig(norm_position="pre"), "norm_position='pre': the baselines support only 'post'"),
         (VanillaTransformerConfig(tie_word_embeddings=False), "tie_word_embeddings=False"),
-        (VanillaTransformerConfig(d_k=16), "d_k=16: the peers can only have 64"),
+        (VanillaTransformerConfig(d_k=16), "d_k=16: the baselines support only 64"),
         (RNNSeq2SeqConfig(), "model_type='rnn_seq2seq'"),
     ],
 )
-def test_what_the_peers_cannot_be_is_an_error(config, message):
+def test_an_architecture_that_the_baselines_lack_is_an_error(config, message):
     with pytest.raises(ValueError, match=message):
-        check_can_be_a_peer(config)
+        check_baseline_supports(config)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{"sinusoid_layout": "concatenated"}, {"attention_bias": True}])
-def test_what_is_handed_over_with_the_weights_may_differ_from_the_paper(changes):
+def test_marian_takes_sinusoids_and_biases_from_the_model(changes):
     config = VanillaTransformerConfig(vocab_size=VOCABULARY, d_model=16, d_ff=32, num_layers=1, num_heads=2, **changes)
     model = VanillaTransformerForConditionalGeneration(config).eval()
     inputs = {name: torch.randint(5, VOCABULARY, (2, 6)) for name in ("input_ids", "decoder_input_ids")}
-    torch.testing.assert_close(as_marian(model, longest=8)(**inputs).logits, model(**inputs).logits)
+    torch.testing.assert_close(as_marian(model, max_length=8)(**inputs).logits, model(**inputs).logits)

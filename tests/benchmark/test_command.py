@@ -17,7 +17,7 @@ TINY = [
     "batch_sizes=[1, 2]",
     "target_tokens=4",
     "timing={repeats: 1, pause: 0.0, fill: 0.0}",
-    "limits={read_mebibytes: 1, product: 16, repeats: 1}",
+    "roofline={read_mebibytes: 1, product: 16, repeats: 1}",
 ]
 
 
@@ -32,20 +32,20 @@ def test_an_error_is_one_line(capsys, monkeypatch, arguments):
 
 def test_torch_before_ctranslate2_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(REPOSITORY)
-    # Here tests/conftest.py has imported torch, and CTranslate2 comes later or never.
+    # tests/conftest.py has imported torch; CTranslate2 comes later or never.
     assert main(["decode", *TINY, f"output={tmp_path}/decode.json"]) == 1
     assert "torch was imported before ctranslate2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_script_measures_everything_and_says_so(tmp_path):
+def test_the_script_measures_and_reports_every_case(tmp_path):
     output = tmp_path / "new" / "decode.json"
     command = [sys.executable, "scripts/benchmark.py", "decode", FILE, *TINY, f"output={output}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    cells = json.loads(output.read_text(encoding="utf-8"))["result"]["sizes"][0]["cells"]
-    assert [(cell["batch_size"], cell["beams"]) for cell in cells] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    cases = json.loads(output.read_text(encoding="utf-8"))["result"]["synthetic"][0]["cases"]
+    assert [(case["batch_size"], case["beams"]) for case in cases] == [(1, 1), (1, 4), (2, 1), (2, 4)]
     expected = {MARIAN, GENERATE, *CTRANSLATE2.values(), FAST["float32"], FAST["int8"]}
-    assert all(cell["results"].keys() >= expected for cell in cells)
+    assert all(case["results"].keys() >= expected for case in cases)
     assert "## Output tokens per second" in done.stdout
-    assert done.stderr.count("tokens/s") == len(cells)
+    assert done.stderr.count("tokens/s") == len(cases)

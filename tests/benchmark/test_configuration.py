@@ -15,28 +15,40 @@ def test_the_file_loads_and_overrides_win():
     assert config.real.model is None
 
 
+def test_former_names_of_sections_are_accepted(tmp_path):
+    text = FILE.read_text(encoding="utf-8").replace("thresholds:", "bars:").replace("roofline:", "limits:")
+    (tmp_path / "former.yaml").write_text(text, encoding="utf-8")
+    assert load_benchmark_config(tmp_path / "former.yaml") == load_benchmark_config(FILE)
+    for file in (FILE, tmp_path / "former.yaml"):
+        for override in ("bars.real_marian=7", "thresholds.real_marian=7"):
+            thresholds = load_benchmark_config(file, [override]).thresholds
+            assert (thresholds.real_marian, thresholds.float32_marian_mean) == (7.0, 2.5)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("sizes=[]", "sizes must name at least one"),
         ("sizes=[tiny]", r"sizes=\['tiny'\] must be of the models: small, base"),
-        ("batch_sizes=[0]", r"batch_sizes=\[0\] must be numbers of at least 1"),
+        ("batch_sizes=[0]", r"batch_sizes=\[0\] must be a list of numbers, each at least 1"),
         ("target_tokens=0", "target_tokens=0 must be at least 1"),
         ("target_tokens=few", "target_tokens='few': expected int"),
         ("precisions=[int8]", r"precisions=\['int8'\] must be float32 and"),
-        ("precisions=[float32, int4]", "must be float32 and what is wanted of"),
+        ("precisions=[float32, int4]", "must be float32 and any of bfloat16, int8"),
         ("timing.repeats=0", "timing.repeats=0 must be at least 1"),
-        ("timing.pause=-1", "timing.pause=-1.0 must not be negative"),
-        ("limits.product=0", "limits.product=0 must be at least 1"),
-        ("bars.marian=2", "unknown key bars.marian"),
+        ("timing.pause=-1", "timing.pause=-1.0 must be at least 0"),
+        ("roofline.product=0", "roofline.product=0 must be at least 1"),
+        ("thresholds.marian=2", "unknown key thresholds.marian"),
+        ("limits.product=0", "roofline.product=0 must be at least 1"),
+        ("bars.marian=2", "unknown key thresholds.marian"),
         ("models.small.width=3", "models.small: unknown key model.width"),
-        ("models.small.norm_position=pre", "models.small: norm_position='pre': the peers can only have 'post'"),
+        ("models.small.norm_position=pre", "models.small: norm_position='pre': the baselines support only 'post'"),
         ("models.small.vocab_size=null", "models.small=.* must be a section with vocab_size"),
         ("real.model=runs/mine/model", "real.model, real.source and real.reference go together; given: real.model"),
-        ("real.batch_sizes=[]", r"real.batch_sizes=\[\] must be numbers of at least 1"),
+        ("real.batch_sizes=[]", r"real.batch_sizes=\[\] must be a list of numbers, each at least 1"),
         ("real.beams=0", "real.beams=0 must be at least 1"),
     ],
 )
-def test_what_cannot_be_measured_is_named(override, message):
+def test_an_impossible_value_is_named(override, message):
     with pytest.raises(ValueError, match=message):
         load_benchmark_config(FILE, [override])

@@ -26,7 +26,7 @@ def test_a_finished_model_decodes_exactly(model_folder, lines):
     assert len(said) == 4
 
 
-def test_it_would_see_a_difference(model_folder, lines, monkeypatch):
+def test_another_length_penalty_is_seen_as_a_difference(model_folder, lines, monkeypatch):
     monkeypatch.setattr(exactness, "length_penalty", lambda length, alpha: length)
     results = exactness.check_exactness(
         load_model_folder(model_folder), load_tokenizer(model_folder), lines, lambda line: None

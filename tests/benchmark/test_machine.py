@@ -12,7 +12,7 @@ def test_torch_before_ctranslate2_is_an_error(modules):
         check_import_order(modules)
 
 
-def test_ctranslate2_before_torch_is_what_is_wanted():
+def test_ctranslate2_before_torch_is_accepted():
     check_import_order(["sys", "ctranslate2", "ctranslate2._ext", "ctranslate2.converters", "torch"])
 
 
@@ -24,10 +24,10 @@ def test_bfloat16_needs_its_instructions(monkeypatch, flags, lacks):
     assert ("no bfloat16 instructions" in (lacks_precision("bfloat16", torch.device("cpu")) or "")) == lacks
 
 
-def test_int8_is_left_out_elsewhere_than_on_a_cpu():
+def test_int8_needs_a_cpu():
     assert "device is cuda" in (lacks_precision("int8", torch.device("cuda")) or "")
     assert lacks_precision("int8", torch.device("cpu")) is None
 
 
-def test_versions_are_those_that_are_imported():
+def test_versions_are_of_the_imported_packages():
     assert describe_machine(torch.device("cpu"))["versions"]["torch"] == torch.__version__

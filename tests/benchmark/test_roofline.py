@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
-from vanilla_transformer.benchmark.configuration import LimitsConfig
+from vanilla_transformer.benchmark.configuration import RooflineConfig
 from vanilla_transformer.benchmark.roofline import (
-    Weights,
+    WeightCounts,
     count_weights,
     peak_operations,
     read_bandwidth,
@@ -15,7 +15,7 @@ from vanilla_transformer.benchmark.roofline import (
 CPU = torch.device("cpu")
 
 
-def test_weights_are_those_of_the_papers_formula():
+def test_weight_counts_follow_the_papers_formula():
     d, f, v, layers = 16, 32, 24, 3
     config = VanillaTransformerConfig(vocab_size=v, d_model=d, d_ff=f, num_layers=layers, num_heads=2)
     found = count_weights(VanillaTransformerForConditionalGeneration(config))
@@ -24,28 +24,30 @@ def test_weights_are_those_of_the_papers_formula():
     assert found.source == layers * (4 * d * d + feed_forward + 2 * norm) + layers * 2 * d * d
 
 
-def least(bandwidth: float, peak: float) -> float:
-    return roofline_seconds(Weights(step=100, source=50), 4, bandwidth, peak, 2, 3, source_tokens=5, target_tokens=7)
+def seconds(bandwidth: float, peak: float) -> float:
+    return roofline_seconds(
+        WeightCounts(step=100, source=50), 4, bandwidth, peak, 2, 3, source_tokens=5, target_tokens=7
+    )
 
 
 def test_reading_bounds_where_memory_is_slow():
     # the encoder's 50 weights once, the decoder's 100 for each of 7 tokens, 4 bytes each
-    assert least(bandwidth=10.0, peak=float("inf")) == pytest.approx((50 + 7 * 100) * 4 / 10)
+    assert seconds(bandwidth=10.0, peak=float("inf")) == pytest.approx((50 + 7 * 100) * 4 / 10)
 
 
 def test_multiplying_bounds_where_products_are_slow():
     # 2 sentences of 5 source tokens; one hypothesis for the first token of a target, 3 for the 6 others
     rows = 50 * 2 * 5 + 100 * 2 + 100 * 6 * 2 * 3
-    assert least(bandwidth=float("inf"), peak=10.0) == pytest.approx(2 * rows / 10)
+    assert seconds(bandwidth=float("inf"), peak=10.0) == pytest.approx(2 * rows / 10)
 
 
-def test_each_phase_is_bound_by_what_takes_it_longer():
+def test_each_phase_takes_the_longer_of_reading_and_multiplying():
     # bytes 200 and 400 a phase; operations 1000 of the source, 400 and 1200 of a step
-    assert least(bandwidth=1.0, peak=1.0) == pytest.approx(max(200, 1000) + max(400, 400) + 6 * max(400, 1200))
+    assert seconds(bandwidth=1.0, peak=1.0) == pytest.approx(max(200, 1000) + max(400, 400) + 6 * max(400, 1200))
 
 
-def test_the_machine_is_measured():
+def test_bandwidth_and_peak_are_measured():
     assert read_bandwidth(2**12, CPU, repeats=1) > 0
-    peaks = peak_operations(LimitsConfig(read_mebibytes=1, product=16, repeats=1), CPU)
+    peaks = peak_operations(RooflineConfig(read_mebibytes=1, product=16, repeats=1), CPU)
     assert peaks.keys() >= {"float32", "int8"}
     assert min(peaks.values()) > 0

@@ -12,25 +12,26 @@ from vanilla_transformer.benchmark.systems import (
     TORCH,
     Batch,
     Decoding,
-    make_contender,
-    names_of_contenders,
+    build_system,
+    skip_reasons,
 )
+from vanilla_transformer.inference.native import engine
 from vanilla_transformer.packed_linear import PackedLinear
 
 EXACT = [MARIAN, CTRANSLATE2["float32"], GENERATE, TORCH, FAST["float32"]]
-ALL = names_of_contenders(["float32", "bfloat16", "int8"], torch.device("cpu"), has_ctranslate2=True)
-EXACTLY = {"is_exact": True, "alpha": 0.0, "length_penalty": 0.0}
+ALL = skip_reasons(["float32", "bfloat16", "int8"], torch.device("cpu"), has_ctranslate2=True)
+FIXED_LENGTH = {"is_fixed_length": True, "alpha": 0.0, "length_penalty": 0.0}
 
 
 def targets(name, model, batches, decoding, folder):
-    with make_contender(name, lambda: model, folder, longest=64).ready(batches, decoding) as run:
-        return run(len(batches))
+    with build_system(name, lambda: model, folder, max_length=64).prepare(batches, decoding) as decode:
+        return decode(len(batches))
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_all_in_float32_find_the_same_targets(model, batch, tmp_path, beams):
-    write_ctranslate2(model, tmp_path / "folder", longest=16)
-    found = [targets(name, model, [batch], Decoding(beams, **EXACTLY), tmp_path / "folder") for name in EXACT]
+def test_every_float32_system_finds_the_same_targets(model, batch, tmp_path, beams):
+    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    found = [targets(name, model, [batch], Decoding(beams, **FIXED_LENGTH), tmp_path / "folder") for name in EXACT]
     assert found == [found[0]] * len(EXACT)
 
 
@@ -39,46 +40,46 @@ def test_all_in_float32_find_the_same_targets(model, batch, tmp_path, beams):
 def test_every_target_is_as_long_as_asked_for(model, batch, tmp_path, name, beams):
     with torch.no_grad():  # the end is what the model would say at once
         model.model.encoder.embed_tokens.weight[model.config.eos_token_id] *= 4
-    write_ctranslate2(model, tmp_path / "folder", longest=16)
-    found = targets(name, model, [batch], Decoding(beams, **EXACTLY), tmp_path / "folder")
-    assert [len(target) for target in found] == [batch.longest] * len(batch.sources)
+    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    found = targets(name, model, [batch], Decoding(beams, **FIXED_LENGTH), tmp_path / "folder")
+    assert [len(target) for target in found] == [batch.max_new_tokens] * len(batch.sources)
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_end_of_a_target_is_not_part_of_it(model, batch, tmp_path, name):
-    write_ctranslate2(model, tmp_path / "folder", longest=64)
-    batch = Batch(batch.sources, longest=40)
-    endless = targets(name, model, [batch], Decoding(1, **EXACTLY), tmp_path / "folder")[0]
+def test_eos_is_not_part_of_a_target(model, batch, tmp_path, name):
+    write_ctranslate2(model, tmp_path / "folder", max_length=64)
+    batch = Batch(batch.sources, max_new_tokens=40)
+    endless = targets(name, model, [batch], Decoding(1, **FIXED_LENGTH), tmp_path / "folder")[0]
     model.config.eos_token_id = endless[5]  # a token that greedy decoding comes to
-    write_ctranslate2(model, tmp_path / "with an end", longest=64)
+    write_ctranslate2(model, tmp_path / "with an end", max_length=64)
     ending = targets(name, model, [batch], Decoding(1, False, 0.0, 0.0), tmp_path / "with an end")[0]
     assert ending == endless[: endless.index(endless[5])]
 
 
 @pytest.mark.parametrize("name", [MARIAN, CTRANSLATE2["float32"], FAST["float32"]])
-def test_several_batches_are_one_after_the_other(model, batch, tmp_path, name):
-    write_ctranslate2(model, tmp_path / "folder", longest=16)
-    one_by_one = [Batch([source], batch.longest) for source in batch.sources]
-    decoding = Decoding(4, **EXACTLY)
+def test_several_batches_keep_their_order(model, batch, tmp_path, name):
+    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    single = [Batch([source], batch.max_new_tokens) for source in batch.sources]
+    decoding = Decoding(4, **FIXED_LENGTH)
     together = targets(name, model, [batch], decoding, tmp_path / "folder")
-    assert targets(name, model, one_by_one, decoding, tmp_path / "folder") == together
+    assert targets(name, model, single, decoding, tmp_path / "folder") == together
 
 
 def test_int8_leaves_the_model_as_it_was(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(systems, "native_decoder", lambda *_: None)  # as on a machine without a compiler
+    monkeypatch.setattr(engine, "native_decoder", lambda *_: None)  # as on a machine without a compiler
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quantized = make_contender(FAST["int8"], lambda: model, tmp_path, longest=16)
+    quantized = build_system(FAST["int8"], lambda: model, tmp_path, max_length=16)
     torch.testing.assert_close(dict(model.state_dict()), before)
-    own = quantized.model  # pyright: ignore[reportAttributeAccessIssue] -- one in torch
-    assert any(isinstance(module, PackedLinear) for module in own.get_encoder().modules())
+    decoder = quantized.decoder  # pyright: ignore[reportAttributeAccessIssue] -- a TorchSystem
+    assert any(isinstance(module, PackedLinear) for module in decoder.encoder.modules())
 
 
-def test_a_translator_is_gone_when_it_has_been_measured(model, batch, tmp_path, monkeypatch):
+def test_a_translator_is_freed_after_measuring(model, batch, tmp_path, monkeypatch):
     import weakref
 
     import ctranslate2
 
-    write_ctranslate2(model, tmp_path / "folder", longest=16)
+    write_ctranslate2(model, tmp_path / "folder", max_length=16)
     made = []
 
     class Watched(ctranslate2.Translator):
@@ -87,16 +88,16 @@ def test_a_translator_is_gone_when_it_has_been_measured(model, batch, tmp_path, 
             made.append(weakref.ref(self))
 
     monkeypatch.setattr(ctranslate2, "Translator", Watched)
-    contender = make_contender(CTRANSLATE2["float32"], lambda: model, tmp_path / "folder", longest=16)
-    with contender.ready([batch], Decoding(1, **EXACTLY)) as run:
-        run(1)
+    system = build_system(CTRANSLATE2["float32"], lambda: model, tmp_path / "folder", max_length=16)
+    with system.prepare([batch], Decoding(1, **FIXED_LENGTH)) as decode:
+        decode(1)
         assert made[0]() is not None
-    assert made[0]() is None  # while this test still holds `run`
+    assert made[0]() is None  # while this test still holds `decode`
 
 
 def test_without_ctranslate2_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(systems, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'vanilla-transformer\[benchmark\]', or set ctranslate2=false"):
-        names_of_contenders(["float32"], torch.device("cpu"), has_ctranslate2=True)
-    names = names_of_contenders(["float32"], torch.device("cpu"), has_ctranslate2=False)
+        skip_reasons(["float32"], torch.device("cpu"), has_ctranslate2=True)
+    names = skip_reasons(["float32"], torch.device("cpu"), has_ctranslate2=False)
     assert [name for name, reason in names.items() if reason is None] == [MARIAN, GENERATE, TORCH, FAST["float32"]]

@@ -20,7 +20,7 @@ def config(tmp_path, monkeypatch) -> str:
     return str(path)
 
 
-def test_it_prints_the_three_verdicts_and_where_the_report_is(config, tmp_path, capsys):
+def test_verdicts_and_report_are_printed(config, tmp_path, capsys):
     assert main(["compare", config]) == 0
     output = capsys.readouterr()
     lines = output.out.splitlines()
@@ -34,18 +34,18 @@ def test_it_prints_the_three_verdicts_and_where_the_report_is(config, tmp_path, 
     assert "GRU" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_an_override_goes_before_the_file(config, tmp_path, capsys):
+def test_override_replaces_the_files_value(config, tmp_path, capsys):
     assert main(["compare", config, f"output_dir={tmp_path}/elsewhere", "speed.repeats=1"]) == 0
     assert (tmp_path / "elsewhere" / "results.json").exists()
 
 
-def test_an_override_may_stand_in_the_files_place(tmp_path, monkeypatch, capsys):
+def test_override_without_a_file_uses_the_default_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "speed=null", "long_range=null", "quality=null"]) == 1
     assert "configs/compare.yaml compares nothing" in capsys.readouterr().err
 
 
-def test_an_error_is_one_line(config, capsys):
+def test_error_is_one_line(config, capsys):
     assert main(["compare", config, "speed.models.GRU.cell=gro"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -16,7 +16,7 @@ def write(path: Path, lines: list[str]) -> str:
     return str(path)
 
 
-def test_given_translations_are_scored_as_by_sacrebleu(tmp_path, capsys):
+def test_hypotheses_score_as_in_sacrebleu(tmp_path, capsys):
     hypotheses = ["a b c d f", "the cat sat on a mat .", "c d"]
     files = [write(tmp_path / "hyp", hypotheses), write(tmp_path / "ref", REFERENCES)]
     assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1], "--lowercase", "--json"]) == 0
@@ -27,7 +27,7 @@ def test_given_translations_are_scored_as_by_sacrebleu(tmp_path, capsys):
     assert scores["cased"]["bleu_signature"] == "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 
 
-def test_several_references_are_scored_as_by_sacrebleu(tmp_path, capsys):
+def test_multiple_references_score_as_in_sacrebleu(tmp_path, capsys):
     hypotheses, others = ["a b c d f", "the cat sat on a mat .", "c d"], ["a b c d f g", "a cat sat on a mat .", "c e"]
     files = [write(tmp_path / name, lines) for name, lines in zip("hab", (hypotheses, REFERENCES, others), strict=True)]
     command = ["evaluate", "--hypothesis", files[0], "--reference", files[1], "--reference", files[2], "--json"]
@@ -37,17 +37,17 @@ def test_several_references_are_scored_as_by_sacrebleu(tmp_path, capsys):
     assert score["chrf"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [REFERENCES, others]).score)
     assert score["bleu_signature"].startswith("nrefs:2|")
     assert score["chrf_signature"].startswith("nrefs:2|")
-    assert score["bleu"] > sacrebleu.corpus_bleu(hypotheses, [others]).score  # neither is lost
+    assert score["bleu"] > sacrebleu.corpus_bleu(hypotheses, [others]).score  # both references count
     assert score["bleu"] > sacrebleu.corpus_bleu(hypotheses, [REFERENCES]).score
 
 
-def test_every_reference_must_fit(tmp_path, capsys):
+def test_every_reference_must_be_aligned(tmp_path, capsys):
     files = [write(tmp_path / name, lines) for name, lines in (("h", ["a"]), ("r", ["a"]), ("long", ["a", "b"]))]
     assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1], "--reference", files[2]]) == 1
     assert "h has 1 lines, " in capsys.readouterr().err
 
 
-def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, capsys):
+def test_model_translations_are_written_and_scored(model_folder, tmp_path, capsys):
     source, reference = write(tmp_path / "s", ["a b c", "", "h"]), write(tmp_path / "t", ["c b a", "", "h"])
     output = tmp_path / "out"
     arguments = ["evaluate", str(model_folder), "--source", source, "--reference", reference]
@@ -60,12 +60,13 @@ def test_a_models_translations_are_written_and_scored(model_folder, tmp_path, ca
     assert capsys.readouterr().out == printed
 
 
-def test_a_model_decodes_as_it_is_told(model_folder, tmp_path):
+def test_decoding_options_reach_the_model(model_folder, tmp_path):
     lines = ["a b c", "h g", "d"]
     source, output = write(tmp_path / "s", lines), tmp_path / "out"
     arguments = ["evaluate", str(model_folder), "--source", source, "--reference", source, "--output", str(output)]
-    assert main([*arguments, "--precision", "int8", "--alpha", "-1", "--beams", "3"]) == 0
-    expected = Translator.from_pretrained(model_folder, "int8").translate(lines, alpha=-1.0, num_beams=3)
+    assert main([*arguments, "--precision", "int8", "--alpha", "-1", "--beams", "3", "--coverage-penalty", "2"]) == 0
+    options = {"alpha": -1.0, "num_beams": 3, "coverage_penalty": 2.0}
+    expected = Translator.from_pretrained(model_folder, "int8").translate(lines, **options)
     assert output.read_text(encoding="utf-8").splitlines() == expected
 
 
@@ -80,20 +81,20 @@ def test_a_model_decodes_as_it_is_told(model_folder, tmp_path):
         ["--source", "s", "--hypothesis", "h"],
     ],
 )
-def test_what_is_to_be_scored_must_be_clear(arguments: list[str], capsys):
+def test_model_and_source_or_hypothesis_is_required(arguments: list[str], capsys):
     assert main(["evaluate", *arguments, "--reference", "r"]) == 2
     assert "give either MODEL and --source, or --hypothesis" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("lines", "said"), [(["a"], "hyp has 1 lines, "), ([], "are empty: nothing to score")])
-def test_files_must_fit(tmp_path, capsys, lines: list[str], said: str):
+def test_misaligned_and_empty_files(tmp_path, capsys, lines: list[str], said: str):
     references = REFERENCES if lines else []
     files = [write(tmp_path / "hyp", lines), write(tmp_path / "ref", references)]
     assert main(["evaluate", "--hypothesis", files[0], "--reference", files[1]]) == 1
     assert said in capsys.readouterr().err
 
 
-def test_a_missing_file(tmp_path, capsys):
+def test_missing_file(tmp_path, capsys):
     hypothesis = write(tmp_path / "hyp", ["a"])
     assert main(["evaluate", "--hypothesis", hypothesis, "--reference", str(tmp_path / "nowhere")]) == 1
     assert "nowhere does not exist" in capsys.readouterr().err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `plot`: a file for each picture, and one line for what cannot be drawn."""
+"""The command `plot`: a file for each picture, and one line for each error."""
 
 import gc
 import subprocess
@@ -11,7 +11,7 @@ from PIL import Image
 from vanilla_transformer.cli import main
 
 
-def test_positions_are_drawn_as_large_as_it_says(tmp_path, capsys):
+def test_positions_have_the_printed_size(tmp_path, capsys):
     output = tmp_path / "positions.png"
     assert main(["plot", "positions", "--output", str(output)]) == 0
     assert gc.isenabled()  # for whoever calls it from Python
@@ -20,7 +20,7 @@ def test_positions_are_drawn_as_large_as_it_says(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [[], ["--average", "--kind", "cross"], ["--style", "paper", "--head", "1"]])
-def test_attention_is_drawn_under_its_translation(model_folder, tmp_path, capsys, options):
+def test_attention_prints_translation_and_file(model_folder, tmp_path, capsys, options):
     output = tmp_path / "attention.svg"
     assert main(["plot", "attention", str(model_folder), "a b c", "--output", str(output), *options]) == 0
     translation, written = capsys.readouterr().out.splitlines()
@@ -29,7 +29,7 @@ def test_attention_is_drawn_under_its_translation(model_folder, tmp_path, capsys
     assert output.read_text("utf-8").startswith("<?xml")
 
 
-def test_an_interactive_page_is_one_file(model_folder, tmp_path):
+def test_interactive_page_is_one_file(model_folder, tmp_path):
     output = tmp_path / "attention.html"
     command = ["plot", "attention", str(model_folder), "a b c", "--interactive", "head", "--output", str(output)]
     assert main(command) == 0
@@ -58,7 +58,7 @@ def test_curves_of_a_run(tiny_run, tmp_path, capsys):
         (["curves", "nowhere"], 1, "run nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(model_folder, tmp_path, monkeypatch, capsys, command, status, said):
+def test_error_is_one_line(model_folder, tmp_path, monkeypatch, capsys, command, status, said):
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *(str(model_folder) if part == "MODEL" else part for part in command)]) == status
     error = capsys.readouterr().err.splitlines()[-1]
@@ -75,13 +75,13 @@ def test_what_cannot_be_drawn_is_one_line(model_folder, tmp_path, monkeypatch, c
         ("tensorboard", ["curves", "run"], "training,visualization"),
     ],
 )
-def test_a_missing_extra_is_named(monkeypatch, capsys, missing, command, extra):
+def test_missing_extra_is_named(monkeypatch, capsys, missing, command, extra):
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["plot", *command]) == 1
     assert f"pip install 'vanilla-transformer[{extra}]'" in capsys.readouterr().err
 
 
-def test_plotting_is_imported_by_plot_commands_alone(model_folder):
+def test_plotting_libraries_are_imported_only_by_plot(model_folder):
     code = (
         "import sys, vanilla_transformer; from vanilla_transformer.cli import main\n"
         f"main(['translate', {str(model_folder)!r}])\n"

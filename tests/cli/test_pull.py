@@ -15,7 +15,7 @@ def test_offline(tmp_path: Path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use(tmp_path: Path, capsys):
+def test_folder_that_is_not_empty(tmp_path: Path, capsys):
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     assert main(["pull", "ann/model", str(tmp_path)]) == 1
     said = f"vanilla-transformer pull: error: {tmp_path} exists and is not empty; choose another folder\n"
@@ -23,7 +23,7 @@ def test_a_folder_in_use(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize("repository", ["ann/a b", "a/b/c", "../model"])
-def test_a_name_that_is_none(tmp_path: Path, capsys, repository):
+def test_invalid_repository_name(tmp_path: Path, capsys, repository):
     assert main(["pull", repository, str(tmp_path / "model")]) == 1
     message = capsys.readouterr().err
     assert repository in message

@@ -24,7 +24,7 @@ def folder(complete: Path, tmp_path: Path) -> Path:
     return shutil.copytree(complete, tmp_path / "model")
 
 
-def test_a_dry_run_lists_files_and_sizes_and_what_stays(folder: Path, capsys):
+def test_dry_run_lists_files_with_sizes_and_files_not_sent(folder: Path, capsys):
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     sizes = {name: len(path.read_bytes()) for name, path in files.items()}
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
@@ -41,7 +41,7 @@ def test_a_dry_run_lists_files_and_sizes_and_what_stays(folder: Path, capsys):
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["push", "dry-run"])
-def test_all_that_is_wrong_is_listed(folder: Path, capsys, options):
+def test_all_problems_are_listed(folder: Path, capsys, options):
     (folder / "LICENSE").unlink()
     (folder / "README.md").write_text("no metadata", encoding="utf-8")
     (folder / "optimizer.pt").write_bytes(b"")
@@ -60,14 +60,14 @@ def test_all_that_is_wrong_is_listed(folder: Path, capsys, options):
     ("repository", "said"),
     [("model", "the repository must be user/name, not 'model'"), ("ann/a b", "Repo id must use alphanumeric chars")],
 )
-def test_a_name_that_is_none(complete: Path, capsys, repository, said, options):
+def test_invalid_repository_name(complete: Path, capsys, repository, said, options):
     assert main(["push", str(complete), repository, *options]) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"vanilla-transformer push: error: {said}")
     assert message.count("\n") == 1
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path, capsys):
+def test_missing_folder(tmp_path: Path, capsys):
     assert main(["push", str(tmp_path / "nowhere"), "ann/model"]) == 1
     said = f"vanilla-transformer push: error: model folder {tmp_path}/nowhere does not exist\n"
     assert capsys.readouterr().err == said
@@ -84,7 +84,7 @@ def test_wrong_usage(arguments: list[str], capsys):
     assert capsys.readouterr().err.startswith("usage: vanilla-transformer")
 
 
-def test_the_script_is_the_command(complete: Path, capsys):
+def test_script_runs_the_command(complete: Path, capsys):
     arguments = [str(complete), "ann/model", "--dry-run"]
     assert main(["push", *arguments]) == 0
     script = subprocess.run(

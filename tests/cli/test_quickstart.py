@@ -49,7 +49,7 @@ def configs(tiny_run) -> list[str]:
 
 @dataclass
 class Finished:
-    """What came of it, for one word and with a change of updates and of the seed."""
+    """The output and the runs of a quickstart with one word, fewer updates and another seed."""
 
     arguments: list[str]
     lines: list[str]
@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     )
 
 
-def test_it_ends_with_both_models_side_by_side_and_the_next_step(finished):
+def test_output_compares_both_models_and_ends_with_the_next_step(finished):
     lines = finished.lines
     assert "2 words never seen in training:" in lines
     table = {line[2:22].strip(): line[22:].split() for line in lines if line.startswith("  ")}
@@ -85,7 +85,7 @@ def test_it_ends_with_both_models_side_by_side_and_the_next_step(finished):
     assert "vanilla-transformer train small data.train.source=my.en" in lines[-1]
 
 
-def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeypatch, capsys):
+def test_model_cards_have_the_scores_of_both_models(finished, monkeypatch, capsys):
     """Called again, without words."""
     monkeypatch.setattr(subprocess_run, "run_in_own_process", lambda *_: None)  # both have been trained
     assert main(finished.arguments) == 0
@@ -106,20 +106,20 @@ def test_the_cards_have_the_rates_and_those_of_the_other_model(finished, monkeyp
         assert (run / "model" / "LICENSE").is_file()
 
 
-def test_a_change_is_one_to_both_configs(finished):
+def test_override_applies_to_both_configs(finished):
     for run in finished.runs.values():
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
         assert (results["updates"], results["config"]["training"]["seed"]) == (2, 5)
 
 
-def test_models_on_different_words_are_not_compared(configs, tiny_run, capsys):
+def test_runs_that_differ_in_data_are_refused(configs, tiny_run, capsys):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("\ndata: {max_length: 5}\n")
     assert main(["quickstart", *configs]) == 1
     assert "the runs of Transformer and RNN differ in data.max_length (64 and 5)" in capsys.readouterr().err
 
 
-def test_a_word_that_cannot_be_spelt_stops_it_before_training(configs, tiny_run, capsys):
+def test_unspellable_word_fails_before_training(configs, tiny_run, capsys):
     assert main(["quickstart", *configs, "naïve"]) == 1
     assert "cannot spell 'naïve': it has 'ï'" in capsys.readouterr().err
     assert not tiny_run.output_dir.exists()

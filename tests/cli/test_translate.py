@@ -26,7 +26,7 @@ def copied(model_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(model_folder, tmp_path / "model")
 
 
-def test_a_line_for_each_line_in_order(model_folder, give_input, capsysbinary):
+def test_one_output_line_for_each_input_line_in_order(model_folder, give_input, capsysbinary):
     give_input("".join(f"{line}\n" for line in LINES).encode())
     assert translate(model_folder) == 0
     translated = capsysbinary.readouterr().out.decode().split("\n")
@@ -36,27 +36,27 @@ def test_a_line_for_each_line_in_order(model_folder, give_input, capsysbinary):
     assert not any(translated[i] for i in (1, 3, 7))
 
 
-def test_nothing_in_nothing_out(model_folder, give_input, capsysbinary):
+def test_empty_input_gives_empty_output(model_folder, give_input, capsysbinary):
     give_input(b"")
     assert translate(model_folder) == 0
     assert capsysbinary.readouterr().out == b""
 
 
-def test_a_last_line_without_an_end_counts(model_folder, give_input, capsysbinary):
+def test_last_line_without_a_line_feed_is_translated(model_folder, give_input, capsysbinary):
     give_input(b"a b\nc d")
     assert translate(model_folder) == 0
     assert capsysbinary.readouterr().out.count(b"\n") == 2
 
 
-def test_a_byte_order_mark_is_no_word(model_folder, give_input, capsysbinary):
+def test_byte_order_mark_is_dropped(model_folder, give_input, capsysbinary):
     for data in (b"c a d\n", b"\xef\xbb\xbfc a d\n"):
         give_input(data)
         assert translate(model_folder, "--quiet", "--n-best", "1") == 0  # scores tell what the words may not
-    with_none, with_one = capsysbinary.readouterr().out.splitlines()
-    assert with_one == with_none
+    without_mark, with_mark = capsysbinary.readouterr().out.splitlines()
+    assert with_mark == without_mark
 
 
-def test_a_program_gets_its_answer_before_it_asks_again(model_folder):
+def test_interactive_pipe_is_answered_line_by_line(model_folder):
     command = [sys.executable, "-W", "ignore", "-m", "vanilla_transformer.cli", "translate", str(model_folder)]
     expected = Translator.from_pretrained(model_folder).translate(["a b", "c d e"])
     with subprocess.Popen(
@@ -74,7 +74,7 @@ def test_a_program_gets_its_answer_before_it_asks_again(model_folder):
     assert process.returncode == 0
 
 
-def test_progress_stays_off_the_output(model_folder, give_input, capsysbinary):
+def test_progress_goes_to_stderr(model_folder, give_input, capsysbinary):
     give_input(b"a b\n")
     translate(model_folder)
     loud = capsysbinary.readouterr()
@@ -85,7 +85,7 @@ def test_progress_stays_off_the_output(model_folder, give_input, capsysbinary):
     assert (quiet.out, quiet.err) == (loud.out, b"")
 
 
-def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, capsysbinary):
+def test_n_best_has_line_numbers_and_descending_scores(model_folder, give_input, capsysbinary):
     give_input(b"a b c\n\nh g\n")
     assert translate(model_folder, "--n-best", "3", "--beams", "4") == 0
     rows = [line.split("\t") for line in capsysbinary.readouterr().out.decode().splitlines()]
@@ -97,21 +97,21 @@ def test_n_best_come_with_number_and_falling_scores(model_folder, give_input, ca
 
 
 @pytest.mark.parametrize(
-    ("options", "precision", "alpha"),
-    [(["--alpha", "0"], "float32", 0.0), (["--alpha", "2"], "float32", 2.0)]
-    + [(["--precision", precision], precision, None) for precision in ("bfloat16", "int8")],
+    ("options", "precision", "own"),
+    [(["--alpha", "0"], "float32", {"alpha": 0.0}), (["--alpha", "2"], "float32", {"alpha": 2.0})]
+    + [(["--coverage-penalty", "0.4"], "float32", {"coverage_penalty": 0.4})]
+    + [(["--precision", precision], precision, {}) for precision in ("bfloat16", "int8")],
 )
-def test_alpha_and_precision_are_the_translators(model_folder, give_input, capsysbinary, options, precision, alpha):
+def test_penalties_and_precision_match_translator(model_folder, give_input, capsysbinary, options, precision, own):
     give_input("".join(f"{line}\n" for line in LINES).encode())
     assert translate(model_folder, "--quiet", *options, "--n-best", "1") == 0
     found = [line.split("\t")[1:] for line in capsysbinary.readouterr().out.decode().split("\n")[:-1]]
-    own = {} if alpha is None else {"alpha": alpha}
     expected = Translator.from_pretrained(model_folder, precision).n_best(LINES, 1, **own)
-    assert found == [[f"{one.score or 0.0:.4f}", one.text] for [one] in expected]
+    assert found == [[f"{best.score or 0.0:.4f}", best.text] for [best] in expected]
 
 
-@pytest.mark.parametrize("options", [["--alpha", "nan"], ["--alpha", "inf"], ["--precision", "int4"]])
-def test_impossible_ways_of_decoding_are_wrong_usage(model_folder, capsys, options: list[str]):
+@pytest.mark.parametrize("options", [["--alpha", "nan"], ["--coverage-penalty", "inf"], ["--precision", "int4"]])
+def test_invalid_decoding_options_are_usage_errors(model_folder, capsys, options: list[str]):
     with pytest.raises(SystemExit) as caught:
         translate(model_folder, *options)
     assert caught.value.code == 2
@@ -121,8 +121,8 @@ def test_impossible_ways_of_decoding_are_wrong_usage(model_folder, capsys, optio
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--n-best", "5"], "--n-best 5 needs at least as many beams: add --beams 5"),
-        (["--n-best", "1", "--beams", "1"], "only a beam search gives: add --beams 2 or more"),
+        (["--n-best", "5"], "--n-best 5 needs at least 5 beams: add --beams 5"),
+        (["--n-best", "1", "--beams", "1"], "--n-best 1 needs at least 2 beams: add --beams 2"),
     ],
 )
 def test_n_best_needs_beams(model_folder, give_input, capsys, options: list[str], said: str):
@@ -137,19 +137,19 @@ def error_line(capsys) -> str:
     return message
 
 
-def test_invalid_utf_8_names_the_line(model_folder, give_input, capsys):
+def test_invalid_utf8_names_the_line(model_folder, give_input, capsys):
     give_input(b"a b\n\xff\n")
     assert translate(model_folder, "--quiet") == 1
     assert "standard input, line 2: byte 1 is not UTF-8" in error_line(capsys)
 
 
-def test_a_line_without_end_is_refused_by_number(model_folder, give_input, capsys):
+def test_too_long_line_is_refused_by_number(model_folder, give_input, capsys):
     give_input(b"a b\n" + b"a " * 500_000 + b"\n")
     assert translate(model_folder, "--quiet") == 1
     assert "line 2 has 500,001 tokens, more than the limit of 1,024" in error_line(capsys)
 
 
-def test_the_limit_of_a_line_can_be_raised(model_folder, give_input, capsysbinary):
+def test_max_tokens_can_be_raised(model_folder, give_input, capsysbinary):
     give_input(b"a " * 30 + b"\n")
     assert translate(model_folder, "--quiet", "--max-tokens", "30", "--beams", "1") == 1
     give_input(b"a " * 30 + b"\n")
@@ -219,7 +219,7 @@ def broken_config(folder: Path) -> None:
         (shutil.rmtree, "does not exist"),
     ],
 )
-def test_a_broken_model_folder(copied, give_input, capsys, damage, said: str):
+def test_broken_model_folder(copied, give_input, capsys, damage, said: str):
     damage(copied)
     give_input(b"a\n")
     assert translate(copied) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Invented results with every part: five models, three seeds, five repeats."""
+"""Synthetic results with every part: five models, three seeds, five repeats."""
 
 import random
 from typing import Any
@@ -18,14 +18,14 @@ TRAINED_AT = 32
 
 
 def example_results() -> dict[str, Any]:
-    dice = random.Random(1)
+    rng = random.Random(1)
     return {
         "machines": dict.fromkeys(("speed", "long_range", "quality"), MACHINE),
-        "speed": _speed(dice),
-        "long_range": _long_range(dice),
+        "speed": _speed(rng),
+        "long_range": _long_range(rng),
         "quality": [
-            _quality(dice, "Multi30k English-German", "BLEU", "points", [32.1, 30.2, 29.8, 17.0, 24.4]),
-            _quality(dice, "spelling to pronunciation", "word error rate", "%", [34.0, 33.6, 35.5, 48.0, 41.0]),
+            _quality(rng, "Multi30k English-German", "BLEU", "points", [32.1, 30.2, 29.8, 17.0, 24.4]),
+            _quality(rng, "spelling to pronunciation", "word error rate", "%", [34.0, 33.6, 35.5, 48.0, 41.0]),
         ],
     }
 
@@ -34,10 +34,10 @@ def _parameters() -> dict[str, int]:
     return {model: 1_200_000 + 50_000 * place for place, model in enumerate(MODELS)}
 
 
-def _speed(dice: random.Random) -> dict[str, Any]:
+def _speed(rng: random.Random) -> dict[str, Any]:
     def speeds(place: int, length: int) -> list[float]:
         speed = 19000 / (1 + length / 900) if place == 0 else (70000 - 9000 * place) * length**-0.3
-        return [speed * dice.uniform(0.95, 1.05) for _ in range(5)]
+        return [speed * rng.uniform(0.95, 1.05) for _ in range(5)]
 
     rows = [
         {"model": model, "length": length, "batch_size": 4096 // length, "tokens_per_second": speeds(place, length)}
@@ -47,11 +47,11 @@ def _speed(dice: random.Random) -> dict[str, Any]:
     return {"device": "cpu", "precision": "float32", "parameters": _parameters(), "rows": rows}
 
 
-def _long_range(dice: random.Random) -> dict[str, Any]:
+def _long_range(rng: random.Random) -> dict[str, Any]:
     keeps = [0.995, 0.97, 0.96, 0.9, 0.6]  # of the gradient's norm, for each step back
     chance = {"copy": 0.125, "recall": 0.125, "parity": 0.5}
     gradients = [
-        {"model": model, "seed": seed, "when": when, "norms": [dice.uniform(0.7, 1.3) * keep**d for d in range(129)]}
+        {"model": model, "seed": seed, "when": when, "norms": [rng.uniform(0.7, 1.3) * keep**d for d in range(129)]}
         for model, keep in zip(MODELS, keeps, strict=True)
         for seed in range(3)
         for when in ("initialisation", "after training")
@@ -61,7 +61,7 @@ def _long_range(dice: random.Random) -> dict[str, Any]:
     def accuracy(task: str, place: int, distance: int) -> float:
         holds_to = 8 * 2 ** (4 - place) if (task == "parity") != (place == 0) else 12
         guess = chance[task]
-        return min(1.0, max(0.0, guess + (0.99 - guess) / (1 + (distance / holds_to) ** 4) + dice.uniform(-0.02, 0.02)))
+        return min(1.0, max(0.0, guess + (0.99 - guess) / (1 + (distance / holds_to) ** 4) + rng.uniform(-0.02, 0.02)))
 
     tasks = [
         {
@@ -87,7 +87,7 @@ def _long_range(dice: random.Random) -> dict[str, Any]:
     }
 
 
-def _quality(dice: random.Random, task: str, metric: str, unit: str, scores: list[float]) -> dict[str, Any]:
+def _quality(rng: random.Random, task: str, metric: str, unit: str, scores: list[float]) -> dict[str, Any]:
     def budget(name: str, amount: str) -> dict[str, Any]:
         return {
             "budget": name,
@@ -112,7 +112,7 @@ def _quality(dice: random.Random, task: str, metric: str, unit: str, scores: lis
                 {
                     "bucket": bucket,
                     "sentences": 1000 // (place + 1),
-                    "scores": {m: s - 2 * place + dice.uniform(-1, 1) for m, s in zip(MODELS, scores, strict=True)},
+                    "scores": {m: s - 2 * place + rng.uniform(-1, 1) for m, s in zip(MODELS, scores, strict=True)},
                 }
                 for place, bucket in enumerate(["1-5", "6-10", "11-15", "16-20", "21-40"])
             ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a comparison, with invented measurements."""
+"""The folder of a comparison, with example measurements."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def measured(monkeypatch) -> list[str]:
-    """Which parts were measured, in order."""
+    """The names of the parts, in the order in which they were measured."""
     parts, results = [], example_results()
 
     def measure(part: str):
@@ -39,7 +39,7 @@ def config(tmp_path) -> CompareConfig:
 
 @pytest.fixture
 def speed_alone(config: CompareConfig) -> CompareConfig:
-    """The comparison without its other parts, whose plots take a while."""
+    """The comparison without the other parts, whose plots are slow."""
     config.long_range = config.quality = None
     return config
 
@@ -48,7 +48,7 @@ def run(config: CompareConfig) -> dict:
     return compare(config, lambda *_: None)
 
 
-def test_the_folder_has_the_report_the_plots_the_results_and_the_configuration(config, measured):
+def test_the_folder_has_report_plots_results_and_configuration(config, measured):
     results = run(config)
     folder = Path(config.output_dir)
     assert {"report.md", "results.json", "config.yaml", "speed.png", "gradients.png", "long_range.png"} <= {
@@ -60,7 +60,7 @@ def test_the_folder_has_the_report_the_plots_the_results_and_the_configuration(c
     assert written["quality"]["pronunciation"]["updates"] == config.quality["pronunciation"].updates
 
 
-def test_the_written_configuration_is_the_same_comparison(config, measured):
+def test_the_written_configuration_gives_the_same_comparison(config, measured):
     run(config)
     again = load_compare_config(f"{config.output_dir}/config.yaml")
     files = [Path(file).resolve() for each in (again, config) for file in each.quality["pronunciation"].runs.values()]
@@ -81,14 +81,14 @@ def test_finished_parts_are_not_measured_again(config, measured, monkeypatch):
     assert measured == ["speed", "long_range"]
 
 
-def test_a_part_that_is_null_is_left_out(speed_alone, measured):
+def test_a_null_part_is_left_out(speed_alone, measured):
     results = run(speed_alone)
     assert measured == ["speed"]
     assert (results["long_range"], results["quality"]) == (None, None)
 
 
 @pytest.mark.parametrize("content", ["", '{"settings": {', "[]", '{"settings": {}}'])
-def test_a_half_written_part_is_named(speed_alone, measured, content):
+def test_a_damaged_part_is_named(speed_alone, measured, content):
     part = Path(speed_alone.output_dir) / "parts" / "speed.json"
     run(speed_alone)
     part.write_text(content, encoding="utf-8")
@@ -101,12 +101,11 @@ def test_a_part_of_other_settings_is_named(speed_alone, measured):
     speed_alone.speed.repeats = 9
     with pytest.raises(ValueError, match=r"parts/speed.json was made with other settings"):
         run(speed_alone)
-    assert "repeats: 5" in (Path(speed_alone.output_dir) / "config.yaml").read_text(
-        encoding="utf-8"
-    )  # that of the results
+    written = (Path(speed_alone.output_dir) / "config.yaml").read_text(encoding="utf-8")
+    assert "repeats: 5" in written  # the settings of the results
 
 
-def test_a_folder_of_something_else_is_left_alone(config, measured):
+def test_a_folder_of_something_else_is_refused(config, measured):
     folder = Path(config.output_dir)
     folder.mkdir()
     (folder / "config.yaml").write_text("training: {output_dir: mine}", encoding="utf-8")  # a training run's
@@ -131,6 +130,6 @@ def test_a_folder_of_something_else_is_left_alone(config, measured):
         (["long_range.models.GRU.model.cell=gro"], "model.cell='gro': expected 'tanh' or 'gru' or 'lstm'"),
     ],
 )
-def test_errors_before_any_work_name_the_place(tmp_path, overrides, message):
+def test_configuration_errors_name_the_section_and_key(tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         load_compare_config(CONFIGS / "compare.yaml", [f"output_dir={tmp_path}/out", *overrides])

@@ -4,16 +4,16 @@ import pytest
 from vanilla_transformer.comparison.fairness import check_parameters, check_runs
 
 
-def test_five_percent_apart_are_equal_parameters():
+def test_parameters_within_five_percent_are_equal():
     check_parameters("speed.models", {"Transformer": 100_000, "GRU": 105_000})
 
 
-def test_more_than_that_is_an_error_that_names_both():
+def test_unequal_parameters_are_refused_with_both_names():
     with pytest.raises(ValueError, match="speed.models: GRU has 106,000 parameters and Transformer 100,000"):
         check_parameters("speed.models", {"Transformer": 100_000, "GRU": 106_000})
 
 
-def test_runs_that_differ_in_the_model_alone_are_equal(tiny_run):
+def test_runs_may_differ_in_model_and_optimizer(tiny_run):
     rnn = ["model={model_type: rnn_seq2seq, cell: gru}", "optimizer.warmup_steps=7", "training.output_dir=elsewhere"]
     rnn += ["training.attention=eager"]
     check_runs("quality.letters", {"Transformer": tiny_run.load(), "RNN": tiny_run.load(*rnn)})
@@ -28,7 +28,7 @@ def test_runs_that_differ_in_the_model_alone_are_equal(tiny_run):
         ("training.seed=2", r"differ in training.seed \(1 and 2\)"),
     ],
 )
-def test_a_difference_in_data_vocabulary_batches_or_decoding_is_named(tiny_run, override, message):
+def test_a_difference_in_a_controlled_setting_is_named(tiny_run, override, message):
     runs = {"Transformer": tiny_run.load(), "RNN": tiny_run.load(override)}
     with pytest.raises(ValueError, match=f"quality.letters: the runs of Transformer and RNN {message}"):
         check_runs("quality.letters", runs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that are done once, and gradients against Jacobians computed otherwise."""
+"""Jobs run once, and gradient norms equal those of Jacobians computed otherwise."""
 
 import json
 from itertools import product
@@ -8,14 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from vanilla_transformer.comparison.configuration import load_compare_config
 from vanilla_transformer.comparison.long_range import (
     LongRangeConfig,
+    LongRangeModel,
+    LongRangeTask,
     accuracy,
     build_model,
     gradient_norms,
-    jobs_of,
+    list_jobs,
     measure_long_range,
     run_job,
     train_on_task,
@@ -26,29 +30,31 @@ TINY = {"model_type": "vanilla_transformer", "d_model": 16, "d_ff": 32, "num_lay
 TINY |= {"dropout": 0.0, "label_smoothing": 0.0}
 
 
+COUNTS = {"batch_size": 4, "warmup_updates": 2, "check_every": 10, "test_sequences": 8, "gradient_length": 3}
+
+
+def model_with(**changes) -> LongRangeModel:
+    return LongRangeModel(model=TINY | changes, learning_rate=0.01)
+
+
 def settings(**changes) -> LongRangeConfig:
     values = {
-        "models": {"Transformer": {"model": dict(TINY), "learning_rate": 0.01}},
-        "tasks": {"copy": {"trained_at": 2, "tested_at": [1, 3], "updates": 2}},
+        "models": {"Transformer": model_with()},
+        "tasks": {"copy": LongRangeTask(trained_at=2, tested_at=[1, 3], updates=2)},
         "seeds": [1, 2],
-        "batch_size": 4,
-        "warmup_updates": 2,
-        "check_every": 10,
-        "test_sequences": 8,
-        "gradient_length": 3,
     }
-    return LongRangeConfig(**(values | changes))
+    return LongRangeConfig(**(values | COUNTS | changes))
 
 
-def finish(some: LongRangeConfig, folder: Path) -> list[Path]:
-    """All jobs, in this process."""
-    for job in jobs_of(some, CPU):
+def run_all(config: LongRangeConfig, folder: Path) -> list[Path]:
+    """Run all jobs in this process; return their files."""
+    for job in list_jobs(config, CPU):
         run_job(job, folder)
-    return [folder / job.file_name for job in jobs_of(some, CPU)]
+    return [folder / job.file_name for job in list_jobs(config, CPU)]
 
 
 def never(finished: int, jobs: int, what: str) -> None:
-    raise AssertionError(f"{what} was done again")
+    raise AssertionError(f"{what} ran again")
 
 
 class LinearRecurrence(nn.Module):
@@ -73,15 +79,15 @@ class LinearRecurrence(nn.Module):
         return SimpleNamespace(last_hidden_state=torch.stack(states[1:], dim=1))
 
 
-def test_gradients_of_a_linear_recurrence_are_powers_of_its_matrix():
+def test_gradient_norms_of_a_linear_recurrence_are_those_of_powers_of_its_matrix():
     model = LinearRecurrence(12)
     norms = gradient_norms(model, 5, torch.Generator().manual_seed(1))  # pyright: ignore[reportArgumentType] -- a stand-in
     expected = [(torch.linalg.matrix_power(model.a, d) @ model.b).norm().item() for d in range(5)]
     assert norms == pytest.approx(expected, rel=0.15)  # 256 probes: a standard error of a few percent
 
 
-def test_gradients_of_a_model_are_those_of_its_jacobian():
-    model = build_model(settings().models["Transformer"], 1, CPU).eval()
+def test_gradient_norms_of_a_model_are_those_of_its_jacobian():
+    model = build_model(list_jobs(settings(), CPU)[0]).eval()
 
     def last_output(embedded: torch.Tensor) -> torch.Tensor:
         return model.get_encoder()(inputs_embeds=embedded[None]).last_hidden_state[0, -1]
@@ -95,7 +101,7 @@ def test_gradients_of_a_model_are_those_of_its_jacobian():
     assert norms.square().mean(dim=0).tolist() == pytest.approx(expected.flip(0).tolist(), rel=0.1)
 
 
-def test_accuracy_is_the_share_of_right_symbols():
+def test_accuracy_is_the_share_of_correct_symbols():
     labels = torch.tensor([[3, 4], [5, 6]])
     guesses = torch.tensor([[3, 4], [5, 7]])
 
@@ -108,15 +114,15 @@ def test_accuracy_is_the_share_of_right_symbols():
     assert accuracy(Guesser(), labels, labels) == 0.75  # pyright: ignore[reportArgumentType] -- a stand-in
 
 
-def test_training_learns_and_ends_when_solved():
-    task = {"trained_at": 1, "tested_at": [1], "updates": 1000}
-    (job,) = jobs_of(settings(tasks={"copy": task}, seeds=[1], batch_size=32, check_every=20), CPU)
+def test_training_learns_and_stops_when_solved():
+    task = LongRangeTask(trained_at=1, tested_at=[1], updates=1000)
+    (job,) = list_jobs(settings(tasks={"copy": task}, seeds=[1], batch_size=32, check_every=20), CPU)
     result, _ = train_on_task(job)
     assert result["accuracy"] == {"1": 1.0}
     assert result["updates"] < 1000
 
 
-def test_all_models_see_the_same_sequences_of_a_seed(monkeypatch: pytest.MonkeyPatch):
+def test_all_models_train_on_the_same_sequences_of_a_seed(monkeypatch: pytest.MonkeyPatch):
     from vanilla_transformer.comparison import long_range
 
     seen = []
@@ -127,20 +133,19 @@ def test_all_models_see_the_same_sequences_of_a_seed(monkeypatch: pytest.MonkeyP
         return original(*arguments)
 
     monkeypatch.setattr(long_range, "training_batch", training_batch)
-    wider = {"model": TINY | {"d_model": 32}, "learning_rate": 0.01}
-    some = settings(models=settings().models | {"wider": wider}, seeds=[1])
-    for job in jobs_of(some, CPU):
+    config = settings(models={"Transformer": model_with(), "wider": model_with(d_model=32)}, seeds=[1])
+    for job in list_jobs(config, CPU):
         train_on_task(job)
     assert len(seen) == 4
     assert seen[:2] == seen[2:]
 
 
-def test_finished_jobs_are_merged_and_not_done_again(tmp_path: Path):
-    some = settings()
-    finish(some, tmp_path)
-    results = measure_long_range(some, tmp_path, CPU, never)
+def test_finished_jobs_are_merged_and_not_run_again(tmp_path: Path):
+    config = settings()
+    run_all(config, tmp_path)
+    results = measure_long_range(config, tmp_path, CPU, never)
     assert results["device"] == "cpu"
-    parameters = sum(p.numel() for p in build_model(some.models["Transformer"], 1, CPU).parameters())
+    parameters = sum(p.numel() for p in build_model(list_jobs(config, CPU)[0]).parameters())
     assert results["parameters"] == {"Transformer": parameters}
     assert [(row["model"], row["seed"], row["when"], len(row["norms"])) for row in results["gradients"]] == [
         ("Transformer", seed, when, 3) for seed in (1, 2) for when in ("initialisation", "after training")
@@ -151,25 +156,24 @@ def test_finished_jobs_are_merged_and_not_done_again(tmp_path: Path):
     json.dumps(results, allow_nan=False)
 
 
-def test_a_models_name_is_no_path():
-    some = settings(models={name: {"model": dict(TINY), "learning_rate": 0.1} for name in ("Transformer", "a/b")})
-    assert {"/" in job.file_name for job in jobs_of(some, CPU)} == {False}
+def test_file_names_escape_slashes_of_model_names():
+    config = settings(models={"Transformer": model_with(), "a/b": model_with()})
+    assert {"/" in job.file_name for job in list_jobs(config, CPU)} == {False}
 
 
-def test_unequal_models_are_not_trained(tmp_path: Path):
-    wide = {"model": TINY | {"d_ff": 400}, "learning_rate": 0.1}
-    some = settings(models={"Transformer": {"model": dict(TINY), "learning_rate": 0.1}, "wide": wide})
+def test_unequal_models_are_refused(tmp_path: Path):
+    config = settings(models={"Transformer": model_with(), "wide": model_with(d_ff=400)})
     with pytest.raises(ValueError, match="long_range.models: wide has .* more than 5% apart"):
-        measure_long_range(some, tmp_path, CPU, never)
+        measure_long_range(config, tmp_path, CPU, never)
 
 
-def test_only_missing_jobs_are_done(tmp_path: Path):
-    some = settings()
-    kept, lost = finish(some, tmp_path)
+def test_only_missing_jobs_run(tmp_path: Path):
+    config = settings()
+    kept, lost = run_all(config, tmp_path)
     before, wanted = kept.stat().st_mtime_ns, json.loads(lost.read_text(encoding="utf-8"))
     lost.unlink()
     progress = []
-    measure_long_range(some, tmp_path, CPU, lambda *report: progress.append(report))
+    measure_long_range(config, tmp_path, CPU, lambda *report: progress.append(report))
     assert progress == [(2, 2, "copy, Transformer, seed 2")]
     assert kept.stat().st_mtime_ns == before
     again = json.loads(lost.read_text(encoding="utf-8"))  # in another process: the seed decides, and nothing else
@@ -183,23 +187,23 @@ def test_only_missing_jobs_are_done(tmp_path: Path):
 
 @pytest.mark.parametrize("content", ["", '{"settings": ', "[]", '{"settings": {}}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str):
-    some = settings(seeds=[1])
-    (path,) = finish(some, tmp_path)
+    config = settings(seeds=[1])
+    (path,) = run_all(config, tmp_path)
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="seed 1.json is damaged: remove it"):
-        measure_long_range(some, tmp_path, CPU, never)
+        measure_long_range(config, tmp_path, CPU, never)
 
 
-def test_results_of_other_settings_are_not_mixed_in(tmp_path: Path):
-    finish(settings(seeds=[1]), tmp_path)
+def test_results_of_other_settings_are_refused(tmp_path: Path):
+    run_all(settings(seeds=[1]), tmp_path)
     with pytest.raises(ValueError, match="was made with other settings"):
         measure_long_range(settings(seeds=[1], batch_size=5), tmp_path, CPU, never)
 
 
-def test_gradients_are_measured_with_copy_alone(tmp_path: Path):
-    some = settings(tasks={"parity": {"trained_at": 2, "tested_at": [1], "updates": 1}}, seeds=[1])
-    finish(some, tmp_path)
-    assert measure_long_range(some, tmp_path, CPU, never)["gradients"] == []
+def test_gradients_are_measured_for_copy_only(tmp_path: Path):
+    config = settings(tasks={"parity": LongRangeTask(trained_at=2, tested_at=[1], updates=1)}, seeds=[1])
+    run_all(config, tmp_path)
+    assert measure_long_range(config, tmp_path, CPU, never)["gradients"] == []
 
 
 def a_task(**changes):
@@ -213,32 +217,27 @@ def a_model(learning_rate: object = 0.01, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (a_task(trained_at=0), "long_range.tasks.copy.trained_at=0 must be at least 1"),
-        (a_task(updates=True), "long_range.tasks.copy.updates=True must be at least 1"),
-        (a_task(tested_at=[]), r"long_range.tasks.copy.tested_at=\[\] must be a list"),
-        (a_task(tested_at=[3, "4"]), "long_range.tasks.copy.tested_at='4' must be at least 1"),
-        (a_task(lenght=3), "long_range.tasks.copy=.* must be a section with the keys trained_at, tested_at, updates"),
-        ({"tasks": {"sort": {}}}, "long_range.tasks.sort is not a task; use copy, recall, parity"),
-        ({"tasks": {}}, "long_range.tasks is empty"),
-        ({"seeds": [1, 1]}, r"long_range.seeds=\[1, 1\] must be different"),
-        ({"seeds": ["1"]}, "seeds"),
-        ({"batch_size": 0}, "long_range.batch_size=0 must be at least 1"),
-        (a_model(learning_rate=-1), "long_range.models.Transformer.learning_rate=-1 must be a number greater than 0"),
-        (
-            a_model(d_modle=3),
-            "long_range.models.Transformer: unknown key model.d_modle; known keys are",
-        ),
-        (a_model(vocab_size=3), "long_range.models.Transformer: unknown key model.vocab_size"),
-        (a_model(num_heads=3), "long_range.models.Transformer: model.num_heads=3 does not divide"),
-        (a_model(num_heads="3"), "long_range.models.Transformer: model.num_heads"),
-        (a_model(model_type="perceptron"), "long_range.models.Transformer: .*perceptron"),
-        ({"models": {"Transformer": {"model": [], "learning_rate": 0.1}}}, "must be a section of a model's fields"),
+        (a_task(trained_at=0), "tasks.copy.trained_at=0 must be at least 1"),
+        (a_task(updates=True), "tasks.copy.updates=True: expected int, got bool"),
+        (a_task(tested_at=[]), r"tasks.copy.tested_at=\[\] must be a list of numbers, each at least 1"),
+        (a_task(tested_at=[3, "x"]), r"tasks.copy.tested_at=\[3, 'x'\]: expected list"),
+        (a_task(lenght=3), "unknown key long_range.tasks.copy.lenght; known keys are trained_at, tested_at, updates"),
+        ({"tasks": {"sort": a_task()["tasks"]["copy"]}}, "tasks.sort is not a task; use copy, recall, parity"),
+        ({"tasks": {}}, "tasks is empty"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\] must be different"),
+        ({"seeds": ["x"]}, r"seeds=\['x'\]: expected list"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        (a_model(learning_rate=-1), "models.Transformer.learning_rate=-1.0 must be greater than 0"),
+        (a_model(d_modle=3), "models.Transformer: unknown key model.d_modle; known keys are"),
+        (a_model(vocab_size=3), "models.Transformer: unknown key model.vocab_size"),
+        (a_model(num_heads=3), "models.Transformer: model.num_heads=3 does not divide"),
+        (a_model(num_heads="x"), "models.Transformer: model.num_heads"),
+        (a_model(model_type="perceptron"), "models.Transformer: .*perceptron"),
+        ({"models": {"Transformer": {"model": [], "learning_rate": 0.1}}}, r"models.Transformer.model=\[\]: expected"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict, message: str):
-    from huggingface_hub.errors import (
-        StrictDataclassError,  # of a wrong type; the reader of the file makes a line of it
-    )
-
-    with pytest.raises((ValueError, StrictDataclassError), match=message):
-        settings(**changes)
+def test_impossible_settings_are_refused(tmp_path: Path, changes: dict, message: str):
+    section = a_model() | a_task() | {"seeds": [1]} | COUNTS | changes
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({"output_dir": "out", "long_range": section}), "utf-8")
+    with pytest.raises(ValueError, match=f"long_range.*{message}" if not message.startswith("unknown") else message):
+        load_compare_config(tmp_path / "compare.yaml")

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 
 from tests.conftest import TinyRun, write_reversals
 from vanilla_transformer.comparison import quality
+from vanilla_transformer.comparison.configuration import load_compare_config
 from vanilla_transformer.comparison.quality import QualityConfig, load_runs, load_test_set, measure_quality
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
-    """Not to be written to."""
+    """A finished measurement; read-only."""
     with pytest.MonkeyPatch.context() as patch:
         run = TinyRun(tmp_path_factory.mktemp("measured"))
         task, folder = task_of(run, patch), run.folder / "quality"
@@ -69,12 +70,12 @@ def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured
 
 @pytest.fixture
 def measured(measured_once: Measured, monkeypatch) -> Measured:
-    """Nothing can be trained any more."""
+    """The finished measurement, with training disabled."""
     monkeypatch.setattr(quality, "run_in_own_process", None)
     return measured_once
 
 
-def test_every_model_is_scored_at_equal_updates_and_at_equal_time(measured):
+def test_every_model_is_scored_at_both_budgets(measured):
     result = measured.result
     updates, time = result["budgets"]
     assert (updates["budget"], time["budget"]) == ("equal updates", "equal time")
@@ -86,14 +87,14 @@ def test_every_model_is_scored_at_equal_updates_and_at_equal_time(measured):
     assert result["sentences"] == 20
 
 
-def test_a_model_that_runs_out_of_time_first_goes_on_to_the_updates(task, tmp_path):
+def test_a_model_that_reaches_the_time_first_resumes_to_the_updates(task, tmp_path):
     task.minutes, task.updates = 1e-6, 5
     updates, time = measure(task, tmp_path / "quality")["budgets"]
     assert [model["updates"] for model in time["models"].values()] == [1, 1]
     assert [model["updates"] for model in updates["models"].values()] == [5, 5]
 
 
-def test_finished_outcomes_are_not_made_again(measured):
+def test_finished_outcomes_are_not_measured_again(measured):
     assert measure(measured.task, measured.folder) == measured.result
 
 
@@ -130,7 +131,7 @@ def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
         measure(task, tmp_path / "quality")
 
 
-def test_more_updates_than_asked_for_are_not_equal_updates(task, tmp_path):
+def test_a_run_with_more_updates_than_the_budget_is_refused(task, tmp_path):
     task.minutes = 1.0
     runs = load_runs("letters", task, tmp_path / "quality" / "letters")
     quality.run_in_own_process(quality._train, runs["Transformer"].to_dict())  # 3 updates
@@ -139,14 +140,14 @@ def test_more_updates_than_asked_for_are_not_equal_updates(task, tmp_path):
         measure(task, tmp_path / "quality")
 
 
-def test_runs_on_different_data_are_not_compared(task, tiny_run, tmp_path):
+def test_runs_with_different_data_are_refused(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("data: {max_length: 7}\n")
     with pytest.raises(ValueError, match=r"quality.letters: the runs of Transformer and RNN differ in data.max_length"):
         load_runs("letters", task, tmp_path)
 
 
-def test_runs_of_different_vocabularies_are_not_compared(task, tiny_run, tmp_path):
+def test_runs_with_different_vocabularies_are_refused(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("tokenizer: {vocab_size: 90}\n")
     with pytest.raises(ValueError, match=r"differ in tokenizer.vocab_size \(37000 and 90\)"):
@@ -159,23 +160,23 @@ def test_bleu_needs_a_test_corpus(task, tmp_path):
         load_runs("letters", task, tmp_path)
 
 
-def test_words_are_scored_against_all_that_the_dictionary_lists(task, tiny_run, tmp_path):
+def test_words_have_every_listed_pronunciation_as_reference(task, tiny_run, tmp_path):
     corpus = {"cat": ["K AE T"], "ta": ["T AA", "T AH"]}
     (tiny_run.folder / "test.json").write_text(json.dumps(corpus), encoding="utf-8")
     task.metric = "word error rate"
-    test_set = load_test_set("words", task, load_runs("words", task, tmp_path)["RNN"])
-    assert (test_set.sources, test_set.references) == (["c a t", "t a"], [["K AE T"], ["T AA", "T AH"]])
+    sources, references = load_test_set("words", task, load_runs("words", task, tmp_path)["RNN"])
+    assert (sources, references) == (["c a t", "t a"], [["K AE T"], ["T AA", "T AH"]])
 
 
 class Letters:
-    """A tokenizer: a token a letter."""
+    """A tokenizer with a token for each letter."""
 
     def __call__(self, texts):
         return {"input_ids": [list(text) for text in texts]}
 
 
 @pytest.mark.parametrize("lengths", [[5], [3, 3, 3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 1, 1, 1, 9]])
-def test_every_sentence_is_in_one_bucket_and_equal_lengths_stay_together(lengths):
+def test_length_buckets_partition_the_sentences_and_keep_equal_lengths_together(lengths):
     buckets = quality._length_buckets(["x" * length for length in lengths], Letters())
     assert sorted(i for _, indices in buckets for i in indices) == list(range(len(lengths)))
     found = [[lengths[i] for i in indices] for _, indices in buckets]
@@ -186,13 +187,15 @@ def test_every_sentence_is_in_one_bucket_and_equal_lengths_stay_together(lengths
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runs": {"Transformer": "a.yaml"}}, "runs=.* must name at least two"),
-        ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "runs must have one named 'Transformer'"),
-        ({"updates": 0}, "updates=0 must be at least 1"),
-        ({"minutes": 0.0}, "minutes=0.0 must be greater than 0"),
+        ({"runs": {"Transformer": "a.yaml"}}, "quality.letters.runs=.* must name at least two"),
+        ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "quality.letters.runs must have one named 'Transformer'"),
+        ({"updates": 0}, "quality.letters.updates=0 must be at least 1"),
+        ({"minutes": 0.0}, "quality.letters.minutes=0.0 must be greater than 0"),
     ],
 )
-def test_impossible_tasks_are_named(changes, message):
+def test_impossible_tasks_are_refused(tmp_path, changes, message):
     values = {"runs": {"Transformer": "a.yaml", "RNN": "b.yaml"}, "metric": "BLEU", "updates": 1, "minutes": 1.0}
+    config = {"output_dir": "out", "quality": {"letters": values | changes}}
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        QualityConfig(**(values | changes))
+        load_compare_config(tmp_path / "compare.yaml")

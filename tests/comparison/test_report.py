@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report is complete, says what was left out, and shows text of models without obeying it."""
+"""The report is complete, names the missing parts, and shows outputs of models without acting on their markup."""
 
 import re
 from pathlib import Path
@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from tests.comparison.example_results import MODELS, example_results
-from vanilla_transformer.comparison.markdown import cut, escape, table
-from vanilla_transformer.comparison.report import model_names, write_report
+from vanilla_transformer.comparison.markdown import escape, table, truncate
+from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.verdicts import verdicts
 
-PARTS = {"speed": 1, "long_range": 2, "quality": 1}  # and their number of plots
+PARTS = {"speed": 1, "long_range": 2, "quality": 1}  # number of plots
 
 
 @pytest.fixture(scope="module")
 def whole_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the example as it is; not to be written to."""
+    """The report of the example; read-only."""
     return write_report(example_results(), tmp_path_factory.mktemp("report"))
 
 
 def only(part: str) -> dict[str, Any]:
-    """The example with one part: a plot takes a while."""
+    """The example with one part: plots are slow."""
     return {key: value if key in ("machines", part) else None for key, value in example_results().items()}
 
 
@@ -43,7 +43,7 @@ def section(report: str, title: str) -> str:
     return report.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_the_report_shows_every_plot_that_exists_and_every_model(whole_report: Path):
+def test_the_report_shows_every_plot_and_every_model(whole_report: Path):
     report = whole_report.read_text(encoding="utf-8")
     assert whole_report.name == "report.md"
     pictures = re.findall(r"!\[.+\]\((.+)\)", report)
@@ -54,7 +54,7 @@ def test_the_report_shows_every_plot_that_exists_and_every_model(whole_report: P
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_was_left_out_is_not_measured(tmp_path: Path, part: str):
+def test_missing_parts_are_not_measured(tmp_path: Path, part: str):
     report = write_report(only(part), tmp_path).read_text(encoding="utf-8")
     sections = {"speed": "Speed of training", "long_range": "Long range", "quality": "Quality"}
     assert {name for name, title in sections.items() if "Not measured." not in section(report, title)} == {part}
@@ -62,7 +62,7 @@ def test_what_was_left_out_is_not_measured(tmp_path: Path, part: str):
     assert len(list(tmp_path.glob("*.png"))) == PARTS[part]
 
 
-def test_with_nothing_measured_there_is_still_a_report(tmp_path: Path):
+def test_an_empty_comparison_has_a_report(tmp_path: Path):
     write_report(example_results() | dict.fromkeys(PARTS), tmp_path)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.count(": not measured.**") == 3
@@ -78,7 +78,7 @@ def test_parts_of_long_range_may_be_empty(tmp_path: Path):
     assert (tmp_path / "long_range.png").exists()
 
 
-def test_the_verdicts_come_before_everything_else(whole_report: Path):
+def test_the_verdicts_come_first(whole_report: Path):
     report = whole_report.read_text(encoding="utf-8")
     headings = re.findall(r"^## (.+)$", report, flags=re.MULTILINE)
     assert headings[0] == "Verdicts"
@@ -88,7 +88,7 @@ def test_the_verdicts_come_before_everything_else(whole_report: Path):
         assert all(sentence in shown for sentence in verdict.evidence)
 
 
-def test_every_row_of_a_table_has_as_many_cells_as_its_header(whole_report: Path):
+def test_all_rows_of_a_table_have_equal_lengths(whole_report: Path):
     report = whole_report.read_text(encoding="utf-8")
     tables = tables_of(report)
     assert len(tables) > 10
@@ -98,6 +98,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_header(whole_report: Path
 
 def test_the_speed_table_has_the_median_and_the_extremes(tmp_path: Path):
     results = only("speed")
+    results["speed"]["parameters"] = {"Transformer": 1000, "GRU": 1000}
     results["speed"]["rows"] = [
         {"model": model, "length": 64, "batch_size": 4, "tokens_per_second": repeats}
         for model, repeats in (("Transformer", [1000.0, 4000.0, 2000.0]), ("GRU", [500.0, 500.0, 500.0]))
@@ -107,7 +108,7 @@ def test_the_speed_table_has_the_median_and_the_extremes(tmp_path: Path):
     assert row[:4] == ["64", "4", "2,000 (1,000 to 4,000)", "500 (500 to 500)"]
 
 
-def test_the_papers_table_1_stands_beside_the_speeds(whole_report: Path):
+def test_the_speed_section_has_the_papers_table_1(whole_report: Path):
     report = section(whole_report.read_text(encoding="utf-8"), "Speed of training")
     assert "| self-attention | O(n² · d) | O(1) | O(1) |" in report
     assert "| recurrent | O(n · d²) | O(n) | O(n) |" in report
@@ -122,13 +123,15 @@ def test_models_may_differ_from_part_to_part(tmp_path: Path):
     assert "GRU only here" not in section(report, "Quality")
 
 
-def test_the_transformer_comes_first_wherever_it_was_measured():
-    results = example_results()
-    results["speed"]["rows"].reverse()
-    assert model_names(results) == ["Transformer", *MODELS[:0:-1]]
+def test_the_transformer_comes_first_in_any_order_of_the_models(tmp_path: Path):
+    results = only("speed")
+    results["speed"]["parameters"] = dict(reversed(results["speed"]["parameters"].items()))
+    report = write_report(results, tmp_path).read_text(encoding="utf-8")
+    _, _, *rows = tables_of(section(report, "Models"))[0]
+    assert [cells_of(row)[0] for row in rows] == ["Transformer", *MODELS[:0:-1]]
 
 
-def test_text_of_models_is_shown_and_not_obeyed(tmp_path: Path):
+def test_markup_in_outputs_is_escaped(tmp_path: Path):
     results = only("quality")
     wild = "a | b <img src=x> [link](http://x) **bold** `code` &lt; _x_ $m$ ~~s~~ \\"
     for result in results["quality"][0]["budgets"]:
@@ -139,19 +142,19 @@ def test_text_of_models_is_shown_and_not_obeyed(tmp_path: Path):
     assert not re.search(r"(?<!\\)[<\[*`$~]", shown)
 
 
-def test_an_output_without_end_is_cut():
-    assert cut("la " * 1000, longest=10) == "la la la l …"
-    assert cut("la la", longest=10) == "la la"
+def test_long_outputs_are_truncated():
+    assert truncate("la " * 1000, max_length=10) == "la la la l …"
+    assert truncate("la la", max_length=10) == "la la"
 
 
-def test_names_stay_legible():
+def test_escape_keeps_names_legible():
     assert escape("vanilla_transformer 3.5 (a-b)") == "vanilla_transformer 3.5 (a-b)"
 
 
-def test_a_table_is_a_header_a_rule_and_rows():
+def test_a_table_has_header_rule_and_rows():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path):
+def test_a_missing_folder_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_report(example_results(), tmp_path / "nowhere")

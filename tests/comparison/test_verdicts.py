@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts follow the numbers: they turn when the numbers turn, and claim nothing where ranges overlap."""
+"""Verdicts follow the figures: they reverse when these are swapped, and claim nothing where ranges overlap."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def speed_rows(length: int = 64, /, **speeds: list[float]) -> list[dict[str, Any
 
 
 def runs(task: str = "copy", /, **accuracies: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """Trained at 8; a dict of accuracies by distance for each seed."""
+    """Runs trained at distance 8; a dict of accuracies by distance for each seed."""
     return [
         {"task": task, "model": model, "seed": seed, "trained_at": 8, "accuracy": accuracy}
         for model, seeds in accuracies.items()
@@ -59,12 +59,12 @@ def quality(
 
 
 def swapped(values: dict[str, Any]) -> dict[str, Any]:
-    """The Transformer's numbers given to its only rival, and the reverse."""
+    """The Transformer and its only rival with each other's figures."""
     first, second = values
     return {first: values[second], second: values[first]}
 
 
-def test_speed_turns_when_the_numbers_are_swapped():
+def test_speed_reverses_when_the_figures_are_swapped():
     speeds = {TRANSFORMER: [200.0, 220.0, 210.0], "GRU": [100.0, 100.0, 100.0]}
     (finding,) = speed_findings(speed_rows(**speeds))
     assert (finding.outcome, finding.rival) == ("ahead", "GRU")
@@ -82,7 +82,7 @@ def test_speed_pairs_repeats_by_their_index():
     assert finding.outcome == "even"
 
 
-def test_speed_meets_the_fastest_rival_of_each_length():
+def test_speed_compares_with_the_fastest_rival_at_each_length():
     rows = speed_rows(16, Transformer=[1.0], GRU=[3.0], LSTM=[2.0]) + speed_rows(
         8, Transformer=[9.0], GRU=[2.0], LSTM=[4.0]
     )
@@ -91,19 +91,19 @@ def test_speed_meets_the_fastest_rival_of_each_length():
     assert (long.where, long.rival, long.outcome) == ("length 16", "GRU", "behind")
 
 
-def test_speed_with_other_numbers_of_repeats_is_refused():
+def test_speed_with_unequal_numbers_of_repeats_is_refused():
     with pytest.raises(ValueError, match="zip"):
         speed_findings(speed_rows(Transformer=[1.0, 2.0], GRU=[1.0]))
 
 
-def test_speed_says_at_which_length_a_side_is_missing():
+def test_speed_names_lengths_without_both_sides():
     rows = speed_rows(64, Transformer=[2.0], GRU=[1.0]) + speed_rows(4096, GRU=[1.0])
     verdict = speed_verdict({"device": "cpu", "precision": "float32", "rows": rows})
     assert "left out: length 4,096" in verdict.line
     assert "ahead in 1 of 1 comparison." in verdict.answer
 
 
-def test_the_answer_counts_what_was_won():
+def test_the_answer_counts_the_outcomes():
     def answer(*transformer: float) -> str:
         rows = [row for n, speed in enumerate(transformer, 1) for row in speed_rows(n, Transformer=[speed], GRU=[10.0])]
         return speed_verdict({"device": "cuda", "precision": "bfloat16", "rows": rows}).answer
@@ -116,7 +116,7 @@ def test_the_answer_counts_what_was_won():
     assert answer(5, 6) == "Faster in training: not on cuda: behind in 2 of 2 comparisons."
 
 
-def test_long_range_turns_when_the_numbers_are_swapped():
+def test_long_range_reverses_when_the_figures_are_swapped():
     accuracies = {TRANSFORMER: at_8(0.9, 0.95), "LSTM": at_8(0.6, 0.7)}
     (finding,) = long_range_findings(runs(**accuracies), CHANCE, 10_000)
     assert finding.outcome == "ahead"
@@ -131,7 +131,7 @@ def test_long_range_is_even_where_ranges_touch_or_overlap(rival: tuple[float, fl
     assert finding.outcome == "even"
 
 
-def test_beyond_training_each_seed_counts_by_its_mean_over_the_longer_distances():
+def test_beyond_training_the_accuracy_of_a_seed_is_its_mean_over_longer_distances():
     accuracies = {
         TRANSFORMER: [{"4": 0.0, "8": 0.5, "16": 1.0, "32": 0.4}],  # 0.7
         "LSTM": [{"4": 1.0, "8": 0.6, "16": 0.6, "32": 0.6}],  # 0.6
@@ -142,7 +142,7 @@ def test_beyond_training_each_seed_counts_by_its_mean_over_the_longer_distances(
     assert "at 16 and 32 symbols" in beyond.where
 
 
-def test_no_one_is_ahead_by_guessing():
+def test_neither_is_ahead_at_chance_accuracy():
     parity = runs("parity", Transformer=at_8(0.50, 0.53), LSTM=at_8(0.47, 0.49))
     (finding,) = long_range_findings(parity, {"parity": 0.0}, 10_000)
     assert finding.outcome == "ahead"
@@ -151,7 +151,7 @@ def test_no_one_is_ahead_by_guessing():
     assert "guessing at 50.0%" in finding.evidence
 
 
-def test_recurrence_wins_at_parity_if_it_does():
+def test_a_rival_can_be_ahead_at_parity():
     tasks = runs("parity", Transformer=at_8(0.5, 0.52), LSTM=at_8(1.0, 0.99), GRU=at_8(0.9, 0.9))
     verdict = long_range_verdict({"tasks": tasks, "chance": {"parity": 0.5}, "test_sequences": 10_000})
     assert "not on these tasks" in verdict.answer
@@ -159,7 +159,7 @@ def test_recurrence_wins_at_parity_if_it_does():
     assert "of LSTM" in verdict.line
 
 
-def test_runs_of_a_task_that_were_trained_at_different_distances_are_refused():
+def test_runs_of_a_task_trained_at_different_distances_are_refused():
     tasks = runs(Transformer=at_8(0.5), LSTM=at_8(1.0))
     tasks[0]["trained_at"] = 16
     with pytest.raises(ValueError, match=r"copy: .*\[8, 16\]"):
@@ -167,13 +167,13 @@ def test_runs_of_a_task_that_were_trained_at_different_distances_are_refused():
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
-def test_quality_turns_when_the_numbers_are_swapped(higher_is_better: bool):
+def test_quality_reverses_when_the_figures_are_swapped(higher_is_better: bool):
     scores = {TRANSFORMER: 32.0, "GRU": 30.0}
     outcomes = [quality_findings([quality(s, 0.01, higher_is_better)])[0].outcome for s in (scores, swapped(scores))]
     assert outcomes == (["ahead", "behind"] if higher_is_better else ["behind", "ahead"])
 
 
-def test_quality_meets_the_best_rival():
+def test_quality_compares_with_the_best_rival():
     scores = {TRANSFORMER: 31.0, "GRU": 30.0, "LSTM": 33.0}
     (bleu,) = quality_findings([quality(scores, 0.01)])
     assert (bleu.rival, bleu.outcome) == ("LSTM", "behind")
@@ -189,7 +189,7 @@ def test_quality_needs_significance(p_value: float, outcome: str):
     assert finding.outcome == outcome
 
 
-def test_quality_that_is_not_better_says_not_on_this_task():
+def test_worse_quality_is_not_superior():
     verdict = quality_verdict([quality({TRANSFORMER: 28.0, "GRU": 30.0}, 0.001)])
     assert verdict.answer.startswith("Superior quality: not on this task")
 
@@ -201,12 +201,12 @@ def test_quality_without_a_paired_comparison_is_refused():
         quality_findings([task])
 
 
-def test_what_was_left_out_is_not_measured():
+def test_missing_parts_are_not_measured():
     results = example_results() | {"speed": None, "long_range": None, "quality": None}
     assert [line.partition(": ")[2] for line in verdict_lines(results)] == ["not measured."] * 3
 
 
-def test_rivals_alone_are_no_comparison_with_the_transformer():
+def test_without_the_transformer_nothing_is_compared():
     rows = speed_rows(GRU=[1.0], LSTM=[2.0])
     assert "not measured" in speed_verdict({"device": "cpu", "precision": "float32", "rows": rows}).line
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that is given twice is lost in silence, whatever the command."""
+"""An option given twice is an error, whatever the command."""
 
 import argparse
 from collections.abc import Iterator
@@ -37,9 +37,10 @@ def example(names: tuple[str, ...], parser: argparse.ArgumentParser, option: arg
 
 
 @pytest.mark.parametrize(
-    ("parser", "option"), [example(*one) for one in OPTIONS if one[2].option_strings[-1] not in MAY_BE_REPEATED]
+    ("parser", "option"),
+    [example(*option) for option in OPTIONS if option[2].option_strings[-1] not in MAY_BE_REPEATED],
 )
-def test_every_option_given_twice_is_an_error(parser, option, capsys):
+def test_repeated_option_is_an_error(parser, option, capsys):
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(arguments_for(option) * 2)
     assert caught.value.code == 2
@@ -47,17 +48,17 @@ def test_every_option_given_twice_is_an_error(parser, option, capsys):
 
 
 @pytest.mark.parametrize(
-    ("parser", "option"), [example(*one) for one in OPTIONS if one[2].option_strings[-1] in MAY_BE_REPEATED]
+    ("parser", "option"), [example(*option) for option in OPTIONS if option[2].option_strings[-1] in MAY_BE_REPEATED]
 )
-def test_others_collect(parser, option):
+def test_appending_options_may_be_repeated(parser, option):
     assert getattr(parser.parse_args(arguments_for(option) * 2), option.dest) == ["1", "1"]
 
 
-def test_there_are_options_to_walk_through():
+def test_options_of_all_commands_are_found():
     assert {names for names, _, _ in OPTIONS} >= {("translate",), ("evaluate",), ("plot", "attention"), ("average",)}
 
 
-def test_an_abbreviation_is_the_same_option(capsys):
+def test_abbreviation_counts_as_the_option(capsys):
     parser = ArgumentParser()
     parser.add_argument("--beams")
     with pytest.raises(SystemExit):
@@ -65,10 +66,10 @@ def test_an_abbreviation_is_the_same_option(capsys):
     assert "argument --beams: given twice" in capsys.readouterr().err
 
 
-def test_a_parser_may_be_used_again():
+def test_parser_can_be_reused():
     parser = ArgumentParser()
     parser.add_argument("--beams")
-    assert [parser.parse_args(["--beams", one]).beams for one in "12"] == ["1", "2"]
+    assert [parser.parse_args(["--beams", value]).beams for value in "12"] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_parser_may_be_used_again():
     ],
     ids=" ".join,
 )
-def test_a_change_given_twice_is_an_error(command, capsys, monkeypatch):
+def test_repeated_override_is_an_error(command, capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)  # the configs are there
     assert main(command) == 1
     assert "training.seed=… is given, too; give each value once\n" in capsys.readouterr().err

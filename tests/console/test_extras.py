@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands of a wheel without extras: one line that says what to install, and nothing but that."""
+"""Commands without their extras print one line that says what to install."""
 
 import re
 import subprocess
@@ -52,7 +52,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_missing_extra_is_one_line_with_what_to_install(name: str):
+def test_missing_extra_is_one_line_with_the_remedy(name: str):
     arguments, module, extra = PROGRAMS[name]
     done = without_extras(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
@@ -60,12 +60,12 @@ def test_a_missing_extra_is_one_line_with_what_to_install(name: str):
     assert line.endswith(f" needs {module}: pip install 'vanilla-transformer[{extra}]'")
 
 
-def test_translating_needs_no_extra(model_folder):
+def test_translate_needs_no_extra(model_folder):
     done = without_extras("cli", "translate", str(model_folder), "--quiet")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
-def test_pushing_needs_no_extra(model_folder):
+def test_push_needs_no_extra(model_folder):
     done = without_extras("cli", "push", str(model_folder), "user/name", "--dry-run")
     assert "pip install" not in done.stderr
     assert "README.md is missing" in done.stderr or done.returncode == 0
@@ -75,7 +75,7 @@ def missing(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_the_programs_own_extra_is_named_where_it_brings_the_module(monkeypatch):
+def test_own_extra_is_preferred_if_it_installs_the_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     for extra, named in (("comparison", "comparison"), ("visualization", "training"), (None, "training")):
         assert explain_missing(missing("datasets.io"), "it", extra) == (
@@ -84,23 +84,23 @@ def test_the_programs_own_extra_is_named_where_it_brings_the_module(monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "datasets.no_such_part", "torch.no_such_part"])
-def test_what_no_extra_mends_is_not_blamed_on_one(name: str):
+def test_no_extra_is_named_for_other_modules(name: str):
     assert explain_missing(missing(name), "it", "training") is None
 
 
-def test_extras_are_those_of_the_project():
+def test_extras_match_pyproject():
     for extra, requirements in PROJECT["optional-dependencies"].items():
         if extra == "dev":
             continue
-        names = [re.match(r"[\w-]+(\[.*\])?", one)[0] for one in requirements]
+        names = [re.match(r"[\w-]+(\[.*\])?", requirement)[0] for requirement in requirements]
         modules = {MODULE_OF.get(name, name) for name in names if "[" not in name}
-        included = {one for name in names if "[" in name for one in name.partition("[")[2].rstrip("]").split(",")}
+        included = {other for name in names if "[" in name for other in name.partition("[")[2].rstrip("]").split(",")}
         assert modules == set(MODULES.get(extra, [])), extra
         assert included == set(INCLUDED.get(extra, [])), extra
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_what_a_command_needs_is_of_its_extra(name: str):
+def test_extra_installs_what_the_command_needs(name: str):
     command = SUBCOMMANDS[name]
     for module in command.NEEDS:
         assert f"[{command.EXTRA}]" in str(_explained(module, command.EXTRA))

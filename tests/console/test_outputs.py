@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An output that cannot be written is told of before any work; the check leaves nothing."""
+"""An output that cannot be written is an error before any work; the check leaves nothing behind."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def taken(tmp_path) -> Path:
     return path
 
 
-def test_a_file_that_can_be_written_leaves_no_trace(tmp_path, taken):
+def test_check_of_writable_outputs_leaves_no_trace(tmp_path, taken):
     check_output_file(tmp_path / "new", "--output")
     check_output_file(taken, "--output")
     check_output_file(tmp_path / "a" / "b", "--output", makes_folders=True)
@@ -39,24 +39,24 @@ def test_a_file_that_can_be_written_leaves_no_trace(tmp_path, taken):
         ("x" * 300, r"cannot be written \(File name too long\)"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path, taken, path: str, said: str):
+def test_unwritable_file_is_one_line(tmp_path, taken, path: str, said: str):
     with pytest.raises(OSError, match=said) as caught:
         check_output_file(tmp_path / path, "--output")
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_below_a_file_is_one_line(taken):
+def test_folder_below_a_file_is_one_line(taken):
     with pytest.raises(OSError, match=r"^--output .*taken/a/b cannot be written \(Not a directory\); choose another"):
         check_output_folder(taken / "a" / "b", "--output")
 
 
-def test_no_pipe_is_opened_for_the_check(tmp_path):
-    """Whoever reads it would take that for its end."""
+def test_check_does_not_open_a_pipe(tmp_path):
+    """A reader of the pipe would take the closing for its end."""
     os.mkfifo(tmp_path / "pipe")
     check_output_file(tmp_path / "pipe", "--output")
 
 
-# In each of them the inputs do not exist, which would be told of if they were looked at first.
+# The inputs do not exist either, which would be the error if they were opened first.
 COMMANDS = {
     "evaluate": lambda out: main(["evaluate", "/nowhere", "--source", "s", "--reference", "r", "--output", out]),
     "average": lambda out: main(["average", "/nowhere", "--output", out]),
@@ -69,19 +69,19 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_asks_before_its_work(taken, capsys, name: str):
+def test_every_command_checks_its_output_first(taken, capsys, name: str):
     assert COMMANDS[name](str(taken / "out")) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "taken/out" in line
     assert "cannot be written (Not a directory); choose another place" in line
 
 
-def test_the_benchmark_asks_before_it_measures(taken, capsys, monkeypatch):
+def test_benchmark_checks_its_output_first(taken, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     assert benchmark.main(["decode", f"output={taken}/decode.json"]) == 1
     assert "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
-def test_what_is_there_is_not_lost_where_the_work_fails(taken):
+def test_existing_output_survives_a_failure(taken):
     assert main(["evaluate", "/nowhere", "--source", "s", "--reference", "r", "--output", str(taken)]) == 1
     assert taken.read_text(encoding="utf-8") == "as it was"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error is one line with its remedy, and a status."""
+"""An error is one line with its remedy, and an exit status."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.running import run_program
-from vanilla_transformer.console.usage import UsageError
 
 
 def failing(error: Exception):
@@ -27,19 +27,19 @@ def failing(error: Exception):
         (ModuleNotFoundError("No module named 'x'", name="x"), 1, "No module named 'x'"),
     ],
 )
-def test_an_error_is_one_line(capsys, error, status: int, said: str):
+def test_error_is_one_line(capsys, error, status: int, said: str):
     assert run_program(failing(error), "program") == status
     assert capsys.readouterr().err == f"program: error: {said}\n"
 
 
-def test_a_missing_module_is_named_with_the_extra_of_the_program(capsys, monkeypatch):
+def test_missing_module_names_the_programs_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     error = ModuleNotFoundError("No module named 'datasets'", name="datasets")
     assert run_program(failing(error), "vanilla-transformer compare", extra="comparison") == 1
     assert "error: compare needs datasets: pip install 'vanilla-transformer[comparison]'\n" in capsys.readouterr().err
 
 
-HOME = Path("/home/somebody")
+HOME = Path("/home/user")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ HOME = Path("/home/somebody")
         (Path("my.yaml"), False),
     ],
 )
-def test_a_cache_that_cannot_be_written_names_the_remedy(capsys, monkeypatch, path: Path, is_cache: bool):
+def test_unwritable_cache_names_the_remedy(capsys, monkeypatch, path: Path, is_cache: bool):
     monkeypatch.setattr(constants, "HF_HOME", str(HOME / ".cache/huggingface"))
     monkeypatch.delenv("HF_DATASETS_CACHE")
     assert run_program(failing(PermissionError(13, "Permission denied", str(path))), "program") == 1
@@ -60,13 +60,13 @@ def test_a_cache_that_cannot_be_written_names_the_remedy(capsys, monkeypatch, pa
     assert error.count("\n") == 1
 
 
-def test_a_cache_of_data_sets_elsewhere_is_one_too(capsys, monkeypatch, tmp_path):
+def test_unwritable_datasets_cache_names_the_remedy(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "data"))
     error = PermissionError(13, "Permission denied", str(tmp_path / "data" / "x"))
     run_program(failing(error), "program")
     assert "set HF_DATASETS_CACHE to a folder that can be written" in capsys.readouterr().err
 
 
-def test_debug_lets_an_error_pass():
+def test_debug_raises_the_error():
     with pytest.raises(ValueError, match="no"):
         run_program(failing(ValueError("no")), "program", debug=True)

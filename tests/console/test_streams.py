@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands whose standard streams a shell has closed."""
+"""Standard streams that a shell has closed; and lines that are returned as soon as they have arrived."""
 
+import io
+import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from threading import Event, Thread
 
 import pytest
 
 from vanilla_transformer import Translator
+from vanilla_transformer.console import streams
+from vanilla_transformer.console.streams import LineReader, windows
 
 CLI = f"{sys.executable} -W ignore -m vanilla_transformer.cli"
 
@@ -18,39 +25,39 @@ def in_a_shell(command: str, data: bytes = b"a b\n") -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     ("closed", "said"), [("<&-", b"standard input is closed"), (">&-", b"standard output is closed")]
 )
-def test_translating_from_or_to_nowhere_is_one_line(model_folder, closed: str, said: bytes):
+def test_closed_input_or_output_is_one_line(model_folder, closed: str, said: bytes):
     done = in_a_shell(f"{CLI} translate {model_folder} --quiet {closed}")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"vanilla-transformer translate: error: " + said)
     assert done.stderr.count(b"\n") == 1
 
 
-def test_without_an_error_stream_a_command_works_quietly(model_folder):
+def test_closed_stderr_leaves_the_output_as_it_is(model_folder):
     (expected,) = Translator.from_pretrained(model_folder).translate(["a b"])
     done = in_a_shell(f"{CLI} translate {model_folder} 2>&-")
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"{expected}\n", b"")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "2< /dev/null"], ids=["closed", "open for reading alone"])
-def test_an_error_without_an_error_stream_stays_off_the_output(closed: str):
+def test_error_with_closed_stderr_stays_off_the_output(closed: str):
     done = in_a_shell(f"{CLI} evaluate --reference text {closed}")
     assert (done.returncode, done.stdout) == (2, b"")
 
 
 @pytest.mark.parametrize("command", ["--help", "translate --help"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_help_works_with_any_of_them_closed(command: str, closed: str):
+def test_help_works_with_closed_streams(command: str, closed: str):
     assert in_a_shell(f"{CLI} {command} {closed}").returncode == 0
 
 
 @pytest.mark.parametrize("command", ["train nowhere.yaml", "plot positions", "evaluate --hypothesis a --reference a"])
-def test_every_command_refuses_a_closed_output_before_its_work(command: str):
+def test_closed_output_is_refused_before_any_work(command: str):
     done = in_a_shell(f"{CLI} {command} >&-")
     assert done.returncode == 1
     assert b"standard output is closed: send it to a file, or to /dev/null" in done.stderr
 
 
-def test_files_do_not_get_the_numbers_of_closed_streams():
+def test_files_do_not_get_the_descriptors_of_closed_streams():
     code = (
         "from vanilla_transformer.console.streams import prepare_streams; prepare_streams()\n"
         "import os; number = os.open(os.devnull, os.O_RDONLY)\n"
@@ -58,3 +65,118 @@ def test_files_do_not_get_the_numbers_of_closed_streams():
     )
     done = in_a_shell(f'{sys.executable} -c "{code}" 9>&1 <&- >&- 2>&-')
     assert int(done.stdout) > 2
+
+
+WHOLE = b"".join(b"%d %s\n" % (i, b"x" * (i % 97)) for i in range(3000))
+TEXTS = {
+    "empty": b"",
+    "one line": b"a\n",
+    "no end": b"a\nb",
+    "empty lines": b"\n\na\n\n",
+    "carriage returns": b"a\r\nb\rc\n\r",
+    "more than a buffer": WHOLE,
+    "one long line": b"a" * 300_000,
+}
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple]:
+    """Its reading end as a file, its writing end as a file descriptor."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file:
+        yield file, writing
+
+
+def write_and_close(number: int, data: bytes, sizes: Iterator[int]) -> None:
+    while data:
+        size = next(sizes)
+        os.write(number, data[:size])
+        data = data[size:]
+    os.close(number)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("largest", [2**16, 5000], ids=["at once", "in pieces"])
+def test_pipe_gives_the_lines_of_a_file(pipe, text: bytes, largest: int):
+    reading, writing = pipe
+    sizes = iter(lambda: random.randint(1, largest), 0)
+    writer = Thread(target=write_and_close, args=(writing, text, sizes))
+    writer.start()
+    reader = LineReader(reading, 7)
+    found = [line for window in windows(reader, iter(reader), 7) for line in window]
+    writer.join()
+    assert found == list(io.BytesIO(text))
+
+
+def test_line_is_returned_before_the_next_arrives(pipe):
+    reading, writing = pipe
+    reader = LineReader(reading, 100)
+    found = windows(reader, iter(reader), 100)
+    for line in (b"a\n", b"b\n"):
+        os.write(writing, line)
+        assert next(found) == [line]
+    os.write(writing, b"half ")
+    os.write(writing, b"a line\n")
+    assert next(found) == [b"half a line\n"]
+    os.write(writing, b"no end")
+    os.close(writing)
+    assert list(found) == [[b"no end"]]
+
+
+def test_window_holds_the_available_lines_up_to_its_size():
+    lines = iter(range(10))
+
+    class Available(LineReader):
+        def __init__(self):
+            self.counts = iter([0, 3, 100, 100])
+
+        def available(self) -> int:
+            return next(self.counts)
+
+    assert list(windows(Available(), lines, 5)) == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+def test_file_is_read_in_full_windows(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(WHOLE)
+    with path.open("rb") as file:
+        reader = LineReader(file, 2048)
+        assert reader.available() == sys.maxsize
+        assert [len(window) for window in windows(reader, iter(reader), 2048)] == [2048, 952]
+
+
+def test_reading_ahead_is_bounded(pipe, monkeypatch):
+    reading, writing = pipe
+    read: list[int] = []
+    has_read = [Event() for _ in range(6)]
+
+    def lines(number: int) -> Iterator[bytes]:
+        for i, event in enumerate(has_read):
+            read.append(i)
+            event.set()
+            yield b"x"
+
+    monkeypatch.setattr(streams, "_lines_of", lines)
+    reader = LineReader(reading, 4)
+    assert has_read[4].wait(60)  # and waits for room in the queue
+    assert read == [0, 1, 2, 3, 4]
+    assert next(iter(reader)) == b"x"
+    assert has_read[5].wait(60)
+    assert len(list(reader)) == 5
+    os.close(writing)
+
+
+def test_unreadable_stream_raises_in_the_reader(tmp_path):
+    number = os.open(tmp_path, os.O_RDONLY)  # a folder
+    with pytest.raises(IsADirectoryError):
+        next(iter(LineReader(Numbered(number), 10)))
+    os.close(number)
+
+
+class Numbered(io.BytesIO):
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def fileno(self) -> int:
+        return self.number

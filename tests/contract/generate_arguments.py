@@ -29,8 +29,8 @@ from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 MODELS = {"Transformer": FAMILIES[0], "RNN": FAMILIES[1]}
-DECODERS = ("the model itself", "prepared for the call", "prepared", "native")
-NATIVE_LACKS = {"RNN"}  # the loops are the Transformer's
+DECODERS = ("the model itself", "built for the call", "built", "native")
+NATIVE_LACKS = {"RNN"}  # its kernels are the Transformer's
 GREEDY, BEAMS = {}, {"num_beams": 3}
 PROMPT = torch.tensor([[START, 7, 8], [START, 9, 10], [START, 11, 12]])
 PADDED_PROMPT = torch.tensor([[PAD, PAD, START, 7], [PAD, START, 9, 10], [START, 11, 12, 13]])
@@ -130,7 +130,7 @@ class Case:
     modes: tuple[dict[str, int], ...] = (BEAMS,)
     changes: bool = True
 
-    def of(self, model, family: Family, beams: int) -> dict[str, Any]:
+    def options_for(self, model, family: Family, beams: int) -> dict[str, Any]:
         return self.options(model, family, beams) if callable(self.options) else dict(self.options)
 
 
@@ -222,7 +222,7 @@ FIELDS: dict[str, list[Case] | str] = {
     "assistant_ensemble_weight": ASSISTS,
     "speculation_type": ASSISTS,
     "compile_config": "how a static cache is compiled on a GPU; the search calls the model as it is",
-    "disable_compile": "likewise",
+    "disable_compile": "as compile_config",
     "continuous_batching_config": "of generate_batch alone, deprecated here",
     "low_memory": [field("low_memory", True)],
     "penalty_alpha": [field("penalty_alpha", 0.6, top_k=4, greedy=True)],
@@ -234,7 +234,7 @@ FIELDS: dict[str, list[Case] | str] = {
     "prefill_chunk_size": [field("prefill_chunk_size", 2)],  # transformers cuts the mask of the source by it
     "transformers_version": "who wrote the file",
     "_from_model_config": "where it came from",
-    "_commit_hash": "likewise",
+    "_commit_hash": "where it came from",
 }
 
 # `generate`'s own arguments, and what it takes out of the others before the model sees them.
@@ -372,7 +372,7 @@ def decode(name: str, case: Case | None, mode: dict[str, int], **search) -> list
     model, family = model_of(name), MODELS[name]
     # A padding whose number is not 0, for which transformers would fill up with the end token.
     options = {"max_new_tokens": 6, "pad_token_id": 30} | mode | search
-    given = {} if case is None else case.of(model, family, mode.get("num_beams", 1))
+    given = {} if case is None else case.options_for(model, family, mode.get("num_beams", 1))
     if "max_length" in given or "generation_config" in given:
         del options["max_new_tokens"]
     if "generation_config" in given:
@@ -400,7 +400,7 @@ def outcome(name: str, decoder: str, case: int, mode: int) -> str:
     search: dict[str, Any] = {"custom_generate": beam_search, "rule": "transformers"}
     if decoder == "the model itself":
         model.can_build_decoder = lambda: False
-    elif decoder != "prepared for the call":
+    elif decoder != "built for the call":
         search["decoder"] = decoder_of(name, decoder)
     try:
         ours = decode(name, CASES[case], (GREEDY, BEAMS)[mode], **search)
@@ -416,7 +416,7 @@ def outcome(name: str, decoder: str, case: int, mode: int) -> str:
     return "equal" if ours == theirs else "other tokens"
 
 
-def cells() -> list[tuple[str, str, int, int]]:
+def combinations() -> list[tuple[str, str, int, int]]:
     """Model, decoder, number of the case and of its mode."""
     return [
         (name, decoder, case, (GREEDY, BEAMS).index(mode))
@@ -431,7 +431,7 @@ def cells() -> list[tuple[str, str, int, int]]:
 def report() -> str:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     wrong = []
-    for name, decoder, case, mode in cells():
+    for name, decoder, case, mode in combinations():
         result, argument = outcome(name, decoder, case, mode), CASES[case].argument
         kinds = found.setdefault((name, decoder), {"equal": [], "refused": []})
         if result in kinds:

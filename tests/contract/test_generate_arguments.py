@@ -15,7 +15,7 @@ from tests.contract.generate_arguments import (
     MODELS,
     OF_GENERATE,
     OF_THE_MODEL,
-    cells,
+    combinations,
     expected,
     model_of,
     outcome,
@@ -25,11 +25,15 @@ from tests.contract.generate_arguments import (
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda case: f"{CASES[case].argument}-{case}")
 @pytest.mark.parametrize("name", MODELS)
 def test_an_argument_has_the_effect_that_it_has_in_generate_or_is_refused_by_name(name, case):
-    found = {cell[1:]: outcome(*cell) for cell in cells() if (cell[0], cell[2]) == (name, case)}
+    found = {
+        combination[1:]: outcome(*combination)
+        for combination in combinations()
+        if (combination[0], combination[2]) == (name, case)
+    }
     assert set(found.values()) <= {"equal", "refused"}, found
 
 
-def test_the_values_that_are_tried_change_what_transformers_gives_where_they_say_so():
+def test_tried_values_change_the_output_of_transformers_where_they_say_so():
     wrong = []
     for number, case in enumerate(CASES):
         modes = [(GREEDY, BEAMS).index(mode) for mode in case.modes]

@@ -59,7 +59,7 @@ def test_static_cache_equals_dynamic_cache(family, batch):
     )
 
 
-def test_longest_output_is_relative_to_the_source(family, batch):
+def test_max_length_is_relative_to_the_source(family, batch):
     model = family.model()
     model.generation_config.max_tokens_beyond_source = 4
     generated = model.generate(batch["input_ids"], min_new_tokens=500)
@@ -171,7 +171,7 @@ def test_generation_continues_from_the_cache_of_a_forward_pass(family, source):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_forced_beginning_is_kept_and_continued(family, source, mode):
+def test_prompt_is_kept_and_continued(family, source, mode):
     model = family.model(torch.float64)
     beginning = torch.tensor([[START, 7, 8], [START, 9, 10], [START, 11, 12]])
     outputs = []
@@ -184,7 +184,7 @@ def test_a_forced_beginning_is_kept_and_continued(family, source, mode):
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
-def test_processors_of_transformers_apply(family, source, mode):
+def test_logits_processors_apply(family, source, mode):
     model = family.model(torch.float64)
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "no_repeat_ngram_size": 2, "suppress_tokens": [5, 9]}
     for row in model.generate(**source, **MODES[mode], **options).tolist():
@@ -201,7 +201,7 @@ def test_encoder_outputs_stand_for_the_source_in_generation(family, source):
 
 
 @pytest.mark.parametrize("mode", ["greedy", "beam"])
-def test_batch_mates_do_not_change_generation(family, source, mode):
+def test_batch_invariance_of_generation(family, source, mode):
     model = family.model(torch.float64)
     options = MODES[mode] | {"max_new_tokens": 7, "min_new_tokens": 7}
     together = model.generate(**source, **options)

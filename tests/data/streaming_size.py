@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a streamed corpus takes, which its length must not change.
+"""Memory that a streamed corpus takes, which must not grow with its length.
 
     python -m tests.data.streaming_size --pairs 10_000_000
 
@@ -31,7 +31,7 @@ BUDGET = 25_000  # tokens of a side, as in the paper
 
 @dataclass(frozen=True)
 class Size:
-    """After so many pairs: `seconds` of processors, `megabytes` the most that has been resident by then."""
+    """Measured after `pairs` pairs: `seconds` of CPU time, and the peak of resident `megabytes`."""
 
     pairs: int
     batches: int
@@ -74,9 +74,9 @@ def stream(folder: Path, pairs: int, pool_size: int) -> Iterator[Size]:
 
 
 def max_megabytes() -> float:
-    """The most that this process has had in memory at once."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on a Mac bytes
-    return most / (1e6 if sys.platform == "darwin" else 1e3)
+    """The peak of this process's resident memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; on a Mac bytes
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
-from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler, share_evenly
+from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler, distribute_evenly
 
 Lengths = tuple[list[int], list[int]]
 NUMBERS_OF_PROCESSES = (1, 2, 3, 4)
@@ -29,12 +29,14 @@ def padded_sizes(batch: list[int], lengths: Lengths) -> list[int]:
     return [len(batch) * max(side[i] for i in batch) for side in lengths]
 
 
-def steps(lengths: Lengths, num_processes: int, epoch: int = 0, begun_pairs: int = 0, start_batch: int = 0, **options):
+def steps(
+    lengths: Lengths, num_processes: int, epoch: int = 0, consumed_pairs: int = 0, start_batch: int = 0, **options
+):
     """For each step the batches of all processes, which are as many for each."""
     processes = []
     for index in range(num_processes):
         each = sampler(lengths, num_processes=num_processes, process_index=index, **options)
-        each.set_begun(epoch, begun_pairs)
+        each.set_consumed(epoch, consumed_pairs)
         each.set_epoch(epoch, start_batch)
         processes.append(list(each))
     return list(zip(*processes, strict=True))
@@ -48,35 +50,37 @@ def pairs_of(steps) -> Counter:
     return Counter(chain.from_iterable(flat(steps)))
 
 
-class TestShareEvenly:
+class TestDistributeEvenly:
     @pytest.mark.parametrize(
         ("sizes", "num_processes"),
         [
             ([4, 4, 4], 2),
-            ([6, 6, 6, 1], 3),  # the last cannot be cut
+            ([6, 6, 6, 1], 3),  # the last cannot be halved
             ([5] + [1] * 9, 4),  # nor can any of the last nine
             ([1, 1, 2, 1, 2, 1, 1, 1, 1], 3),
             ([3], 3),
             ([1] * 6, 3),
         ],
     )
-    def test_everything_once_and_nothing_empty(self, sizes: list[int], num_processes: int):
+    def test_every_pair_once_and_no_empty_batch(self, sizes: list[int], num_processes: int):
         numbers = iter(range(sum(sizes)))
-        groups = list(share_evenly([[next(numbers) for _ in range(size)] for size in sizes], num_processes))
+        groups = list(distribute_evenly([[next(numbers) for _ in range(size)] for size in sizes], num_processes))
         assert list(chain.from_iterable(flat(groups))) == list(range(sum(sizes)))
         assert all(len(group) == num_processes and all(group) for group in groups)
-        assert len(groups) == -(-len(sizes) // num_processes)  # no batch is cut without need
+        assert len(groups) == -(-len(sizes) // num_processes)  # no batch is halved without need
 
-    def test_only_the_end_is_cut(self):
+    def test_only_batches_at_the_end_are_halved(self):
         batches = [[i, i, i] for i in range(14)]
-        assert flat(share_evenly(batches, 4))[:12] == batches[:12]
+        assert flat(distribute_evenly(batches, 4))[:12] == batches[:12]
 
-    def test_a_stream_is_shared_before_its_end_is_known(self):
-        assert next(share_evenly(repeat([1, 2, 3]), 4)) == [[1, 2, 3]] * 4
+    def test_a_stream_is_distributed_before_its_end_is_known(self):
+        assert next(distribute_evenly(repeat([1, 2, 3]), 4)) == [[1, 2, 3]] * 4
 
     def test_too_few_pairs(self):
-        with pytest.raises(ValueError, match="the last 4 batches, with 5 pairs in all, cannot be shared evenly by 3"):
-            list(share_evenly([[1], [2], [3, 4], [5]], 3))
+        with pytest.raises(
+            ValueError, match="the last 4 batches, with 5 pairs in all, cannot be split evenly between 3"
+        ):
+            list(distribute_evenly([[1], [2], [3, 4], [5]], 3))
 
 
 class TestTokenBatchSampler:
@@ -95,49 +99,51 @@ class TestTokenBatchSampler:
 
     @pytest.mark.parametrize("epoch", [0, 1, 5])
     @pytest.mark.parametrize("num_processes", [2, 3, 4, 7, 16])
-    def test_the_order_is_the_same_for_any_number_of_processes(self, lengths: Lengths, num_processes: int, epoch: int):
+    def test_order_does_not_depend_on_the_number_of_processes(self, lengths: Lengths, num_processes: int, epoch: int):
         alone, together = (flat(steps(lengths, number, epoch)) for number in (1, num_processes))
         whole = len(alone) // num_processes * num_processes
         assert together[:whole] == alone[:whole]
 
     @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
     @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
-    def test_another_number_of_processes_takes_what_is_left(self, lengths: Lengths, before: int, now: int):
+    def test_resuming_with_another_number_of_processes_loses_no_pair(self, lengths: Lengths, before: int, now: int):
         for epoch in (0, 3):
             whole = steps(lengths, before, epoch)
             for taken in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
-                begun_pairs = sampler(lengths).taken_pairs(epoch, before, taken)
-                assert begun_pairs == pairs_of(whole[:taken]).total()
-                left = steps(lengths, now, epoch, begun_pairs)
+                consumed_pairs = sampler(lengths).count_consumed(epoch, before, taken)
+                assert consumed_pairs == pairs_of(whole[:taken]).total()
+                left = steps(lengths, now, epoch, consumed_pairs)
                 assert pairs_of(whole[:taken]) + pairs_of(left) == Counter(range(500))
 
     @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
     @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
-    def test_what_is_left_comes_as_if_all_had_been_of_the_other_number(self, lengths: Lengths, before: int, now: int):
-        """After 12 batches, which are a whole number of steps for either."""
-        begun_pairs = sampler(lengths).taken_pairs(2, before, 12 // before)
-        assert steps(lengths, now, 2, begun_pairs) == steps(lengths, now, 2)[12 // now :]
+    def test_resuming_with_another_number_of_processes_continues_its_order(
+        self, lengths: Lengths, before: int, now: int
+    ):
+        """After 12 batches, a multiple of either number of processes."""
+        consumed_pairs = sampler(lengths).count_consumed(2, before, 12 // before)
+        assert steps(lengths, now, 2, consumed_pairs) == steps(lengths, now, 2)[12 // now :]
 
     def test_the_number_of_processes_may_change_more_than_once_in_an_epoch(self, lengths: Lengths):
         order = sampler(lengths)
         first = steps(lengths, 3)[:4]
-        order.set_begun(0, order.taken_pairs(0, 3, 4))
-        second = steps(lengths, 2, begun_pairs=order.begun_pairs)[:7]
-        order.set_begun(0, order.taken_pairs(0, 2, 7))
-        third = steps(lengths, 4, begun_pairs=order.begun_pairs)
-        resumed = steps(lengths, 4, begun_pairs=order.begun_pairs, start_batch=2)
+        order.set_consumed(0, order.count_consumed(0, 3, 4))
+        second = steps(lengths, 2, consumed_pairs=order.consumed_pairs)[:7]
+        order.set_consumed(0, order.count_consumed(0, 2, 7))
+        third = steps(lengths, 4, consumed_pairs=order.consumed_pairs)
+        resumed = steps(lengths, 4, consumed_pairs=order.consumed_pairs, start_batch=2)
         assert pairs_of(first) + pairs_of(second) + pairs_of(third) == Counter(range(500))
         assert resumed == third[2:]
 
-    def test_what_others_took_of_one_epoch_is_there_in_the_next(self, lengths: Lengths):
+    def test_pairs_consumed_in_one_epoch_come_in_the_next(self, lengths: Lengths):
         each = sampler(lengths)
-        each.set_begun(0, 70)
+        each.set_consumed(0, 70)
         each.set_epoch(1)
         assert Counter(chain.from_iterable(each)) == Counter(range(500))
 
-    def test_too_few_pairs_are_left_for_more_processes(self):
+    def test_too_few_pairs_left_for_more_processes(self):
         with pytest.raises(ValueError, match="the last 1 batches, with 1 pairs in all"):
-            steps(([150] * 6, [150] * 6), 2, begun_pairs=5)
+            steps(([150] * 6, [150] * 6), 2, consumed_pairs=5)
 
     @pytest.mark.parametrize("num_processes", [1, 3])
     def test_padded_sizes_stay_within_both_budgets(self, lengths: Lengths, num_processes: int):
@@ -147,7 +153,7 @@ class TestTokenBatchSampler:
                 assert source <= 200
                 assert target <= 150
 
-    def test_no_batch_could_take_the_next_pair(self, lengths: Lengths):
+    def test_batches_are_as_large_as_the_budgets_allow(self, lengths: Lengths):
         """In ascending order the cuts are greedy: one more pair would exceed a budget."""
         batches = list(sampler(lengths, shuffle=False))
         for batch, following in pairwise(batches):
@@ -170,9 +176,9 @@ class TestTokenBatchSampler:
         assert list(travelled) == list(fresh)
 
     def test_epochs_and_seeds_differ_in_order_and_in_composition(self, lengths: Lengths):
-        one, other_epoch, other_seed = sampler(lengths), sampler(lengths), sampler(lengths, seed=4)
+        first, other_epoch, other_seed = sampler(lengths), sampler(lengths), sampler(lengths, seed=4)
         other_epoch.set_epoch(1)
-        compositions = [{frozenset(batch) for batch in each} for each in (one, other_epoch, other_seed)]
+        compositions = [{frozenset(batch) for batch in each} for each in (first, other_epoch, other_seed)]
         assert compositions[0] != compositions[1]
         assert compositions[0] != compositions[2]
 
@@ -188,34 +194,34 @@ class TestTokenBatchSampler:
         assert list(each) == whole[10:]
         assert len(each) == len(whole)
 
-    def test_a_batch_says_nothing_of_the_length_of_the_next(self, lengths: Lengths):
-        """Gradients of batches of like length are alike: one after another they are worth less than at random."""
+    def test_lengths_of_consecutive_batches_are_uncorrelated(self, lengths: Lengths):
+        """Gradients of batches of similar length are alike: in a row they are worth less than in random order."""
         correlations = []
         for seed in range(20):
             longest = [max(lengths[0][i] for i in batch) for batch in sampler(lengths, seed=seed)]
             correlations.append(np.corrcoef(longest[:-1], longest[1:])[0, 1])
         assert abs(np.mean(correlations)) < 0.1
 
-    def test_processes_get_about_as_many_padded_tokens_in_a_step(self, lengths: Lengths):
-        """But for the last step, which may have been cut, and the batch with the longest pairs of all."""
+    def test_processes_get_about_equal_padded_tokens_in_a_step(self, lengths: Lengths):
+        """Except in the last step, whose batches may have been halved."""
         for step in steps(lengths, 4)[:-1]:
             padded = sorted(max(padded_sizes(batch, lengths)) for batch in step)
             assert padded[0] > 0.6 * padded[-1]
 
-    def test_share_taken_is_of_pairs(self, lengths: Lengths):
+    def test_fraction_consumed_counts_pairs(self, lengths: Lengths):
         each = sampler(lengths, num_processes=2)
-        each.set_begun(1, 100)
+        each.set_consumed(1, 100)
         each.set_epoch(1)
-        taken = pairs_of(steps(lengths, 2, 1, begun_pairs=100)[:3]).total()
-        assert each.share_taken(0) == pytest.approx(100 / 500)
-        assert each.share_taken(3) == pytest.approx((100 + taken) / 500)
+        taken = pairs_of(steps(lengths, 2, 1, consumed_pairs=100)[:3]).total()
+        assert each.fraction_consumed(0) == pytest.approx(100 / 500)
+        assert each.fraction_consumed(3) == pytest.approx((100 + taken) / 500)
 
-    def test_padding_share_is_that_of_the_padded_matrices(self, lengths: Lengths):
+    def test_padding_share(self, lengths: Lengths):
         each = sampler(lengths)
         padded = sum(sum(padded_sizes(batch, lengths)) for batch in each)
         assert each.padding_share() == pytest.approx(1 - sum(map(sum, lengths)) / padded)
 
-    def test_similar_lengths_stand_together(self, lengths: Lengths):
+    def test_batches_have_little_padding(self, lengths: Lengths):
         """Batches of random pairs would be more than a third padding."""
         assert sampler(lengths).padding_share() < 0.15
 
@@ -223,23 +229,23 @@ class TestTokenBatchSampler:
         columns = Dataset.from_dict({"s": lengths[0], "t": lengths[1]})
         assert list(sampler((columns["s"], columns["t"]))) == list(sampler(lengths))
 
-    @pytest.mark.parametrize(("side", "other"), [("source", 0), ("target", 1)])
-    def test_a_pair_beyond_the_budget_is_named(self, side: str, other: int):
+    @pytest.mark.parametrize(("side", "index"), [("source", 0), ("target", 1)])
+    def test_a_pair_beyond_the_budget_is_named(self, side: str, index: int):
         lengths = [[1, 1, 1], [1, 1, 1]]
-        lengths[other][1] = 500
+        lengths[index][1] = 500
         with pytest.raises(ValueError, match=f"pair 1 has 500 {side} tokens.*max_{side}_tokens=.*data.max_length"):
             sampler((lengths[0], lengths[1]))
 
     def test_fewer_pairs_than_processes(self):
-        with pytest.raises(ValueError, match="2 pairs cannot be shared by 3 processes"):
+        with pytest.raises(ValueError, match="2 pairs in all, cannot be split evenly between 3"):
             sampler(([1, 1], [1, 1]), num_processes=3)
 
     def test_no_pairs(self):
         with pytest.raises(ValueError, match="no pairs"):
             sampler(([], []))
 
-    def test_batches_that_cannot_be_cut_are_no_empty_batches(self):
-        with pytest.raises(ValueError, match="the last 5 batches, with 5 pairs in all, cannot be shared"):
+    def test_too_few_pairs_to_halve_batches(self):
+        with pytest.raises(ValueError, match="the last 5 batches, with 5 pairs in all, cannot be split"):
             sampler(([150] * 5, [150] * 5), num_processes=2)
 
 
@@ -280,33 +286,35 @@ class TestStreamingTokenBatches:
         each.set_epoch(1, start_batch=7)
         assert self.numbers(each) == whole[7:]
 
-    def steps(self, lengths: Lengths, num_processes: int, epoch: int = 0, begun_pairs: int = 0, **options):
+    def steps(self, lengths: Lengths, num_processes: int, epoch: int = 0, consumed_pairs: int = 0, **options):
         processes = []
         for index in range(num_processes):
             each = self.batches(lengths, num_processes=num_processes, process_index=index, **options)
-            each.set_begun(epoch, begun_pairs)
+            each.set_consumed(epoch, consumed_pairs)
             each.set_epoch(epoch)
             processes.append(self.numbers(each))
         return list(zip(*processes, strict=True))
 
-    @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or a single one
+    @pytest.mark.parametrize("pool_size", [120, 499])  # the last pool has 20 pairs, or 1
     @pytest.mark.parametrize("num_processes", [2, 3, 4])
-    def test_processes_share_every_pair_in_one_order(self, lengths: Lengths, num_processes: int, pool_size: int):
+    def test_order_does_not_depend_on_the_number_of_processes(
+        self, lengths: Lengths, num_processes: int, pool_size: int
+    ):
         alone, together = (self.steps(lengths, number, epoch=2, pool_size=pool_size) for number in (1, num_processes))
         assert pairs_of(together) == Counter(range(500))
-        whole = len(flat(together)) - 2 * num_processes  # the last ones may be cut
+        whole = len(flat(together)) - 2 * num_processes  # the last ones may be halved
         assert flat(together)[:whole] == flat(alone)[:whole]
 
     @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (3, 2), (2, 4), (4, 3)])
-    def test_another_number_of_processes_takes_what_is_left(self, lengths: Lengths, before: int, now: int):
+    def test_resuming_with_another_number_of_processes_loses_no_pair(self, lengths: Lengths, before: int, now: int):
         whole = self.steps(lengths, before, epoch=1)
-        for taken in (len(whole) // 2, len(whole) - 2):  # one pair alone could not be shared
-            begun_pairs = self.batches(lengths).taken_pairs(1, before, taken)
-            left = self.steps(lengths, now, 1, begun_pairs)
+        for taken in (len(whole) // 2, len(whole) - 2):  # a single pair could not be distributed
+            consumed_pairs = self.batches(lengths).count_consumed(1, before, taken)
+            left = self.steps(lengths, now, 1, consumed_pairs)
             assert pairs_of(whole[:taken]) + pairs_of(left) == Counter(range(500))
 
     def test_fewer_pairs_than_processes(self):
-        with pytest.raises(ValueError, match="2 pairs in all, cannot be shared evenly by 3"):
+        with pytest.raises(ValueError, match="2 pairs in all, cannot be split evenly between 3"):
             self.steps(([1, 1], [1, 1]), 3)
 
     def test_a_stream_without_pairs(self):

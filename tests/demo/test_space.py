@@ -18,7 +18,7 @@ def space(tmp_path, transformer, rnn) -> Path:
     return write_space(tmp_path / "new" / "space", [transformer, rnn])
 
 
-def test_it_has_what_the_hub_reads(space):
+def test_readme_and_requirements_for_the_hub(space):
     _, front_matter, text = (space / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     values = yaml.safe_load(front_matter)
     assert (values["sdk"], values["app_file"]) == ("gradio", "app.py")
@@ -40,13 +40,13 @@ def test_two_models_of_one_kind_have_a_folder_each(tmp_path, transformer):
     assert {path.name for path in (space / "models").iterdir()} == {"transformer", "transformer_2"}
 
 
-def test_what_exists_is_not_overwritten(tmp_path, transformer):
+def test_an_existing_folder_is_not_overwritten(tmp_path, transformer):
     with pytest.raises(ValueError, match="it exists already"):
         write_space(tmp_path, [transformer])
 
 
 @pytest.mark.slow
-def test_it_runs_with_the_code_that_it_has(space):
+def test_the_space_runs_with_its_own_code(space):
     code = (
         "import app, vanilla_transformer; print(vanilla_transformer.__file__); "
         "print(*[model.label for model in app.demo.blocks.values() if model.__class__.__name__ == 'Image']); "

@@ -31,7 +31,7 @@ def folder_of(family: Family, tokenizer, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES[:-1], ids=lambda family: family.name)
-def test_the_weights_are_those_of_output_attentions(family, tokenizer):
+def test_weights_equal_output_attentions(family, tokenizer):
     model = family.model()
     backend = family.backends[-1] if family.backends[-1] != "flex_attention" else "sdpa"
     model.set_attn_implementation(backend)
@@ -55,7 +55,7 @@ def test_the_weights_are_those_of_output_attentions(family, tokenizer):
     np.testing.assert_allclose(found.cross.sum(-1), 1, rtol=1e-5)
 
 
-def test_inputs_are_what_is_produced_shifted_right(tokenizer):
+def test_target_inputs_are_target_tokens_shifted_right(tokenizer):
     found = attention_weights(TRANSFORMER.model(), tokenizer, SOURCE, TARGET)
     assert found.source_tokens == ["w1", "w2", "w3", "w4", "</s>"]
     assert found.target_inputs == ["<s>", *found.target_tokens[:-1]]
@@ -85,7 +85,7 @@ def test_it_explains_the_translation_that_the_translator_makes(family, tokenizer
     assert [token for token in found.target_tokens if not token.startswith("<")] == translation.text.split()
 
 
-def test_nothing_and_too_much_are_refused_before_translating(tokenizer, tmp_path):
+def test_empty_and_too_long_sentences_are_refused(tokenizer, tmp_path):
     translator = Translator.from_pretrained(folder_of(TRANSFORMER, tokenizer, tmp_path), device="cpu")
     with pytest.raises(ValueError, match="the sentence is empty"):
         explain(translator, "  ")

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-import os
 import random
-from pathlib import Path
 
-import evaluate
 import pytest
 import sacrebleu
 
-from tests.distributed.launching import start_together
-from vanilla_transformer.evaluation.translation_quality import TranslationQuality, score_translations
+from vanilla_transformer.evaluation.translation_quality import score_translations
 
 
 def corpus(sentences: int) -> tuple[list[str], list[str]]:
@@ -34,7 +29,7 @@ def test_the_scores_are_sacrebleus():
     assert result["sentences"] == 40
 
 
-def test_case_counts_unless_it_is_said_not_to():
+def test_lowercase_ignores_case():
     predictions, references = corpus(40)
     shouted = [prediction.upper() for prediction in predictions]
     lowercase = score_translations(shouted, references, lowercase=True)
@@ -82,22 +77,6 @@ def test_an_empty_translation_is_scored():
     assert score_translations(predictions, references)["bleu"] == sacrebleu.corpus_bleu(predictions, [references]).score
 
 
-def test_another_tokenisation():
-    predictions, references = corpus(10)
-    result = TranslationQuality().compute(predictions=predictions, references=references, tokenize="char")
-    assert result is not None
-    assert result["bleu"] == sacrebleu.corpus_bleu(predictions, [references], tokenize="char").score
-
-
-def test_it_is_a_metric_of_evaluate_to_which_sentences_are_added():
-    predictions, references = corpus(10)
-    metric = TranslationQuality()
-    assert isinstance(metric, evaluate.Metric)
-    metric.add(prediction=predictions[0], reference=references[0])
-    metric.add_batch(predictions=predictions[1:], references=references[1:])
-    assert metric.compute() == score_translations(predictions, references)
-
-
 @pytest.mark.parametrize(("predictions", "references"), [(3, 2), (1, 2), (0, 0)])
 def test_counts_that_do_not_fit_are_refused_in_one_line(predictions: int, references: int):
     with pytest.raises(ValueError, match=rf"^{predictions} translations .* {references} references.*$") as caught:
@@ -105,51 +84,6 @@ def test_counts_that_do_not_fit_are_refused_in_one_line(predictions: int, refere
     assert "\n" not in str(caught.value)
 
 
-def test_the_metric_itself_refuses_counts_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"^3 translations .* 2 references.*$"):
-        TranslationQuality().compute(predictions=["a"] * 3, references=["a"] * 2)
-
-
 def test_a_sentence_without_references_is_refused():
     with pytest.raises(ValueError, match="empty list of references"):
         score_translations(["a"], [[]])
-
-
-def test_it_leaves_evaluates_own_cache_alone(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "cache")
-    score_translations(*corpus(2))
-    TranslationQuality().compute(predictions=["a"], references=["a"])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_it_uses_a_cache_that_is_given(tmp_path: Path):
-    metric = TranslationQuality(cache_dir=str(tmp_path))
-    metric.add(prediction="a", reference="a")
-    assert list(tmp_path.rglob("*.arrow")) != []
-
-
-def test_several_processes_need_a_cache_to_meet_in():
-    with pytest.raises(ValueError, match="num_process=2 needs cache_dir"):
-        TranslationQuality(num_process=2, process_id=0)
-
-
-def score_here(folder: Path, corpora: list[tuple[list[str], list[str]]]) -> None:
-    """For `start_together`: every second sentence; the results in a file for each process."""
-    process, results = int(os.environ["RANK"]), []
-    for number, (predictions, references) in enumerate(corpora):
-        metric = TranslationQuality(
-            cache_dir=str(folder / "cache"), num_process=2, process_id=process, experiment_id=f"corpus-{number}"
-        )
-        results.append(metric.compute(predictions=predictions[process::2], references=references[process::2]))
-    (folder / f"{process}.json").write_text(json.dumps(results), encoding="utf-8")
-
-
-def test_two_processes_score_as_one(tmp_path: Path):
-    corpora = [corpus(21), corpus(1)]  # of one sentence, the second process has none
-    start_together(score_here, 2, tmp_path, corpora)
-    first, second = [json.loads((tmp_path / f"{process}.json").read_text(encoding="utf-8")) for process in range(2)]
-    assert second == [None, None]
-    for result, (predictions, references) in zip(first, corpora, strict=True):
-        assert result["sentences"] == len(predictions)
-        assert result["bleu"] == pytest.approx(sacrebleu.corpus_bleu(predictions, [references]).score, rel=1e-12)
-        assert result["chrf"] == pytest.approx(sacrebleu.corpus_chrf(predictions, [references]).score, rel=1e-12)

@@ -9,7 +9,7 @@ def compared(name: str, *scores: Score) -> ComparedModel:
 
 
 @pytest.mark.parametrize("name", ["languages", "datasets"])
-def test_a_list_is_no_string(name: str):
+def test_a_string_in_place_of_a_list_is_refused(name: str):
     with pytest.raises(ValueError, match=f"{name}='en' must be a list"):
         ModelCardFacts(model_name="a", parameters=1, **{name: "en"})
 
@@ -20,7 +20,7 @@ def test_a_dataset_that_cannot_be_on_the_hub_is_refused():
 
 
 @pytest.mark.parametrize("other", [Score("words", "BLEU", 1.0), Score("sentences", "word error rate", 1.0)])
-def test_figures_of_two_kinds_are_not_compared(other: Score):
+def test_scores_on_other_data_or_by_other_metrics_are_not_compared(other: Score):
     models = [compared("Transformer", Score("words", "word error rate", 0.5)), compared("RNN", other)]
     with pytest.raises(ValueError, match="Transformer and RNN cannot be compared"):
         Comparison(models=models, difference="")

@@ -43,11 +43,11 @@ def test_without_all_three_factors_there_are_no_flops(name: str):
     assert "FLOPs" not in card_text(replace(LEAST, **known))["training"]
 
 
-def test_what_is_unknown_of_the_training_has_no_row():
+def test_unknown_facts_of_the_training_have_no_row():
     assert cells(card_text(LEAST)["training"])[2:] == [["parameters", "1,234,567"]]
 
 
-def test_zero_is_known():
+def test_zero_is_not_unknown():
     facts = replace(LEAST, updates=0, pairs=0, training_seconds=0, recipe={"dropout": 0.0})
     assert training(facts) | {"": ""} == {
         "": "",
@@ -65,7 +65,7 @@ def test_a_section_without_facts_says_so(name: str):
     assert card_text(LEAST)[name] == "Not recorded."
 
 
-def test_a_licence_that_nobody_stated_is_told():
+def test_an_unstated_licence_is_reported():
     assert "Licence of the data: not stated" in card_text(replace(LEAST, pairs=3))["training_data"]
     assert card_text(LEAST)["weights_license"] == "no licence stated"
 
@@ -81,7 +81,7 @@ def test_an_rnn_is_not_called_a_transformer():
     assert card_text(LEAST)["description"].startswith("A Transformer encoder-decoder")
 
 
-def test_a_model_without_a_rival_names_the_kind_that_it_lacks():
+def test_a_model_without_a_comparison_names_the_other_architecture():
     assert "without an RNN beside it. `vanilla-transformer compare`" in card_text(LEAST)["comparison"]
     assert "without a Transformer beside it" in card_text(replace(LEAST, model_type="rnn_seq2seq"))["comparison"]
 
@@ -99,7 +99,7 @@ def test_a_comparison_begins_with_the_cards_own_model():
     assert text.endswith("Of 2 points.")
 
 
-def test_strings_of_the_code_are_those_of_the_facts():
+def test_strings_in_the_code_are_escaped_facts():
     nasty = 'a "quoted" \\ name\n# with a line'
     text = card_text(replace(LEAST, model_name=nasty, example_input=nasty))
     assert ast.literal_eval(text["name_in_python"]) == ast.literal_eval(text["example_in_python"]) == nasty

@@ -67,7 +67,7 @@ def test_a_push_that_fails_changes_nothing_and_the_next_succeeds(
 
 @pytest.mark.parametrize("request_line", [PLAN, BATCH, STORE, VERIFY])
 @pytest.mark.parametrize("status", [503, None], ids=["busy", "cut-off"])
-def test_the_client_itself_tries_again(hub, client, complete, make_folder, name, request, request_line, status):
+def test_the_client_retries(hub, client, complete, make_folder, name, request, request_line, status):
     seeds = request.node.callspec.indices
     hub.fail(request_line.format(name=name), status=status, times=2)
     client(push_folder, make_folder(seed=200 + 10 * seeds["request_line"] + seeds["status"]), name)
@@ -75,7 +75,7 @@ def test_the_client_itself_tries_again(hub, client, complete, make_folder, name,
     assert len(list(hub.repositories[name].commits())) == 2
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, client, complete, make_folder, name):
+def test_a_commit_whose_response_was_lost_is_not_repeated(hub, client, complete, make_folder, name):
     client(push_folder, complete, name)
     new = make_folder(seed=2)
     hub.fail(COMMIT.format(name=name), after_work=True)
@@ -86,7 +86,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, client, complete,
     assert hub.repositories[name].state() == made
 
 
-def test_a_commit_of_somebody_else_in_between_is_not_overwritten(hub, client, complete, make_folder, name):
+def test_a_concurrent_commit_is_not_overwritten(hub, client, complete, make_folder, name):
     client(push_folder, complete, name)
     branches = hub.repositories[name].branches
     other = replace(branches["main"], oid="0" * 40, parent=branches["main"])
@@ -162,7 +162,7 @@ def test_a_pull_that_fails_leaves_no_folder_and_the_next_succeeds(
     assert [path.name for path in tmp_path.iterdir()] == ["pulled"]
 
 
-def test_what_is_left_of_a_pull_is_not_taken_for_the_model(hub, client, complete, name, tmp_path):
+def test_an_incomplete_pull_is_not_taken_for_the_model(hub, client, complete, name, tmp_path):
     """The client, without network, would return the folder as it is."""
     sha = client(push_folder, complete, name).rpartition("/")[2]
     left = tmp_path / f".unfinished-pulled-{sha[:12]}"

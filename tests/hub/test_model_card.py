@@ -72,7 +72,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
         write_model_card(tmp_path / "nowhere", facts=LEAST)
 
 
-def test_the_metadata_are_read_back_as_they_were_meant(tmp_path: Path):
+def test_metadata_round_trip(tmp_path: Path):
     results = [
         EvalResult(
             task_type="translation",
@@ -108,7 +108,7 @@ def test_the_metadata_are_read_back_as_they_were_meant(tmp_path: Path):
     assert ModelCard(str(found)).data.to_dict() == expected.to_dict()  # saved again
 
 
-def test_what_is_unknown_is_left_out_of_the_metadata(tmp_path: Path):
+def test_metadata_leave_out_unknown_facts(tmp_path: Path):
     data = card(tmp_path, LEAST).data.to_dict()
     assert data == {"library_name": "transformers", "tags": ["vanilla_transformer"]}
 
@@ -122,7 +122,7 @@ def test_one_language_makes_no_translator(tmp_path: Path):
     assert (data.language, data.pipeline_tag) == (["en"], None)
 
 
-def test_norwegian_is_no_truth_value(tmp_path: Path):
+def test_norwegian_is_not_read_as_a_boolean(tmp_path: Path):
     assert card(tmp_path, replace(LEAST, languages=["no", "en"])).data.language == ["no", "en"]
 
 
@@ -150,7 +150,7 @@ def test_the_text_has_every_fact(tmp_path: Path):
     assert "Weights: cc-by-4.0" in section(text, "Licence")
 
 
-def test_a_card_of_little_has_every_section(tmp_path: Path):
+def test_a_card_of_few_facts_has_every_section(tmp_path: Path):
     text = card(tmp_path, LEAST).text
     assert "None" not in text
     assert headings(text) == ["# tiny", *headings(card(tmp_path, ALL).text)[1:]]

@@ -37,11 +37,11 @@ def one_problem(folder: Path) -> str:
     return problem
 
 
-def test_what_save_pretrained_and_the_card_write_is_complete(complete: Path):
+def test_save_pretrained_and_the_card_make_a_complete_folder(complete: Path):
     assert check_folder(complete) == []
 
 
-def test_what_train_writes_is_complete(tiny_run):
+def test_the_folder_of_train_is_complete(tiny_run):
     AcceleratorState._reset_state(reset_partial_state=True)  # as if in a process of its own
     train_and_describe(tiny_run.load())
     assert check_folder(tiny_run.output_dir / "model") == []
@@ -52,7 +52,7 @@ def test_all_files_of_a_complete_folder_are_published_with_their_sizes(complete:
     assert list_files(complete) == [(name, len(files[name].read_bytes())) for name in sorted(files)]
 
 
-def test_what_is_not_of_the_model_is_not_published(complete: Path, folder: Path):
+def test_files_outside_the_model_are_not_published(complete: Path, folder: Path):
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     (folder / "unused.py").write_text("", encoding="utf-8")
     (folder / "checkpoints").mkdir()
@@ -82,12 +82,12 @@ def test_each_published_file_is_missed(complete: Path, folder: Path):
         (folder / file).write_bytes(content)
 
 
-def test_who_needs_a_missing_file_of_code_is_told(folder: Path):
+def test_a_missing_file_of_code_names_its_importer(folder: Path):
     (folder / "loss.py").unlink()
     assert one_problem(folder) == "loss.py is missing: seq2seq_base.py needs it"
 
 
-def test_code_is_looked_for_where_transformers_will(folder: Path):
+def test_code_is_searched_as_transformers_searches(folder: Path):
     with (folder / "loss.py").open("a", encoding="utf-8") as file:
         file.write("\n\ndef later():\n    from .somewhere import x\n")
     assert one_problem(folder) == "somewhere.py is missing: loss.py needs it"
@@ -215,13 +215,13 @@ def test_pickles_by_content(folder: Path, protocol: int):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_what_torch_saves_under_another_name(folder: Path, zipped: bool):
+def test_torch_pickles_under_another_name(folder: Path, zipped: bool):
     (folder / "states").mkdir()
     torch.save({"a": torch.zeros(2)}, folder / "states/a.dat", _use_new_zipfile_serialization=zipped)
     assert one_problem(folder).startswith("states/a.dat has to be unpickled")
 
 
-def test_what_numpy_saves_under_another_name(folder: Path):
+def test_numpy_pickles_under_another_name(folder: Path):
     with (folder / "a").open("wb") as file:
         np.save(file, np.array([{}], dtype=object))
     with (folder / "b").open("wb") as file:
@@ -229,18 +229,18 @@ def test_what_numpy_saves_under_another_name(folder: Path):
     assert [problem.split()[0] for problem in check_folder(folder)] == ["a", "b"]
 
 
-def test_a_pickle_that_is_called_weights(folder: Path):
+def test_a_pickle_named_as_weights(folder: Path):
     torch.save({"a": torch.zeros(2)}, folder / "model.safetensors")
     assert any(problem.startswith("model.safetensors has to be unpickled") for problem in check_folder(folder))
 
 
-def test_weights_whose_length_looks_like_a_pickle_are_none(folder: Path):
+def test_safetensors_whose_length_looks_like_a_pickle_are_accepted(folder: Path):
     header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(0x0280)  # whose length is b"\x80\x02"
     (folder / "other.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert check_folder(folder) == []
 
 
-def test_an_archive_without_pickles_is_none(folder: Path):
+def test_an_archive_without_pickles_is_accepted(folder: Path):
     shutil.make_archive(str(folder / "notes"), "zip", folder, "LICENSE")
     assert check_folder(folder) == []
 

@@ -63,7 +63,7 @@ def test_large_weights_go_through_lfs_without_the_token(hub, client, make_folder
     assert {entry.authorization for entry in storage} == {None}
 
 
-def test_a_second_push_leaves_the_first_to_be_had(hub, client, complete, make_folder, name, tmp_path):
+def test_a_second_push_keeps_the_first_revision(hub, client, complete, make_folder, name, tmp_path):
     another = make_folder(seed=2)
     assert not same(another, complete)
     first, second = (client(push_folder, folder, name).rpartition("/")[2] for folder in (complete, another))
@@ -73,7 +73,7 @@ def test_a_second_push_leaves_the_first_to_be_had(hub, client, complete, make_fo
     assert same(client(pull, name, tmp_path / "newest"), another)
 
 
-def test_nothing_new_is_no_commit(hub, client, complete, name):
+def test_no_commit_without_changes(hub, client, complete, name):
     first = client(push_folder, complete, name)
     assert client(push_folder, complete, name) == first
     assert number_of_commits(hub.repositories[name]) == 2
@@ -89,7 +89,7 @@ def test_a_branch_is_created_and_main_stays(hub, client, complete, make_folder, 
     assert same(client(pull, name, tmp_path / "pulled", revision="trial/one"), another)
 
 
-def test_a_tag_stays_where_it_was(hub, client, complete, make_folder, name, tmp_path):
+def test_a_tag_is_not_moved(hub, client, complete, make_folder, name, tmp_path):
     client(push_folder, complete, name)
     client(api, "create_tag", name, tag="v1")
     client(push_folder, make_folder(seed=2), name)
@@ -110,7 +110,7 @@ def test_a_push_to_a_pull_request(hub, client, complete, make_folder, name):
     assert list(repository.branches) == ["main"]
 
 
-def test_weights_of_an_earlier_push_go_in_the_same_commit(hub, client, complete, make_folder, name, tmp_path):
+def test_stale_weights_are_deleted_in_the_same_commit(hub, client, complete, make_folder, name, tmp_path):
     sharded = make_folder(max_shard_size="8KB")
     client(push_folder, sharded, name)
     assert files_of(hub.repositories[name]) == {*dict(list_files(sharded)), ".gitattributes"}
@@ -195,7 +195,7 @@ def test_a_token_that_is_handed_over(hub, client, complete, name, tmp_path):
 
 
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
-def test_the_token_is_nowhere_afterwards(hub, complete, name, tmp_path, xet):
+def test_the_token_is_not_leaked(hub, complete, name, tmp_path, xet):
     """Not in what the command writes, even when it tells of every request, nor in what the Hub gets or keeps."""
     folder = shutil.copytree(complete, tmp_path / "model")
     loud = environment(
@@ -249,7 +249,7 @@ def test_pickles_are_not_pulled(hub, client, complete, name, tmp_path):
     ],
     ids=["no-config", "no-weights", "pickles"],
 )
-def test_what_is_no_model_is_not_pulled(client, name, tmp_path, files, said):
+def test_a_repository_without_a_model_is_not_pulled(client, name, tmp_path, files, said):
     add(client, name, **files)
     with pytest.raises(ValueError, match=f"^{name} .*{said}"):
         client(pull, name, tmp_path / "pulled")
@@ -265,7 +265,7 @@ def test_a_folder_in_use_is_left_alone(hub, client, name, tmp_path):
     assert hub.log == []
 
 
-def test_an_empty_folder_and_a_deep_one_will_do(client, complete, name, tmp_path):
+def test_pull_into_an_empty_folder_and_into_missing_folders(client, complete, name, tmp_path):
     client(push_folder, complete, name)
     (tmp_path / "empty").mkdir()
     assert same(client(pull, name, tmp_path / "empty"), complete)
@@ -327,6 +327,6 @@ def test_the_commands(hub, client, complete, make_folder, name, tmp_path):
     assert same(tmp_path / "pulled", complete)
 
 
-def test_a_dry_run_asks_nobody(hub, client, complete, name):
+def test_a_dry_run_sends_no_request(hub, client, complete, name):
     assert client(command, "push", str(complete), name, "--dry-run").status == 0
     assert hub.log == []

@@ -41,11 +41,11 @@ def test_the_model_is_the_runs(results):
     assert facts_of_run(results, "tiny").model_type == "rnn_seq2seq"
 
 
-def test_the_recipe_leaves_out_places_on_this_machine(results, finished):
+def test_the_recipe_has_no_paths(results, finished):
     assert str(finished.folder) not in json.dumps(facts_of_run(results, "tiny").recipe)
 
 
-def test_scores_of_the_test_corpus_stand_for_the_validations_bleu(results):
+def test_scores_of_the_test_corpus_replace_the_validations_bleu(results):
     names = [score.metric for score in facts_of_run(results, "tiny").scores]
     assert names == ["perplexity per token", "BLEU"]
     results["scores"] = [{"data": "test", "metric": "BLEU", "value": 30.0, "signature": "s"}]
@@ -57,7 +57,7 @@ def test_scores_of_the_test_corpus_stand_for_the_validations_bleu(results):
     ]
 
 
-def test_one_language_alone_is_no_direction(results):
+def test_one_language_alone_gives_no_direction(results):
     results["config"]["data"]["target_language"] = None
     assert facts_of_run(results, "tiny").languages == []
 
@@ -76,7 +76,7 @@ def test_only_a_training_corpus_on_the_hub_is_a_dataset(results, tmp_path):
     assert found == {"wmt/wmt14": ["wmt/wmt14"], "/home/someone/corpus": [], str(tmp_path): []}
 
 
-def test_a_folder_of_this_machine_is_no_dataset_though_it_is_named_like_one(results, tmp_path, monkeypatch):
+def test_a_local_folder_with_the_form_of_an_id_is_no_dataset(results, tmp_path, monkeypatch):
     (tmp_path / "my" / "corpus").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     results["config"]["data"]["train"]["dataset"] = "my/corpus"

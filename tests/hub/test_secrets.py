@@ -49,7 +49,7 @@ def holding(folder: Path, *secrets: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_token_is_nowhere_after_training_tuning_pushing_and_failing(hub, run: Command, name, tmp_path):
+def test_a_token_is_not_leaked_by_training_tuning_pushing_and_failing(hub, run: Command, name, tmp_path):
     trained = TinyRun(tmp_path)
     said = []
 

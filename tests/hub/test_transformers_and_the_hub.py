@@ -159,7 +159,7 @@ print(json.dumps([type(model).__module__, model.generate(**batch, max_new_tokens
 """
 
 
-def test_what_was_opened_once_opens_offline_without_the_package(hub, client, complete, name, tmp_path):
+def test_a_cached_model_opens_offline_without_the_package(hub, client, complete, name, tmp_path):
     client(push_folder, complete, name)
     found = []
     for more in ({}, {"HF_HUB_OFFLINE": "1"}):

@@ -131,7 +131,7 @@ def test_the_code_is_that_of_the_package(folder):
     root = Path(package.__file__).parent
     files = list(folder.glob("*.py"))
     assert files
-    for path in [*files, folder / "custom_generate/decoder.py"]:
+    for path in [*files, folder / "custom_generate/search.py", folder / "custom_generate/decoder.py"]:
         assert path.read_bytes() == (root / path.name).read_bytes()
     assert (folder / "custom_generate/generate.py").read_bytes() == (root / "generation.py").read_bytes()
 

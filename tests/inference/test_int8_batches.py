@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In int8 PyTorch, too, says of a line what it says of it alone, whatever other lines are in its batch.
+"""Batch invariance of int8 in PyTorch: a line's translation does not depend on the other lines of its batch.
 
-A product changes no row by what is beside it (tests/test_packed_linear.py). Attention over a padded source may add up
-in another order, and where this last bit decides between two levels of int8, the scores of that line move: it is rare.
+The products are bitwise batch-invariant (tests/test_packed_linear.py). Attention over a padded source may add up in
+another order, and where its last bit decides between two levels of int8, the scores of that line move: it is rare.
 """
 
 import random
@@ -12,8 +12,8 @@ import pytest
 from tests.families import END, FAMILIES, START, Family
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
-from vanilla_transformer.inference.translate import Translation, fast_decoder
-from vanilla_transformer.packed_linear import quantize_linears
+from vanilla_transformer.inference.native.engine import fast_decoder
+from vanilla_transformer.inference.translate import Translation
 
 SYMBOLS = [f"w{i}" for i in range(27)]
 COUNT = 120
@@ -25,12 +25,11 @@ def translations(translator: Translator, lines: list[str], at_once: int) -> list
 
 
 @pytest.mark.parametrize("family", [FAMILIES[0], FAMILIES[1], FAMILIES[2]], ids=lambda family: family.name)
-def test_companions_and_order_change_next_to_no_line(family: Family):
+def test_batch_invariance_of_nearly_every_line(family: Family):
     names = {"pad_token_id": 0, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
     model = family.model(**names)
-    decoder = fast_decoder(model, "int8", "torch")
-    quantize_linears(model.get_encoder())
-    translator = Translator(model, train_tokenizer([" ".join(SYMBOLS)], TokenizerConfig(kind="symbols")), decoder)
+    tokenizer = train_tokenizer([" ".join(SYMBOLS)], TokenizerConfig(kind="symbols"))
+    translator = Translator(model, tokenizer, fast_decoder(model, "int8", "torch"))
     lines = [" ".join(random.choices(SYMBOLS, k=random.randint(1, 20))) for _ in range(COUNT)]
     alone = translations(translator, lines, 1)
     assert len({one.text for one in alone}) > 10  # or there is nothing to mix up

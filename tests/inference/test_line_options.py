@@ -141,7 +141,7 @@ def test_a_prefix_function_gets_the_number_of_the_line(model, tokenizer, lines, 
     assert texts(found) == expected
 
 
-def test_lines_decoded_in_parallel_have_their_own_too(tokenizer):
+def test_prompts_follow_their_lines_in_parallel_batches(tokenizer):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -165,14 +165,14 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_knows_the_rows_of_a_batch_is_refused(tokenizer, name: str):
+def test_options_that_depend_on_rows_are_refused(tokenizer, name: str):
     model = FAMILIES[0].model()
     with pytest.raises(ValueError, match=f"^{name} cannot be given here: ") as caught:
         translate_lines(model, tokenizer, ["w1", "w2 w3"], max_batch_tokens=100, **{name: REFUSALS[name]})
     assert "\n" not in str(caught.value)
 
 
-def test_another_decoding_than_the_papers_is_refused(tokenizer):
+def test_another_custom_generate_is_refused(tokenizer):
     with pytest.raises(ValueError, match="custom_generate: models of this package are translated by beam_search"):
         translate_lines(FAMILIES[0].model(), tokenizer, ["w1"], max_batch_tokens=9, custom_generate=lambda **_: None)
 

@@ -2,6 +2,8 @@
 """Opening model folders: whole ones, and one clear line for each way in which one can be broken."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 
 import vanilla_transformer as package
-from vanilla_transformer.inference.model_folder import INDEX, default_device, load_model_folder
+from vanilla_transformer.inference.model_folder import default_device, load_model_folder
+from vanilla_transformer.inference.weight_files import INDEX
 
 
 def test_a_model_is_ready_to_translate(model_folder):
@@ -21,6 +24,16 @@ def test_a_model_is_ready_to_translate(model_folder):
 def test_the_default_device_is_what_torch_finds():
     expected = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
     assert default_device().type == expected
+
+
+def test_importing_this_module_alone_registers_the_models(model_folder):
+    script = (
+        "import sys; from vanilla_transformer.inference.model_folder import load_model_folder; "
+        "print(type(load_model_folder(sys.argv[1])).__module__)"
+    )
+    command = [sys.executable, "-c", script, str(model_folder)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.strip().startswith("vanilla_transformer.modeling_")
 
 
 @pytest.fixture

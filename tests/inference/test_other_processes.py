@@ -16,8 +16,7 @@ import torch
 from tests.families import END, FAMILIES, START, Family
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
-from vanilla_transformer.inference.native.engine import Engine
-from vanilla_transformer.inference.translate import fast_decoder
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 from vanilla_transformer.packed_linear import PRECISIONS, Precision
 
 SYMBOLS = [f"w{i}" for i in range(27)]  # with the 4 special tokens, the vocabulary of a tiny model
@@ -39,7 +38,7 @@ def translator(family: Family, precision: Precision = "float32", engine: Engine 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_copy_says_the_same(family, precision, engine, duplicate):
+def test_a_copy_translates_the_same(family, precision, engine, duplicate):
     original = translator(family, precision, engine)
     copied = duplicate(original)
     assert copied.engine == original.engine
@@ -69,7 +68,7 @@ for name, translator in translators.items():
 
 print("now there is no compiler", file=sys.stderr, flush=True)
 from vanilla_transformer.inference.native import compiler
-from vanilla_transformer.inference.translate import fast_decoder
+from vanilla_transformer.inference.native.engine import fast_decoder
 
 compiler.library.cache_clear()
 os.environ["CXX"] = "/nowhere/c++"

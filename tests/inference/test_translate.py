@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
-import vanilla_transformer.inference.translate as evaluation
+import vanilla_transformer.inference.translate as translate_module
 from tests.families import END as OUR_END
 from tests.families import FAMILIES, START, Family
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
@@ -223,12 +223,6 @@ def test_numbers_below_one_are_refused(model, tokenizer, name: str):
         translate_lines(model, tokenizer, ["w1"], **{"max_batch_tokens": 100, name: 0})
 
 
-@pytest.mark.parametrize("alpha", [math.nan, math.inf])
-def test_an_alpha_that_is_not_finite_is_refused(model, tokenizer, alpha: float):
-    with pytest.raises(ValueError, match=f"alpha={alpha} must be a finite number"):
-        translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100, alpha=alpha)
-
-
 def test_more_translations_than_beams_are_refused(model, tokenizer):
     with pytest.raises(ValueError, match="num_return_sequences=3 needs at least as many beams: num_beams=2"):
         translate_lines(model, tokenizer, ["w1"], max_batch_tokens=100, num_beams=2, num_return_sequences=3)
@@ -317,7 +311,7 @@ def two_threads():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_many_lines_are_decoded_side_by_side(our_tokenizer):
+def test_parallel_batches_give_the_same_within_one_budget(our_tokenizer):
     """As they are one by one, and within one budget."""
     ours, done = our_model(FAMILIES[0]), []
     lines = [" ".join(random.choices(WORDS, k=length)) for length in range(1, 41)]
@@ -331,11 +325,11 @@ def test_many_lines_are_decoded_side_by_side(our_tokenizer):
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_an_error_side_by_side_names_a_line(our_tokenizer):
+def test_an_error_in_parallel_batches_names_a_line(our_tokenizer):
     ours = our_model(FAMILIES[0])
     with torch.no_grad():
         ours.lm_head.weight[7] = math.nan
-    with pytest.raises(ValueError, match="decoding failed at line [0-9]+: the logits are no numbers"):
+    with pytest.raises(ValueError, match="decoding failed at line [0-9]+: the logits are NaN"):
         translate_lines(ours, our_tokenizer, ["w1 w2"] * 80, max_batch_tokens=2000)
 
 
@@ -348,20 +342,20 @@ def test_options_of_transformers_apply(ours, our_tokenizer, lines):
         assert our_tokenizer.decode([9]) not in words
 
 
-def test_a_decoder_that_cannot_be_prepared_decodes_too(family, ours, our_tokenizer, lines, monkeypatch):
+def test_a_model_whose_decoder_cannot_be_built_decodes_too(family, ours, our_tokenizer, lines, monkeypatch):
     expected = translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)
     monkeypatch.setattr(family.seq2seq_class, "can_build_decoder", lambda self: False)
-    monkeypatch.setattr(family.seq2seq_class, "build_decoder", lambda self: pytest.fail("it was prepared"))
+    monkeypatch.setattr(family.seq2seq_class, "build_decoder", lambda self: pytest.fail("it was built"))
     assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == texts(expected)
 
 
 @pytest.mark.parametrize("translate", [translate_lines, translate_stream])
-def test_a_decoder_is_prepared_once_for_all_lines(ours, our_tokenizer, lines, monkeypatch, translate):
-    prepared, prepare = [], evaluation.fast_decoder
-    monkeypatch.setattr(evaluation, "fast_decoder", lambda *given: prepared.append(given) or prepare(*given))
+def test_a_decoder_is_built_once_for_all_lines(ours, our_tokenizer, lines, monkeypatch, translate):
+    built, build = [], translate_module.fast_decoder
+    monkeypatch.setattr(translate_module, "fast_decoder", lambda *given: built.append(given) or build(*given))
     options = {"window": 4} if translate is translate_stream else {}
     list(translate(ours, our_tokenizer, lines, max_batch_tokens=40, **options))
-    assert len(prepared) == 1
+    assert len(built) == 1
 
 
 def test_a_line_longer_than_any_seen_before_has_a_translation(ours, our_tokenizer):
@@ -413,20 +407,26 @@ def test_one_usable_token_is_repeated_to_the_limit(ours, our_tokenizer):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_line_for_which_no_token_is_usable_is_named(ours, our_tokenizer, beams: int):
+def test_a_line_for_which_every_token_is_forbidden_is_named(ours, our_tokenizer, beams: int):
     options = {"num_beams": beams, "suppress_tokens": list(range(31)), "max_new_tokens": 4}
     with pytest.raises(ValueError, match=r"^decoding failed at line 2: "):
         translate_lines(ours, our_tokenizer, ["", "w1"], max_batch_tokens=100, **options)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_weights_that_are_no_numbers_name_the_line_that_needs_them(family, our_tokenizer, beams: int):
+def test_nan_weights_name_the_line_that_needs_them(family, our_tokenizer, beams: int):
     model = our_model(family, tie_word_embeddings=False)
     with torch.no_grad():
         model.get_input_embeddings().weight[our_tokenizer.convert_tokens_to_ids("w7")] = torch.nan
     lines = ["w1 w2 w3", "", "w4 w5 w6", "w8 w7", "w9 w3"]
     with pytest.raises(ValueError, match=r"^decoding failed at line 4: .*NaN"):
         translate_lines(model, our_tokenizer, lines, max_batch_tokens=1000, num_beams=beams)
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf])
+def test_an_alpha_that_is_not_finite_is_refused(ours, our_tokenizer, alpha: float):
+    with pytest.raises(ValueError, match=f"alpha={alpha} must be a finite number"):
+        translate_lines(ours, our_tokenizer, ["w1"], max_batch_tokens=100, alpha=alpha)
 
 
 def test_sampling_is_refused(ours, our_tokenizer):

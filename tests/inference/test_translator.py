@@ -2,6 +2,8 @@
 """The Translator, against `generate` line by line, one forward pass, and itself in other precisions."""
 
 import random
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from transformers import MarianConfig, MarianMTModel
 
 import vanilla_transformer
-from tests.families import END, FAMILIES, START, Family
+from tests.families import CROSS_ATTENTION, END, FAMILIES, START, Family
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.generation import beam_search, length_penalty
@@ -47,7 +49,7 @@ def lines() -> list[str]:
 
 
 @torch.no_grad()
-def test_it_says_what_the_papers_decoding_says_line_by_line(translator, folder, lines):
+def test_translations_equal_beam_search_line_by_line(translator, folder, lines):
     model, tokenizer = load_model_folder(folder), translator.tokenizer
     options = {"num_beams": 4, "alpha": 1.0}
     outputs = [
@@ -118,31 +120,50 @@ def test_scores_are_log_probabilities_over_the_papers_length_penalty(translator,
     assert expected == sorted(expected, reverse=True)
 
 
+def test_the_coverage_penalty_reaches_the_search(translator, family, lines):
+    options = {"num_beams": 3, "max_new_tokens": 5}
+    if CROSS_ATTENTION in family.lacks:
+        with pytest.raises(ValueError, match="attention='none'"):
+            translator.translate(lines, coverage_penalty=0.5, **options)
+        return
+    plain = list(translator.n_best(lines, 3, **options))
+    found = list(translator.n_best(lines, 3, coverage_penalty=0.5, **options))
+    scores = [[{one.text: one.score for one in best} for best in side] for side in (plain, found)]
+    differences = [
+        after[text] - before[text]
+        for before, after in zip(*scores, strict=True)
+        for text in before.keys() & after.keys()
+    ]
+    assert len(differences) > len(lines)
+    assert max(differences) < 1e-5  # beta times a sum of logarithms of at most 1
+    assert min(differences) < -0.1
+
+
 def test_greedy_decoding_has_no_scores(translator):
     assert [one.score for [one] in translator.n_best(["w1", "w2"], 1, num_beams=1)] == [None, None]
 
 
-def test_what_does_not_exist_is_left_out(translator):
+def test_missing_hypotheses_are_left_out(translator):
     nothing_but_the_end = [token for token in range(31) if token != END]
     [best] = translator.n_best(["w1"], 3, suppress_tokens=nothing_but_the_end, max_new_tokens=4)
     assert [one.text for one in best] == [""]
 
 
-def test_the_decoder_is_prepared_once(family, folder, lines, monkeypatch):
-    prepared, prepare = [], family.seq2seq_class.build_decoder
+def test_the_decoder_is_built_once(family, folder, lines, monkeypatch):
+    built, build = [], family.seq2seq_class.build_decoder
 
     def counted(model, precision):
-        prepared.append(precision)
-        return prepare(model, precision)
+        built.append(precision)
+        return build(model, precision)
 
     monkeypatch.setattr(family.seq2seq_class, "build_decoder", counted)
     translator = Translator.from_pretrained(folder, "bfloat16", device="cpu")
     list(translator.stream(lines, window=2, max_batch_tokens=20))
     translator.translate(lines)
-    assert prepared == ["bfloat16"]
+    assert built == ["bfloat16"]
 
 
-def test_every_engine_says_the_same(family, folder, lines):
+def test_every_engine_translates_the_same(family, folder, lines):
     engines = [Translator.from_pretrained(folder, device="cpu", engine=one) for one in ("auto", "torch")]
     assert [one.engine for one in engines] == ["native" if family is FAMILIES[0] else "torch", "torch"]
     assert engines[0].translate(lines) == engines[1].translate(lines)
@@ -161,7 +182,7 @@ def test_scores_in_every_precision_are_near_the_exact_ones_of_the_same_words(fol
     assert found != pytest.approx(exact, rel=1e-5)  # or it was float32 that decoded
 
 
-def test_float32_is_so_whatever_the_folder_was_saved_in(folder):
+def test_precision_does_not_depend_on_the_dtype_of_the_folder(folder):
     load_model_folder(folder).bfloat16().save_pretrained(folder)
     assert Translator.from_pretrained(folder, device="cpu").model.dtype == torch.float32
     assert Translator.from_pretrained(folder, "bfloat16", "cpu").model.dtype == torch.bfloat16
@@ -172,7 +193,7 @@ def test_an_unknown_precision_is_refused():
         Translator.from_pretrained("nowhere", "int4")
 
 
-def test_models_from_elsewhere_translate_but_not_in_int8(tmp_path, lines):
+def test_models_of_other_packages_translate_but_not_in_int8(tmp_path, lines):
     sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16}
     sizes |= {"decoder_ffn_dim": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
     tokens = {"pad_token_id": 0, "eos_token_id": END, "decoder_start_token_id": 0, "forced_eos_token_id": None}
@@ -190,6 +211,13 @@ def test_models_from_elsewhere_translate_but_not_in_int8(tmp_path, lines):
 
 def test_an_empty_line_has_one_translation_for_each_that_is_asked_for(translator):
     assert list(translator.n_best([" "], 2)) == [[Translation(""), Translation("")]]
+
+
+def test_importing_it_imports_no_library_of_training_or_plots():
+    script = "import sys, vanilla_transformer.inference.translator; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    unneeded = {"datasets", "evaluate", "sacrebleu", "pandas", "pyarrow", "peft", "tensorboard", "matplotlib"}
+    assert unneeded & set(done.stdout.split()) == set()
 
 
 def test_it_is_the_packages():

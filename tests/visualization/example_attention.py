@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of no model, for the tests of its pictures."""
+"""Random attention weights for the tests of plots."""
 
 import numpy as np
 

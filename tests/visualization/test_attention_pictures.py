@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heat maps, the paper's lines, bertviz's page: what is in them is what was given, and nothing is cut off."""
+"""Heat maps, the paper's lines, bertviz's page: they show the given weights, and nothing is cut off."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.figure import Figure
 
 from tests.visualization.example_attention import example_attention
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock, attention_blocks
-from vanilla_transformer.visualization.attention_maps import plot_attention_maps, token_text
+from vanilla_transformer.visualization.attention_maps import plot_attention_maps, token_writer
 from vanilla_transformer.visualization.interactive import interactive_page
-from vanilla_transformer.visualization.paper_attention import FAINTEST, head_styles, plot_paper_attention
-from vanilla_transformer.visualization.style import COLOURS, DOTS_PER_INCH, MARGIN, check_suffix, save_figure
+from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
+from vanilla_transformer.visualization.paper_attention import MIN_WEIGHT, plot_paper_attention
+from vanilla_transformer.visualization.style import DOTS_PER_INCH, MARGIN, check_suffix, save_figure
 
 SOURCE, TARGET = ["a", "cat", "$x$", "</s>"], ["eine", "Katze", "</s>"]
 
@@ -26,7 +26,7 @@ def maps_in(figure: Figure) -> list[Any]:
     return [mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
 
 
-def drawn(figure: Figure) -> np.ndarray:
+def pixels_of(figure: Figure) -> np.ndarray:
     """Its pixels, `(height, width, 3)`."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -34,47 +34,47 @@ def drawn(figure: Figure) -> np.ndarray:
 
 
 def tokens_in(figure: Figure) -> int:
-    """How many tokens are written in it, which are outlines."""
-    written = [one for axes in figure.axes for one in axes.collections if isinstance(one, PathCollection)]
-    return sum(len(one.get_paths()) for one in written)
+    """The number of tokens, which are outlines."""
+    outlines = [c for axes in figure.axes for c in axes.collections if isinstance(c, PathCollection)]
+    return sum(len(collection.get_paths()) for collection in outlines)
 
 
-def test_a_map_for_each_head_holds_its_weights():
+def test_each_heads_map_holds_its_weights():
     attention = example_attention(SOURCE, TARGET)
-    meshes = maps_in(plot_attention_maps(attention_blocks(attention, ["cross"])))
+    meshes = maps_in(plot_attention_maps(select_layers(attention, ["cross"])))
     for mesh, weights in zip(meshes[:2], attention.cross[2], strict=True):
         np.testing.assert_array_equal(mesh.get_array(), weights)
 
 
-def test_the_key_to_the_grey_covers_no_words_of_a_narrow_picture():
-    figure = plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"], average=True))
+def test_the_legend_of_a_narrow_picture_overlaps_no_text():
+    figure = plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["decoder"], average=True))
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
-    [key] = figure.legends
-    boxes = [one.get_window_extent(renderer) for one in (*figure.texts, *figure.axes[0].texts, figure.axes[0])]
-    assert not any(key.get_window_extent(renderer).overlaps(box) for box in boxes)
+    [legend] = figure.legends
+    boxes = [artist.get_window_extent(renderer) for artist in (*figure.texts, *figure.axes[0].texts, figure.axes[0])]
+    assert not any(legend.get_window_extent(renderer).overlaps(box) for box in boxes)
 
 
-def test_what_the_decoder_may_not_see_is_no_weight_of_zero():
-    [first, *_] = maps_in(plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["decoder"])))
+def test_the_causal_mask_is_not_drawn_as_zero_weights():
+    [first, *_] = maps_in(plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["decoder"])))
     np.testing.assert_array_equal(first.get_array().mask, np.triu(np.ones((3, 3), bool), k=1))
 
 
 @pytest.mark.parametrize("plot", [plot_attention_maps, plot_paper_attention])
-def test_no_word_of_a_long_sentence_is_cut_off_or_small(plot):
+def test_long_sentences_are_neither_clipped_nor_small(plot):
     long = [f"{'long' * (i % 5)}word{i}" for i in range(40)]
-    blocks = attention_blocks(example_attention(long, long[::-1]), average=True)
-    figure = plot(blocks)
+    layers = select_layers(example_attention(long, long[::-1]), average=True)
+    figure = plot(layers)
     assert tokens_in(figure) == 3 * (40 + 40)
-    assert token_text(blocks).size >= 10  # points: pixels at half size
-    pixels, edge = drawn(figure), round(MARGIN / 2 * DOTS_PER_INCH)
-    pixels[edge:-edge, edge:-edge] = 255  # what is left is half of the margin, all around
+    assert token_writer(layers).size >= 10  # points: pixels at half size
+    pixels, edge = pixels_of(figure), round(MARGIN / 2 * DOTS_PER_INCH)
+    pixels[edge:-edge, edge:-edge] = 255  # leaves half of the margin, all around
     assert pixels.min() == 255
 
 
 @pytest.mark.parametrize("highest", [1.0, 0.99, 0.83, 0.0123])
-def test_the_colour_bar_shows_the_end_of_its_range(highest):
-    block = AttentionBlock("", ["head"], np.array([[[0.0, highest]]]), ["a"], ["a", "b"], "", "")
+def test_colour_bar_ticks_include_the_end_of_the_scale(highest):
+    block = LayerAttention("", ["head"], np.array([[[0.0, highest]]]), ["a"], ["a", "b"], "", "")
     figure = plot_attention_maps([block])
     axis: Any = figure.axes[-1].yaxis
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
@@ -86,57 +86,57 @@ def test_the_colour_bar_shows_the_end_of_its_range(highest):
 
 
 def lines_of(figure: Figure) -> list[np.ndarray]:
-    """Strengths of the lines, for each head."""
+    """Opacities of the lines, for each head."""
     return [c.get_colors()[:, 3] for axes in figure.axes for c in axes.collections if isinstance(c, LineCollection)]
 
 
-def test_lines_are_as_strong_as_their_weights():
+def test_line_opacity_is_the_weight():
     attention = example_attention(SOURCE, TARGET)
-    heads = lines_of(plot_paper_attention(attention_blocks(attention, ["cross"])))
-    for strengths, weights in zip(heads, attention.cross[2], strict=True):
-        np.testing.assert_allclose(strengths, weights[weights >= FAINTEST])
+    heads = lines_of(plot_paper_attention(select_layers(attention, ["cross"])))
+    for opacities, weights in zip(heads, attention.cross[2], strict=True):
+        np.testing.assert_allclose(opacities, weights[weights >= MIN_WEIGHT])
 
 
-def test_a_word_has_its_own_lines_alone():
+def test_only_the_lines_of_the_word_are_drawn():
     attention = example_attention(SOURCE, TARGET)
-    heads = lines_of(plot_paper_attention(attention_blocks(attention, ["encoder"]), "cat"))
-    for strengths, weights in zip(heads, attention.encoder[1][:, 1], strict=True):
-        np.testing.assert_allclose(strengths, weights[weights >= FAINTEST])
+    heads = lines_of(plot_paper_attention(select_layers(attention, ["encoder"]), "cat"))
+    for opacities, weights in zip(heads, attention.encoder[1][:, 1], strict=True):
+        np.testing.assert_allclose(opacities, weights[weights >= MIN_WEIGHT])
     with pytest.raises(ValueError, match="word 'dog' is not among the tokens that attend: a cat"):
-        plot_paper_attention(attention_blocks(attention, ["encoder"]), "dog")
+        plot_paper_attention(select_layers(attention, ["encoder"]), "dog")
 
 
-def test_twenty_heads_look_different_and_more_are_refused():
-    assert len({look for _, look in head_styles(["head"] * 20)}) == 2 * len(COLOURS)
-    with pytest.raises(ValueError, match="21 heads cannot be told apart"):
-        head_styles(["head"] * 21)
+def test_more_heads_than_styles_are_refused():
+    attention = example_attention(SOURCE, TARGET, heads=21)
+    with pytest.raises(ValueError, match="21 heads cannot be told apart in a plot, 20 at most can: choose one, or"):
+        plot_paper_attention(select_layers(attention, ["cross"]))
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_the_size_that_is_told_is_the_figures(suffix, tmp_path):
-    figure = plot_attention_maps(attention_blocks(example_attention(SOURCE, TARGET), ["cross"]))
+def test_the_returned_size_is_the_figures(suffix, tmp_path):
+    figure = plot_attention_maps(select_layers(example_attention(SOURCE, TARGET), ["cross"]))
     dots = 150 if suffix == "png" else 72
     size = save_figure(figure, tmp_path / "new" / f"a.{suffix}")
     assert size == pytest.approx([side * dots for side in figure.get_size_inches()], abs=1)
 
 
-def test_another_suffix_is_refused():
+def test_an_unknown_suffix_is_refused():
     with pytest.raises(ValueError, match=r"output a.bmp: its suffix '.bmp' must be one of .png, .svg"):
         check_suffix("a.bmp")
 
 
 @pytest.mark.parametrize("view", ["head", "model"])
-def test_a_page_loads_nothing_and_executes_no_token(view):
+def test_the_interactive_page_loads_nothing_and_executes_no_token(view):
     hostile = "</script><img src=x onerror=alert(1)>"
     attention = example_attention(["a", hostile], TARGET)
     page = interactive_page(attention, view, title=hostile)
     assert hostile not in page
     assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)", page) == []
     assert "cdnjs" not in page
-    found = [json.loads(text) for text in re.findall(r"const params = (\{.*?\}); //", page)]
-    assert [one["attention"][0]["right_text"] for one in found] == [
+    views = [json.loads(text) for text in re.findall(r"const params = (\{.*?\}); //", page)]
+    assert [view["attention"][0]["right_text"] for view in views] == [
         ["a", hostile],
         attention.target_inputs,
         ["a", hostile],
     ]
-    np.testing.assert_allclose(found[2]["attention"][0]["attn"], attention.cross, atol=1e-4)
+    np.testing.assert_allclose(views[2]["attention"][0]["attn"], attention.cross, atol=1e-4)

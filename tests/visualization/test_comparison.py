@@ -14,17 +14,16 @@ from matplotlib.lines import Line2D
 
 from tests.comparison.example_results import LENGTHS, MODELS, TRAINED_AT, example_results
 from vanilla_transformer.visualization.comparison import (
-    FONT_SIZE,
-    model_styles,
     plot_gradients,
     plot_long_range,
     plot_quality_by_length,
     plot_speed,
     relative_norms,
 )
+from vanilla_transformer.visualization.style import FONT_SIZE, series_styles
 
 RESULTS = example_results()
-STYLES = model_styles(MODELS)
+STYLES = series_styles(MODELS)
 
 
 def all_figures() -> dict[str, Figure]:
@@ -65,38 +64,38 @@ def simulate_deuteranopia(colour: str) -> np.ndarray:
     return matrix @ np.array(to_rgb(colour)) ** 2.2
 
 
-def test_a_model_has_one_colour_in_all_figures():
+def test_a_model_has_the_same_colour_in_all_figures():
     for name, figure in all_figures().items():
         shown = named_colours(figure)
         assert {model: shown[model] for model in MODELS} == {m: STYLES[m].colour for m in MODELS}, name
 
 
-def test_twenty_models_look_different_and_more_are_refused():
+def test_twenty_models_have_distinct_styles_and_more_are_refused():
     names = [f"model {number}" for number in range(20)]
-    looks = [(style.colour, style.marker, style.dash) for style in model_styles(names).values()]
-    assert len(set(looks)) == 20
+    styles = [(style.colour, style.marker, style.dash) for style in series_styles(names).values()]
+    assert len(set(styles)) == 20
     with pytest.raises(ValueError, match="21 models"):
-        model_styles([*names, "one more"])
+        series_styles([*names, "one more"])
 
 
-def test_a_model_that_is_named_twice_is_refused():
+def test_duplicate_names_are_refused():
     with pytest.raises(ValueError, match="different names"):
-        model_styles(["GRU", "GRU"])
+        series_styles(["GRU", "GRU"])
 
 
-def test_the_first_colours_are_told_apart_without_green_receptors():
-    colours = [style.colour for style in model_styles(MODELS).values()]
-    for one, other in combinations(colours, 2):
-        distance = np.linalg.norm(simulate_deuteranopia(one) - simulate_deuteranopia(other))
-        assert distance > 0.1, (one, other)  # of sqrt(3) between black and white
+def test_colours_stay_distinct_under_deuteranopia():
+    colours = [style.colour for style in series_styles(MODELS).values()]
+    for first, second in combinations(colours, 2):
+        distance = np.linalg.norm(simulate_deuteranopia(first) - simulate_deuteranopia(second))
+        assert distance > 0.1, (first, second)  # of sqrt(3) between black and white
 
 
 def test_a_model_without_a_style_is_refused():
     with pytest.raises(ValueError, match="Elman with attention"):
-        plot_speed(RESULTS["speed"], model_styles(MODELS[:-1]))
+        plot_speed(RESULTS["speed"], series_styles(MODELS[:-1]))
 
 
-def test_no_text_is_small():
+def test_all_text_has_the_legible_size():
     for name, figure in all_figures().items():
         texts = [text for axes in figure.axes for text in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
         texts += [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label, axes.title)]
@@ -114,7 +113,7 @@ def test_speed_is_the_median_with_a_band_over_all_repeats():
         np.testing.assert_allclose(band_of(axes, model), (np.min(rows), np.max(rows)))
 
 
-def test_the_names_stand_in_the_order_in_which_the_lines_end():
+def test_the_legend_is_ordered_by_the_ends_of_the_lines():
     speed = copy.deepcopy(RESULTS["speed"])
     for row in speed["rows"]:
         row["tokens_per_second"] = [1000.0 + 100 * MODELS.index(row["model"])]
@@ -127,12 +126,12 @@ def test_relative_norms_start_at_one_whatever_the_scale():
 
 
 @pytest.mark.parametrize("nearest", [0.0, float("nan")])
-def test_a_gradient_that_is_nowhere_is_refused(nearest: float):
+def test_a_zero_or_nan_gradient_at_distance_0_is_refused(nearest: float):
     with pytest.raises(ValueError, match=r"GRU, seed 1, initialisation: .* positive"):
         relative_norms({"model": "GRU", "seed": 1, "when": "initialisation", "norms": [nearest, 1.0]})
 
 
-def test_a_gradient_of_zero_is_drawn_at_the_bottom_and_the_axis_says_so():
+def test_vanished_gradients_are_drawn_at_the_floor_and_the_axis_says_so():
     runs = [
         {"model": MODELS[0], "seed": seed, "when": "initialisation", "norms": [2.0, 1.0, last]}
         for seed, last in enumerate([0.0, 0.0, 0.5])
@@ -145,12 +144,12 @@ def test_a_gradient_of_zero_is_drawn_at_the_bottom_and_the_axis_says_so():
     assert "drawn there" not in axes.get_ylabel()
 
 
-def test_gradients_have_a_panel_for_each_moment():
+def test_gradients_have_a_panel_for_each_stage():
     figure = plot_gradients(RESULTS["long_range"]["gradients"], STYLES)
     assert [axes.get_title() for axes in figure.axes] == ["at initialisation", "after training"]
 
 
-def test_long_range_marks_the_trained_length_and_guessing_in_every_panel():
+def test_long_range_panels_mark_the_trained_distance_and_chance():
     long_range = RESULTS["long_range"]
     figure = plot_long_range(long_range["tasks"], long_range["chance"], STYLES)
     assert [axes.get_title() for axes in figure.axes] == ["copy", "associative recall", "parity (state tracking)"]
@@ -162,7 +161,7 @@ def test_long_range_marks_the_trained_length_and_guessing_in_every_panel():
         assert set(guessing.get_ydata()) == {100 * long_range["chance"][task]}
 
 
-def test_accuracy_is_in_percent_the_mean_with_a_band_over_all_seeds():
+def test_long_range_is_the_mean_with_a_band_over_all_seeds_in_percent():
     runs = [
         {"task": "copy", "model": MODELS[0], "seed": seed, "trained_at": 8, "accuracy": {"16": a, "8": 1.0}}
         for seed, a in enumerate([0.2, 0.3, 0.7])
@@ -184,6 +183,6 @@ def test_quality_has_a_bar_for_each_model_and_bucket():
             assert [round(bar.get_x() + bar.get_width() / 2) for bar in bars] == list(range(len(by_length)))
 
 
-def test_a_budget_that_no_task_has_is_refused():
+def test_an_unmeasured_budget_is_refused():
     with pytest.raises(ValueError, match="equal energy"):
         plot_quality_by_length(RESULTS["quality"], "equal energy", STYLES)

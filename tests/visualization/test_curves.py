@@ -21,12 +21,12 @@ def write_run(folder: Path, *parts: dict[int, float]) -> Path:
     return folder
 
 
-def test_of_updates_that_were_made_twice_the_last_counts_and_nan_is_left_out(tmp_path):
+def test_repeated_updates_keep_the_last_value_and_nan_is_dropped(tmp_path):
     run = write_run(tmp_path / "run", {10: 3.0, 20: 2.0}, {20: 1.5, 30: float("nan"), 40: 1.0})
     assert read_history(run, "mine") == RunHistory("mine", {"train/loss": ([10, 20, 40], [3.0, 1.5, 1.0])})
 
 
-def test_what_is_no_run_or_has_no_history_is_refused(tmp_path):
+def test_a_folder_without_a_run_or_a_history_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run .*nowhere does not exist"):
         read_history(tmp_path / "nowhere", "a")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
@@ -35,7 +35,7 @@ def test_what_is_no_run_or_has_no_history_is_refused(tmp_path):
         read_history(write_run(tmp_path / "silent"), "a")
 
 
-def test_each_run_is_drawn_in_each_panel_beside_its_formula():
+def test_every_panel_has_every_run_and_the_learning_rate_its_formula():
     tags = [tag for tags in PANELS.values() for tag in tags]
     histories = [
         RunHistory(name, {tag: ([1, 2], [first, 1.0]) for tag in tags}) for name, first in (("one", 2.0), ("two", 3.0))

@@ -10,12 +10,12 @@ from vanilla_transformer.visualization.positions import plot_positions, position
 
 
 @pytest.mark.parametrize("d_model", [2, 4, 128])
-def test_at_the_papers_base_it_is_what_the_models_add(d_model):
+def test_at_the_papers_base_it_equals_sinusoid(d_model):
     expected = sinusoid(torch.arange(50), d_model).numpy()
     np.testing.assert_allclose(positional_encoding(50, d_model), expected, atol=1e-7)
 
 
-def test_at_base_100_each_value_is_the_formulas():
+def test_at_base_100_each_value_follows_the_formula():
     found = positional_encoding(4, 4, base=100)
     for position, dimension in np.ndindex(4, 4):
         angle = position / 100 ** (2 * (dimension // 2) / 4)
@@ -23,10 +23,10 @@ def test_at_base_100_each_value_is_the_formulas():
 
 
 @pytest.mark.parametrize(
-    ("d_model", "base", "said"), [(3, 100, "d_model=3"), (4, 1, "base=1"), (4, math.nan, "base=nan")]
+    ("d_model", "base", "message"), [(3, 100, "d_model=3"), (4, 1, "base=1"), (4, math.nan, "base=nan")]
 )
-def test_what_has_no_encoding_is_refused(d_model, base, said):
-    with pytest.raises(ValueError, match=said):
+def test_impossible_dimensions_and_bases_are_refused(d_model, base, message):
+    with pytest.raises(ValueError, match=message):
         positional_encoding(4, d_model, base)
 
 
@@ -40,7 +40,7 @@ def test_values_are_written_where_they_fit():
     assert plot_positions(positional_encoding(50, 128), None, 10000).axes[0].texts[:] == []
 
 
-def test_no_word_and_too_many_are_refused():
+def test_empty_and_too_long_sentences_are_refused():
     with pytest.raises(ValueError, match="the sentence is empty"):
         plot_positions(positional_encoding(0, 4), [], 100)
     with pytest.raises(ValueError, match="2,000 positions .* 200 positions"):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed beside the peers, in one process with the same weights."""
+"""Decoding speed beside the baselines, in one process with the same weights."""

@@ -21,21 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark: the report on stdout, progress on stderr.
 
     Returns:
-        The exit status: 0, or 1 after an error that the user can mend (one line on stderr). Bars that are not met are
-        no error.
+        The exit status: 0, also where thresholds are not met; 1 after an error that the user can mend (one line on
+        stderr).
     """
     prepare_streams()
-    parser = ArgumentParser(description="How fast models decode, beside the peers; and how exactly.")
+    parser = ArgumentParser(description="Decoding speed beside the baselines, and whether decoding is exact.")
     commands = parser.add_subparsers(dest="command", required=True)
     decode = commands.add_parser("decode", help="speed beside MarianMT and CTranslate2")
     add_config_arguments(decode, "YAML file (default: %(default)s)", DEFAULT)
     decode.set_defaults(run=_decode)
-    exact = commands.add_parser("exact", help="the fast decoding against transformers' own and teacher forcing")
+    exact = commands.add_parser("exact", help="fast decoding against transformers' search and teacher forcing")
     exact.add_argument("model", help="folder of a trained model")
     exact.add_argument("source", help="text file, plain or .gz")
     exact.add_argument("--sentences", type=int, default=1000, metavar="N", help="the first N (%(default)s)")
     exact.add_argument(
-        "--engine", choices=["auto", "native", "torch"], default="auto", help="what decodes (%(default)s)"
+        "--engine", choices=["auto", "native", "torch"], default="auto", help="of the fast decoder (%(default)s)"
     )
     exact.set_defaults(run=_exact)
     arguments = parser.parse_args(argv)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # of reading weights
+        disable_progress_bar()  # loading weights shows one
         arguments.run(arguments, show)
 
     return run_program(work, "benchmark", extra="benchmark")
@@ -60,7 +60,7 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
 
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
-    if config.real.model is not None:  # which is measured last
+    if config.real.model is not None:  # this part runs last: tell now what it lacks
         check_installed("benchmark", ["datasets", "evaluate", "sacrebleu"], "benchmark")
     print(report(benchmark_decoding(config, show)))
     print(f"\nAll figures: {config.output}")

@@ -1,134 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark of decoding as one YAML file."""
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from vanilla_transformer.benchmark.baselines import check_can_be_a_peer
+from vanilla_transformer.benchmark.baselines import check_baseline_supports
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.packed_linear import PRECISIONS
+from vanilla_transformer.training.bounds import at_least
 from vanilla_transformer.training.configuration import check_model_section
-from vanilla_transformer.training.yaml_sections import build_section, read_yaml
+from vanilla_transformer.training.yaml_sections import build_section, merged, read_yaml
+
+FORMER_SECTIONS = {"bars": "thresholds", "limits": "roofline"}  # former name → name
 
 
 @strict
 @dataclass(kw_only=True)
 class TimingConfig:
-    """The section `timing`: how one contender is measured once.
+    """The section `timing`: how a system is timed."""
 
-    Args:
-        repeats: rounds; each measures every contender once (A B A B), and the median of a contender counts.
-        pause: before a measurement, in seconds, until the threads of the contender before have stopped spinning.
-        fill: calls are timed in a row until they should take so many seconds; one at least.
-
-    Raises:
-        ValueError: no repeats; a negative time.
-    """
-
-    repeats: int
-    pause: float
-    fill: float
-
-    def __post_init__(self):
-        if self.repeats < 1:
-            raise ValueError(f"timing.repeats={self.repeats} must be at least 1")
-        for name in ("pause", "fill"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"timing.{name}={getattr(self, name)} must not be negative")
+    repeats: int = at_least(1)  # rounds, which time every system once (A B A B); the median of a system's rounds counts
+    pause: float = at_least(0)  # seconds before each timing, until the threads of the system before stop spinning
+    fill: float = at_least(0)  # seconds for which a timing repeats its call, at least once
 
 
 @strict
 @dataclass(kw_only=True)
-class LimitsConfig:
-    """The section `limits`: what the machine is measured with.
+class RooflineConfig:
+    """The section `roofline`: how the machine's bandwidth and peak are measured."""
 
-    Args:
-        read_mebibytes: of a tensor that no cache holds.
-        product: rows and columns of square matrices.
-        repeats: of each; the fastest counts.
-
-    Raises:
-        ValueError: a number below 1.
-    """
-
-    read_mebibytes: int
-    product: int
-    repeats: int
-
-    def __post_init__(self):
-        for name in ("read_mebibytes", "product", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"limits.{name}={getattr(self, name)} must be at least 1")
+    read_mebibytes: int = at_least(1)  # size of the tensor that is read; more than the caches hold
+    product: int = at_least(1)  # rows and columns of the square matrices that are multiplied
+    repeats: int = at_least(1)  # of each measurement; the fastest counts
 
 
 @strict
 @dataclass(kw_only=True)
 class RealConfig:
-    """The section `real`: a trained model on a whole file, with sentences of natural lengths.
-
-    Args:
-        model: its folder; `None`, as for `source` and `reference`: this part is left out.
-        source, reference: text files, plain or .gz.
-        batch_sizes: sentences, sorted by length; of each contender the fastest counts.
-        repeats: rounds over all contenders and batch sizes.
-        beams: hypotheses of a sentence.
-        alpha: of the paper's length penalty, ours; 0.6 there.
-        length_penalty: of the others, transformers' own and CTranslate2's: log-probability / length^length_penalty.
-        early_stopping: of MarianMT and ours: a sentence is done when `beams` targets are, as folders of runs have it.
-        max_tokens_beyond_source: a batch's longest target is its longest source and so many tokens, for everyone.
+    """The section `real`: a trained model on a test set, with sentences of natural lengths.
 
     Raises:
-        ValueError: some of the three files without the others; a number below 1.
+        ValueError: some of the three paths are given, but not all.
     """
 
-    batch_sizes: list[int]
-    repeats: int
-    beams: int
-    alpha: float
-    length_penalty: float
-    max_tokens_beyond_source: int
-    early_stopping: bool
-    model: str | None = None
-    source: str | None = None
+    batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field. The fastest of each system counts
+    repeats: int = at_least(1)  # rounds over all systems, for each batch size
+    beams: int = at_least(1)
+    alpha: float  # of the paper's length penalty, for our search; the paper has 0.6
+    length_penalty: float  # of the other systems: they divide a log-probability by length^length_penalty
+    max_tokens_beyond_source: int = at_least(1)  # a batch's limit of target length, beyond its longest source
+    early_stopping: bool  # of MarianMT and our search: a sentence ends once as many targets as beams have ended
+    model: str | None = None  # a model folder; None, as for the files: this part is skipped
+    source: str | None = None  # text file, plain or .gz
     reference: str | None = None
 
     def __post_init__(self):
-        files = ("model", "source", "reference")
-        given = [f"real.{name}" for name in files if getattr(self, name) is not None]
-        if given and len(given) < len(files):
+        paths = ("model", "source", "reference")
+        given = [f"real.{name}" for name in paths if getattr(self, name) is not None]
+        if given and len(given) < len(paths):
             raise ValueError(f"real.model, real.source and real.reference go together; given: {', '.join(given)}")
-        _check_positive("real.batch_sizes", self.batch_sizes)
-        for name in ("repeats", "beams", "max_tokens_beyond_source"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"real.{name}={getattr(self, name)} must be at least 1")
 
 
 @strict
 @dataclass(kw_only=True)
-class BarsConfig:
-    """The section `bars`: what our speed over a peer's has to reach, as the geometric mean or in every cell.
+class ThresholdsConfig:
+    """The section `thresholds`: the least ratio of our speed to a baseline's, as geometric mean or in every case."""
 
-    Args:
-        float32_marian_mean, float32_marian_every: the fast loop in float32 over MarianMT.
-        float32_ctranslate2_mean, float32_ctranslate2_every: the same over CTranslate2's float32.
-        best_ctranslate2_int8_mean: the fastest exact enough precision over CTranslate2's int8.
-        generate_marian_every: the plain `generate()` over MarianMT's.
-        real_marian, real_ctranslate2: the fast loop in float32 over the two on real sentences, best batch of each.
-        exact_bleu: a precision is exact enough whose BLEU is within so many points of float32's.
-    """
-
-    float32_marian_mean: float
+    float32_marian_mean: float  # our fast decoder in float32 over MarianMT
     float32_marian_every: float
-    float32_ctranslate2_mean: float
+    float32_ctranslate2_mean: float  # the same over CTranslate2's float32
     float32_ctranslate2_every: float
-    best_ctranslate2_int8_mean: float
-    generate_marian_every: float
-    real_marian: float
+    best_ctranslate2_int8_mean: float  # our fastest exact enough precision over CTranslate2's int8
+    generate_marian_every: float  # our plain `generate()` over MarianMT's
+    real_marian: float  # our fast decoder in float32 on real sentences
     real_ctranslate2: float
-    exact_bleu: float
+    exact_bleu: float  # a precision is exact enough if its BLEU differs from float32's by at most this many points
 
 
 @strict
@@ -136,47 +86,30 @@ class BarsConfig:
 class BenchmarkConfig:
     """One benchmark.
 
-    Args:
-        output: the json file with all results.
-        device: of the models in torch: "auto" (an accelerator if there is one), "cpu", "cuda", … .
-        ctranslate2: whether to measure CTranslate2, always on the CPU.
-        precisions: of the fast loop; one that the machine lacks is left out, and the report says why.
-        models: name → `vocab_size` and the fields of `VanillaTransformerConfig`; the weights are random.
-        sizes: which of the models to measure.
-        batch_sizes: sentences.
-        beams: hypotheses of a sentence; 1: greedy.
-        source_tokens, target_tokens: of every sentence, exactly.
-
     Raises:
-        ValueError: nothing to measure; an unknown size or precision; a number below 1; a model that no peer can be.
+        ValueError: no size; an unknown size or precision; a model that the baselines do not support.
     """
 
-    output: str
-    device: str
-    ctranslate2: bool
-    precisions: list[str]
-    models: dict[str, Any]
-    sizes: list[str]
-    batch_sizes: list[int]
-    beams: list[int]
-    source_tokens: int
-    target_tokens: int
+    output: str  # the JSON file with all results
+    device: str  # of the models in torch: "auto" (an accelerator if there is one), "cpu", "cuda", ...
+    ctranslate2: bool  # whether to measure CTranslate2, always on the CPU
+    precisions: list[str]  # of our fast decoder; the report says which ones the machine lacks
+    models: dict[str, Any]  # name → `vocab_size` and fields of `VanillaTransformerConfig`; the weights are random
+    sizes: list[str]  # names of the models to measure
+    batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
+    beams: list[int] = at_least(1)  # noqa: RUF009 -- declares a field. 1: greedy
+    source_tokens: int = at_least(1)  # the length of every source
+    target_tokens: int = at_least(1)  # the length of every target
     timing: TimingConfig
-    limits: LimitsConfig
-    bars: BarsConfig
+    roofline: RooflineConfig
+    thresholds: ThresholdsConfig
     real: RealConfig
 
     def __post_init__(self):
-        for name in ("sizes", "batch_sizes", "beams"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must name at least one")
-        for name in ("batch_sizes", "beams"):
-            _check_positive(name, getattr(self, name))
-        for name in ("source_tokens", "target_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.sizes:
+            raise ValueError("sizes must name at least one")
         if "float32" not in self.precisions or not set(self.precisions) <= set(PRECISIONS):
-            raise ValueError(f"precisions={self.precisions} must be float32 and what is wanted of {PRECISIONS[1:]}")
+            raise ValueError(f"precisions={self.precisions} must be float32 and any of {', '.join(PRECISIONS[1:])}")
         for name in self.sizes:
             if name not in self.models:
                 raise ValueError(f"sizes={self.sizes} must be of the models: {', '.join(self.models)}")
@@ -187,29 +120,28 @@ class BenchmarkConfig:
         section = self.models[size]
         if not isinstance(section, dict) or not isinstance(section.get("vocab_size"), int):
             raise ValueError(f"models.{size}={section!r} must be a section with vocab_size and a model's fields")
-        fields = {name: value for name, value in section.items() if name != "vocab_size"}
         try:
-            check_model_section(fields)
-            config = VanillaTransformerConfig(vocab_size=section["vocab_size"], **fields)
-            check_can_be_a_peer(config)
+            check_model_section({name: value for name, value in section.items() if name != "vocab_size"})
+            config = VanillaTransformerConfig(**section)
+            check_baseline_supports(config)
         except ValueError as error:
             raise ValueError(f"models.{size}: {error}") from error
         return config
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def _check_positive(name: str, values: list[int]) -> None:
-    if not values or min(values) < 1:
-        raise ValueError(f"{name}={values} must be numbers of at least 1")
-
 
 def load_benchmark_config(path: str | Path, overrides: list[str] | None = None) -> BenchmarkConfig:
-    """Read a YAML file, apply `key=value` overrides, and check everything.
+    """Read a YAML file, apply `key=value` overrides, and check everything; sections may have their former names.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not YAML, an unknown or missing key, a wrong type, an impossible value.
     """
-    return build_section(BenchmarkConfig, read_yaml(Path(path), overrides), where="")
+    overrides = [
+        re.sub(r"^(bars|limits)(?=[.=])", lambda match: FORMER_SECTIONS[match[0]], override)
+        for override in overrides or []
+    ]
+    values = read_yaml(Path(path), overrides)
+    for former, name in FORMER_SECTIONS.items():
+        if former in values:
+            values[name] = merged(values.pop(former), values.get(name, {}))
+    return build_section(BenchmarkConfig, values, where="")

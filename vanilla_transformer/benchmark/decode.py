@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ import torch
 
 from vanilla_transformer.benchmark.configuration import BenchmarkConfig
 from vanilla_transformer.benchmark.machine import check_import_order, describe_machine
+from vanilla_transformer.benchmark.real_sentences import measure_real
 from vanilla_transformer.benchmark.roofline import peak_operations, read_bandwidth
-from vanilla_transformer.benchmark.sentences import measure_sentences
-from vanilla_transformer.benchmark.synthetic import measure_cells
-from vanilla_transformer.benchmark.systems import names_of_contenders
-from vanilla_transformer.benchmark.verdicts import judge
+from vanilla_transformer.benchmark.synthetic import measure_synthetic
+from vanilla_transformer.benchmark.systems import skip_reasons
+from vanilla_transformer.benchmark.thresholds import check_thresholds
 from vanilla_transformer.comparison.result_file import write_result
 from vanilla_transformer.inference.model_folder import default_device
-
-MIB = 2**20
 
 
 def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], None]) -> dict[str, Any]:
@@ -28,37 +27,34 @@ def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], Non
         on_progress: called with a line for each part that is done.
 
     Returns:
-        `settings`, `machine`, `left_out` (contender → reason), `limits`, `sizes` (see `measure_cells`), `real` (see
-        `measure_sentences`; `None`: left out) and `bars` (see `judge`).
+        `settings`, `machine`, `skipped` (system → reason), `roofline`, `synthetic` (`measure_synthetic` of each size),
+        `real` (see `measure_real`; `None`: skipped) and `thresholds` (see `check_thresholds`).
 
     Raises:
-        ValueError: CTranslate2 is wanted and not installed; what the parts raise.
+        ValueError: CTranslate2 is wanted and not installed; and as the parts.
         RuntimeError: torch was imported before CTranslate2.
     """
     device = default_device() if config.device == "auto" else torch.device(config.device)
-    reasons = names_of_contenders(config.precisions, device, config.ctranslate2)
+    reasons = skip_reasons(config.precisions, device, config.ctranslate2)
     if config.ctranslate2:
         check_import_order(list(sys.modules))
     names = [name for name, reason in reasons.items() if reason is None]
-    repeats = config.limits.repeats
-    limits = {
-        "bandwidth": read_bandwidth(config.limits.read_mebibytes * MIB, device, repeats),
-        "peaks": peak_operations(config.limits, device),
-    }
-    on_progress("limits of the machine")
-    sizes = measure_cells(config, names, device, limits["peaks"], on_progress)
+    bandwidth = read_bandwidth(config.roofline.read_mebibytes * 2**20, device, config.roofline.repeats)
+    peaks = peak_operations(config.roofline, device)
+    on_progress("roofline of the machine")
+    synthetic = [measure_synthetic(config, size, names, device, peaks, on_progress) for size in config.sizes]
     real = None
     if config.real.model is not None:
-        real = measure_sentences(config.real, config.timing, names, device, on_progress)
+        real = measure_real(config.real, config.timing, names, device, on_progress)
     results = {
         "machine": describe_machine(device),
-        "left_out": {name: reason for name, reason in reasons.items() if reason is not None},
-        "limits": limits,
-        "sizes": sizes,
+        "skipped": {name: reason for name, reason in reasons.items() if reason is not None},
+        "roofline": {"bandwidth": bandwidth, "peaks": peaks},
+        "synthetic": synthetic,
         "real": real,
-        "bars": judge(sizes, real, config.bars),
+        "thresholds": check_thresholds(synthetic, real, config.thresholds),
     }
-    output = Path(config.output)
+    settings, output = asdict(config), Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_result(output, config.to_dict(), results)
-    return {"settings": config.to_dict(), **results}
+    write_result(output, settings, results)
+    return {"settings": settings, **results}

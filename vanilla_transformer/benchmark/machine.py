@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine that is measured: what it is, what it can do, and what else is in the process."""
+"""The machine that is measured: its hardware, its precisions, its packages, and the order of imports."""
 
 import os
 import platform
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-# Of the instructions by which products are computed, on x86 and Arm.
+# Instructions for matrix products, on x86 and Arm.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 PACKAGES = ("torch", "transformers", "ctranslate2", "vanilla-transformer")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Model and number of processors, instructions of interest, threads, and versions of packages."""
+    """Processors, their instructions for matrix products, threads, and versions of packages."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": _cpu_info().get("model name") or platform.processor() or platform.machine(),
@@ -29,13 +29,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_flags() -> set[str]:
-    """The processor's instructions in the words of Linux, which alone lists them; elsewhere none."""
+    """The processor's instructions, by their names in Linux; empty on other systems."""
     info = _cpu_info()
     return set((info.get("flags") or info.get("Features") or "").split())
 
 
 def lacks_precision(precision: str, device: torch.device) -> str | None:
-    """Why a precision is not measured on a device; `None`: it is."""
+    """Why a device does not compute in a precision; `None`: it does."""
     if precision == "int8" and device.type != "cpu":
         return f"int8 computes on a CPU, and the device is {device}"
     if precision == "bfloat16" and device.type == "cpu" and not cpu_flags() & BFLOAT16_FLAGS:
@@ -44,16 +44,13 @@ def lacks_precision(precision: str, device: torch.device) -> str | None:
 
 
 def check_import_order(modules: Sequence[str]) -> None:
-    """CTranslate2 has to be imported before torch.
+    """Raise RuntimeError if torch was imported before CTranslate2.
 
-    Otherwise both share torch's libgomp, whose barriers yield the processor once there are more OpenMP threads in the
+    Both would share torch's libgomp, whose barriers yield the processor once there are more OpenMP threads in the
     process than cores: both become several times slower.
 
     Args:
-        modules: names in the order of their import, as `sys.modules` has them.
-
-    Raises:
-        RuntimeError: torch came first.
+        modules: names in the order of their import, as in `sys.modules`.
     """
     order = list(modules)
     if "ctranslate2._ext" not in order or order.index("torch") < order.index("ctranslate2._ext"):
@@ -71,7 +68,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_info() -> dict[str, str]:
-    """What Linux says of the first processor; nothing on other systems."""
+    """/proc/cpuinfo for the first processor; empty on other systems than Linux."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     except OSError:

@@ -7,7 +7,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 
 SEED = 1
-FIRST_TOKEN = 5  # those before have a meaning: padding, start, end
+FIRST_TOKEN = 5  # after the special tokens
 
 
 def random_model(config: VanillaTransformerConfig) -> VanillaTransformerForConditionalGeneration:
@@ -18,6 +18,6 @@ def random_model(config: VanillaTransformerConfig) -> VanillaTransformerForCondi
 
 
 def random_sources(vocab_size: int, sentences: int, tokens: int) -> list[list[int]]:
-    """Sentences of so many tokens each."""
+    """`(sentences, tokens)` token ids."""
     generator = torch.Generator().manual_seed(SEED)
     return torch.randint(FIRST_TOKEN, vocab_size, (sentences, tokens), generator=generator).tolist()

@@ -1,52 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine allows: how fast it reads and multiplies, and the least time that a decoding takes by that."""
+"""The roofline of decoding: the machine's bandwidth and peak, and the least time that they allow."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import PreTrainedModel
 
-from vanilla_transformer.benchmark.configuration import LimitsConfig
+from vanilla_transformer.benchmark.configuration import RooflineConfig
 from vanilla_transformer.benchmark.machine import lacks_precision
 from vanilla_transformer.packed_linear import PackedLinear, Precision
 
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Numbers of weights that are multiplied with.
+class WeightCounts:
+    """Numbers of weights that are multiplied with."""
 
-    Args:
-        step: for every token of every hypothesis: the decoder's layers and the projection before the softmax.
-        source: once for every token of the source: the encoder's layers, and the decoder's keys and values of it.
-    """
-
-    step: int
-    source: int
+    step: int  # for every token of every hypothesis: the decoder's layers and the output projection
+    source: int  # for every source token: the encoder's layers, and the decoder's projections of its output
 
 
-def count_weights(model: PreTrainedModel) -> Weights:
-    """Of a `VanillaTransformerForConditionalGeneration`; biases and LayerNorms among them."""
-    whole: Any = model
-    encoder, decoder = whole.model.encoder, whole.model.decoder
-    of_source = [
-        parameter
-        for layer in decoder.layers
-        for linear in (layer.cross_attention.k_proj, layer.cross_attention.v_proj)
-        for parameter in linear.parameters()
-    ]
-    source = sum(one.numel() for one in of_source)
-    layers, encoder_layers = (sum(one.numel() for one in stack.layers.parameters()) for stack in (decoder, encoder))
-    return Weights(step=layers - source + whole.lm_head.weight.numel(), source=encoder_layers + source)
+def count_weights(model: PreTrainedModel) -> WeightCounts:
+    """Count the weights of a `VanillaTransformerForConditionalGeneration`, biases and LayerNorms included."""
+    seq2seq: Any = model
+    cross = [layer.cross_attention for layer in seq2seq.model.decoder.layers]
+    projections = _count(linear for attention in cross for linear in (attention.k_proj, attention.v_proj))
+    return WeightCounts(
+        step=_count(seq2seq.model.decoder.layers) - projections + seq2seq.lm_head.weight.numel(),
+        source=_count(seq2seq.model.encoder.layers) + projections,
+    )
+
+
+def _count(modules: Any) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def roofline_seconds(
-    weights: Weights,
-    bytes_of_weight: int,
+    weights: WeightCounts,
+    weight_bytes: int,
     bandwidth: float,
     peak: float,
     sentences: int,
@@ -54,10 +49,10 @@ def roofline_seconds(
     source_tokens: int,
     target_tokens: int,
 ) -> float:
-    """The least time of decoding a batch in which every step reads all weights and multiplies all rows with them.
+    """The least time of decoding a batch if every step reads all weights and multiplies all rows with them.
 
-    Of a step, the longer of reading and multiplying counts. Attention over what is cached, the softmax over the
-    vocabulary and the search are left out: what is really possible is more.
+    A step takes the longer of reading and multiplying. Attention over the cache, the softmax over the vocabulary and
+    the search are not counted: the true minimum is higher.
 
     Args:
         bandwidth: bytes per second.
@@ -65,24 +60,23 @@ def roofline_seconds(
     """
 
     def phase(count: int, rows: int) -> float:
-        return max(count * bytes_of_weight / bandwidth, 2 * count * rows / peak)
+        return max(count * weight_bytes / bandwidth, 2 * count * rows / peak)
 
-    first = phase(weights.step, sentences)  # there is one hypothesis until its first token is known
+    first = phase(weights.step, sentences)  # a sentence has one hypothesis until its first token is known
     others = (target_tokens - 1) * phase(weights.step, sentences * beams)
     return phase(weights.source, sentences * source_tokens) + first + others
 
 
 def read_bandwidth(size: int, device: torch.device, repeats: int) -> float:
-    """Bytes per second of reading `size` bytes again and again, from the caches where they fit."""
+    """Bytes per second of reading the same `size` bytes repeatedly, from the caches if they fit."""
     numbers = torch.ones(max(1, size // 4), device=device)
     return numbers.nbytes / _fastest(numbers.sum, device, repeats)
 
 
-def peak_operations(settings: LimitsConfig, device: torch.device) -> dict[str, float]:
-    """Operations per second of a square product, two for each multiplication: precision → of those that there are."""
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+def peak_operations(settings: RooflineConfig, device: torch.device) -> dict[str, float]:
+    """Operations per second of a square product, two for each multiplication, in each precision of the machine."""
     width, found = settings.product, {}
-    for precision in precisions:
+    for precision in get_args(Precision):
         if lacks_precision(precision, device) is None:
             dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
             inputs = torch.rand(width, width, device=device, dtype=dtype)
@@ -95,7 +89,7 @@ def peak_operations(settings: LimitsConfig, device: torch.device) -> dict[str, f
 @torch.inference_mode()
 def _fastest(function: Callable[[], Any], device: torch.device, repeats: int) -> float:
     seconds = []
-    for _ in range(repeats + 1):  # the first pays for memory and threads
+    for _ in range(repeats + 1):  # the first call is a warm-up
         start = time.perf_counter()
         function()
         if device.type != "cpu":

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Those that are measured: each decodes the same sources with the same weights."""
+"""The systems under test: each decodes the same sources with the same weights."""
 
 import gc
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,91 +13,80 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 
-from vanilla_transformer.benchmark.baselines import as_marian
+from vanilla_transformer.benchmark.baselines import as_marian, write_ctranslate2
 from vanilla_transformer.benchmark.machine import lacks_precision
+from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.native.engine import Engine, native_decoder
+from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.native.transformer import NativeDecoder
-from vanilla_transformer.packed_linear import quantize_linears
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
 CTRANSLATE2 = {"float32": "CTranslate2 float32", "int8": "CTranslate2 int8"}  # compute type → name
-FAST = {one: f"ours, fast {one}" for one in ("float32", "bfloat16", "int8")}  # precision → name
-TORCH = "ours, fast float32 in torch"  # what a published folder has, without the loops compiled for a CPU
+FAST = {precision: f"ours, fast {precision}" for precision in ("float32", "bfloat16", "int8")}
+TORCH = "ours, fast float32 in torch"  # the decoder that a published folder has, without native kernels
 
-# Decodes the first so many batches; returns the best target of each sentence, without start and end.
-Run = Callable[[int], list[list[int]]]
+# Decodes the first n batches; returns the best target of each sentence, without start and end.
+Decode = Callable[[int], list[list[int]]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sources that are decoded at once, as numbers of tokens, and the longest target in tokens."""
+    """Token ids of the sources that are decoded at once, and the most tokens of a target."""
 
     sources: list[list[int]]
-    longest: int
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode.
-
-    Args:
-        beams: hypotheses of a sentence; 1: greedy.
-        is_exact: nothing ends a target before the longest.
-        alpha: of the paper's length penalty.
-        length_penalty: of those that divide by length^length_penalty.
-        early_stopping: of MarianMT and ours; see `RealConfig`.
-    """
+    """How to decode; see `RealConfig`."""
 
     beams: int
-    is_exact: bool
+    is_fixed_length: bool  # every target gets `max_new_tokens`, whatever its tokens are
     alpha: float
     length_penalty: float
     early_stopping: bool = True
 
 
-class Contender(Protocol):
+class System(Protocol):
     """One implementation with its weights."""
 
     name: str
 
-    def ready(self, batches: list[Batch], decoding: Decoding) -> Any:
-        """A context manager that gives a `Run`; what it needs beside the weights is made before, and gone after."""
+    def prepare(self, batches: list[Batch], decoding: Decoding) -> Any:
+        """A context manager that gives a `Decode`; it makes the inputs before, and frees them afterwards."""
         ...
 
 
-class TorchContender:
-    """A model whose `generate` is measured.
+class TorchSystem:
+    """A model that decodes by `generate`.
 
     Args:
-        model: its generation config is replaced: what it leaves open, transformers would fill in from there.
-        options: of `generate`, beside the generation config. A native decoder in them also encodes, and takes several
-            batches at once, as `translate` does.
-        has_paper_penalty: `generate` takes the paper's `alpha`.
+        model: its generation config is replaced: transformers would fill in from it what the benchmark leaves open.
+        decoder: encodes and decodes, with our own search, as in `translate`; `None`: transformers' search.
     """
 
-    def __init__(
-        self, name: str, model: PreTrainedModel, options: dict[str, Any] | None = None, has_paper_penalty: bool = False
-    ):
-        self.name, self.model, self.options, self.has_paper_penalty = name, model, options or {}, has_paper_penalty
+    def __init__(self, name: str, model: PreTrainedModel, decoder: Decoder | None = None):
+        self.name, self.model, self.decoder = name, model, decoder
         config: Any = model.config
         self.pad, self.end, self.start = config.pad_token_id, config.eos_token_id, config.decoder_start_token_id
         model.generation_config = GenerationConfig(pad_token_id=self.pad, decoder_start_token_id=self.start)
 
     @contextmanager
-    def ready(self, batches: list[Batch], decoding: Decoding) -> Iterator[Run]:
-        end = None if decoding.is_exact else self.end
-        options = self.options | ({"alpha": decoding.alpha} if self.has_paper_penalty else {})
-        penalty = decoding.length_penalty if decoding.beams > 1 else None
+    def prepare(self, batches: list[Batch], decoding: Decoding) -> Iterator[Decode]:
+        end = None if decoding.is_fixed_length else self.end
+        decoder, options = self.decoder, {}
+        if decoder is not None:
+            options = {"custom_generate": beam_search, "decoder": decoder, "alpha": decoding.alpha}
         inputs = [self._inputs(batch) for batch in batches]
         configs = [
             GenerationConfig(
                 num_beams=decoding.beams,
-                max_new_tokens=batch.longest,
-                length_penalty=penalty,
+                max_new_tokens=batch.max_new_tokens,
+                length_penalty=decoding.length_penalty if decoding.beams > 1 else None,
                 early_stopping=decoding.early_stopping if decoding.beams > 1 else None,
                 pad_token_id=self.pad,
                 eos_token_id=end,
@@ -105,84 +95,83 @@ class TorchContender:
             for batch in batches
         ]
         model: Any = self.model
-        native: Any = options.get("decoder") if isinstance(options.get("decoder"), NativeDecoder) else None
 
-        def decode(one: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
-            batch, config = one
-            encoded = {} if native is None else {"encoder_outputs": native.encode(**batch)}
-            return model.generate(**batch, **encoded, generation_config=config, **options)[:, 1:].tolist()
+        def decode_batch(batch: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
+            tensors, config = batch
+            encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**tensors)}
+            return model.generate(**tensors, **encoded, generation_config=config, **options)[:, 1:].tolist()
 
-        def run(count: int) -> list[list[int]]:
-            those = list(zip(inputs[:count], configs[:count], strict=True))
-            decoded = map(decode, those) if native is None else parallel_batches(decode, those)
-            found = [row for rows in decoded for row in rows]
-            return found if end is None else [row[: row.index(end)] if end in row else row for row in found]
+        def decode(count: int) -> list[list[int]]:
+            first = list(zip(inputs[:count], configs[:count], strict=True))
+            decoded = parallel_batches(decode_batch, first, 1 if decoder is None else decoder.parallel_batches)
+            targets = [target for batch in decoded for target in batch]
+            return [target[: target.index(end)] if end in target else target for target in targets]
 
-        yield run
+        yield decode
 
     def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask`, `(sentences, source_length)`."""
-        width = max(len(source) for source in batch.sources)
-        ids = torch.tensor([source + [self.pad] * (width - len(source)) for source in batch.sources])
-        mask = torch.tensor([[1] * len(source) + [0] * (width - len(source)) for source in batch.sources])
-        return {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+        sources = [torch.tensor(source, device=self.model.device) for source in batch.sources]
+        return {
+            "input_ids": pad_sequence(sources, batch_first=True, padding_value=self.pad),
+            "attention_mask": pad_sequence([torch.ones_like(source) for source in sources], batch_first=True),
+        }
 
 
-class CTranslate2Contender:
+class CTranslate2System:
     """A CTranslate2 folder.
 
     Several batches have a worker for each thread, which is the fastest: 235 sentences per second where one worker of
-    two threads translates 174. A translator lives as long as it is measured, for two teams of threads on the same
-    cores slow each other down.
+    two threads translates 174. The translator exists only while it is measured: two thread pools on the same cores
+    slow each other down.
     """
 
     def __init__(self, name: str, folder: Path, compute_type: str):
         self.name, self.folder, self.compute_type = name, folder, compute_type
 
     @contextmanager
-    def ready(self, batches: list[Batch], decoding: Decoding) -> Iterator[Run]:
+    def prepare(self, batches: list[Batch], decoding: Decoding) -> Iterator[Decode]:
         import ctranslate2
 
         threads = torch.get_num_threads()
         workers = min(threads, len(batches))
-
-        def load() -> Any:
-            return ctranslate2.Translator(
+        # Loading in a thread that ends: quantizing computes in parallel where it is called, and its thread pool would
+        # stay beside the worker's. A list, to be emptied: the caller may hold `decode` for longer.
+        with ThreadPoolExecutor(1) as loading_thread:
+            loading = loading_thread.submit(
+                ctranslate2.Translator,
                 str(self.folder),
                 device="cpu",
                 compute_type=self.compute_type,
                 inter_threads=workers,
                 intra_threads=threads // workers,
             )
-
-        # In a thread of its own, which ends: quantizing computes in parallel where it is called, and that team of
-        # threads would stay beside the worker's. And a list, to be emptied: who was given `run` may hold it for longer.
-        with ThreadPoolExecutor(1) as own_thread:
-            alive = [own_thread.submit(load).result()]
+            translators = [loading.result()]
+            del loading
         inputs = [[[str(token) for token in source] for source in batch.sources] for batch in batches]
 
-        def run(count: int) -> list[list[int]]:
-            begun = []
+        def decode(count: int) -> list[list[int]]:
+            results = []
             for batch, sources in zip(batches[:count], inputs[:count], strict=True):
-                begun += alive[0].translate_batch(
+                results += translators[0].translate_batch(
                     sources,
                     asynchronous=True,
                     beam_size=decoding.beams,
                     length_penalty=decoding.length_penalty,
-                    max_decoding_length=batch.longest,
-                    min_decoding_length=batch.longest if decoding.is_exact else 1,
+                    max_decoding_length=batch.max_new_tokens,
+                    min_decoding_length=batch.max_new_tokens if decoding.is_fixed_length else 1,
                 )
-            return [[int(token) for token in one.result().hypotheses[0]] for one in begun]
+            return [[int(token) for token in result.result().hypotheses[0]] for result in results]
 
         try:
-            yield run
+            yield decode
         finally:
-            alive.clear()
+            translators.clear()
             gc.collect()
 
 
-def names_of_contenders(precisions: list[str], device: torch.device, has_ctranslate2: bool) -> dict[str, str | None]:
-    """Name of each contender → why it is left out on this machine; `None`: it is not.
+def skip_reasons(precisions: list[str], device: torch.device, has_ctranslate2: bool) -> dict[str, str | None]:
+    """Name of each system → why it is skipped on this machine; `None`: it is measured.
 
     Raises:
         ValueError: CTranslate2 is wanted and not installed.
@@ -191,45 +180,42 @@ def names_of_contenders(precisions: list[str], device: torch.device, has_ctransl
         raise ValueError(
             "CTranslate2 is not installed: pip install 'vanilla-transformer[benchmark]', or set ctranslate2=false"
         )
-    absent = None if has_ctranslate2 else "ctranslate2 is false"
-    names: dict[str, str | None] = {MARIAN: None}
-    names |= dict.fromkeys(CTRANSLATE2.values(), absent)
-    names |= {GENERATE: None, TORCH: None}
-    return names | {FAST[one]: lacks_precision(one, device) for one in precisions}
+    reasons: dict[str, str | None] = {MARIAN: None}
+    reasons |= dict.fromkeys(CTRANSLATE2.values(), None if has_ctranslate2 else "ctranslate2 is false")
+    reasons |= {GENERATE: None, TORCH: None}
+    return reasons | {FAST[precision]: lacks_precision(precision, device) for precision in precisions}
 
 
-def make_contender(name: str, model: Callable[[], PreTrainedModel], folder: Path, longest: int) -> Contender:
-    """One of `names_of_contenders`, with weights that it shares with the model where they are the same.
+@contextmanager
+def open_systems(names: list[str], model: PreTrainedModel, max_length: int) -> Iterator[tuple[list[System], Path]]:
+    """The systems of these names, and CTranslate2's folder, a temporary one; arguments as for `build_system`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "ctranslate2")
+        if not set(names).isdisjoint(CTRANSLATE2.values()):
+            write_ctranslate2(model, folder, max_length)
+        yield [build_system(name, lambda: model, folder, max_length) for name in names], folder
+
+
+def build_system(name: str, get_model: Callable[[], PreTrainedModel], folder: Path, max_length: int) -> System:
+    """A system of `skip_reasons`; it shares the model's weights where it can use them as they are.
 
     Args:
-        model: gives a `VanillaTransformerForConditionalGeneration` on its device; not called for CTranslate2.
-        folder: CTranslate2's, written before.
-        longest: of sources and targets, in tokens.
+        get_model: gives a `VanillaTransformerForConditionalGeneration` on its device; not called for CTranslate2.
+        folder: what `write_ctranslate2` wrote.
+        max_length: positions of sources and targets, in tokens.
     """
-    for compute_type, own in CTRANSLATE2.items():
-        if name == own:
-            return CTranslate2Contender(name, folder, compute_type)
+    for compute_type, ctranslate2_name in CTRANSLATE2.items():
+        if name == ctranslate2_name:
+            return CTranslate2System(name, folder, compute_type)
+    model: Any = get_model()
     if name == MARIAN:
-        original = model()
-        marian: Any = as_marian(original, longest)
-        return TorchContender(name, marian.to(original.device))
+        marian: Any = as_marian(model, max_length)
+        return TorchSystem(name, marian.to(model.device))
     if name == GENERATE:
-        return TorchContender(name, model())
+        return TorchSystem(name, model)
     if name == TORCH:
-        return _fast(name, "float32", "torch", model())
-    return _fast(name, next(precision for precision, own in FAST.items() if name == own), "auto", model())
-
-
-def _fast(name: str, precision: Any, engine: Engine, model: Any) -> TorchContender:
-    decoder: Any = native_decoder(model, precision, engine)
-    if decoder is not None:
-        return TorchContender(name, model, {"custom_generate": beam_search, "decoder": decoder}, has_paper_penalty=True)
-    if precision != "float32":
-        model = deepcopy(model)
+        return TorchSystem(name, model, fast_decoder(model, "float32", "torch"))
+    precision: Any = next(precision for precision, fast_name in FAST.items() if fast_name == name)
     if precision == "bfloat16":
-        model = model.to(torch.bfloat16)
-    decoder = model.build_decoder(precision)
-    if precision == "int8":
-        quantize_linears(model.get_encoder())
-    options = {"custom_generate": beam_search, "decoder": decoder}
-    return TorchContender(name, model, options, has_paper_penalty=True)
+        model = deepcopy(model).to(torch.bfloat16)
+    return TorchSystem(name, model, fast_decoder(model, precision))

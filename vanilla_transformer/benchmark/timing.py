@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring contenders in turns, so that whatever else slows the machine slows all of them alike."""
+"""Timing systems in turns, so that whatever else slows the machine slows all of them alike."""
 
 import math
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from vanilla_transformer.benchmark.configuration import TimingConfig
-from vanilla_transformer.benchmark.systems import Batch, Contender, Decoding, Run
+from vanilla_transformer.benchmark.systems import Batch, Decoding, System
 
 
 @dataclass
 class Measurement:
-    """Of one contender: seconds of a call in each round, and the targets that it found."""
+    """Seconds per call of one system in each round, and the targets that it found."""
 
     seconds: list[float] = field(default_factory=list)
     targets: list[list[int]] = field(default_factory=list)
@@ -24,43 +24,37 @@ class Measurement:
 
 
 def measure_in_turns(
-    contenders: Sequence[Contender], batches: list[Batch], decoding: Decoding, timing: TimingConfig
+    systems: Sequence[System], batches: list[Batch], decoding: Decoding, timing: TimingConfig
 ) -> dict[str, Measurement]:
-    """Every contender once in each round; name → what it took and found.
+    """Time every system once in each round; returns a measurement for each name.
 
     Args:
         batches: the largest first.
 
     Raises:
-        RuntimeError: targets that are not as long as they have to be, with which speeds would not be comparable.
+        RuntimeError: targets of another length than asked for, with which speeds would not be comparable.
     """
-    found = {one.name: Measurement() for one in contenders}
+    found = {system.name: Measurement() for system in systems}
     for _ in range(timing.repeats):
-        for contender in contenders:
-            with contender.ready(batches, decoding) as run:
+        for system in systems:
+            measurement = found[system.name]
+            with system.prepare(batches, decoding) as decode:
                 time.sleep(timing.pause)
                 start = time.perf_counter()
-                run(1)  # pays for kernels and memory of the first batch, the largest
+                decode(1)  # warm-up: selects kernels, and allocates memory for the first batch, the largest
                 estimate = (time.perf_counter() - start) * len(batches)
-                seconds, targets = _seconds_of_call(run, len(batches), math.ceil(timing.fill / estimate))
-            if decoding.is_exact:
-                _check_lengths(contender.name, targets, batches)
-            found[contender.name].seconds.append(seconds)
-            found[contender.name].targets = targets
+                calls = max(1, math.ceil(timing.fill / estimate))
+                start = time.perf_counter()
+                for _ in range(calls):
+                    measurement.targets = decode(len(batches))
+                measurement.seconds.append((time.perf_counter() - start) / calls)
+            if decoding.is_fixed_length:
+                _check_lengths(system.name, measurement.targets, batches)
     return found
 
 
-def _seconds_of_call(run: Run, batches: int, calls: int) -> tuple[float, list[list[int]]]:
-    """The mean of some calls in a row, one at least, and what the last one found."""
-    calls, targets = max(1, calls), []
-    start = time.perf_counter()
-    for _ in range(calls):
-        targets = run(batches)  # lists on the CPU: nothing is computed any more when it returns
-    return (time.perf_counter() - start) / calls, targets
-
-
 def _check_lengths(name: str, targets: list[list[int]], batches: list[Batch]) -> None:
-    expected = [batch.longest for batch in batches for _ in batch.sources]
+    expected = [batch.max_new_tokens for batch in batches for _ in batch.sources]
     lengths = [len(target) for target in targets]
     if lengths != expected:
         raise RuntimeError(f"{name} decoded {sum(lengths)} tokens where {sum(expected)} were asked for")

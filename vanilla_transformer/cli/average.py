@@ -7,17 +7,15 @@ vanilla-transformer average checkpoint-a checkpoint-b --output averaged
 
 import argparse
 
+from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.outputs import check_output_folder
-from vanilla_transformer.console.usage import UsageError
 
 EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from vanilla_transformer.cli.translate import positive
-
     parser.add_argument("folders", nargs="+", help="one run's folder (with --last), or model folders")
-    parser.add_argument("--last", type=positive, metavar="K", help="the newest K checkpoints of the run")
+    parser.add_argument("--last", type=positive_int, metavar="K", help="the newest K checkpoints of the run")
     parser.add_argument("--output", required=True, help="folder to write")
 
 

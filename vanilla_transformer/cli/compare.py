@@ -5,8 +5,8 @@
     vanilla-transformer compare output_dir=runs/mine long_range=null
     vanilla-transformer compare compare_cells
 
-Writes report.md with tables and plots, results.json and the resolved configurations. Stopped, the same command goes on;
-finished parts are not done again. A part that is null is left out.
+Writes report.md with tables and plots, results.json and the resolved configurations. A comparison that was stopped goes
+on by the same command, without doing finished parts again. A part that is null is left out.
 """
 
 import argparse
@@ -24,8 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    file, overrides = config_and_overrides(arguments, DEFAULT)
-
     import time
     from pathlib import Path
 
@@ -36,12 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.comparison.verdicts import verdict_lines
 
     disable_progress_bar()  # of reading and writing weights
-    config = load_compare_config(file, overrides)
+    config = load_compare_config(*config_and_overrides(arguments, DEFAULT))
     start = time.perf_counter()
 
     def show(part: str, done: int, total: int, what: str) -> None:
-        minutes = (time.perf_counter() - start) / 60
-        print(f"{minutes:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
+        print(f"{(time.perf_counter() - start) / 60:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
 
     results = compare(config, show)
     print(*verdict_lines(results), sep="\n")

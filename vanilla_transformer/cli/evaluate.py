@@ -13,15 +13,14 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
+from vanilla_transformer.cli.translate import add_decoding_arguments, decoding_options, one_line, open_translator
+from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.outputs import check_output_file
-from vanilla_transformer.console.usage import UsageError
 
 EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from vanilla_transformer.cli.translate import add_decoding_arguments
-
     parser.add_argument("model", nargs="?", help="model folder or Hub id")
     parser.add_argument("--source", help="text file to translate")
     parser.add_argument("--hypothesis", help="finished translations, instead of a model and a source")
@@ -44,19 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from vanilla_transformer.cli.translate import one_line
-    from vanilla_transformer.data.corpus import read_lines
+    from vanilla_transformer.data.corpus import aligned_lines
     from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
-    streams = [list(read_lines(reference)) for reference in arguments.reference]
     file = arguments.source if arguments.hypothesis is None else arguments.hypothesis
-    assert file is not None
-    lines = list(read_lines(file))
-    for reference, stream in zip(arguments.reference, streams, strict=True):
-        _check_counts(file, lines, reference, stream)
-    references = streams[0] if len(streams) == 1 else list(zip(*streams, strict=True))  # one or all of each line
-    hypotheses = lines if arguments.hypothesis is not None else _translate(arguments, lines)
+    rows = list(aligned_lines(file, *arguments.reference))
+    if not rows:
+        raise ValueError(f"{file} and {', '.join(arguments.reference)} are empty: nothing to score")
+    lines, references = [row[0] for row in rows], [row[1:] for row in rows]
+    hypotheses = _translate(arguments, lines) if arguments.hypothesis is None else lines
     if not process_state().is_main_process:
         return 0
     if arguments.output is not None:
@@ -73,20 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_counts(file: str, lines: list[str], reference: str, references: list[str]) -> None:
-    if len(lines) != len(references):
-        raise ValueError(
-            f"{file} has {len(lines)} lines, {reference} has {len(references)}; line i of one must be the translation "
-            "of line i of the other"
-        )
-    if not lines:
-        raise ValueError(f"{file} and {reference} are empty: nothing to score")
-
-
 def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
     from tqdm import tqdm
 
-    from vanilla_transformer.cli.translate import decoding_options, open_translator
     from vanilla_transformer.distributed.processes import process_state
     from vanilla_transformer.inference.translate import translate_on_all_processes
 
@@ -103,8 +88,6 @@ def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
             translator.tokenizer,
             sources,
             decoder=translator.decoder,
-            max_batch_tokens=arguments.batch_tokens,
-            max_length=arguments.max_tokens,
             on_progress=show,
             **decoding_options(arguments),
         )

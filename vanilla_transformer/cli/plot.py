@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw what the paper draws: positions, the attention of your own model, the course of your own runs.
+"""Draw what the paper draws: positions, the attention of your own model, the curves of your own runs.
 
     vanilla-transformer plot positions
     vanilla-transformer plot attention runs/multi30k/model "A man sleeps ."
@@ -7,29 +7,26 @@
     vanilla-transformer plot attention runs/multi30k/model "A man sleeps ." --interactive head
     vanilla-transformer plot curves runs/multi30k runs/multi30k_rnn
 
-`vanilla-transformer plot attention --help`, and so on, tells what each can draw.
+`vanilla-transformer plot attention --help`, and so on, lists the options of each picture.
 """
 
 import argparse
 import atexit
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vanilla_transformer.cli.translate import open_translator, positive
+from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file
-from vanilla_transformer.console.usage import UsageError
 
 if TYPE_CHECKING:
-    from vanilla_transformer.evaluation.attention_weights import AttentionWeights
     from vanilla_transformer.visualization.run_history import RunHistory
 
 EXTRA, NEEDS = "visualization", ("matplotlib",)
 KINDS = ("encoder", "decoder", "cross")
 SENTENCE = "I am a robot"
-CLASSIC = (50, 128)  # positions and dimensions
+CLASSIC_POSITIONS, CLASSIC_D_MODEL = 50, 128
 FORMULA_POINTS = 500
 
 
@@ -48,66 +45,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with _no_search_for_garbage():
-        return arguments.draw(arguments)
-
-
-@contextmanager
-def _no_search_for_garbage() -> Iterator[None]:
-    """torch and transformers are a million objects; to go through all of them again and again takes seconds.
-
-    A picture makes little garbage of its own. At its end, too, the interpreter would go through them.
-    """
-    was_enabled = gc.isenabled()
+    # torch and transformers are a million objects, which the garbage collector would walk again and again, for
+    # seconds in all, and once more at exit. A picture makes little garbage of its own.
     gc.disable()
+    atexit.register(gc.freeze)
     try:
-        yield
+        arguments.draw(arguments)
     finally:
-        if was_enabled:
-            gc.enable()
-        atexit.register(gc.freeze)
+        gc.enable()
+    return 0
+
+
+def _check_output(path: str, *suffixes: list[str]) -> None:
+    from vanilla_transformer.visualization.style import check_suffix
+
+    check_suffix(path, *suffixes)
+    check_output_file(path, "--output", makes_folders=True)
+
+
+def _save(figure: Any, output: str) -> None:
+    from vanilla_transformer.visualization.style import save_figure
+
+    width, height = save_figure(figure, output)
+    print(f"{output}: {width:,} x {height:,} {'points' if output.lower().endswith('svg') else 'pixels'}")
 
 
 def _add_positions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sentence", help=f'its words are the positions (default: "{SENTENCE}")')
-    parser.add_argument("--d-model", type=positive, metavar="N", help="width of the encoding (default: 4)")
+    parser.add_argument("--d-model", type=positive_int, metavar="N", help="width of the encoding (default: 4)")
     parser.add_argument(
-        "--base", type=float, metavar="B", help="of the wavelengths, in the paper 10000 (default: 100, classic 10000)"
+        "--base", type=float, metavar="B", help="base of the wavelengths (default: 100; --classic: the paper's 10000)"
     )
     parser.add_argument(
-        "--classic", action="store_true", help=f"the map of {CLASSIC[0]} positions and {CLASSIC[1]} dimensions"
+        "--classic", action="store_true", help=f"{CLASSIC_POSITIONS} positions in {CLASSIC_D_MODEL} dimensions"
     )
     parser.add_argument("--output", default="positions.png", metavar="FILE", help="png or svg (default: %(default)s)")
 
 
-def _plot_positions(arguments: argparse.Namespace) -> int:
-    """The matrix of the positional encoding (section 3.5), by default the one of every tutorial."""
+def _plot_positions(arguments: argparse.Namespace) -> None:
+    """The matrix of the positional encoding (section 3.5), by default the small one of many tutorials."""
     from vanilla_transformer.visualization.positions import plot_positions, positional_encoding
-    from vanilla_transformer.visualization.style import check_suffix
 
-    check_suffix(arguments.output)
     if arguments.classic and arguments.sentence is not None:
         raise UsageError("--classic numbers its positions: leave out --sentence")
-    check_output_file(arguments.output, "--output", makes_folders=True)
-    words = None if arguments.classic else (SENTENCE if arguments.sentence is None else arguments.sentence).split()
-    length, d_model, base = (*CLASSIC, 10000.0) if words is None else (len(words), 4, 100.0)
+    _check_output(arguments.output)
+    if arguments.classic:
+        words, length, d_model, base = None, CLASSIC_POSITIONS, CLASSIC_D_MODEL, 10000.0
+    else:
+        words = (SENTENCE if arguments.sentence is None else arguments.sentence).split()
+        length, d_model, base = len(words), 4, 100.0
     base = base if arguments.base is None else arguments.base
     matrix = positional_encoding(length, arguments.d_model or d_model, base)
-    return _write(plot_positions(matrix, words, base), arguments.output)
+    _save(plot_positions(matrix, words, base), arguments.output)
 
 
 def _add_attention(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder or Hub id")
-    parser.add_argument("sentence", help="to translate")
+    parser.add_argument("sentence", help="sentence to translate")
     parser.add_argument("--kind", choices=[*KINDS, "all"], default="all", help="which attention (default: %(default)s)")
-    parser.add_argument("--layer", type=positive, metavar="N", help="counted from 1 (default: the last)")
+    parser.add_argument("--layer", type=positive_int, metavar="N", help="counted from 1 (default: the last)")
     heads = parser.add_mutually_exclusive_group()
-    heads.add_argument("--head", type=positive, metavar="N", help="counted from 1, by itself (default: all heads)")
+    heads.add_argument("--head", type=positive_int, metavar="N", help="only this one, counted from 1 (default: all)")
     heads.add_argument("--average", action="store_true", help="the mean of all heads")
     parser.add_argument(
         "--style", choices=["map", "paper"], default="map", help="heat map, or the lines of the paper's Figures 3 to 5"
     )
-    parser.add_argument("--word", help="with --style paper: the lines of this token alone")
+    parser.add_argument("--word", help="with --style paper: only the lines of this token")
     parser.add_argument(
         "--interactive", choices=["head", "model"], help="bertviz's view, as an HTML file that loads nothing"
     )
@@ -116,22 +119,34 @@ def _add_attention(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _plot_attention(arguments: argparse.Namespace) -> int:
+def _plot_attention(arguments: argparse.Namespace) -> None:
     """The attention of a trained model in its translation of a sentence (section 3.2.3)."""
     from vanilla_transformer.evaluation.attention_weights import explain
-    from vanilla_transformer.visualization.attention_blocks import LONGEST
-    from vanilla_transformer.visualization.style import check_suffix
+    from vanilla_transformer.visualization.layer_attention import MAX_TOKENS, select_layers
+    from vanilla_transformer.visualization.attention_maps import plot_attention_maps
+    from vanilla_transformer.visualization.paper_attention import plot_paper_attention
 
-    output = arguments.output or ("attention.html" if arguments.interactive else "attention.png")
+    interactive = arguments.interactive
+    output = arguments.output or ("attention.html" if interactive else "attention.png")
     _check_attention_arguments(arguments)
-    check_suffix(output, *([[".html"]] if arguments.interactive else []))
-    check_output_file(output, "--output", makes_folders=True)
-    translator = open_translator(arguments.model, "float32", engine="torch")  # nothing to compile for one sentence
-    translation, weights = explain(translator, arguments.sentence, max_length=LONGEST)
+    _check_output(output, *([[".html"]] if interactive else []))
+    translator = open_translator(arguments.model, engine="torch")  # compiling does not pay for one sentence
+    translation, weights = explain(translator, arguments.sentence, max_length=MAX_TOKENS)
     print(f"translation: {translation.text}")
-    if arguments.interactive:
-        return _write_page(arguments, weights, output)
-    return _write(_draw_attention(arguments, weights), output)
+    kinds: Any = KINDS if arguments.kind == "all" else [arguments.kind]
+    if interactive:
+        from pathlib import Path
+
+        from vanilla_transformer.visualization.interactive import interactive_page
+
+        page = interactive_page(weights, interactive, kinds, title=arguments.sentence)
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(page, encoding="utf-8")
+        print(f"{output}: {len(page.encode()):,} bytes")
+        return
+    blocks = select_layers(weights, kinds, arguments.layer, arguments.head, arguments.average)
+    is_paper = arguments.style == "paper"
+    _save(plot_paper_attention(blocks, arguments.word) if is_paper else plot_attention_maps(blocks), output)
 
 
 def _check_attention_arguments(arguments: argparse.Namespace) -> None:
@@ -145,36 +160,9 @@ def _check_attention_arguments(arguments: argparse.Namespace) -> None:
         "--average": arguments.average,
         "--style paper": arguments.style == "paper",
     }
-    if needless := [name for name, value in given.items() if value]:
-        raise UsageError(f"--interactive shows all layers and heads: leave out {', '.join(needless)}")
+    if unused := [name for name, value in given.items() if value]:
+        raise UsageError(f"--interactive shows all layers and heads: leave out {', '.join(unused)}")
     check_installed("plot attention --interactive", ["bertviz", "mpld3", "xstatic"], "interactive")
-
-
-def _kinds(arguments: argparse.Namespace) -> Any:
-    return KINDS if arguments.kind == "all" else [arguments.kind]
-
-
-def _draw_attention(arguments: argparse.Namespace, weights: "AttentionWeights"):
-    from vanilla_transformer.visualization.attention_blocks import attention_blocks
-    from vanilla_transformer.visualization.attention_maps import plot_attention_maps
-    from vanilla_transformer.visualization.paper_attention import plot_paper_attention
-
-    blocks = attention_blocks(weights, _kinds(arguments), arguments.layer, arguments.head, arguments.average)
-    if arguments.style == "paper":
-        return plot_paper_attention(blocks, arguments.word)
-    return plot_attention_maps(blocks)
-
-
-def _write_page(arguments: argparse.Namespace, weights: "AttentionWeights", output: str) -> int:
-    from pathlib import Path
-
-    from vanilla_transformer.visualization.interactive import interactive_page
-
-    page = interactive_page(weights, arguments.interactive, _kinds(arguments), title=arguments.sentence)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(page, encoding="utf-8")
-    print(f"{output}: {len(page.encode()):,} bytes")
-    return 0
 
 
 def _add_curves(parser: argparse.ArgumentParser) -> None:
@@ -182,28 +170,25 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="curves.png", metavar="FILE", help="png or svg (default: %(default)s)")
 
 
-def _plot_curves(arguments: argparse.Namespace) -> int:
-    """Loss, perplexity, BLEU, learning rate and speed of one or several runs."""
+def _plot_curves(arguments: argparse.Namespace) -> None:
+    """Loss, perplexity, BLEU, learning rate and speed of your runs."""
     from pathlib import Path
 
-    from vanilla_transformer.visualization.style import check_suffix
-
-    check_suffix(arguments.output)
-    check_output_file(arguments.output, "--output", makes_folders=True)
+    _check_output(arguments.output)
     check_installed("plot curves", ["accelerate", "datasets", "tensorboard", "yaml"], "training,visualization")
 
     from vanilla_transformer.visualization.curves import plot_curves
     from vanilla_transformer.visualization.run_history import read_history
 
-    last_parts = [Path(run).resolve().name for run in arguments.runs]
-    names = last_parts if len(set(last_parts)) == len(last_parts) else arguments.runs
+    folders = [Path(run).resolve().name for run in arguments.runs]
+    names = folders if len(set(folders)) == len(folders) else arguments.runs
     histories = [read_history(run, name) for run, name in zip(arguments.runs, names, strict=True)]
     formulas = {history.name: _formula(run, history) for run, history in zip(arguments.runs, histories, strict=True)}
-    return _write(plot_curves(histories, formulas), arguments.output)
+    _save(plot_curves(histories, formulas), arguments.output)
 
 
 def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]]:
-    """Equation 3 of the paper with what the run has set, over the updates of its history."""
+    """Equation 3 of the paper with the run's settings: (updates, learning rates)."""
     from pathlib import Path
 
     from vanilla_transformer.training.configuration import load_run_config, model_config_of
@@ -211,15 +196,7 @@ def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]]:
 
     config = load_run_config(Path(run) / "config.yaml")
     d_model, optimizer = model_config_of(config.model).d_model, config.optimizer
-    last = max((updates[-1] for updates, _ in history.figures.values() if updates), default=1)
+    last = max((updates[-1] for updates, _ in history.scalars.values() if updates), default=1)
     updates = list(range(1, last + 1, max(1, last // FORMULA_POINTS)))
-    rates = [learning_rate(one, d_model, optimizer.warmup_steps, optimizer.learning_rate_scale) for one in updates]
-    return updates, rates
-
-
-def _write(figure: Any, output: str) -> int:
-    from vanilla_transformer.visualization.style import save_figure
-
-    width, height = save_figure(figure, output)
-    print(f"{output}: {width:,} x {height:,} {'points' if output.lower().endswith('svg') else 'pixels'}")
-    return 0
+    warmup, scale = optimizer.warmup_steps, optimizer.learning_rate_scale
+    return updates, [learning_rate(update, d_model, warmup, scale) for update in updates]

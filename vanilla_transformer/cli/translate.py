@@ -5,172 +5,140 @@
     vanilla-transformer translate runs/multi30k/model --n-best 4 < test.en
     vanilla-transformer translate runs/multi30k/model --precision int8 < test.en > test.hyp
 
-One line in, one line out, in order; an empty line stays empty. With --n-best N, N lines of
-"line number <tab> score <tab> translation" for each line, fewer where no more are possible; the score is the
-log-probability over the paper's length penalty ((5 + length) / 6)^alpha.
+One line in, one line out, in order; an empty line stays empty. --n-best N prints up to N lines for each line,
+"line number <tab> score <tab> translation", best first; the score is the log-probability divided by the paper's length
+penalty ((5 + length) / 6)^alpha.
 
-A program that writes to it through a pipe gets the answers to the lines that have come, without closing the pipe.
+A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
 """
 
 import argparse
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
 from vanilla_transformer.console.fast_imports import without_garbage_collection
-from vanilla_transformer.console.streams import input_stream
-from vanilla_transformer.console.usage import UsageError
+from vanilla_transformer.console.streams import LineReader, windows
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from vanilla_transformer.inference.native.engine import Engine
     from vanilla_transformer.inference.translator import Translator
     from vanilla_transformer.packed_linear import Precision
 
 
-EXTRA, NEEDS = None, ()  # what torch and transformers bring is enough
+EXTRA, NEEDS = None, ()  # torch and transformers bring all it needs
 WINDOW = 2048  # lines that are sorted by length together, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder or Hub id")
     add_decoding_arguments(parser)
-    parser.add_argument("--n-best", type=positive, metavar="N", help="print the N best translations with scores")
+    parser.add_argument("--n-best", type=positive_int, metavar="N", help="print the N best translations with scores")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that translates understands."""
+    """Options of every command that translates."""
     parser.add_argument(
-        "--beams",
-        type=positive,
-        metavar="N",
-        help="beam width, 1: greedy (default: the model's own)",
+        "--beams", type=positive_int, metavar="N", help="beam width, 1: greedy (default: the model's own)"
     )
     parser.add_argument(
         "--alpha",
-        type=finite,
+        type=finite_float,
         metavar="A",
-        help="of the paper's length penalty; more: longer translations (default: the model's own, else 0.6)",
+        help="exponent of the paper's length penalty; larger: longer translations (default: the model's own, else 0.6)",
+    )
+    parser.add_argument(
+        "--coverage-penalty",
+        type=finite_float,
+        metavar="B",
+        help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
     )
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
         default="float32",
-        help="to compute in (%(default)s); int8 needs a CPU",
+        help="precision of the computation (default: %(default)s); int8 needs a CPU",
     )
     parser.add_argument(
         "--engine",
         choices=["auto", "native", "torch"],
         default="auto",
-        help="what decodes: loops compiled for this CPU, or PyTorch (%(default)s: the first where it can)",
+        help="decode by kernels compiled for this CPU, or by PyTorch (default: %(default)s, native if possible)",
     )
     parser.add_argument(
-        "--batch-tokens", type=positive, default=8192, metavar="N", help="source tokens x beams at once (%(default)s)"
+        "--batch-tokens",
+        type=positive_int,
+        default=8192,
+        metavar="N",
+        help="source tokens x beams at once (%(default)s)",
     )
     parser.add_argument(
-        "--max-tokens", type=positive, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
+        "--max-tokens", type=positive_int, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
     )
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def finite(text: str) -> float:
-    """An argparse type: a number, neither infinite nor NaN."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
-    return value
 
 
 def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What of it was given, as `translate_lines` names it."""
-    given = {"num_beams": arguments.beams, "alpha": arguments.alpha}
-    return {name: value for name, value in given.items() if value is not None}
+    """The options as `translate_lines` names them; the model's own stand for those not given."""
+    given = {
+        "num_beams": arguments.beams,
+        "alpha": arguments.alpha,
+        "coverage_penalty": arguments.coverage_penalty,
+    }
+    budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
+    return budgets | {name: value for name, value in given.items() if value is not None}
 
 
 def open_translator(
-    path: str, precision: "Precision", engine: "Engine" = "auto", device: "torch.device | None" = None
+    path: str, precision: "Precision" = "float32", engine: "Engine" = "auto", device: "torch.device | None" = None
 ) -> "Translator":
-    """A model folder ready to translate, on the best device there is unless one is given."""
+    """A model ready to translate, by default on the accelerator that torch finds, or the CPU."""
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.inference.translator import Translator
 
-    disable_progress_bar()  # of reading the weights; a command has its own
+    disable_progress_bar()  # of reading weights
     return Translator.from_pretrained(path, precision, device, engine)
 
 
-def open_model(path: str, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A model folder's model and tokenizer, on the best device there is unless one is given."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.inference.model_folder import default_device, load_model_folder
-
-    disable_progress_bar()  # of reading the weights; a command has its own
-    return load_model_folder(path, device or default_device()), load_tokenizer(path)
-
-
 def run(arguments: argparse.Namespace) -> int:
-    stream = input_stream()
+    if sys.stdin is None:
+        raise OSError("standard input is closed: give it a file or a pipe")
 
     with without_garbage_collection():
         from tqdm import tqdm
 
-        from vanilla_transformer.console.arriving_lines import ArrivingLines, windows
         from vanilla_transformer.data.corpus import decode_lines
         from vanilla_transformer.inference.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
-    _check_n_best(arguments.n_best, arguments.beams or translator.model.generation_config.num_beams or 1)
-    done = 0
-    arriving = ArrivingLines(stream, WINDOW)
+    if arguments.n_best:  # a greedy search has no scores
+        beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
+        if beams < needed:
+            raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
+    reader, done = LineReader(sys.stdin.buffer, WINDOW), 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         translations = translate_windows(
             translator.model,
             translator.tokenizer,
-            windows(arriving, decode_lines(arriving, "standard input"), WINDOW),
+            windows(reader, decode_lines(reader, "standard input"), WINDOW),
             decoder=translator.decoder,
             num_return_sequences=arguments.n_best or 1,
-            max_batch_tokens=arguments.batch_tokens,
-            max_length=arguments.max_tokens,
             on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
             **decoding_options(arguments),
         )
-        for best in translations:
-            done += 1
-            if arguments.n_best:
-                # An empty line is not decoded: it has one translation, with certainty.
-                _write("".join(f"{done}\t{one.score or 0.0:.4f}\t{one_line(one.text)}\n" for one in best))
-            else:
-                _write(f"{one_line(best[0].text)}\n")
+        for done, best in enumerate(translations, start=1):
+            for translation in best:
+                # An empty line is not decoded, and has no score: its translation is certain.
+                prefix = f"{done}\t{translation.score or 0.0:.4f}\t" if arguments.n_best else ""
+                # As bytes: UTF-8 and "\n", whatever the locale.
+                sys.stdout.buffer.write(f"{prefix}{one_line(translation.text)}\n".encode())
+            sys.stdout.buffer.flush()
     return 0
 
 
-def _write(text: str) -> None:
-    """To standard output, at once: as UTF-8 and with "\\n" alone ending a line, whatever the locale."""
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
-
-
-def _check_n_best(n_best: int | None, beams: int) -> None:
-    if n_best is None:
-        return
-    if n_best > beams:
-        raise UsageError(f"--n-best {n_best} needs at least as many beams: add --beams {max(2, n_best)}")
-    if beams == 1:
-        raise UsageError("--n-best prints scores, which only a beam search gives: add --beams 2 or more")
-
-
 def one_line(text: str) -> str:
-    """A model may produce a line feed; the output keeps one line for each input line."""
+    """The text without line feeds, which a model may produce: the output has one line for each input line."""
     return text.replace("\n", " ")

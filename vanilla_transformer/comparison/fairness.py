@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be equal for a comparison to be fair, and the one clear line if it is not."""
+"""Checks that a comparison is fair: equal parameters, and runs that differ in their model and optimizer alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from vanilla_transformer.training.configuration import RunConfig, model_config_of
+from vanilla_transformer.training.configuration import RunConfig, check_model_section, model_config_of
 
 TRANSFORMER = "Transformer"  # the name of the model that all others are compared with
 
-TOLERANCE = 0.05  # of the number of parameters
-# All that decides what a model is given to learn and how its answers are made.
-EQUAL_SECTIONS = ("data", "tokenizer", "generation")
-EQUAL_TRAINING = (
+PARAMETER_TOLERANCE = 0.05  # of the smallest number of parameters
+# The controlled variables: what a model is given to learn, and how its outputs are made.
+CONTROLLED_SECTIONS = ("data", "tokenizer", "generation")
+CONTROLLED_TRAINING = (
     *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "mixed_precision", "seed"),
     *("checkpoint_every", "keep_checkpoints", "average_checkpoints"),
 )
@@ -23,32 +23,43 @@ EQUAL_TRAINING = (
 def check_has_transformer(where: str, models: Mapping[str, Any]) -> None:
     """Raise ValueError if no model is named "Transformer"."""
     if TRANSFORMER not in models:
-        raise ValueError(f"{where} must have one named {TRANSFORMER!r}, beside {', '.join(models)}")
+        raise ValueError(f"{where} must have one named {TRANSFORMER!r}; it has {', '.join(models) or 'none'}")
 
 
-def parameters_of(model: dict[str, Any], vocab_size: int) -> int:
-    """The number of parameters of a section `model`, without memory for them; tied ones count once."""
+def check_models(where: str, sections: Mapping[str, Any]) -> None:
+    """Raise ValueError if no model is named "Transformer", or if no model can be built from a section `model`."""
+    check_has_transformer(where, sections)
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"{where}.{name}={section!r} must be a section of a model's fields")
+        try:
+            check_model_section(section)
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from error
+
+
+def count_parameters(model: dict[str, Any], vocab_size: int) -> int:
+    """The parameters of a section `model`; tied ones count once, and no weights are allocated."""
     with torch.device("meta"):
         return AutoModelForSeq2SeqLM.from_config(model_config_of(model, vocab_size=vocab_size)).num_parameters()
 
 
 def check_parameters(where: str, parameters: Mapping[str, int]) -> None:
     """Raise ValueError if the models differ by more than 5% in parameters."""
-    smallest = min(parameters, key=lambda name: parameters[name])
-    largest = max(parameters, key=lambda name: parameters[name])
-    if parameters[largest] > (1 + TOLERANCE) * parameters[smallest]:
+    smallest, largest = (extreme(parameters, key=lambda name: parameters[name]) for extreme in (min, max))
+    if parameters[largest] > (1 + PARAMETER_TOLERANCE) * parameters[smallest]:
         raise ValueError(
             f"{where}: {largest} has {parameters[largest]:,} parameters and {smallest} {parameters[smallest]:,}, more "
-            f"than {TOLERANCE:.0%} apart; change their widths until they are equal"
+            f"than {PARAMETER_TOLERANCE:.0%} apart; change their widths until they are equal"
         )
 
 
 def check_runs(where: str, runs: Mapping[str, RunConfig]) -> None:
-    """Raise ValueError if the runs differ in data, vocabulary, batches or decoding; names the first difference."""
+    """Raise ValueError at the first difference of the runs in data, vocabulary, batches or decoding."""
     (first, reference), *others = runs.items()
-    expected = _what_must_be_equal(reference)
+    expected = _controlled_settings(reference)
     for name, run in others:
-        for key, value in _what_must_be_equal(run).items():
+        for key, value in _controlled_settings(run).items():
             if value != expected[key]:
                 raise ValueError(
                     f"{where}: the runs of {first} and {name} differ in {key} ({expected[key]!r} and {value!r}); a "
@@ -56,7 +67,7 @@ def check_runs(where: str, runs: Mapping[str, RunConfig]) -> None:
                 )
 
 
-def _what_must_be_equal(run: RunConfig) -> dict[str, object]:
+def _controlled_settings(run: RunConfig) -> dict[str, object]:
     values = run.to_dict()
-    found = {f"{section}.{key}": value for section in EQUAL_SECTIONS for key, value in values[section].items()}
-    return found | {f"training.{key}": values["training"][key] for key in EQUAL_TRAINING}
+    sections = {f"{name}.{key}": value for name in CONTROLLED_SECTIONS for key, value in values[name].items()}
+    return sections | {f"training.{key}": values["training"][key] for key in CONTROLLED_TRAINING}

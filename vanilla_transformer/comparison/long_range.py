@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far back a model can learn to look, and how much of a gradient arrives there."""
+"""Long-range dependencies: accuracy on synthetic tasks by distance, and the norm of gradients by distance."""
 
 import multiprocessing
 import signal
@@ -18,27 +18,42 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.fairness import check_has_transformer, check_parameters, parameters_of
+from vanilla_transformer.comparison.fairness import check_models, check_parameters, count_parameters
 from vanilla_transformer.comparison.result_file import read_result, write_result
-from vanilla_transformer.comparison.tasks import (
-    ALPHABET,
-    CHANCE,
-    FIRST_SYMBOL,
-    TASKS,
-    VOCAB_SIZE,
-    batch_at_distance,
-    training_batch,
-)
-from vanilla_transformer.training.configuration import check_model_section, model_config_of
+from vanilla_transformer.comparison.tasks import CHANCE, TASKS, VOCAB_SIZE, batch_at_distance, training_batch
+from vanilla_transformer.training.bounds import at_least, positive
+from vanilla_transformer.training.configuration import model_config_of
 
 BETAS, EPS = (0.9, 0.98), 1e-9  # section 5.3 of the paper
-MAX_GRAD_NORM = 1.0  # without it, recurrent networks do not survive the rates that they learn fastest at
-LOOKS_TO_BE_SOLVED = 3  # without an error, one after the other
-GRADIENTS_OF = "copy"  # the task whose jobs measure gradients as well
+MAX_GRAD_NORM = 1.0  # without it, recurrent networks diverge at the rates that they learn fastest at
+EVALUATIONS_TO_BE_SOLVED = 3  # without an error, in a row
+GRADIENT_TASK = "copy"  # its jobs measure gradients as well
 GRADIENT_SEQUENCES = 256
-# Seeds of what is not training, so that all models and seeds meet the same sequences. Short ones
-# come in training too: there are only so many.
-TEST_SEED, LOOK_SEED, GRADIENT_SEED = 2**40, 2**41, 2**42
+# All models and seeds are evaluated on the same sequences, whose seeds are not those of training. Short sequences
+# occur in training too: there are few of them.
+TEST_SEED, EVALUATION_SEED, GRADIENT_SEED = 2**40, 2**41, 2**42
+
+
+@strict
+@dataclass(kw_only=True)
+class LongRangeModel:
+    """One model in the section `long_range.models`: its `model_type` and fields, and its peak learning rate."""
+
+    model: dict[str, Any]
+    learning_rate: float = positive()
+
+
+@strict
+@dataclass(kw_only=True)
+class LongRangeTask:
+    """One task in the section `long_range.tasks`: trained on lengths of 1 to `trained_at`, tested at distances.
+
+    Training ends before `updates` if the task is solved.
+    """
+
+    trained_at: int = at_least(1)
+    tested_at: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
+    updates: int = at_least(1)
 
 
 @strict
@@ -47,200 +62,142 @@ class LongRangeConfig:
     """The section `long_range`: every task is trained with every model and seed.
 
     Args:
-        models: name → `model` (its `model_type` and the fields of its configuration) and `learning_rate`.
-        tasks: name of a task of tasks.py → `trained_at` (lengths of training: 1 to this), `tested_at` (a list of
-            distances) and `updates` (at most: training ends before if the task is solved).
+        models: by name.
+        tasks: by their name in tasks.py.
         seeds: of initialisation and of the training sequences, which all models share.
         batch_size: sequences in an update.
         warmup_updates: over which the learning rate rises; see `train_on_task`.
-        check_every: updates between two looks at whether the task is solved at `trained_at`.
-        test_sequences: random sequences that accuracy is measured on, for each distance and for each look.
-        gradient_length: symbols of the sequences through which gradients are followed back.
+        check_every: updates between two evaluations at `trained_at`, which decide whether the task is solved.
+        test_sequences: random sequences in each test and evaluation.
+        gradient_length: symbols of the sequences through which gradients are propagated.
 
     Raises:
-        ValueError: an unknown task, key or model type; a number out of range.
+        ValueError: an unknown task; no model named "Transformer", or one that cannot be built; a seed given twice.
     """
 
-    models: dict[str, Any]
-    tasks: dict[str, Any]
-    seeds: list[int]
-    batch_size: int
-    warmup_updates: int
-    check_every: int
-    test_sequences: int
-    gradient_length: int
+    models: dict[str, LongRangeModel]
+    tasks: dict[str, LongRangeTask]
+    seeds: list[int] = at_least(0)  # noqa: RUF009 -- declares a field
+    batch_size: int = at_least(1)
+    warmup_updates: int = at_least(1)
+    check_every: int = at_least(1)
+    test_sequences: int = at_least(1)
+    gradient_length: int = at_least(1)
 
     def __post_init__(self):
-        for name in ("models", "tasks", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"long_range.{name} is empty: name at least one")
-        for name in ("batch_size", "warmup_updates", "check_every", "test_sequences", "gradient_length"):
-            _check_at_least_one(f"long_range.{name}", getattr(self, name))
-        for seed in self.seeds:
-            if not 0 <= seed < TEST_SEED or self.seeds.count(seed) > 1:
-                raise ValueError(f"long_range.seeds={self.seeds} must be different numbers from 0 to 2^40 - 1")
-        for name, task in self.tasks.items():
-            _check_task(name, task)
-        for name, model in self.models.items():
-            _check_model(name, model)
-        check_has_transformer("long_range.models", self.models)
+        if max(self.seeds) >= TEST_SEED or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"long_range.seeds={self.seeds} must be different numbers from 0 to 2^40 - 1")
+        if not self.tasks:
+            raise ValueError("long_range.tasks is empty: name at least one")
+        for name in self.tasks:
+            if name not in TASKS:
+                raise ValueError(f"long_range.tasks.{name} is not a task; use {', '.join(TASKS)}")
+        check_models("long_range.models", {name: model.model for name, model in self.models.items()})
 
 
-def _check_keys(where: str, section: Any, required: tuple[str, ...]) -> None:
-    if not isinstance(section, dict) or set(section) != set(required):
-        raise ValueError(f"{where}={section!r} must be a section with the keys {', '.join(required)}, and no others")
-
-
-def _check_at_least_one(where: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{where}={value!r} must be at least 1, and whole")
-
-
-def _check_task(name: str, task: Any) -> None:
-    where = f"long_range.tasks.{name}"
-    if name not in TASKS:
-        raise ValueError(f"{where} is not a task; use {', '.join(TASKS)}")
-    _check_keys(where, task, ("trained_at", "tested_at", "updates"))
-    _check_at_least_one(f"{where}.trained_at", task["trained_at"])
-    _check_at_least_one(f"{where}.updates", task["updates"])
-    if not isinstance(task["tested_at"], list) or not task["tested_at"]:
-        raise ValueError(f"{where}.tested_at={task['tested_at']!r} must be a list of distances")
-    for distance in task["tested_at"]:
-        _check_at_least_one(f"{where}.tested_at", distance)
-
-
-def _check_model(name: str, model: Any) -> None:
-    where = f"long_range.models.{name}"
-    _check_keys(where, model, ("model", "learning_rate"))
-    rate = model["learning_rate"]
-    if not isinstance(rate, (int, float)) or not 0 < rate < 1:
-        raise ValueError(f"{where}.learning_rate={rate!r} must be a number greater than 0 and less than 1")
-    if not isinstance(model["model"], dict):
-        raise ValueError(f"{where}.model={model['model']!r} must be a section of a model's fields")
-    try:
-        check_model_section(model["model"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Job:
-    """One task, model and seed, with all that its result depends on; made of what JSON can hold.
-
-    Args:
-        task, model: names.
-        task_section, model_section: of `LongRangeConfig`.
-        seed: of initialisation and of the training sequences.
-        device: "cpu", or torch's name of an accelerator.
-        batch_size, warmup_updates, check_every, test_sequences: of `LongRangeConfig`.
-        gradient_length: of `LongRangeConfig`; `None`: this job does not measure gradients.
-    """
+    """The training of one model on one task with one seed; task and model are names in `config`."""
 
     task: str
     model: str
-    task_section: dict[str, Any]
-    model_section: dict[str, Any]
     seed: int
-    device: str
-    batch_size: int
-    warmup_updates: int
-    check_every: int
-    test_sequences: int
-    gradient_length: int | None
+    device: str  # torch's name
+    config: LongRangeConfig
 
     @property
     def file_name(self) -> str:
         return f"{self.task}, {quote(self.model, safe=' +')}, seed {self.seed}.json"
 
+    @property
+    def measures_gradients(self) -> bool:
+        return self.task == GRADIENT_TASK
 
-def jobs_of(settings: LongRangeConfig, device: torch.device) -> list[Job]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the job's result depends on, for its file."""
+        section = asdict(self.config)
+        return {
+            "task": self.task,
+            "model": self.model,
+            "task_section": section["tasks"][self.task],
+            "model_section": section["models"][self.model],
+            "seed": self.seed,
+            "device": self.device,
+            **{name: section[name] for name in ("batch_size", "warmup_updates", "check_every", "test_sequences")},
+            "gradient_length": self.config.gradient_length if self.measures_gradients else None,
+        }
+
+
+def list_jobs(config: LongRangeConfig, device: torch.device) -> list[Job]:
     """All tasks × models × seeds."""
-    return [
-        Job(
-            task=task,
-            model=model,
-            task_section=settings.tasks[task],
-            model_section=settings.models[model],
-            seed=seed,
-            device=device.type,
-            batch_size=settings.batch_size,
-            warmup_updates=settings.warmup_updates,
-            check_every=settings.check_every,
-            test_sequences=settings.test_sequences,
-            gradient_length=settings.gradient_length if task == GRADIENTS_OF else None,
-        )
-        for task, model, seed in product(settings.tasks, settings.models, settings.seeds)
-    ]
+    combinations = product(config.tasks, config.models, config.seeds)
+    return [Job(task, model, seed, device.type, config) for task, model, seed in combinations]
 
 
-def build_model(model_section: dict[str, Any], seed: int, device: torch.device) -> PreTrainedModel:
-    """A model of `LongRangeConfig.models` as `seed` initialises it."""
-    torch.manual_seed(seed)
-    config = model_config_of(model_section["model"], vocab_size=VOCAB_SIZE)
-    return AutoModelForSeq2SeqLM.from_config(config).to(device)
+def build_model(job: Job) -> PreTrainedModel:
+    """The job's model, as its seed initialises it."""
+    torch.manual_seed(job.seed)
+    config = model_config_of(job.config.models[job.model].model, vocab_size=VOCAB_SIZE)
+    return AutoModelForSeq2SeqLM.from_config(config).to(job.device)
 
 
 def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Train one model on one task, and test it at every distance on random sequences of other seeds.
+    """Train one model on one task, and test it at every distance.
 
-    The learning rate is the lower of two straight lines: one rises over `warmup_updates`, the other falls from the
-    first of `updates` to 0 after the last.
-    Training ends before that when `LOOKS_TO_BE_SOLVED` looks in a row find no error at `trained_at`.
+    The learning rate is the lower of two lines: one rises over `warmup_updates`, the other falls from the first of
+    `updates` to 0 after the last. Training ends earlier after `EVALUATIONS_TO_BE_SOLVED` evaluations in a row without
+    an error at `trained_at`.
 
     Returns:
-        The job's part of the results (`seconds`: of training, the looks included; `accuracy`: share of the target
-        symbols that are the likeliest given those before them), and the trained model, in evaluation mode.
+        The job's part of the results (`seconds`: of training, evaluations included; `accuracy`: by distance), and the
+        trained model, in evaluation mode.
     """
-    task, updates, trained_at = job.task, job.task_section["updates"], job.task_section["trained_at"]
-    device = torch.device(job.device)
-    model = build_model(job.model_section, job.seed, device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=job.model_section["learning_rate"], betas=BETAS, eps=EPS)
-
-    def share_of_the_rate(done: int) -> float:
-        return min((done + 1) / job.warmup_updates, (updates - done) / updates)
-
-    schedule = LambdaLR(optimizer, share_of_the_rate)
+    config, task = job.config, job.config.tasks[job.task]
+    model = build_model(job)
+    learning_rate = config.models[job.model].learning_rate
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=BETAS, eps=EPS)
+    schedule = LambdaLR(
+        optimizer, lambda done: min((done + 1) / config.warmup_updates, (task.updates - done) / task.updates)
+    )
     generator = torch.Generator().manual_seed(job.seed)
-    look_generator = torch.Generator().manual_seed(LOOK_SEED)
+    evaluation_generator = torch.Generator().manual_seed(EVALUATION_SEED)
+
+    def accuracy_at(distance: int, generator: torch.Generator) -> float:
+        batch = batch_at_distance(job.task, config.test_sequences, distance, task.trained_at, generator)
+        return accuracy(model, *batch)
+
     done = solved = 0
     start = time.perf_counter()
-    while done < updates and solved < LOOKS_TO_BE_SOLVED:
+    while done < task.updates and solved < EVALUATIONS_TO_BE_SOLVED:
         model.train()
-        input_ids, labels = training_batch(task, job.batch_size, trained_at, generator)
-        model(input_ids=input_ids.to(device), labels=labels.to(device), skip_logits=True).loss.backward()
+        input_ids, labels = training_batch(job.task, config.batch_size, task.trained_at, generator)
+        model(input_ids=input_ids.to(job.device), labels=labels.to(job.device), skip_logits=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         done += 1
-        if done % job.check_every == 0:
-            batch = batch_at_distance(task, job.test_sequences, trained_at, trained_at, look_generator)
-            solved = solved + 1 if accuracy(model, *batch) == 1 else 0
+        if done % config.check_every == 0:
+            solved = solved + 1 if accuracy_at(task.trained_at, evaluation_generator) == 1 else 0
     seconds = time.perf_counter() - start
-
-    by_distance = {}
-    for distance in job.task_section["tested_at"]:
-        generator = torch.Generator().manual_seed(TEST_SEED + distance)
-        batch = batch_at_distance(task, job.test_sequences, distance, trained_at, generator)
-        by_distance[str(distance)] = accuracy(model, *batch)
+    tested = {str(d): accuracy_at(d, torch.Generator().manual_seed(TEST_SEED + d)) for d in task.tested_at}
     result = {
-        "task": task,
+        "task": job.task,
         "model": job.model,
         "seed": job.seed,
-        "trained_at": trained_at,
+        "trained_at": task.trained_at,
         "updates": done,
         "seconds": seconds,
         "parameters": model.num_parameters(),
-        "accuracy": by_distance,
+        "accuracy": tested,
     }
     return result, model
 
 
 @torch.no_grad()
 def accuracy(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of target symbols that are the likeliest given the right ones before them.
-
-    Leaves the model in evaluation mode.
+    """The share of target symbols that the model predicts with teacher forcing. Leaves it in evaluation mode.
 
     Args:
         input_ids: `(batch, source_length)`.
@@ -253,10 +210,10 @@ def accuracy(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tens
 
 
 def gradient_norms(model: PreTrainedModel, length: int, generator: torch.Generator) -> list[float]:
-    """How much the encoder's last output hangs on the input d steps before it, for d = 0 … length - 1.
+    """How much the encoder's last output depends on the input d steps before it, for d = 0 … length - 1.
 
-    An estimate of the Frobenius norm of the Jacobian d output / d embedded input, as the root of its mean square over
-    random sequences: of a random normal vector v, the square of |d (v · output) / d input| has that mean. Leaves the
+    Estimates the Frobenius norm of the Jacobian d output / d embedded input, as the root of its mean square over random
+    sequences: for a random normal vector v, the mean of |d (v · output) / d input|² is the squared norm. Leaves the
     model in evaluation mode.
 
     Args:
@@ -265,9 +222,9 @@ def gradient_norms(model: PreTrainedModel, length: int, generator: torch.Generat
         generator: on the CPU.
     """
     model.eval()
-    ids = torch.randint(FIRST_SYMBOL, FIRST_SYMBOL + ALPHABET, (GRADIENT_SEQUENCES, length), generator=generator)
+    ids, _ = TASKS[GRADIENT_TASK](GRADIENT_SEQUENCES, length, generator)
     embedded = model.get_input_embeddings()(ids.to(model.device)).detach().requires_grad_()  # (batch, length, width)
-    # cuDNN has no backward pass of recurrent networks in evaluation mode
+    # cuDNN has no backward pass of recurrent networks in evaluation mode.
     with torch.backends.cudnn.flags(enabled=False):
         output = model.get_encoder()(inputs_embeds=embedded).last_hidden_state[:, -1]  # (batch, width)
         probes = torch.randn(output.shape, generator=generator).to(output)
@@ -277,86 +234,78 @@ def gradient_norms(model: PreTrainedModel, length: int, generator: torch.Generat
 
 
 def run_job(job: Job, folder: Path) -> None:
-    """Train, test, measure gradients where asked, and write the file of the job: whole or not at all."""
+    """Train, test, measure gradients where the task asks for them, and write the job's file."""
     gradients = []
-    if job.gradient_length is not None:
-        untrained = build_model(job.model_section, job.seed, torch.device(job.device))
-        gradients.append(_gradients(job, "initialisation", untrained))
+
+    def measure_gradients(when: str, model: PreTrainedModel) -> None:
+        norms = gradient_norms(model, job.config.gradient_length, torch.Generator().manual_seed(GRADIENT_SEED))
+        gradients.append({"model": job.model, "seed": job.seed, "when": when, "norms": norms})
+
+    if job.measures_gradients:
+        measure_gradients("initialisation", build_model(job))
     result, model = train_on_task(job)
-    if job.gradient_length is not None:
-        gradients.append(_gradients(job, "after training", model))
-    write_result(folder / job.file_name, asdict(job), {"run": result, "gradients": gradients})
-
-
-def _gradients(job: Job, when: str, model: PreTrainedModel) -> dict[str, Any]:
-    assert job.gradient_length is not None
-    norms = gradient_norms(model, job.gradient_length, torch.Generator().manual_seed(GRADIENT_SEED))
-    return {"model": job.model, "seed": job.seed, "when": when, "norms": norms}
-
-
-def finished_job(job: Job, folder: Path) -> dict[str, Any] | None:
-    """What `run_job` wrote: `run` and `gradients`; `None`: nothing yet.
-
-    Raises:
-        ValueError: the file is damaged, or was made with other settings.
-    """
-    return read_result(folder / job.file_name, asdict(job))
+    if job.measures_gradients:
+        measure_gradients("after training", model)
+    write_result(folder / job.file_name, job.settings, {"run": result, "gradients": gradients})
 
 
 def measure_long_range(
-    settings: LongRangeConfig, folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
+    config: LongRangeConfig, folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    """All tasks × models × seeds: on a CPU as many at a time as torch would use threads, on an accelerator one by one.
+    """Run all tasks × models × seeds: on a CPU as many at once as torch would use threads, on an accelerator in turn.
 
-    Each job leaves a file in `folder`; jobs that have theirs are not done again. When this is interrupted, the jobs
-    under way are finished first on a CPU.
+    Each job writes a file into `folder`, and is not run again. Interrupted on a CPU, the running jobs finish first.
 
     Args:
-        settings: the section `long_range`.
         folder: of the jobs' files; made if it does not exist.
         device: a CPU or an accelerator.
-        on_progress: called with the jobs that have a file, the number of all jobs, and what was finished last.
+        on_progress: called with the finished jobs, all jobs, and a description of the last.
 
     Returns:
-        `device`; `test_sequences`; `parameters` by model; `chance` by task; `gradients`, a list of `model`, `seed`,
-        `when` ("initialisation" or "after training") and `norms` (for each distance from 0); `tasks`, a list of `task`,
-        `model`, `seed`, `trained_at`, `updates`, `seconds` and `accuracy` (by distance, as a string).
+        The part `long_range` of the results; `vanilla_transformer.comparison.report` documents it.
 
     Raises:
-        ValueError: a file in `folder` is damaged, or was made with other settings; models whose numbers of parameters
-            differ by more than 5%.
+        ValueError: a file in `folder` is damaged, or was made with other settings; models whose parameters differ by
+            more than 5%.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {name: parameters_of(one["model"], VOCAB_SIZE) for name, one in settings.models.items()}
-    check_parameters("long_range.models", sizes)
-    jobs = jobs_of(settings, device)
-    missing = [job for job in jobs if finished_job(job, folder) is None]
+    parameters = {name: count_parameters(model.model, VOCAB_SIZE) for name, model in config.models.items()}
+    check_parameters("long_range.models", parameters)
+    jobs = list_jobs(config, device)
+    missing = [job for job in jobs if read_result(folder / job.file_name, job.settings) is None]
     finished = len(jobs) - len(missing)
-    for job in _run_in_processes(missing, folder) if device.type == "cpu" else _run_here(missing, folder):
+    for job in _run_in_processes(missing, folder) if device.type == "cpu" else _run_in_turn(missing, folder):
         finished += 1
         on_progress(finished, len(jobs), f"{job.task}, {job.model}, seed {job.seed}")
-    contents = [content for job in jobs if (content := finished_job(job, folder)) is not None]
-    assert len(contents) == len(jobs)
-    return _merged(contents, device) | {"test_sequences": settings.test_sequences}
+    contents = [read_result(folder / job.file_name, job.settings) for job in jobs]
+    runs = [content["run"] for content in contents]
+    return {
+        "device": device.type,
+        "parameters": {run["model"]: run["parameters"] for run in runs},
+        "chance": {run["task"]: CHANCE[run["task"]] for run in runs},
+        "gradients": [gradients for content in contents for gradients in content["gradients"]],
+        "tasks": [{key: value for key, value in run.items() if key != "parameters"} for run in runs],
+        "test_sequences": config.test_sequences,
+    }
 
 
-def _run_here(jobs: list[Job], folder: Path) -> Iterator[Job]:
+def _run_in_turn(jobs: list[Job], folder: Path) -> Iterator[Job]:
     for job in jobs:
         run_job(job, folder)
         yield job
 
 
 def _run_in_processes(jobs: list[Job], folder: Path) -> Iterator[Job]:
-    """The jobs as they are finished, each in a process with one thread.
+    """The jobs as they finish, each in a process with one thread.
 
-    No more than run at once are handed over, so that after an interruption none is begun.
+    No more are submitted than can run, so that an interruption starts no other.
     """
     if not jobs:
         return
-    workers = min(torch.get_num_threads(), len(jobs))  # the cores that this process may use, as torch sees them
+    workers = min(torch.get_num_threads(), len(jobs))  # the cores that this process may use
     waiting, running = list(reversed(jobs)), {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_prepare_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop()
@@ -367,18 +316,6 @@ def _run_in_processes(jobs: list[Job], folder: Path) -> Iterator[Job]:
                 yield running.pop(future)
 
 
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
+def _init_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     torch.set_num_threads(1)
-
-
-def _merged(contents: list[dict[str, Any]], device: torch.device) -> dict[str, Any]:
-    """The results of all jobs; a model has the same parameters in all of them."""
-    results = [content["run"] for content in contents]
-    return {
-        "device": device.type,
-        "parameters": {result["model"]: result["parameters"] for result in results},
-        "chance": {result["task"]: CHANCE[result["task"]] for result in results},
-        "gradients": [gradients for content in contents for gradients in content["gradients"]],
-        "tasks": [{key: value for key, value in result.items() if key != "parameters"} for result in results],
-    }

@@ -1,25 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and plain text in GitHub's Markdown."""
+"""Tables, text and ranges in GitHub's Markdown."""
 
 import re
 from collections.abc import Sequence
 
+MISSING = "–"
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The cells are Markdown already."""
+    """A table whose cells are Markdown already."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def escape(text: str) -> str:
-    """Plain text as Markdown within a line or a table's cell: what a model wrote is shown, not obeyed.
+    """Plain text as one line of Markdown: the output of a model cannot act as markup.
 
-    Only what can act as markup is escaped, so that names stay legible. An underscore within a word is no emphasis.
+    Only characters that can act as markup are escaped, so that names stay legible. An underscore within a word is no
+    emphasis.
     """
     text = re.sub(r"[\\`*\[\]<>|~$]", r"\\\g<0>", " ".join(text.split()))
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return re.sub(r"&(?=#?\w+;)", r"\\&", text)
 
 
-def cut(text: str, longest: int = 200) -> str:
-    """At most so many characters: a model that has learnt little repeats itself without end."""
-    return text if len(text) <= longest else f"{text[:longest]} …"
+def truncate(text: str, max_length: int = 200) -> str:
+    """The first characters of a text: a model that has learnt little repeats itself without end."""
+    return text if len(text) <= max_length else f"{text[:max_length]} …"
+
+
+def with_range(value: float, low: float, high: float, spec: str = ".1f", unit: str = "") -> str:
+    """A figure with its range in parentheses, such as 92.5% (90.0 to 95.0)."""
+    return f"{value:{spec}}{unit} ({low:{spec}} to {high:{spec}})"
+
+
+def number(value: float | None, spec: str) -> str:
+    """A number, or a dash for a missing one."""
+    return MISSING if value is None else f"{value:{spec}}"
+
+
+def plural(count: int, noun: str) -> str:
+    """The count and the noun, such as 1 seed or 3 seeds."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def listing(items: Sequence[int | str]) -> str:
+    """Such as 64, 128 and 1,024."""
+    *first, last = (f"{item:,}" if isinstance(item, int) else item for item in items)
+    return f"{', '.join(first)} and {last}" if first else last

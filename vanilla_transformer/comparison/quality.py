@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality: the same data, tokenizer, trainer and decoding, and models that differ in nothing but their architecture."""
+"""Quality: the same data, tokenizer, trainer and decoding for models that differ in their architecture alone."""
 
 import json
 import logging
@@ -13,13 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from vanilla_transformer.comparison.fairness import (
-    TRANSFORMER,
-    check_has_transformer,
-    check_parameters,
-    check_runs,
-    parameters_of,
-)
+from vanilla_transformer.comparison.fairness import TRANSFORMER, check_parameters, check_runs, count_parameters
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
@@ -27,6 +21,7 @@ from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
+from vanilla_transformer.training.bounds import at_least, positive
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
 from vanilla_transformer.training.corpora import prepare_tokenizer
 from vanilla_transformer.training.export import MODEL, RESULTS
@@ -35,9 +30,9 @@ from vanilla_transformer.training.preparation import bfloat16_is_faster
 from vanilla_transformer.training.subprocess_run import run_in_own_process
 from vanilla_transformer.training.yaml_sections import merged, read_yaml
 
-UPDATES, TIME = "equal updates", "equal time"
+UPDATES, TIME = "equal updates", "equal time"  # the budgets
 BUCKETS = 4  # of source length, with about as many sentences in each
-EXAMPLES = 10  # kept in the results
+EXAMPLES = 10  # in the results
 
 
 @strict
@@ -49,47 +44,23 @@ class QualityConfig:
         runs: model → file of its run's configuration; one of them "Transformer". They may differ in model and
             optimizer alone, and in parameters by 5%.
         metric: "word error rate" on the held-out words of the CMU Pronouncing Dictionary, or "BLEU" on `data.test`.
-        updates: of the optimizer, for the comparison at equal updates.
-        minutes: of training, for the comparison at equal time.
-        test_sentences: how many of the test set are scored; `None`: all.
+        updates: of the optimizer, the budget at equal updates.
+        minutes: of training, the budget at equal time.
+        test_sentences: the first of the test set, which are scored; `None`: all.
         data, training: values for these sections of every run.
-
-    Raises:
-        ValueError: fewer than two runs, or no Transformer among them; a number below what is possible.
     """
 
     runs: dict[str, str]
     metric: Literal["word error rate", "BLEU"]
-    updates: int
-    minutes: float
-    test_sentences: int | None = None
+    updates: int = at_least(1)
+    minutes: float = positive()
+    test_sentences: int | None = at_least(1, default=None)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        check_has_transformer("runs", self.runs)
-        if len(self.runs) < 2:
-            raise ValueError(f"runs={self.runs!r} must name at least two")
-        for name in ("updates", "test_sentences"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.minutes <= 0:
-            raise ValueError(f"minutes={self.minutes} must be greater than 0")
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """What all models answer; each source has one reference or several."""
-
-    __test__ = False  # not for pytest
-
-    sources: list[str]
-    references: list[list[str]]
-
 
 def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConfig]:
-    """The configuration of every run, in its own folder under `folder`.
+    """The configuration of every run, whose output folder is under `folder`.
 
     Raises:
         ValueError, FileNotFoundError: a configuration that cannot be used; runs that differ in more than the model.
@@ -97,9 +68,8 @@ def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConf
     runs = {}
     for model, file in task.runs.items():
         values = merged(read_yaml(Path(file)), {"data": task.data, "training": task.training})
-        limits = {"max_updates": task.updates, "max_minutes": task.minutes, "max_epochs": None}
-        # The comparison scores every model at its end, on the same sentences: `_train` leaves the run's own scores out.
-        values = merged(values, {"training": limits | {"output_dir": str(folder / model), "trackers": []}})
+        budget = {"max_updates": task.updates, "max_minutes": task.minutes, "max_epochs": None}
+        values = merged(values, {"training": budget | {"output_dir": str(folder / model), "trackers": []}})
         runs[model] = run_config_of(values)
         if task.metric == "BLEU" and runs[model].data.test is None:
             raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
@@ -107,44 +77,63 @@ def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConf
     return runs
 
 
+def quality_settings(tasks: Mapping[str, QualityConfig], folder: Path) -> dict[str, Any]:
+    """The settings that the results depend on: every run's resolved configuration, wherever its file stands.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_runs`.
+    """
+    return {
+        name: {model: _run_settings(task, run) for model, run in load_runs(name, task, folder / name).items()}
+        for name, task in tasks.items()
+    }
+
+
+def _run_settings(task: QualityConfig, run: RunConfig) -> dict[str, Any]:
+    without_folder = merged(run.to_dict(), {"training": {"output_dir": None}})
+    return {"metric": task.metric, "test_sentences": task.test_sentences, "run": without_folder}
+
+
 def measure_quality(
     tasks: Mapping[str, QualityConfig], folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> list[dict[str, Any]]:
     """Train every run until both budgets are spent, score it at each, and test the differences.
 
-    A run stops at the budget that it reaches first, is scored, and goes on to the other. Each outcome leaves a file in
-    `folder`, and runs resume from their checkpoints.
+    A run stops at the budget that it reaches first, translates, and resumes until the other. The translations at each
+    budget are written into `folder`, and a restarted run resumes from its checkpoints.
 
     Returns:
-        For each task `task`, `metric`, `higher_is_better`, `unit`, `signature`, `sentences`, `vocab_size` and
-        `budgets`: `budget`, `amount`, `models`, `paired`, `by_length` and `examples`.
+        The part `quality` of the results; `vanilla_transformer.comparison.report` documents it.
 
     Raises:
         ValueError, FileNotFoundError: data or configurations that cannot be used, or that differ; a damaged file.
     """
-    runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}  # before any work
-    total, done, found = 2 * sum(map(len, runs.values())), 0, []
+    all_runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}  # errors come first
+    total, done, results = 2 * sum(map(len, all_runs.values())), 0, []
     for name, task in tasks.items():
-        config = runs[name][TRANSFORMER]
-        test_set = load_test_set(name, task, config)
-        tokenizer = _tokenizer(config)
+        runs = all_runs[name]
+        config = runs[TRANSFORMER]
+        sources, references = load_test_set(name, task, config)
+        assert config.data.train is not None
+        tokenizer = prepare_tokenizer(config, load_corpus(config.data.train), Path(config.training.output_dir))
+        check_parameters(
+            f"quality.{name}.runs", {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
+        )
         precision = config.training.mixed_precision
-        if precision == "auto":  # one answer for all models, which train one after the other
+        if precision == "auto":  # one choice for all models, which train one after the other
             precision = "bf16" if bfloat16_is_faster() else "no"
-        sizes = {model: parameters_of(run.model, len(tokenizer)) for model, run in runs[name].items()}
-        check_parameters(f"quality.{name}.runs", sizes)
-        outcomes: dict[str, dict[str, Any]] = {}
-        for model, config in runs[name].items():
-            for budget, outcome in _spend_budgets(task, config, test_set, precision, folder / name / model, device):
-                outcomes.setdefault(model, {})[budget] = outcome
+        outcomes: dict[str, dict[str, Any]] = {UPDATES: {}, TIME: {}}  # budget → model → outcome
+        for model, run in runs.items():
+            for budget, outcome in _train_to_budgets(task, run, sources, precision, folder / name / model, device):
+                outcomes[budget][model] = outcome
                 done += 1
                 on_progress(done, total, f"{name}, {model}, {budget}")
-        found.append(_compared(name, task, outcomes, test_set, tokenizer))
-    return found
+        results.append(_score_task(name, task, outcomes, sources, references, tokenizer))
+    return results
 
 
-def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
-    """The test sentences; the pronunciation corpus is written first where it is not there yet."""
+def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> tuple[list[str], list[list[str]]]:
+    """The sources and the references of each; the pronunciation corpus is written first if it does not exist."""
     if task.metric == "word error rate":
         if config.data.train is None or config.data.train.source is None:
             raise ValueError(f"quality.{name}: its runs need data.train.source, where the dictionary's words are put")
@@ -154,98 +143,90 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> TestSet:
         words: dict[str, list[str]] = json.loads((corpus / "test.json").read_text("utf-8"))
         sources, references = [spell(word) for word in words], list(words.values())
     else:
-        assert config.data.test is not None  # load_runs has looked
+        assert config.data.test is not None  # load_runs has checked
         sources, references = load_references(config.data.test)
-    return TestSet(sources[: task.test_sentences], references[: task.test_sentences])
+    return sources[: task.test_sentences], references[: task.test_sentences]
 
 
-def _spend_budgets(
-    task: QualityConfig, config: RunConfig, test_set: TestSet, precision: str, folder: Path, device: torch.device
+def _train_to_budgets(
+    task: QualityConfig, run: RunConfig, sources: list[str], precision: str, folder: Path, device: torch.device
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(budget, outcome) of one run, whichever budget it reaches first."""
-    settings = _settings(task, config)
-    limits = {UPDATES: {"max_updates": task.updates}, TIME: {"max_minutes": task.minutes}}
-    missing = []
-    for budget in limits:
+    """(budget, outcome), in the order in which the run reaches them."""
+    settings, missing = _run_settings(task, run), {}
+    for budget, limit in ((UPDATES, {"max_updates": task.updates}), (TIME, {"max_minutes": task.minutes})):
         outcome = read_result(folder / f"{budget}.json", settings)
         if outcome is None:
-            missing.append(budget)
+            missing[budget] = limit
         else:
             yield budget, outcome
     while missing:
-        stop = {"max_updates": None, "max_minutes": None}
-        for budget in missing:
-            stop |= limits[budget]
-        run_in_own_process(_train, merged(config.to_dict(), {"training": stop | {"mixed_precision": precision}}))
+        limits = {"max_updates": None, "max_minutes": None, "mixed_precision": precision}
+        for limit in missing.values():
+            limits |= limit
+        run_in_own_process(_train, merged(run.to_dict(), {"training": limits}))
         facts = json.loads((folder / RESULTS).read_text("utf-8"))
         reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
         if reached == UPDATES and facts["updates"] != task.updates:
             raise ValueError(f"{folder} has {facts['updates']} updates already, more than {task.updates}; remove it")
-        assert reached in missing
-        missing.remove(reached)
+        del missing[reached]
         translations = translate_lines(
             load_model_folder(folder / MODEL, device),
             load_tokenizer(folder / MODEL),
-            test_set.sources,
-            max_batch_tokens=config.generation.batch_tokens,
+            sources,
+            max_batch_tokens=run.generation.batch_tokens,
         )
         outcome = {"facts": facts, "outputs": [best[0].text for best in translations]}
         write_result(folder / f"{reached}.json", settings, outcome)
         yield reached, outcome
 
 
-def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
-    """The one that every run will make of the same data, to know the vocabulary before any training."""
-    assert config.data.train is not None
-    return prepare_tokenizer(config, load_corpus(config.data.train), Path(config.training.output_dir))
-
-
 def _train(values: dict[str, Any]) -> None:
-    """In a process of its own."""
+    """Train in a process of its own, without the run's own scores: `measure_quality` scores all models alike."""
     values = merged(values, {"data": {"validation": None, "test": None}})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    disable_progress_bar()  # of writing weights, which would tear the run's own bar
+    disable_progress_bar()  # that of writing weights would interrupt the run's own
     train(run_config_of(values))
 
 
-def _compared(
+def _score_task(
     name: str,
     task: QualityConfig,
     outcomes: Mapping[str, Mapping[str, dict[str, Any]]],
-    test_set: TestSet,
+    sources: Sequence[str],
+    references: Sequence[Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    facts = {model: by_budget[UPDATES]["facts"] for model, by_budget in outcomes.items()}
-    (vocab_size,) = {one["vocab_size"] for one in facts.values()}  # of the same data and tokenizer, as was checked
-    buckets = _length_buckets(test_set.sources, tokenizer)
+    (vocab_size,) = {outcome["facts"]["vocab_size"] for outcome in outcomes[UPDATES].values()}
+    buckets = _length_buckets(sources, tokenizer)
     _, higher_is_better, unit = METRICS[task.metric]
+    amounts = {UPDATES: f"{task.updates:,} updates", TIME: f"{task.minutes:g} minute{'s' * (task.minutes != 1)}"}
     budgets, signature = [], None
-    for budget, amount in (
-        (UPDATES, f"{task.updates:,} updates"),
-        (TIME, f"{task.minutes:g} minute{'s' * (task.minutes != 1)}"),
-    ):
-        of_budget = {model: by_budget[budget] for model, by_budget in outcomes.items()}
-        outputs = {model: outcome["outputs"] for model, outcome in of_budget.items()}
-        scored = score_systems(task.metric, outputs, test_set.references, TRANSFORMER)
+    for budget, amount in amounts.items():
+        outputs = {model: outcome["outputs"] for model, outcome in outcomes[budget].items()}
+        scored = score_systems(task.metric, outputs, references, TRANSFORMER)
         signature = scored["signature"]
+        models = {model: scored["scores"][model] | _training_facts(o["facts"]) for model, o in outcomes[budget].items()}
+        examples = [
+            {
+                "source": sources[i],
+                "reference": " | ".join(references[i]),
+                "outputs": {model: texts[i] for model, texts in outputs.items()},
+            }
+            for i in range(min(EXAMPLES, len(sources)))
+        ]
+        by_length = []
+        for label, indices in buckets:
+            chosen = [references[i] for i in indices]
+            scores = {m: corpus_score(task.metric, [texts[i] for i in indices], chosen) for m, texts in outputs.items()}
+            by_length.append({"bucket": label, "sentences": len(indices), "scores": scores})
         budgets.append(
             {
                 "budget": budget,
                 "amount": amount,
-                "models": {
-                    model: scored["scores"][model] | _training_facts(outcome["facts"])
-                    for model, outcome in of_budget.items()
-                },
+                "models": models,
                 "paired": scored["paired"],
-                "by_length": [_bucket(label, indices, task.metric, outputs, test_set) for label, indices in buckets],
-                "examples": [
-                    {
-                        "source": test_set.sources[i],
-                        "reference": " | ".join(test_set.references[i]),
-                        "outputs": {model: texts[i] for model, texts in outputs.items()},
-                    }
-                    for i in range(min(EXAMPLES, len(test_set.sources)))
-                ],
+                "by_length": by_length,
+                "examples": examples,
             }
         )
     return {
@@ -254,7 +235,7 @@ def _compared(
         "higher_is_better": higher_is_better,
         "unit": unit,
         "signature": signature,
-        "sentences": len(test_set.sources),
+        "sentences": len(sources),
         "vocab_size": vocab_size,
         "budgets": budgets,
     }
@@ -277,31 +258,3 @@ def _length_buckets(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) 
             buckets.append((f"{low}-{edge}" if low < edge else f"{low}", indices))
         low = edge + 1
     return buckets
-
-
-def _bucket(
-    label: str, indices: Sequence[int], metric: str, outputs: Mapping[str, Sequence[str]], test_set: TestSet
-) -> dict[str, Any]:
-    references = [test_set.references[i] for i in indices]
-    scores = {model: corpus_score(metric, [texts[i] for i in indices], references) for model, texts in outputs.items()}
-    return {"bucket": label, "sentences": len(indices), "scores": scores}
-
-
-def settings_of(tasks: Mapping[str, QualityConfig], folder: Path) -> dict[str, Any]:
-    """What the results depend on: every run's resolved configuration, wherever its file stands.
-
-    Raises:
-        ValueError, FileNotFoundError: as `load_runs`.
-    """
-    runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}
-    return {
-        name: {model: _settings(task, config) for model, config in runs[name].items()} for name, task in tasks.items()
-    }
-
-
-def _settings(task: QualityConfig, config: RunConfig) -> dict[str, Any]:
-    return {
-        "metric": task.metric,
-        "test_sentences": task.test_sentences,
-        "run": merged(config.to_dict(), {"training": {"output_dir": None}}),
-    }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 4 of the paper, "Why Self-Attention": how fast whole training steps are, by length of the sequences."""
+"""Section 4 of the paper, "Why Self-Attention": the speed of whole training steps by length of the sequences."""
 
 import time
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from accelerate.utils import set_seed
 from huggingface_hub.dataclasses import strict
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.fairness import check_has_transformer, check_parameters
+from vanilla_transformer.comparison.fairness import check_models, check_parameters
 from vanilla_transformer.comparison.tasks import FIRST_SYMBOL
-from vanilla_transformer.training.configuration import check_model_section, model_config_of
+from vanilla_transformer.training.bounds import at_least
+from vanilla_transformer.training.configuration import model_config_of
 
 
 @strict
@@ -26,52 +27,37 @@ class SpeedConfig:
         models: name → section `model` as in a run's configuration; equal in parameters to 5%.
         vocab_size: of all models.
         lengths: tokens of a source, and of its target.
-        batch_tokens: target tokens in a batch, as many as in its source; at least one sentence whatever its length.
-        repeats: measurements of each model at each length, in turns.
+        batch_tokens: target tokens in a batch, and as many source tokens; a batch has at least one sentence.
+        repeats: measurements of each model at each length, interleaved with those of the other models.
         updates: in a measurement.
         precision: "bf16" computes under autocast.
 
     Raises:
-        ValueError: nothing to measure; a number below 1; a model section that cannot be used.
+        ValueError: no model named "Transformer"; a model section that cannot be used.
     """
 
     models: dict[str, Any]
-    vocab_size: int
-    lengths: list[int]
-    batch_tokens: int
-    repeats: int
-    updates: int
+    vocab_size: int = at_least(1)
+    lengths: list[int] = at_least(1)  # noqa: RUF009 -- declares a field
+    batch_tokens: int = at_least(1)
+    repeats: int = at_least(1)
+    updates: int = at_least(1)
     precision: Literal["no", "bf16"] = "no"
 
     def __post_init__(self):
-        check_has_transformer("speed.models", self.models)
-        if not self.lengths:
-            raise ValueError("speed.lengths must name at least one length")
-        for name in ("vocab_size", "batch_tokens", "repeats", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"speed.{name}={getattr(self, name)} must be at least 1")
-        if min(self.lengths) < 1:
-            raise ValueError(f"speed.lengths={self.lengths} must all be at least 1")
-        for name, section in self.models.items():
-            if not isinstance(section, dict):
-                raise ValueError(f"speed.models.{name}={section!r} must be a section of a model's fields")
-            try:
-                check_model_section(section)
-            except ValueError as error:
-                raise ValueError(f"speed.models.{name}: {error}") from error
+        check_models("speed.models", self.models)
 
 
 def measure_speed(
     settings: SpeedConfig, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
-    """Forward pass, backward pass and Adam's update on random tokens, every model in turn (A B C A B C).
+    """Measure forward pass, backward pass and Adam's update on random tokens, the models interleaved (A B C A B C).
 
     Returns:
-        `device`, `precision`, `parameters` by model, and `rows`: `model`, `length`, `batch_size` and
-        `tokens_per_second`, target tokens per second of each repeat.
+        The part `speed` of the results; `vanilla_transformer.comparison.report` documents it.
 
     Raises:
-        ValueError: models whose numbers of parameters differ by more than 5%.
+        ValueError: models whose parameters differ by more than 5%.
     """
     models = {}
     for name, section in settings.models.items():
@@ -80,7 +66,7 @@ def measure_speed(
         models[name] = AutoModelForSeq2SeqLM.from_config(config).to(device).train()
     parameters = {name: model.num_parameters() for name, model in models.items()}
     check_parameters("speed.models", parameters)
-    steps = {name: _Step(model, settings) for name, model in models.items()}
+    steps = {name: _TrainStep(model, settings) for name, model in models.items()}
 
     rows = []
     for index, length in enumerate(settings.lengths):
@@ -90,14 +76,14 @@ def measure_speed(
         batch = {side: ids.to(device) for side, ids in batch.items()}
         speeds: dict[str, list[float]] = {name: [] for name in models}
         for step in steps.values():
-            step(batch)  # the first step of a shape pays for kernels and memory
+            step(batch)  # warm-up: the first step of a shape allocates memory and selects kernels
         for _ in range(settings.repeats):
             for name, step in steps.items():
-                _wait_for(device)
+                _synchronize(device)
                 start = time.perf_counter()
                 for _ in range(settings.updates):
                     step(batch)
-                _wait_for(device)
+                _synchronize(device)
                 tokens = batch_size * length * settings.updates
                 speeds[name].append(tokens / (time.perf_counter() - start))
         for name, repeats in speeds.items():
@@ -112,12 +98,12 @@ def measure_speed(
     }
 
 
-class _Step:
+class _TrainStep:
     """One update of one model."""
 
     def __init__(self, model: PreTrainedModel, settings: SpeedConfig):
         self.model = model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)  # no rate changes the time
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)  # the rate does not affect the time
         self.is_bf16 = settings.precision == "bf16"
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> None:
@@ -128,7 +114,6 @@ class _Step:
         self.optimizer.zero_grad()
 
 
-def _wait_for(device: torch.device) -> None:
-    """An accelerator computes on after its commands have been given."""
-    if device.type != "cpu":
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":  # an accelerator runs asynchronously
         torch.accelerator.synchronize(device)

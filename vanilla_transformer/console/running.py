@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a program: every error that a user can mend is one line on standard error, and an exit status."""
+"""Running a program: an error that the user can mend is one line on standard error, and an exit status."""
 
 import errno
 import os
@@ -7,63 +7,63 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.extras import explain_missing
-from vanilla_transformer.console.streams import check_output_stream
-from vanilla_transformer.console.usage import UsageError
 
 
 def run_program(work: Callable[[], int | None], program: str, *, extra: str | None = None, debug: bool = False) -> int:
-    """Do the work of a program whose streams are prepared.
+    """Run a program after `prepare_streams`.
 
     Args:
-        program: what messages begin with; its last word is the command that lacks a module.
-        extra: of this package, which brings what the program needs.
-        debug: errors pass, with their traceback.
+        program: its name, with which messages begin; the last word is the command.
+        extra: of this package, which installs what the program needs.
+        debug: raise errors with their traceback.
 
     Returns:
-        The exit status: that of `work`; 1 after an error that the user can mend, or 2 after wrong usage.
+        The exit status: that of `work`, 1 after an error that the user can mend, or 2 after wrong usage.
     """
     try:
-        check_output_stream()
+        _check_output_stream()
         return work() or 0
-    except BrokenPipeError:  # whoever read the output has had enough; Python would complain once more at its end
+    except BrokenPipeError:  # the reader of the output has closed it; without this, Python complains again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell reports SIGPIPE
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        message = _message(error, program.split()[-1], extra)
-        print(f"{program}: error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
+        message = " ".join(_message(error, program.split()[-1], extra).split())
+        print(f"{program}: error: {message or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
 
 
-def _message(error: Exception, name: str, extra: str | None) -> str:
+def _check_output_stream() -> None:
+    if sys.stdout is None:
+        raise OSError("standard output is closed: send it to a file, or to /dev/null")
+
+
+def _message(error: Exception, command: str, extra: str | None) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return explain_missing(error, name, extra) or str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        variable = _cache_at(Path(str(error.filename)), error.errno)
-        if variable is not None:
-            return f"{error}; Hugging Face's libraries cache there: set {variable} to a folder that can be written"
+        return explain_missing(error, command, extra) or str(error)
+    if isinstance(error, OSError) and error.filename is not None and (variable := _unwritable_cache(error)):
+        return f"{error}; Hugging Face's libraries cache there: set {variable} to a folder that can be written"
     return str(error)
 
 
-def _cache_at(path: Path, number: int | None) -> str | None:
-    """The environment variable that sets the cache of Hugging Face's libraries, if that cannot be written at `path`.
-
-    Args:
-        number: of the operating system's error.
-    """
+def _unwritable_cache(error: OSError) -> str | None:
+    """The variable that sets the cache of Hugging Face's libraries, if the error shows that it cannot be written."""
     from huggingface_hub import constants  # not for `--help`
 
+    path = Path(str(error.filename))
+    cannot_be_made = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+    is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     caches = {"HF_DATASETS_CACHE": os.environ.get("HF_DATASETS_CACHE"), "HF_HOME": constants.HF_HOME}
     for variable, cache in caches.items():
         if not cache:
             continue
-        cannot_be_made = number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and Path(cache).is_relative_to(path)
-        is_not_ours = number in (errno.EACCES, errno.EPERM, errno.EROFS)
-        if cannot_be_made or (is_not_ours and (path.is_relative_to(cache) or Path(cache).is_relative_to(path))):
+        is_on_the_way, is_inside = Path(cache).is_relative_to(path), path.is_relative_to(cache)
+        if (cannot_be_made and is_on_the_way) or (is_denied and (is_on_the_way or is_inside)):
             return variable
     return None

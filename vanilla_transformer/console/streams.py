@@ -4,27 +4,32 @@
 import errno
 import io
 import os
+import stat
 import sys
-from typing import BinaryIO
+from collections.abc import Iterator
+from itertools import islice
+from queue import Queue
+from threading import Thread
+from typing import BinaryIO, TypeVar
+
+Line = TypeVar("Line")
 
 
 def prepare_streams() -> None:
-    """Open the standard streams that are closed; a program calls this before anything else.
+    """Replace standard streams that are closed; a program calls this before anything else.
 
-    A closed number is taken by the null device. Otherwise the next file that is opened would get it, weights perhaps,
-    and with it what a library prints. Messages to a closed standard error are lost, as the user wishes. A terminal that
-    lacks a character must not end hours of training.
+    The null device takes a closed file descriptor: otherwise the next file that is opened would get it, weights
+    perhaps, and the messages of a library with it. What is written to a closed standard error is lost, as the user
+    wishes. A character that the terminal lacks is replaced, because it must not end hours of training.
     """
-    is_open = [_is_open(number) for number in (0, 1, 2)]
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        if not is_open[number] and null != number:
-            os.dup2(null, number)
+    closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]
+    null = os.open(os.devnull, os.O_RDWR)  # takes the first descriptor that is closed
+    os.set_inheritable(null, True)
+    for descriptor in closed:
+        os.dup2(null, descriptor)
     if null > 2:
         os.close(null)
-    else:
-        os.set_inheritable(null, True)  # as the others are
-    if not is_open[1]:
+    if 1 in closed:
         sys.stdout = None
     if sys.stderr is None:  # `print` would write to standard output instead
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 -- for as long as the process lives
@@ -33,27 +38,74 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _is_open(number: int) -> bool:
-    """Outputs have to be open for writing: a script's interpreter may have got the number for the script."""
+def _is_open(descriptor: int) -> bool:
+    """Outputs must be open for writing: the descriptor may belong to the script that the interpreter reads."""
     try:
-        os.fstat(number) if number == 0 else os.write(number, b"")
+        os.fstat(descriptor) if descriptor == 0 else os.write(descriptor, b"")
     except OSError as error:
         return error.errno != errno.EBADF
     return True
 
 
-def check_output_stream() -> None:
-    """Raises OSError if standard output is closed: what is printed would be lost without a word."""
-    if sys.stdout is None:
-        raise OSError("standard output is closed: send it to a file, or to /dev/null")
+class LineReader:
+    """Iterates over the lines of a stream, and knows how many can be read without waiting.
 
+    A pipe or a terminal is read on a thread, because Windows offers no other way to know what has arrived.
 
-def input_stream() -> BinaryIO:
-    """The bytes of standard input.
+    Args:
+        max_ahead: lines that the thread reads ahead.
 
     Raises:
-        OSError: it is closed.
+        OSError: while iterating: the stream cannot be read.
     """
-    if sys.stdin is None:
-        raise OSError("standard input is closed: give it a file or a pipe")
-    return sys.stdin.buffer
+
+    def __init__(self, stream: BinaryIO, max_ahead: int):
+        self._stream = stream
+        self._is_file = _is_file(stream)
+        self._arrived: Queue[bytes | OSError | None] = Queue(max_ahead)
+        if not self._is_file:
+            Thread(target=self._read, args=(stream.fileno(),), daemon=True).start()
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._is_file:
+            yield from self._stream
+            return
+        while (line := self._arrived.get()) is not None:
+            if isinstance(line, OSError):
+                raise line
+            yield line
+
+    def available(self) -> int:
+        """Lines that can be read without waiting; all lines of a file."""
+        return sys.maxsize if self._is_file else self._arrived.qsize()
+
+    def _read(self, descriptor: int) -> None:
+        try:
+            for line in _lines_of(descriptor):
+                self._arrived.put(line)
+        except OSError as error:
+            self._arrived.put(error)
+        self._arrived.put(None)
+
+
+def _is_file(stream: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except io.UnsupportedOperation:  # bytes in memory
+        return True
+
+
+def _lines_of(descriptor: int) -> Iterator[bytes]:
+    # A buffer of its own: at exit Python needs the lock of standard input's, which a blocked read would hold.
+    with open(descriptor, "rb", closefd=False) as file:
+        yield from file
+
+
+def windows(reader: LineReader, lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    """Yield lists of the lines that have arrived: at least one, and at most `size`.
+
+    Args:
+        lines: an iterator over `reader`, such as one that decodes its lines.
+    """
+    for first in lines:
+        yield [first, *islice(lines, min(size - 1, reader.available()))]

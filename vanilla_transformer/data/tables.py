@@ -1,178 +1,141 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of parallel text, row by row: .tsv, .csv, JSON and parquet. No loader guesses a type or the number of fields.
+"""Tables of parallel text, row by row: .tsv, .csv, JSON and parquet. No reader guesses types or skips fields.
 
-The csv loader of `datasets` takes a carriage return for the end of a row and shifts the columns of a row with too many
-fields; its JSON loader infers types from the first block of a file, so that dates are no text.
+The csv loader of `datasets` ends a row at a carriage return and shifts the columns of a row that has too many fields;
+its JSON loader infers types from the first block of a file and turns dates into timestamps.
 """
 
+import csv
 import json
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pyarrow
+from typing import Any
 
 NESTED = "translation"  # the field of many data sets that holds both sides, named by their languages
-QUOTED = re.compile(r'[^"]*(?:""[^"]*)*')  # a quoted field of a .csv, as far as it goes on this line
 JSON_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+ESCAPE = "\x10"  # Unicode's "data link escape"; the csv module ends a row at a carriage return that is not escaped
+ESCAPED = re.compile(f"[\r{ESCAPE}]")
+MAX_FIELD_SIZE = 2**31 - 1  # characters; by default the csv module refuses a field of more than 131,072
 
+Columns = tuple[str, str]  # names of the source and of the target column
 Pairs = Iterator[dict[str, str]]  # each with `source` and `target`
 
 
-def parse_tsv(lines: Iterable[str], name: str, source_column: str, target_column: str) -> Pairs:
-    """Pairs of a table whose fields are separated by tabs and named in its first line; nothing is quoted.
+def parse_fields(lines: Iterable[str], name: str, columns: Columns, *, delimiter: str) -> Pairs:
+    """Pairs of a table whose first row names its columns: a .csv (RFC 4180), or a .tsv, in which nothing is quoted.
+
+    A quoted field may hold delimiters and line ends; a quotation mark within an unquoted field is text. Blank lines
+    are skipped.
 
     Raises:
-        ValueError: a column that is not there; a line with another number of fields than the first.
+        ValueError: a column is missing; a row has more or fewer fields than the first; a quoted field is not closed,
+            or followed by text. Names the line where the row begins.
     """
-    rows = ((number, line.split("\t")) for number, line in enumerate(lines, start=1))
-    yield from _select_columns(rows, name, source_column, target_column)
-
-
-def parse_csv(lines: Iterable[str], name: str, source_column: str, target_column: str) -> Pairs:
-    """Pairs of a table whose fields are separated by commas and named in its first row (RFC 4180).
-
-    A field that begins with a quotation mark ends at the next lone one, and may hold commas and line ends; elsewhere a
-    quotation mark is a character like others. Only a line end ends a row. Blank lines are skipped.
-
-    Raises:
-        ValueError: a column that is not there; a row with another number of fields than the first; a quoted field that
-            nothing closes, or that goes on after its closing quotation mark. Names the line where the row begins.
-    """
-    yield from _select_columns(_split_csv(lines, name), name, source_column, target_column)
-
-
-def _split_csv(lines: Iterable[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of each row's first line, and its fields."""
-    numbered = enumerate(lines, start=1)
-    for number, line in numbered:
-        if not line.strip(" \t"):
-            continue
-        if '"' not in line:
-            yield number, line.split(",")
-            continue
-        fields, position = [], 0
-        while position <= len(line):
-            if not line.startswith('"', position):
-                end = line.find(",", position)
-                end = len(line) if end < 0 else end
-                fields.append(line[position:end])
-            else:
-                parts, end = [], position + 1
-                while True:
-                    part = QUOTED.match(line, end)
-                    assert part is not None  # it matches the empty text
-                    parts.append(part[0].replace('""', '"'))
-                    end = part.end()
-                    if end < len(line):  # at a lone quotation mark
-                        break
-                    line, end = next(numbered, (0, None))[1], 0
-                    if line is None:
-                        raise ValueError(f"{name}, line {number}: a quotation mark opens a field that nothing closes")
-                fields.append("\n".join(parts))
-                end += 1
-                if end < len(line) and line[end] != ",":
-                    raise ValueError(
-                        f"{name}, line {number}: field {len(fields)} goes on after its closing quotation mark; "
-                        'inside a quoted field write two for one ("")'
-                    )
-            position = end + 1
-        yield number, fields
-
-
-def _select_columns(rows: Iterator[tuple[int, list[str]]], name: str, source_column: str, target_column: str) -> Pairs:
-    header = next(rows, None)
+    rows = _split_rows(lines, name, delimiter)
+    header_line, header = next(rows, (0, None))
     if header is None:
         return
-    header_line, columns = header
-    check_columns(name, columns, source_column, target_column)
-    source, target = columns.index(source_column), columns.index(target_column)
+    check_columns(name, header, columns)
+    source, target = map(header.index, columns)
     for number, fields in rows:
-        if len(fields) != len(columns):
+        if len(fields) != len(header):
             raise ValueError(
-                f"{name}, line {number}: {len(fields)} fields, but line {header_line} names {len(columns)} columns"
+                f"{name}, line {number}: {len(fields)} fields, but line {header_line} names {len(header)} columns"
             )
         yield {"source": fields[source], "target": fields[target]}
 
 
-def check_columns(where: object, columns: list[str], source_column: str, target_column: str) -> None:
-    """Raise ValueError, which lists the columns, unless each of the two is there, and once."""
-    for name in (source_column, target_column):
-        if name not in columns:
-            found = ", ".join(columns)
-            raise ValueError(f"{where} has no column {name!r}; it has {found}: set source_column and target_column")
-        if columns.count(name) > 1:
-            raise ValueError(f"{where} has {columns.count(name)} columns {name!r}; give each a name of its own")
+def _split_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, fields) of each row."""
+    csv.field_size_limit(MAX_FIELD_SIZE)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    escaped = map(_escape, lines)
+    reader, number = csv.reader(escaped, strict=True, escapechar=ESCAPE, delimiter=delimiter, quoting=quoting), 1
+    try:
+        for fields in reader:
+            if len(fields) > 1 or "".join(fields).strip(" \t"):
+                yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{name}, line {number}: {error}; close each quoted field, and double a quotation mark inside it"
+        ) from error
 
 
-def parse_json(open_lines: Callable[[], Iterable[str]], name: str, source_column: str, target_column: str) -> Pairs:
-    """Pairs of JSON objects, one a line as a rule (JSON lines), or in a list.
+def _escape(line: str) -> str:
+    if "\r" in line or ESCAPE in line:
+        line = ESCAPED.sub(rf"{ESCAPE}\g<0>", line)
+    return f"{line}\n"
 
-    The columns are looked for in the field `translation` if that is an object. A column that a row lacks, or that is
-    null, is an empty text; so are both sides where `translation` is null.
+
+def check_columns(where: object, found: list[str], columns: Columns) -> None:
+    """Raise ValueError, which lists the columns found, unless each of the two is among them exactly once."""
+    for column in columns:
+        if column not in found:
+            raise ValueError(
+                f"{where} has no column {column!r}; it has {', '.join(found)}: set source_column and target_column"
+            )
+        if found.count(column) > 1:
+            raise ValueError(f"{where} has {found.count(column)} columns {column!r}; give each a name of its own")
+
+
+def parse_json(open_lines: Callable[[], Iterable[str]], name: str, columns: Columns) -> Pairs:
+    """Pairs of JSON objects, which come one a line (JSON lines), in a list, or in any other layout.
+
+    The columns are those of the object in the field `translation` if there is one. A column that a row lacks, or that
+    is null, is an empty text; a null `translation` is two of them.
 
     Args:
-        open_lines: opens the file, which is read twice as far as the first rows that name both columns.
+        open_lines: opens the file. It is called twice; the first pass ends once both columns have been found.
 
     Raises:
-        ValueError: a column that no row has; not JSON; a column given twice in a row; a value that is not text.
+        ValueError: invalid JSON; a column that no row has, or that a row has twice; a value that is not text.
     """
-    keys = frozenset((NESTED, source_column, target_column))
-    rows = (row for _, row in _json_rows(open_lines(), name, keys))
-    nested = has_nested_columns(rows, name, source_column, target_column)
+    keys = frozenset((NESTED, *columns))
+    nested = has_nested_columns((row for _, row in _json_rows(open_lines(), name, keys)), name, columns)
     for place, row in _json_rows(open_lines(), name, keys):
-        yield select_pair(row, nested, place, source_column, target_column)
+        yield select_pair(row, nested, place, columns)
 
 
 def _json_rows(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place of each row, for messages, and the row.
-
-    Args:
-        keys: may be given once in an object; others are not read.
-    """
+    """(place in the file, for messages, and object) of each row; `keys` must be unique in an object."""
     for number, value in _json_values(lines, name, keys):
         place = f"{name}, line {number}"
         rows = [(place, value)]
         if isinstance(value, list):
-            rows = [(f"{place}, item {index}", item) for index, item in enumerate(value, start=1)]
-        for where, row in rows:
+            rows = [(f"{place}, item {i}", item) for i, item in enumerate(value, start=1)]
+        for row_place, row in rows:
             if not isinstance(row, dict):
-                raise ValueError(f"{where}: {reprlib.repr(row)} is not an object with the columns as its keys")
-            yield where, row
+                raise ValueError(f"{row_place}: {reprlib.repr(row)} is not an object with the columns as its keys")
+            yield row_place, row
 
 
 def _json_values(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[int, Any]]:
-    """The line where each value begins, and the value. Values may share a line, or go over several."""
+    """(number of its first line, value); a line may hold several values, and a value may take several lines."""
     decoder = json.JSONDecoder(object_pairs_hook=partial(_unique, keys=keys))
     numbered = enumerate(lines, start=1)
     for number, text in numbered:
         position, lookahead = 0, 1
-        while True:
-            start = _skip_white_space(text, position)
+        while (start := _skip_white_space(text, position)) < len(text):
             number += text.count("\n", position, start)
             position = start
-            if position == len(text):
-                break
             try:
-                value, end = decoder.raw_decode(text, position)
+                value, position = decoder.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
-                following = None
-                if isinstance(error, json.JSONDecodeError) and _skip_white_space(text, error.pos) == len(text):
-                    # The value may go on. Twice as many lines each time: a value of n lines is parsed log n times.
-                    following = [line for _, line in islice(numbered, lookahead)]
+                is_cut = isinstance(error, json.JSONDecodeError) and _skip_white_space(text, error.pos) == len(text)
+                # Twice as many lines each time: a value of n lines is parsed log n times.
+                following = [line for _, line in islice(numbered, lookahead)] if is_cut else []
                 if not following:
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                    reason = str(error).partition(": line ")[0]
                     raise ValueError(f"{name}, line {number}: not a JSON object with the columns ({reason})") from error
                 text, lookahead = "\n".join([text, *following]), 2 * lookahead
             else:
                 yield number, value
-                number += text.count("\n", position, end)
-                position = end
+                number += text.count("\n", start, position)
 
 
 def _skip_white_space(text: str, position: int) -> int:
@@ -184,52 +147,51 @@ def _skip_white_space(text: str, position: int) -> int:
 def _unique(pairs: list[tuple[str, Any]], keys: frozenset[str]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        given = [key for key, _ in pairs if key in keys]
-        for key in given:
-            if given.count(key) > 1:
-                raise ValueError(f"it has the key {key!r} twice")
+        names = [name for name, _ in pairs]
+        if repeated := [name for name in names if name in keys and names.count(name) > 1]:
+            raise ValueError(f"it has the key {repeated[0]!r} twice")
     return row
 
 
-def has_nested_columns(rows: Iterable[dict[str, Any]], where: object, source_column: str, target_column: str) -> bool:
-    """Whether the columns are in the field `translation`, by the first rows that have both.
+def has_nested_columns(rows: Iterable[dict[str, Any]], where: object, columns: Columns) -> bool:
+    """Whether the columns are in the field `translation`; reads rows until both columns have been found.
 
     Raises:
-        ValueError: no row has them; lists those there are.
+        ValueError: no row has them; lists the columns found.
     """
-    nested, found, is_empty = False, {}, True
+    nested, found = False, {}
     for row in rows:
-        is_empty = False
         if not nested and isinstance(row.get(NESTED), dict):
             nested, found = True, {}
         found |= dict.fromkeys((row.get(NESTED) or ()) if nested else row)
-        if source_column in found and target_column in found:
+        if found.keys() >= set(columns):
             return nested
-    if not is_empty:
-        check_columns(where, list(found), source_column, target_column)
+    if found:
+        check_columns(where, list(found), columns)
     return nested
 
 
-def select_pair(
-    row: dict[str, Any], nested: bool, place: str, source_column: str, target_column: str
-) -> dict[str, str]:
+def select_pair(row: dict[str, Any], nested: bool, place: str, columns: Columns) -> dict[str, str]:
     """Both sides of a row; a missing value is an empty text.
 
+    Args:
+        nested: whether the columns are in the field `translation`.
+        place: of the row, for messages.
+
     Raises:
-        ValueError: a value that is not text; names `place`.
+        ValueError: a value that is not text.
     """
     sides = row
     if nested:
-        sides = row.get(NESTED)
-        if sides is None:
-            sides = {}
-        elif not isinstance(sides, dict):
+        sides = {} if row.get(NESTED) is None else row[NESTED]
+        if not isinstance(sides, dict):
             raise ValueError(f"{place}, column {NESTED!r}: {reprlib.repr(sides)} has no columns in it")
-        if NESTED not in row and (source_column in row or target_column in row):
-            raise ValueError(f"{place}: the columns are beside {NESTED!r} here, and in it in other rows")
+        if NESTED not in row and not row.keys().isdisjoint(columns):
+            raise ValueError(f"{place}: the columns are beside {NESTED!r} here, but in it in other rows")
+    source, target = columns
     return {
-        "source": _text_of(sides.get(source_column), place, source_column),
-        "target": _text_of(sides.get(target_column), place, target_column),
+        "source": _text_of(sides.get(source), place, source),
+        "target": _text_of(sides.get(target), place, target),
     }
 
 
@@ -247,11 +209,11 @@ def _text_of(value: Any, place: str, column: str) -> str:
     return value
 
 
-def read_parquet(path: str | Path, source_column: str, target_column: str) -> Pairs:
-    """Pairs of a parquet file; the columns are looked for in the field `translation` if that is a struct.
+def read_parquet(path: str | Path, columns: Columns) -> Pairs:
+    """Pairs of a parquet file; the columns are those of the field `translation` if that is a struct.
 
     Raises:
-        ValueError: not a parquet file; a column that is not there, or whose type is not text.
+        ValueError: not a parquet file; a column that is missing; a value that is not text.
     """
     from pyarrow import ArrowException, parquet, types
 
@@ -259,24 +221,10 @@ def read_parquet(path: str | Path, source_column: str, target_column: str) -> Pa
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             nested = NESTED in schema.names and types.is_struct(schema.field(NESTED).type)
-            columns = {field.name: field for field in (schema.field(NESTED).type if nested else schema)}
-            names = schema.field(NESTED).type.names if nested else schema.names
-            check_columns(path, names, source_column, target_column)
-            for column in (source_column, target_column):
-                if not _is_text(columns[column].type):
-                    raise ValueError(f"{path}, column {column!r}: its type {columns[column].type} is not text")
-            needed = [NESTED] if nested else list(dict.fromkeys((source_column, target_column)))
-            for batch in file.iter_batches(columns=needed):
-                for row in batch.to_pylist():
-                    yield select_pair(row, nested, str(path), source_column, target_column)
+            check_columns(path, schema.field(NESTED).type.names if nested else schema.names, columns)
+            needed = [NESTED] if nested else list(dict.fromkeys(columns))
+            batches = (batch.to_pylist() for batch in file.iter_batches(columns=needed))
+            for number, row in enumerate(chain.from_iterable(batches), start=1):
+                yield select_pair(row, nested, f"{path}, row {number}", columns)
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-
-
-def _is_text(kind: "pyarrow.DataType") -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    is_string = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return is_string or types.is_null(kind)  # nothing but missing values

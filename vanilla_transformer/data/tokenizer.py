@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
-PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 BYTES = 256
-# BPE is learnt from at most this much of a line: its trainer takes minutes for one unbroken megabyte.
-LEARNT_CHARACTERS = 10_000
+# BPE is trained on at most the beginning of a line: it takes minutes for one unbroken megabyte.
+MAX_LINE_LENGTH = 10_000  # characters
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class TokenizerConfig:
     """How text becomes tokens.
 
     Args:
-        kind: "bpe" for text: byte-level byte-pair encoding, to which no string is unknown. "symbols" for data that
-            is symbols separated by white space already (phonemes, SCAN, numbers).
-        vocab_size: types of the shared vocabulary; "symbols" takes all it finds, up to this many.
-        path: folder or Hub id of an existing tokenizer, used instead of training one.
+        kind: "bpe": byte-level byte-pair encoding, in which no text has unknown tokens. "symbols": for data that is
+            tokens separated by white space already (phonemes, SCAN, numbers).
+        vocab_size: of the shared vocabulary; "symbols" takes all symbols of the corpus, up to this number.
+        path: folder or Hub id of an existing tokenizer, which is used instead of training one.
     """
 
     kind: Literal["bpe", "symbols"] = "bpe"
@@ -45,11 +45,13 @@ class TokenizerConfig:
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTransformerTokenizer":
     """Train a tokenizer on both sides of a corpus.
 
+    Source and target end with `</s>`. Special tokens in a text are text, for symbols `<unk>`; tokens of
+    `add_special_tokens` and `add_tokens` are found in it. BPE decodes to the text as it was, symbols to symbols
+    separated by single spaces.
+
     Returns:
-        A tokenizer that `AutoTokenizer.from_pretrained` opens from what its `save_pretrained` writes, without this
-        package. Ids: `<pad>` 0, `<s>` 1, `</s>` 2, and for symbols `<unk>` 3. Source and target end with `</s>`.
-        BPE returns any text unchanged; symbols come back separated by single spaces. In a text "</s>" and the like
-        are text, to symbols `<unk>`; tokens of `add_special_tokens` and `add_tokens` are found in it.
+        A tokenizer whose saved folder `AutoTokenizer.from_pretrained` opens without this package. Ids: `<pad>` 0,
+        `<s>` 1, `</s>` 2, and for symbols `<unk>` 3.
 
     Raises:
         ValueError: a vocabulary too small for the bytes, or for the symbols; a symbol that is a special token.
@@ -59,15 +61,14 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTr
     from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
     backend = _train_bpe(texts, config) if config.kind == "bpe" else _collect_symbols(texts, config)
-    end = (END, backend.token_to_id(END))
     backend.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[end]
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, backend.token_to_id(EOS))]
     )
     return VanillaTransformerTokenizer(
         tokenizer_object=backend,
         pad_token=PAD,
-        bos_token=START,
-        eos_token=END,
+        bos_token=BOS,
+        eos_token=EOS,
         unk_token=UNKNOWN if config.kind == "symbols" else None,
         padding_side="right",
         split_special_tokens=True,  # "</s>" in a user's text is text
@@ -79,7 +80,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTr
 def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    special = [PAD, START, END]
+    special = [PAD, BOS, EOS]
     if config.vocab_size < BYTES + len(special):
         raise ValueError(
             f"tokenizer.vocab_size={config.vocab_size} must be at least {BYTES + len(special)}: "
@@ -94,46 +95,44 @@ def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator((text[:LEARNT_CHARACTERS] for text in texts), trainer)
-    if backend.get_vocab_size() < config.vocab_size:
-        logger.warning(
-            "the corpus gives a vocabulary of %d, fewer than tokenizer.vocab_size=%d",
-            backend.get_vocab_size(),
-            config.vocab_size,
-        )
+    backend.train_from_iterator((text[:MAX_LINE_LENGTH] for text in texts), trainer)
+    if (size := backend.get_vocab_size()) < config.vocab_size:
+        logger.warning(f"the corpus gives a vocabulary of {size}, fewer than tokenizer.vocab_size={config.vocab_size}")
     return backend
 
 
 def _collect_symbols(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-    special = [PAD, START, END, UNKNOWN]
+    special = [PAD, BOS, EOS, UNKNOWN]
     backend = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # The trainer would leave out the rarest without a word, so it takes all; it sorts by frequency, then alphabet.
+    # No limit: the trainer would drop the rarest symbols silently. It sorts by frequency, then alphabetically.
     trainer = trainers.WordLevelTrainer(vocab_size=sys.maxsize, special_tokens=special, show_progress=False)
     backend.train_from_iterator(texts, trainer)
+    vocabulary = backend.get_vocab(with_added_tokens=False)
     for index, token in enumerate(special):
-        if backend.get_vocab(with_added_tokens=False)[token] != index:  # a symbol of that name has overwritten it
+        if vocabulary[token] != index:  # a symbol of that name has overwritten it
             raise ValueError(f"the corpus has the symbol {token!r}, which is a special token; rename it in the corpus")
-    if backend.get_vocab_size() > config.vocab_size:
+    if len(vocabulary) > config.vocab_size:
         raise ValueError(
-            f"the corpus has {backend.get_vocab_size() - len(special)} symbols, which with {len(special)} special "
-            f"tokens exceed tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
+            f"the corpus has {len(vocabulary) - len(special)} symbols, which with {len(special)} special tokens "
+            f"exceed tokenizer.vocab_size={config.vocab_size}; raise it, or use tokenizer.kind=bpe for text"
         )
-    # The vocabulary has them, so "</s>" in a text would be the end: without its first character it is unknown. Only
-    # now, for the training has to find them; and not before added tokens are found, which may stand beside them.
-    names = "|".join(re.escape(token.removeprefix("<")) for token in (PAD, START, END))
+    # "</s>" in a text would end it, because the vocabulary has it; without its first character it is unknown. This
+    # comes after the training, which has to see whole symbols, and within the pre-tokenizer, which runs after added
+    # tokens have been found.
+    names = "|".join(re.escape(token.removeprefix("<")) for token in (PAD, BOS, EOS))
     unnamed = pre_tokenizers.Split(Regex(f"^<(?=(?:{names})$)"), "removed")
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), unnamed])
     return backend
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a model folder or Hub id.
+    """The tokenizer of a model folder or Hub id; code in it is not executed.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it has no tokenizer.
         ValueError: its files are damaged.
     """
     from transformers import AutoTokenizer
@@ -142,7 +141,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # or it would ask, and run code after a yes
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # by default it asks whether to
     except OSError as error:
         raise FileNotFoundError(f"cannot open the tokenizer {path}: {' '.join(str(error).split())}") from error
     except Exception as error:  # tokenizers raises a bare Exception for a damaged tokenizer.json

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A page to play with trained models: translations with scores, and what was attended to."""
+"""A page to play with trained models: translations with scores, and the attention."""

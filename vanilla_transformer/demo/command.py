@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from vanilla_transformer.demo.shown_model import open_models
     from vanilla_transformer.demo.space import write_space
 
-    disable_progress_bar()  # of reading weights
+    disable_progress_bar()  # loading weights shows one
     models = open_models(arguments.models)
     if arguments.write_space:
         folder = write_space(arguments.write_space, models)

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vanilla_transformer.demo.shown_model import UNKNOWN_NAMED, Answer, ShownModel, one_line
+from vanilla_transformer.demo.shown_model import Answer, ShownModel, one_line
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights
-from vanilla_transformer.visualization.attention_blocks import AttentionBlock, attention_blocks
 from vanilla_transformer.visualization.attention_maps import plot_attention_maps
+from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
 from vanilla_transformer.visualization.style import save_figure
 
 TITLE = "Attention Is All You Need: try it"
@@ -22,8 +22,9 @@ INTRODUCTION = """\
 Type a sentence and see its translations, best first, and what the model attended to while it wrote the best one.
 A *score* is the log-probability over the length penalty: nearer to 0 is better.
 """
-AT_ONCE, WAITING = 4, 64  # people who are answered together, and who may wait
-KEPT = 3600  # seconds that Gradio keeps the files of pictures
+MAX_CONCURRENT, MAX_QUEUED = 4, 64  # visitors
+CACHE_SECONDS = 3600  # for which Gradio keeps the files of pictures
+MAX_UNKNOWN_WORDS = 5  # in an answer
 STYLE = """
 .gradio-container {max-width: 1240px !important; margin: auto}
 .model {border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 16px}
@@ -40,7 +41,7 @@ STYLE = """
 .answer .note, .notice {border-left: 4px solid #d9822b; padding: 4px 10px; margin: 8px 0; overflow-wrap: anywhere}
 """
 
-_drawing = Lock()  # matplotlib is not made for several threads
+_drawing = Lock()  # matplotlib is not thread-safe
 
 
 class Panel:
@@ -50,8 +51,8 @@ class Panel:
         self.model = model
         with gr.Column(min_width=320, elem_classes="model") as self.column, gr.Row():
             with gr.Column(min_width=320):
-                # Gradio puts `value` into its template as it is, and evaluates what else stands in a template as
-                # JavaScript. Hence no template of our own, and every text is escaped here.
+                # Gradio inserts `value` into its template unescaped, and evaluates templates as JavaScript. Hence no
+                # template of our own, and every text is escaped here.
                 self.answer = gr.HTML(_answer(model, ""), elem_classes="answer", apply_default_css=False)
             with gr.Column(min_width=320, visible=bool(model.views)):
                 with gr.Row():
@@ -72,24 +73,19 @@ class Panel:
         )
 
     def translate(self, sentence: str, view: str | None, heads: str | None) -> Iterator[dict[Any, Any]]:
-        """The translations as soon as they are there, the picture when it is drawn."""
-        model = self.model
+        """Yield the translations as soon as they are found, then the picture."""
+        model, body = self.model, ""
         yield {self.answer: _answer(model, _paragraph("time", "translating …")), self.picture: None}
         try:
             answer = model.answer(sentence)
-        except (ValueError, RuntimeError) as error:
-            yield {self.answer: _answer(model, _paragraph("note", error)), self.attention: None}
-            return
-        body = _translations(answer, model)
-        yield {self.answer: _answer(model, body)}
-        if not model.views:
-            yield {self.answer: _answer(model, body + _paragraph("note", f"No picture: {model.why_no_attention}."))}
-            return
-        try:
+            body = _translations(answer, model)
+            yield {self.answer: _answer(model, body)}
+            if not model.views:
+                raise ValueError(model.no_attention_reason)
             attention = model.attention(sentence)
             yield {self.picture: self.redraw(view, heads, attention), self.attention: attention}
         except (ValueError, RuntimeError) as error:
-            note = _paragraph("note", f"No picture: {error}.")
+            note = _paragraph("note", f"No picture: {error}." if body else error)
             yield {self.answer: _answer(model, body + note), self.attention: None}
 
     def redraw(self, view: str | None, heads: str | None, attention: AttentionWeights | None) -> Image.Image | None:
@@ -97,13 +93,13 @@ class Panel:
         if attention is None or view is None or heads is None:
             return None
         kind, layer = self.model.views[view]
-        return draw(attention_blocks(attention, [kind], layer, **self.model.heads[heads]))
+        return draw(select_layers(attention, [kind], layer, **self.model.heads[heads]))
 
 
 def build_page(models: Sequence[ShownModel]) -> gr.Blocks:
     """A page that answers with all of the models, side by side."""
     names = {model.name: model for model in models}
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Row(equal_height=True):
             sentence = gr.Textbox(
@@ -124,25 +120,21 @@ def build_page(models: Sequence[ShownModel]) -> gr.Blocks:
             _answering(panels, notice),
             [sentence, picked, *(choice for panel in panels.values() for choice in (panel.view, panel.heads))],
             [notice, *(part for panel in panels.values() for part in (panel.answer, panel.picture, panel.attention))],
-            show_progress="hidden", concurrency_limit=AT_ONCE, api_name="translate",
+            show_progress="hidden", concurrency_limit=MAX_CONCURRENT, api_name="translate",
         )  # fmt: skip
-    return page.queue(max_size=WAITING)
+    return page.queue(max_size=MAX_QUEUED)
 
 
 def launch(page: gr.Blocks, **where: Any) -> tuple[Any, str, str]:
-    """Serve the page, with nothing switched on that talks to others.
-
-    Args:
-        where: `server_name`, `prevent_thread_lock`, … of `gr.Blocks.launch`.
-    """
+    """Serve the page without any connection to other machines; `where`: further options of `gr.Blocks.launch`."""
     return page.launch(
         share=False, ssr_mode=False, pwa=False, mcp_server=False, run_history=False, enable_monitoring=False,
         footer_links=[], max_file_size="1kb", css=STYLE, quiet=True, **where,
     )  # fmt: skip
 
 
-def draw(blocks: Sequence[AttentionBlock]) -> Image.Image:
-    """A picture of attention, as the browser gets it."""
+def draw(blocks: Sequence[LayerAttention]) -> Image.Image:
+    """A picture of attention, as the browser shows it."""
     with _drawing, TemporaryDirectory() as folder:
         path = Path(folder, "attention.png")
         save_figure(plot_attention_maps(blocks), path)
@@ -151,7 +143,7 @@ def draw(blocks: Sequence[AttentionBlock]) -> Image.Image:
 
 
 def _choice(names: list[str], label: str, scale: int) -> gr.Dropdown:
-    """One of the names, at first the first; not shown where there is no choice."""
+    """A choice of one name, initially the first; hidden if there is only one."""
     return gr.Dropdown(
         names, value=next(iter(names), None), label=label, scale=scale, min_width=200, filterable=False,
         visible=len(names) > 1,
@@ -182,29 +174,27 @@ def _answer(model: ShownModel, body: str) -> str:
 
 
 def _translations(answer: Answer, model: ShownModel) -> str:
-    """The best one large, then all with their scores, then what took how long, and what was not understood."""
+    """The best one large, then all with their scores, the time, and the unknown words."""
     best, rows = answer.translations[0], []
-    for place, one in enumerate(answer.translations, start=1):
-        score = "" if one.score is None else f"{one.score:.3f}".replace("-", "\u2212")
-        rows.append(f'<tr><td>{place}</td><td class="text">{escape(one.text)}</td><td class="score">{score}</td></tr>')
+    for rank, found in enumerate(answer.translations, start=1):
+        score = "" if found.score is None else f"{found.score:.3f}".replace("-", "\u2212")
+        rows.append(f'<tr><td>{rank}</td><td class="text">{escape(found.text)}</td><td class="score">{score}</td></tr>')
     head = '<tr><th>#</th><th>translation</th><th class="score">score</th></tr>'
     table = f"<table>{head}{''.join(rows)}</table>" if model.beams > 1 else ""
     how = f"beam search, {model.beams} beams" if model.beams > 1 else "greedy"
-    took = f"{_duration(answer.seconds)}: {how}, {model.translator.engine} engine"
-    return _paragraph("best", best.text or "(nothing)") + table + _paragraph("time", took) + _not_understood(answer)
+    seconds = answer.seconds
+    duration = f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+    time = _paragraph("time", f"{duration}: {how}, {model.translator.engine} engine")
+    return _paragraph("best", best.text or "(nothing)") + table + time + _unknown_words(answer)
 
 
-def _not_understood(answer: Answer) -> str:
+def _unknown_words(answer: Answer) -> str:
     if not answer.unknown:
         return ""
-    named, more = answer.unknown[:UNKNOWN_NAMED], len(answer.unknown) - UNKNOWN_NAMED
-    words = ", ".join(f"“{word}”" for word in named) + (f" and {more} more" if more > 0 else "")
-    advice = f" It knows the letters, separated by spaces: {answer.spelt}" if answer.spelt else ""
+    shown, more = answer.unknown[:MAX_UNKNOWN_WORDS], len(answer.unknown) - MAX_UNKNOWN_WORDS
+    words = ", ".join(f"“{word}”" for word in shown) + (f" and {more} more" if more > 0 else "")
+    advice = f" It knows the letters, separated by spaces: {answer.spelled}" if answer.spelled else ""
     return _paragraph("note", f"Not in this model's vocabulary: {words}.{advice}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
 def _paragraph(kind: str, text: object) -> str:

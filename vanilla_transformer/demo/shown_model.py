@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as the page shows it: what it answers to whatever is typed, for several people at once."""
+"""A model as the page shows it: its answer to any text, for several visitors at once."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedConfig
 
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
@@ -15,38 +14,35 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.evaluation.attention_weights import AttentionWeights, explain
 from vanilla_transformer.inference.translate import Translation
 from vanilla_transformer.inference.translator import Translator
-from vanilla_transformer.visualization.attention_blocks import LONGEST, NAMES, Kind
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, MAX_TOKENS, Kind
 
-LONGEST_TEXT = 20_000  # characters; what is longer is not even made into tokens
-LONGEST_SENTENCE = 512  # tokens: seconds on a CPU, while others wait
-UNKNOWN_NAMED = 5  # words
-TRIAL = "a"  # any text at all
+MAX_CHARACTERS = 20_000  # longer texts are not tokenized
+MAX_SENTENCE_TOKENS = 512  # of a sentence: seconds on a CPU, while other visitors wait
+TRIAL = "a"  # any text
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to one sentence.
+    """A model's answer to one sentence."""
 
-    Args:
-        translations: best first.
-        seconds: that translating took, waiting for others not counted.
-        unknown: words of the sentence that the vocabulary lacks, each once.
-        spelt: the unknown words with their letters apart, if the vocabulary has all of those; else empty.
-    """
-
-    translations: list[Translation]
-    seconds: float
-    unknown: list[str]
-    spelt: str
+    translations: list[Translation]  # best first
+    seconds: float  # of translating, without waiting for other visitors
+    unknown: list[str]  # words of the sentence that the vocabulary lacks, each once
+    spelled: str  # the unknown words as separate letters, if the vocabulary has all of them
 
 
 class ShownModel:
-    """A translator with a name, which takes one sentence at a time, whoever asks.
+    """A translator with a name, which takes one sentence at a time from any thread.
 
-    Opening it translates a trial sentence, so that what is broken is known at once and nobody waits for the first.
+    Its constructor translates a trial sentence: errors appear at once, and the first visitor does not wait.
 
-    `views` and `heads` name what can be drawn of its attention, and say how `attention_blocks` is told so. Without any,
-    `why_no_attention` tells the reason.
+    Args:
+        path: a model folder or Hub id.
+
+    Attributes:
+        views: name of a view of its attention → kind and layer; empty without attention.
+        heads: name of a choice of heads → options of `select_layers`.
+        no_attention_reason: why there are no views.
 
     Raises:
         ValueError, RuntimeError: it cannot translate.
@@ -55,26 +51,22 @@ class ShownModel:
     def __init__(self, translator: Translator, path: str):
         self.translator, self.path = translator, path
         self.kind = kind_of_model(translator.model.config)
-        self._lock = Lock()  # the second pass of `explain` changes the model's attention backend meanwhile
+        self._lock = Lock()  # `explain` changes the model's attention backend meanwhile
         self.beams: int = translator.model.generation_config.num_beams or 1
         self.views: dict[str, tuple[Kind, int]] = {}
         self.heads: dict[str, dict[str, Any]] = {}
-        self.why_no_attention = ""
+        self.no_attention_reason = ""
         self.answer(TRIAL)
         try:
             attention = self.attention(TRIAL)
-        except ValueError as error:  # an RNN without attention is a model all the same
-            self.why_no_attention = str(error)
+        except ValueError as error:  # an RNN may have no attention
+            self.no_attention_reason = str(error)
         else:
             self.views, self.heads = _views(attention), _heads(attention)
 
     @classmethod
     def open(cls, path: str) -> "ShownModel":
-        """Open a model folder or Hub id.
-
-        Raises:
-            FileNotFoundError, ValueError: as `Translator.from_pretrained`; a model that cannot translate.
-        """
+        """Open a model folder or Hub id; raises as `Translator.from_pretrained` and the constructor."""
         return cls(Translator.from_pretrained(path), path)
 
     @property
@@ -82,30 +74,30 @@ class ShownModel:
         return f"{self.kind}: {self.path}"
 
     def answer(self, sentence: str) -> Answer:
-        """The best translations, as many as the model has beams.
+        """As many translations as the model has beams.
 
         Raises:
-            ValueError: a sentence that is empty or too long, or that the model refuses; and as `translate_lines`.
+            ValueError: the sentence is empty or too long, or the model refuses it.
             RuntimeError: decoding failed.
         """
         text = one_line(sentence)
         with self._lock:
             start = time.perf_counter()
-            (translations,) = self.translator.n_best([text], self.beams, max_length=LONGEST_SENTENCE)
+            (translations,) = self.translator.n_best([text], self.beams, max_length=MAX_SENTENCE_TOKENS)
             seconds = time.perf_counter() - start
         unknown = self._unknown(text)
-        spelt = " ".join(" ".join(word) for word in unknown)
-        return Answer(translations, seconds, unknown, "" if self._unknown(spelt) else spelt)
+        spelled = " ".join(" ".join(word) for word in unknown)
+        return Answer(translations, seconds, unknown, "" if self._unknown(spelled) else spelled)
 
     def attention(self, sentence: str) -> AttentionWeights:
-        """What the model attends to when it makes the best of its translations.
+        """The attention of the best translation.
 
         Raises:
             ValueError: as `answer`; more tokens than a picture can show; a model without attention.
             RuntimeError: decoding failed.
         """
-        with self._lock:  # that `answer` asks for more of the search does not change its best
-            return explain(self.translator, one_line(sentence), max_length=LONGEST)[1]
+        with self._lock:
+            return explain(self.translator, one_line(sentence), max_length=MAX_TOKENS)[1]
 
     def _unknown(self, text: str) -> list[str]:
         tokenizer, words = self.translator.tokenizer, list(dict.fromkeys(text.split()))
@@ -116,13 +108,9 @@ class ShownModel:
 
 
 def one_line(sentence: str) -> str:
-    """A sentence as a line of a corpus has it, of characters that can be encoded.
-
-    Raises:
-        ValueError: it is empty, or longer than `LONGEST_TEXT`.
-    """
-    if len(sentence) > LONGEST_TEXT:
-        raise ValueError(f"The text has {len(sentence):,} characters, more than {LONGEST_TEXT:,}: shorten it.")
+    """A sentence as one line of encodable characters; raises ValueError if it is empty or too long."""
+    if len(sentence) > MAX_CHARACTERS:
+        raise ValueError(f"The text has {len(sentence):,} characters, more than {MAX_CHARACTERS:,}: shorten it.")
     text = " ".join(sentence.splitlines()).encode(errors="replace").decode()  # a browser may send half a surrogate pair
     if not text.strip():
         raise ValueError("There is nothing to translate yet: type a sentence.")
@@ -130,7 +118,6 @@ def one_line(sentence: str) -> str:
 
 
 def kind_of_model(config: PreTrainedConfig) -> str:
-    """A short name of what the model is."""
     if isinstance(config, VanillaTransformerConfig):
         return "Transformer"
     return f"RNN ({config.cell})" if isinstance(config, RNNSeq2SeqConfig) else config.model_type
@@ -138,21 +125,17 @@ def kind_of_model(config: PreTrainedConfig) -> str:
 
 def _views(attention: AttentionWeights) -> dict[str, tuple[Kind, int]]:
     """Every layer of every kind of attention; the last layer's cross-attention, the alignment, first."""
-    weights: dict[Kind, np.ndarray | None] = {
-        "cross": attention.cross,
-        "decoder": attention.decoder,
-        "encoder": attention.encoder,
-    }
+    kinds: tuple[Kind, ...] = ("cross", "decoder", "encoder")
     views: dict[str, tuple[Kind, int]] = {}
-    for kind, layers in weights.items():
-        count = 0 if layers is None else len(layers)
-        for layer in range(count, 0, -1):
-            views[f"{NAMES[kind]}, layer {layer} of {count}"] = (kind, layer)
+    for kind in kinds:
+        weights = getattr(attention, kind)
+        count = 0 if weights is None else len(weights)
+        views |= {f"{KIND_NAMES[kind]}, layer {layer} of {count}": (kind, layer) for layer in range(count, 0, -1)}
     return views
 
 
 def _heads(attention: AttentionWeights) -> dict[str, dict[str, Any]]:
-    """Which heads of a layer, of those that every kind has; first what is best seen in a small picture."""
+    """Choices of heads that every kind of attention has; the clearest in a small picture first."""
     kinds = (attention.cross, attention.decoder, attention.encoder)
     count = min(weights.shape[1] for weights in kinds if weights is not None)
     if count == 1:
@@ -162,13 +145,8 @@ def _heads(attention: AttentionWeights) -> dict[str, dict[str, Any]]:
 
 
 def open_models(paths: Sequence[str]) -> list[ShownModel]:
-    """Every model of a page.
-
-    Raises:
-        ValueError: one that is given twice; and as `ShownModel.open`.
-        FileNotFoundError: as `ShownModel.open`.
-    """
-    twice = [path for place, path in enumerate(paths) if path in paths[:place]]
-    if twice:
-        raise ValueError(f"models: {twice[0]} is given twice; give each once")
+    """Every model of a page; raises ValueError for a path given twice, and as `ShownModel.open`."""
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"models: {path} is given twice; give each once")
     return [ShownModel.open(path) for path in paths]

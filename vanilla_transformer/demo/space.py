@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in the layout of a Hub Space: app.py, requirements.txt, README.md, and all that they need."""
+"""The page in the layout of a Hub Space: app.py, requirements.txt, README.md, the code and the models."""
 
 import os
 import shutil
@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from huggingface_hub import SpaceCardData
+
 import vanilla_transformer
 from vanilla_transformer.demo.page import INTRODUCTION, TITLE
 from vanilla_transformer.demo.shown_model import ShownModel
 
-REQUIRED = ("torch", "transformers", "matplotlib")  # Gradio is installed by the Space, from `sdk_version`
+REQUIRED = ("torch", "transformers", "matplotlib")  # the Space installs Gradio, by `sdk_version`
 
 APP = '''\
 # SPDX-License-Identifier: Apache-2.0
@@ -32,61 +34,56 @@ if __name__ == "__main__":
 
 README = """\
 ---
-title: "{title}"
-emoji: 🔎
-colorFrom: blue
-colorTo: indigo
-sdk: gradio
-sdk_version: {gradio}
-python_version: "{python}"
-app_file: app.py
-pinned: false
-{models}---
+{data}
+---
 
 # {title}
 
 {introduction}
-`pip install gradio=={gradio} -r requirements.txt`, then `python app.py`, serves this page on your own machine.
+`pip install gradio=={data.sdk_version} -r requirements.txt`, then `python app.py`, serves this page on your machine.
 """
 
 
 def write_space(folder: str | Path, models: Sequence[ShownModel]) -> Path:
-    """Write a folder that a Space of the Hub runs as it is, and so does `python app.py`.
+    """Write a folder that runs as a Space of the Hub, and by `python app.py`.
 
-    It has this package's code and the local models, and asks for the versions of libraries that are installed here.
-    Models from the Hub stay there.
+    It holds this package's code and the local models, and requires the installed versions of the libraries. Models of
+    the Hub are named, not copied.
 
     Raises:
-        ValueError: there is something at `folder` already.
+        ValueError: `folder` exists.
         OSError: it cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"--write-space {folder}: it exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    places = _places(models)
+    data = SpaceCardData(
+        title=TITLE,
+        emoji="🔎",
+        colorFrom="blue",
+        colorTo="indigo",
+        sdk="gradio",
+        sdk_version=version("gradio"),
+        python_version=".".join(map(str, sys.version_info[:2])),
+        app_file="app.py",
+        pinned=False,
+        models=[model.path for place, model in zip(places, models, strict=True) if place == model.path] or None,
+    )
+    versions = {name: version(name).partition("+")[0] for name in REQUIRED}  # without "+cpu", which PyPI does not have
+    files = {
+        "app.py": APP.format(models=places),
+        "requirements.txt": "".join(f"{name}=={number}\n" for name, number in versions.items()),
+        "README.md": README.format(data=data, title=TITLE, introduction=INTRODUCTION),
+    }
     with TemporaryDirectory(dir=folder.parent, prefix=".space-") as scratch:
-        space = Path(scratch, "space")  # a name of its own, for a folder that others may read
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(vanilla_transformer.__file__).parent, space / "vanilla_transformer", ignore=ignored)
-        places = _places(models)
+        space = Path(scratch, "space")  # the scratch folder itself is readable by its owner alone
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(vanilla_transformer.__file__).parent, space / "vanilla_transformer", ignore=ignore)
         for place, model in zip(places, models, strict=True):
             if place != model.path:
-                shutil.copytree(model.path, space / place, ignore=ignored)
-        hub = [model.path for place, model in zip(places, models, strict=True) if place == model.path]
-        numbers = {name: version(name).partition("+")[0] for name in REQUIRED}  # "2.13.0+cpu" is on no index of the Hub
-        requirements = "".join(f"{name}=={number}\n" for name, number in numbers.items())
-        values = {
-            "title": TITLE,
-            "gradio": version("gradio"),
-            "python": ".".join(map(str, sys.version_info[:2])),
-            "models": "models:\n" + "".join(f"- {name}\n" for name in hub) if hub else "",
-            "introduction": INTRODUCTION,
-        }
-        files = {
-            "app.py": APP.format(models=places),
-            "requirements.txt": requirements,
-            "README.md": README.format(**values),
-        }
+                shutil.copytree(model.path, space / place, ignore=ignore)
         for name, text in files.items():
             (space / name).write_text(text, encoding="utf-8")
         os.rename(space, folder)
@@ -94,7 +91,7 @@ def write_space(folder: str | Path, models: Sequence[ShownModel]) -> Path:
 
 
 def _places(models: Sequence[ShownModel]) -> list[str]:
-    """Where each model is found from within the Space: a folder of it, or the Hub."""
+    """Where the Space finds each model: a folder of its own, or a Hub id."""
     places: list[str] = []
     for model in models:
         if not Path(model.path).is_dir():

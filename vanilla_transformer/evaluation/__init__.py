@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translating with a model, and scoring translations."""
+"""BLEU, error rates and attention weights of a model's translations."""

@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.inference.translate import Translation, beam_width, generate, paper_decoding
+from vanilla_transformer.inference.translate import (
+    Translation,
+    beam_width,
+    evaluation_mode,
+    generate,
+    needs_step_scores,
+    paper_decoding,
+)
 from vanilla_transformer.inference.translator import Translator
 
-BROKEN = "\ufffd"  # what bytes that are no character decode to
-LONGEST_RUN = 8  # tokens that may share a character: it has four bytes at most, but a token may hold the end of one
+REPLACEMENT = "\ufffd"  # what incomplete bytes of a character decode to
+MAX_TOKENS_PER_CHARACTER = 8  # a character has four bytes at most, but a token may also hold the end of another
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,8 @@ class AttentionWeights:
     tokens shifted right.
 
     Args:
-        source_tokens: of the source, its end included.
-        target_tokens: produced by the decoder, in order.
-        target_inputs: read by the decoder, of the same length.
+        source_tokens: with the EOS token.
+        target_tokens, target_inputs: of the same length.
         encoder: self-attention, `(layers, heads, source_length, source_length)`; `None` for an RNN.
         decoder: masked self-attention, `(layers, heads, target_length, target_length)`; its columns are
             `target_inputs`. `None` for an RNN.
@@ -45,13 +51,13 @@ class AttentionWeights:
 def attention_weights(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, target: Sequence[int]
 ) -> AttentionWeights:
-    """The weights of a translation that was already made, from one more forward pass.
+    """The weights of a finished translation, from one more forward pass.
 
-    The pass computes attention by the "eager" backend, which alone returns the weights; afterwards the model's own is
-    set again. The model must not be used by another thread meanwhile.
+    The pass uses the "eager" attention backend, which alone returns the weights, and then restores the model's own.
+    No other thread may use the model meanwhile.
 
     Args:
-        target: as `generate` returns it: the start token, then what was produced.
+        target: as `generate` returns it: the start token, then the tokens produced.
 
     Raises:
         ValueError: a source without a token; a target without a produced token; a model without attention.
@@ -62,7 +68,7 @@ def attention_weights(
     if len(target) < 2:
         raise ValueError(f"target={list(target)} must hold the start token and at least one that was produced")
     decoder_input_ids = torch.tensor([target[:-1]], device=model.device)  # (1, target_length)
-    with _eager(model), torch.inference_mode():
+    with evaluation_mode(model), _eager(model), torch.inference_mode():
         outputs: Any = model(
             **inputs, decoder_input_ids=decoder_input_ids, use_cache=False, output_attentions=True, return_dict=True
         )
@@ -84,11 +90,11 @@ def attention_weights(
 def explain(
     translator: Translator, line: str, *, max_length: int | None = None, **options
 ) -> tuple[Translation, AttentionWeights]:
-    """Translate a sentence, and what the model attended to meanwhile.
+    """Translate a sentence, and return the attention weights of the translation.
 
     Args:
-        max_length: tokens of the longest source that is taken on; `None`: there is no limit. The weights take memory
-            by the square of the length, for every layer and head.
+        max_length: the longest source accepted, in tokens; `None`: any. The weights take memory by the square of the
+            length, for every layer and head.
         options: what `Translator.translate` takes for one sentence: `num_beams`, `alpha`, `max_new_tokens`, …
 
     Raises:
@@ -105,8 +111,7 @@ def explain(
     options |= paper_decoding(model, translator.decoder)
     beams = beam_width(model, options)
     inputs = tokenizer([line], return_tensors="pt").to(model.device)  # (1, source_length)
-    # Models from elsewhere return what beams score only with the scores of every token.
-    output = generate(model, inputs, options | {"output_scores": beams > 1 and "custom_generate" not in options})
+    output = generate(model, inputs, options | {"output_scores": needs_step_scores(model, beams)})
     target = output.sequences[0].tolist()
     score = output.sequences_scores[0].item() if beams > 1 else None
     text = str(tokenizer.decode(target, skip_special_tokens=True))
@@ -114,15 +119,15 @@ def explain(
 
 
 def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """A label for every token, as a person reads it: without marks of word starts, special tokens by their names.
+    """A readable label for every token: without marks of word starts, special tokens by their names.
 
-    Tokens that share a character (bytes of it) have it together: "中 1/2", "中 2/2". A token of white space alone is
-    "␣", and control characters are escaped.
+    Tokens that are bytes of one character share it: "中 1/2", "中 2/2". White space alone becomes "␣", and control
+    characters are escaped.
     """
     labels: list[str] = []
     while len(labels) < len(ids):
         start = len(labels)
-        text, count = _shortest_text(tokenizer, ids[start : start + LONGEST_RUN])
+        text, count = _shortest_text(tokenizer, ids[start : start + MAX_TOKENS_PER_CHARACTER])
         text = text.strip(" ") or "␣"
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
         labels += [text] if count == 1 else [f"{text} {part}/{count}" for part in range(1, count + 1)]
@@ -130,28 +135,25 @@ def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> l
 
 
 def _shortest_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, int]:
-    """The text of the first token, with as many of the next as complete its characters; and how many they are."""
+    """The text of the fewest first tokens that make whole characters, and their number; of one token if none do."""
     prefixes = (list(ids[:count]) for count in range(1, len(ids) + 1))
-    texts = [str(tokenizer.decode(one, clean_up_tokenization_spaces=False)) for one in prefixes]
-    return next(((text, count) for count, text in enumerate(texts, start=1) if BROKEN not in text), (texts[0], 1))
+    texts = [str(tokenizer.decode(prefix, clean_up_tokenization_spaces=False)) for prefix in prefixes]
+    whole = ((text, count) for count, text in enumerate(texts, start=1) if REPLACEMENT not in text)
+    return next(whole, (texts[0], 1))
 
 
 @contextmanager
 def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation, with the attention backend that returns its weights."""
     backend: Any = model.config._attn_implementation
-    was_training = model.training
-    model.eval()
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
         model.set_attn_implementation(backend)
-        model.train(was_training)
 
 
 def _stacked(attentions: Sequence[torch.Tensor] | None) -> Any:
-    """Of each layer `(1, heads, queries, keys)` → `(layers, heads, queries, keys)` in float32."""
+    """`(1, heads, queries, keys)` of each layer → `(layers, heads, queries, keys)` in float32."""
     if not attentions:
         return None
     return torch.cat([weights.float().cpu() for weights in attentions]).numpy()

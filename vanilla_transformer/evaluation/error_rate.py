@@ -9,7 +9,7 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass(frozen=True)
 class PronunciationScore:
-    """Shares between 0 and 1 (the phoneme error rate may exceed 1)."""
+    """Rates from 0 to 1; the phoneme error rate may exceed 1."""
 
     words: int
     word_error_rate: float
@@ -17,13 +17,13 @@ class PronunciationScore:
 
 
 def score_pronunciations(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> PronunciationScore:
-    """Compare pronunciations, phonemes separated by spaces, with all that are listed for the word.
+    """Compare pronunciations, phonemes separated by spaces, with all those listed for the word.
 
     A word is right if it matches any listed pronunciation. Phoneme errors are the fewest insertions, deletions and
     substitutions to the closest listed one (of two equally close, the shorter), over the number of its phonemes.
 
     Raises:
-        ValueError: other numbers of predictions than of references, or none; a word without a pronunciation.
+        ValueError: no predictions, or another number than of references; a word without a pronunciation.
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions cannot be scored against {len(references)} words")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards, and the Hub."""
+"""Model cards, and models on the Hub."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of a model card as Markdown: what model_card.md has in double braces."""
+"""The facts of a model card as Markdown, for the double braces of model_card.md."""
 
 import json
 import re
@@ -15,8 +15,11 @@ NOT_RECORDED = "Not recorded."
 PAPER = "[Attention Is All You Need](https://arxiv.org/abs/1706.03762)"
 HOW_FLOPS_ARE_COUNTED = (
     "Training FLOPs are counted as in the paper's Table 2: wall time × devices × sustained speed of one device. That "
-    "speed was measured: a product of large matrices in the precision of the run. No training computes so fast all the "
-    "time, so the figure is an upper estimate."
+    "speed was measured on a product of large matrices in the precision of the run. No training sustains it, so the "
+    "figure is an upper estimate."
+)
+SIGNATURES = (
+    "Signatures of the metrics, with which [sacreBLEU](https://github.com/mjpost/sacrebleu) gives the same figures:"
 )
 
 
@@ -24,8 +27,8 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
     """The variables of the template, escaped."""
     return {
         "name": escape(facts.model_name),
-        "name_in_python": _python_string(facts.model_name),
-        "example_in_python": _python_string(facts.example_input),
+        "name_in_python": json.dumps(facts.model_name, ensure_ascii=False),
+        "example_in_python": json.dumps(facts.example_input, ensure_ascii=False),
         "description": _description(facts),
         "training_data": _training_data(facts),
         "training": _training(facts),
@@ -38,38 +41,39 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
 
 def _description(facts: ModelCardFacts) -> str:
     direction = f" for {escape(' → '.join(facts.languages))}" if facts.languages else ""
-    origin = f" Fine-tuned from {_base_model(facts)}." if facts.base_model is not None else ""
+    kind = f"A Transformer encoder-decoder{direction}, as in {PAPER}."
     if facts.model_type == RNNSeq2SeqConfig.model_type:
-        return (
-            f"A recurrent encoder-decoder (RNN){direction}, the kind of model that the Transformer of {PAPER} replaced."
-            f"{origin}"
+        kind = (
+            f"A recurrent encoder-decoder (RNN){direction}, the architecture that the Transformer of {PAPER} replaced."
         )
-    return f"A Transformer encoder-decoder{direction}, as in {PAPER}.{origin}"
+    if facts.base_model is None:
+        return kind
+    name = escape(facts.base_model)
+    return f"{kind} Fine-tuned from {_link(name, facts.base_model) if facts.base_model_on_hub else name}."
 
 
-def _base_model(facts: ModelCardFacts) -> str:
-    name = escape(facts.base_model or "")
-    return f"[{name}](https://huggingface.co/{facts.base_model})" if facts.base_model_on_hub else name
+def _link(text: str, place: str) -> str:
+    return f"[{text}](https://huggingface.co/{place})"
 
 
 def _training_data(facts: ModelCardFacts) -> str:
-    links = [f"[{escape(name)}](https://huggingface.co/datasets/{name})" for name in facts.datasets]
-    found = {
+    known = {
         "Data": escape(facts.data_description or ""),
-        "On the Hub": ", ".join(links),
-        "Licence of the data": escape(facts.data_license or "not stated"),
+        "On the Hub": ", ".join(_link(escape(name), f"datasets/{name}") for name in facts.datasets),
+        "Licence of the data": escape(facts.data_license or ""),
         "Pairs": "" if facts.pairs is None else f"{facts.pairs:,}",
     }
-    if not (facts.data_description or links or facts.data_license or facts.pairs is not None):
+    if not any(known.values()):
         return NOT_RECORDED
-    return "\n".join(f"- {name}: {text}" for name, text in found.items() if text)
+    known["Licence of the data"] = known["Licence of the data"] or "not stated"
+    return "\n".join(f"- {name}: {text}" for name, text in known.items() if text)
 
 
 def _training(facts: ModelCardFacts) -> str:
-    """A table, without rows for what is unknown."""
+    """A table, without rows for unknown facts."""
     versions = [("torch", facts.torch_version), ("transformers", facts.transformers_version)]
     flops = _flops(facts)
-    found = {
+    known = {
         "parameters": f"{facts.parameters:,}",
         "updates": "" if facts.updates is None else f"{facts.updates:,}",
         "wall time of the updates": "" if facts.training_seconds is None else _duration(facts.training_seconds),
@@ -77,7 +81,7 @@ def _training(facts: ModelCardFacts) -> str:
         "training FLOPs": flops,
         "software": escape(", ".join(f"{name} {version}" for name, version in versions if version is not None)),
     }
-    text = table(["", ""], [[name, value] for name, value in found.items() if value])
+    text = table(["", ""], [[name, value] for name, value in known.items() if value])
     return f"{text}\n\n{HOW_FLOPS_ARE_COUNTED}" if flops else text
 
 
@@ -85,9 +89,10 @@ def _flops(facts: ModelCardFacts) -> str:
     if facts.training_seconds is None or facts.devices is None or facts.sustained_flops is None:
         return ""
     total = facts.training_seconds * facts.devices * facts.sustained_flops
+    devices = "device" if facts.devices == 1 else "devices"
     return (
-        f"{_power(total)} = {facts.training_seconds:,.0f} seconds × {facts.devices} "
-        f"{'device' if facts.devices == 1 else 'devices'} × {_power(facts.sustained_flops)} FLOP/s"
+        f"{_power(total)} = {facts.training_seconds:,.0f} seconds × {facts.devices} {devices} × "
+        f"{_power(facts.sustained_flops)} FLOP/s"
     )
 
 
@@ -95,31 +100,26 @@ def _results(facts: ModelCardFacts) -> str:
     if not facts.scores:
         return NOT_RECORDED
     rows = [[escape(score.dataset), escape(score.metric), _figure(score.value)] for score in facts.scores]
-    text = table(["data", "metric", "value"], rows)
+    parts = [table(["data", "metric", "value"], rows)]
     signatures = [
         f"- {escape(score.metric)} on {escape(score.dataset)}: {_code(score.signature)}"
         for score in facts.scores
         if score.signature
     ]
-    if not signatures:
-        return text
-    explanation = (
-        "Signatures of the metrics, with which [sacreBLEU](https://github.com/mjpost/sacrebleu) gives the same figures:"
-    )
-    return "\n\n".join([text, explanation, "\n".join(signatures)])
+    return "\n\n".join([*parts, SIGNATURES, "\n".join(signatures)] if signatures else parts)
 
 
 def _comparison(facts: ModelCardFacts) -> str:
     if facts.comparison is not None:
-        return _beside(facts.comparison)
-    rival = "a Transformer" if facts.model_type == RNNSeq2SeqConfig.model_type else "an RNN"
+        return _comparison_table(facts.comparison)
+    other = "a Transformer" if facts.model_type == RNNSeq2SeqConfig.model_type else "an RNN"
     return (
-        f"This model was trained without {rival} beside it. `vanilla-transformer compare` trains both kinds on the "
+        f"This model was trained without {other} beside it. `vanilla-transformer compare` trains both kinds on the "
         "same data, with as many parameters, and reports speed, long range and quality."
     )
 
 
-def _beside(comparison: Comparison) -> str:
+def _comparison_table(comparison: Comparison) -> str:
     scores = comparison.models[0].scores
     rows = [
         [
@@ -133,12 +133,9 @@ def _beside(comparison: Comparison) -> str:
     ]
     datasets = ", ".join(dict.fromkeys(escape(score.dataset) for score in scores))
     header = ["model", "parameters", "updates", "wall time", *(escape(score.metric) for score in scores)]
-    return "\n\n".join(
-        [
-            f"Trained on the same data, vocabulary and batches, decoded alike, and scored on {datasets}:",
-            table(header, rows),
-            escape(comparison.difference),
-        ]
+    return (
+        f"Trained on the same data, vocabulary and batches, decoded alike, and scored on {datasets}:\n\n"
+        f"{table(header, rows)}\n\n{escape(comparison.difference)}"
     )
 
 
@@ -156,7 +153,6 @@ def _duration(seconds: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """Four digits."""
     return f"{value:#.4g}"
 
 
@@ -166,13 +162,9 @@ def _power(value: float) -> str:
     return f"{digits} · 10^{int(exponent)}"
 
 
-def _python_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _code(text: str) -> str:
     """A code span: its fence is longer than any run of backticks within."""
     text = " ".join(text.split())
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    space = " " if longest else ""
-    return f"{'`' * (longest + 1)}{space}{text}{space}{'`' * (longest + 1)}"
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{text}{space}{fence}"

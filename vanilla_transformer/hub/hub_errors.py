@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Hub's client raises, as one line that says what to do."""
+"""Errors of the Hub's client as one line that names the remedy."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage] -- the base of what its HTTP library raises
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] -- the base class of its HTTP library's errors
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -21,51 +21,50 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 @contextmanager
 def readable_hub_errors(repo_id: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
-    """For a block of calls to the Hub; errors that are not the client's pass.
+    """Translate the client's errors of a block of calls to the Hub; other errors pass.
 
     Args:
-        token: must not be told, like the one that the client finds by itself.
+        token: is not repeated in messages, nor is the token that the client finds by itself.
 
     Raises:
-        FileNotFoundError: no such repository (or a private one of others), no such revision.
-        PermissionError: no token, a wrong one, or one that does not suffice.
-        ConnectionError: the Hub cannot be reached, is offline by choice, overloaded or out of order, or says no.
+        FileNotFoundError: no such repository (or somebody else's private one), no such revision.
+        PermissionError: no token, a wrong one, or one without the right.
+        ConnectionError: the Hub is unreachable, offline by choice, overloaded or out of order, or refuses.
     """
     try:
         yield
     except (HTTPError, OSError, RuntimeError) as error:
-        clear = _clear_error(error, repo_id, revision)
-        if clear is None:
+        readable = _readable_error(error, repo_id, revision)
+        if readable is None:
             raise
         secrets = [secret for secret in (token, get_token()) if secret]
-        _forget_tokens(error, secrets)
-        raise type(clear)(" ".join(_without_tokens(str(clear), secrets).split())) from error
+        _redact_chain(error, secrets)
+        raise type(readable)(" ".join(_redact(str(readable), secrets).split())) from error
 
 
 def refuse_address(repo_id: str) -> None:
-    """Raises ValueError for an address in place of a name; it is not repeated, since it may hold a token."""
+    """Raise ValueError for an address in place of a name; it is not repeated, since it may hold a token."""
     if "://" in repo_id:
         raise ValueError("the repository must be user/name, not an address")
 
 
-def _clear_error(error: BaseException, repo_id: str, revision: str | None) -> OSError | None:
-    """`None` for what has nothing to do with the Hub."""
-    hub = constants.ENDPOINT
+def _readable_error(error: BaseException, repo_id: str, revision: str | None) -> OSError | None:
+    """`None` for errors that do not come from the Hub."""
     if isinstance(error, HfHubHTTPError):
-        return _clear_answer(error, repo_id, revision)
+        return _readable_response(error, repo_id, revision)
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError(f"cannot reach {repo_id}: HF_HUB_OFFLINE is set; unset it")
     if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None:
-        return _clear_error(error.__cause__, repo_id, revision)  # the client wraps what happened
+        return _readable_error(error.__cause__, repo_id, revision)  # the client wraps the error
     if isinstance(error, (HTTPError, LocalEntryNotFoundError)):
-        return ConnectionError(f"cannot reach {repo_id} at {hub}: {error or type(error).__name__}; check the network")
-    if isinstance(error, (ConnectionError, TimeoutError)):  # hf_xet, which has no classes for what may be wrong
+        reason = error or type(error).__name__
+        return ConnectionError(f"cannot reach {repo_id} at {constants.ENDPOINT}: {reason}; check the network")
+    if isinstance(error, (ConnectionError, TimeoutError)):  # hf_xet has no error classes of its own
         return ConnectionError(f"the upload or download for {repo_id} broke off: {error}; try again")
     return None
 
 
-def _clear_answer(error: HfHubHTTPError, repo_id: str, revision: str | None) -> OSError:
-    """An answer of the Hub that is no success."""
+def _readable_response(error: HfHubHTTPError, repo_id: str, revision: str | None) -> OSError:
     hub, status = constants.ENDPOINT, error.response.status_code
     said = f" ({error.server_message})" if error.server_message else ""
     if isinstance(error, RevisionNotFoundError):
@@ -89,14 +88,14 @@ def _clear_answer(error: HfHubHTTPError, repo_id: str, revision: str | None) -> 
     return ConnectionError(f"the Hub refused a request for {repo_id} with status {status}{said}")
 
 
-def _forget_tokens(error: BaseException | None, secrets: list[str]) -> None:
-    """In the messages of a whole chain, which a traceback shows: what the Hub answers may repeat what it was sent."""
+def _redact_chain(error: BaseException | None, secrets: list[str]) -> None:
+    """Redact all messages of a chain, which a traceback shows: the Hub's answer may repeat the request."""
     while error is not None:
-        error.args = tuple(_without_tokens(part, secrets) if isinstance(part, str) else part for part in error.args)
+        error.args = tuple(_redact(part, secrets) if isinstance(part, str) else part for part in error.args)
         error = error.__cause__ or error.__context__
 
 
-def _without_tokens(text: str, secrets: list[str]) -> str:
+def _redact(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
-    return re.sub(r"\bhf_\w{30,}", "hf_***", text)  # whosever; shorter, it is a name
+    return re.sub(r"\bhf_\w{30,}", "hf_***", text)  # anybody's token; what is shorter is a name

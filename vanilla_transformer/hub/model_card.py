@@ -14,10 +14,7 @@ TEMPLATE, LICENSE = "model_card.md", "LICENSE"
 
 
 def write_model_card(folder: str | Path, *, facts: ModelCardFacts) -> Path:
-    """Write `folder/README.md` and `folder/LICENSE`, over those that are there.
-
-    Returns:
-        The path of the card.
+    """Write `folder/README.md` and `folder/LICENSE`, replacing existing ones; returns the path of the card.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -27,7 +24,7 @@ def write_model_card(folder: str | Path, *, facts: ModelCardFacts) -> Path:
         raise FileNotFoundError(f"model folder {folder} does not exist")
     data = _card_data(facts)
     card = ModelCard.from_template(data, template_str=_find(TEMPLATE).read_text("utf-8"), **card_text(facts))
-    card.data = data  # the template has metadata of its own: it is the card of the project
+    card.data = data  # the template has metadata of its own
     path = folder / "README.md"
     path.write_text(str(card).rstrip() + "\n", encoding="utf-8", newline="\n")
     write_license(folder)
@@ -35,7 +32,7 @@ def write_model_card(folder: str | Path, *, facts: ModelCardFacts) -> Path:
 
 
 def write_license(folder: Path) -> Path:
-    """Write `folder/LICENSE`: that of the code, which a saved model carries. It says nothing about the weights."""
+    """Write `folder/LICENSE`, the licence of the code in a model folder; it does not cover the weights."""
     return shutil.copyfile(_find(LICENSE), folder / LICENSE)
 
 
@@ -49,26 +46,25 @@ def _find(name: str) -> Path:
 
 
 def _card_data(facts: ModelCardFacts) -> ModelCardData:
-    """The metadata block."""
-    is_translator = len(facts.languages) > 1
+    task = "translation" if len(facts.languages) > 1 else None
     return ModelCardData(
         language=list(facts.languages) or None,
         license=facts.weights_license,
         base_model=facts.base_model if facts.base_model_on_hub else None,
         library_name="transformers",
-        pipeline_tag="translation" if is_translator else None,
+        pipeline_tag=task,
         tags=list(dict.fromkeys(["vanilla_transformer", facts.model_type])),  # the package, then the model
         datasets=list(facts.datasets) or None,
         model_name=facts.model_name if facts.scores else None,  # the heading of the scores in the model index
-        eval_results=[_eval_result(score, is_translator) for score in facts.scores] or None,
+        eval_results=[_eval_result(score, task or "text2text-generation") for score in facts.scores] or None,
     )
 
 
-def _eval_result(score: Score, is_translator: bool) -> EvalResult:
+def _eval_result(score: Score, task: str) -> EvalResult:
     dataset = " ".join(score.dataset.split())
     return EvalResult(
-        task_type="translation" if is_translator else "text2text-generation",
-        dataset_type=dataset,  # results are grouped by it: one type for all would put them under the first's name
+        task_type=task,
+        dataset_type=dataset,  # the Hub groups results by it, under the first one's name
         dataset_name=dataset,
         metric_type=re.sub(r"\W+", "_", score.metric.lower()).strip("_"),
         metric_name=" ".join(score.metric.split()),

@@ -14,7 +14,7 @@ from vanilla_transformer.hub.card_facts import ComparedModel, ModelCardFacts, Sc
 from vanilla_transformer.hub.model_card import write_model_card
 from vanilla_transformer.training.export import MODEL, RESULTS
 
-# Of the configuration, what another person would need for the same run; the rest are places on this machine.
+# The fields of a configuration that reproduce the run elsewhere; the others are paths, or change no result.
 RECIPE = {
     "data": ("max_length",),
     "tokenizer": ("kind",),
@@ -25,7 +25,6 @@ RECIPE = {
     "optimizer": ("beta1", "beta2", "eps", "warmup_steps", "learning_rate_scale", "max_grad_norm"),
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
 }
-
 FINE_TUNING_RECIPE = {
     "data": ("max_length",),
     "batches": ("max_source_tokens", "max_target_tokens"),
@@ -42,21 +41,16 @@ def write_card_of_run(output_dir: Path, more_scores: Sequence[Score] = (), **mor
     """Write the model card of a finished run, and the licence of the code, into its model folder.
 
     Args:
-        output_dir: of the run.
-        more_scores: what the run itself could not compute.
-        more_facts: fields of `ModelCardFacts` that results.json does not tell.
-
-    Returns:
-        The path of the card.
+        more_scores, more_facts: as for `facts_of_run`.
     """
     facts = facts_of_run(_read(output_dir), output_dir.resolve().name, more_scores, **more_facts)
     return write_model_card(output_dir / MODEL, facts=facts)
 
 
 def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path], name: str) -> Path | None:
-    """Write the model card of a mean of a run's checkpoints, if the run ended with them.
+    """Write the model card of an average of a run's last checkpoints.
 
-    The run's scores on its test corpus are left out: they are of the mean that the run itself made.
+    It leaves out the run's scores on its test corpus: they belong to the average that the run itself made.
 
     Args:
         folder: gets the card.
@@ -65,7 +59,7 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
         name: of the model.
 
     Returns:
-        The path of the card; `None` if the run has no results.json, or one of other updates than the last checkpoint's.
+        The path of the card; `None` if the run has no results.json, or ended with another checkpoint.
     """
     if not (run / RESULTS).is_file():
         return None
@@ -79,52 +73,28 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
 
 
 def write_card_of_finetuning(output_dir: Path) -> Path:
-    """Write the model card of a finished fine-tuning, and the licence of the code, into its model folder.
-
-    Args:
-        output_dir: of the run, with its results.json.
-
-    Returns:
-        The path of the card.
-    """
+    """Write the model card of a finished fine-tuning, and the licence of the code, into its model folder."""
     results = _read(output_dir)
     config = results["config"]
-    base, train = config["model"], config["data"]["train"]
-    scores = _scores_of(results, "validation")
+    base, train = Path(config["model"]), config["data"]["train"]
+    scores = _scores(results, "validation")
     if results["loss"] is not None:
         scores.append(Score("validation", "loss per token", results["loss"]))
+    base_name = config["model"]
+    if base.exists():  # a folder of this machine: its name, or its run's
+        base = base.resolve()
+        base_name = base.parent.name if base.name == MODEL else base.name
+    files = [Path(train[side]).name for side in ("source", "target", "path") if train[side] is not None]
     facts = ModelCardFacts(
         model_name=output_dir.resolve().name,
-        parameters=results["parameters"],
         model_type=results["model_type"],
-        base_model=_name_of_folder(Path(base)) if Path(base).exists() else base,
-        base_model_on_hub=not Path(base).exists(),
-        recipe={
-            section: {name: config[section][name] for name in names if name in config[section]}
-            for section, names in FINE_TUNING_RECIPE.items()
-            if config[section] is not None
-        },
-        data_description=_names_of_files(train),
-        datasets=_datasets(train),
-        pairs=results["pairs"],
-        updates=results["updates"],
-        torch_version=results["torch"],
-        transformers_version=results["transformers"],
+        base_model=base_name,
+        base_model_on_hub=not base.exists(),
+        data_description=", ".join(files) or None,
         scores=scores,
+        **_common_facts(results, FINE_TUNING_RECIPE),
     )
     return write_model_card(output_dir / MODEL, facts=facts)
-
-
-def _name_of_folder(folder: Path) -> str:
-    """That of its run, if it is the model of one."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == MODEL else folder.name
-
-
-def _names_of_files(corpus: Mapping[str, Any]) -> str | None:
-    """Without the places where they are on this machine."""
-    names = [Path(corpus[side]).name for side in ("source", "target", "path") if corpus[side] is not None]
-    return ", ".join(names) or None
 
 
 def compared_model(output_dir: Path, name: str, scores: Sequence[Score]) -> ComparedModel:
@@ -137,47 +107,38 @@ def compared_model(output_dir: Path, name: str, scores: Sequence[Score]) -> Comp
 def facts_of_run(
     results: Mapping[str, Any], name: str, more_scores: Sequence[Score] = (), **more_facts: Any
 ) -> ModelCardFacts:
-    """The facts for the card.
+    """The facts of a run's model card.
 
     Args:
-        results: results.json; an earlier version's has no `devices`, `sustained_flops`, `weights_license` and
-            `alpha`: it decoded by transformers' `length_penalty`.
+        results: results.json; former versions had no `devices`, `sustained_flops`, `weights_license` and `alpha`, and
+            decoded by transformers' `length_penalty`.
         name: of the model.
-        more_scores: shown before those of the run.
-        more_facts: fields of `ModelCardFacts` that results.json does not tell.
+        more_scores: come before those of the run.
+        more_facts: fields of `ModelCardFacts` that are not in results.json.
     """
-    config = results["config"]
-    data = config["data"]
-    recipe = {
-        section: {name: config[section][name] for name in names if name in config[section]}
-        for section, names in RECIPE.items()
-    }
+    config, data = results["config"], results["config"]["data"]
+    common = _common_facts(results, RECIPE)
     if "alpha" not in config["generation"]:
-        recipe["generation"]["length_penalty"] = config["generation"]["length_penalty"]
+        common["recipe"]["generation"]["length_penalty"] = config["generation"]["length_penalty"]
+    common["recipe"] = {
+        "model": config["model"] | {"vocab_size": results["vocab_size"]},
+        **common["recipe"],
+        "mixed_precision": results["mixed_precision"],
+    }
     languages = [data["source_language"], data["target_language"]]
     return ModelCardFacts(
         model_name=name,
-        parameters=results["parameters"],
         model_type=config["model"].get("model_type", VanillaTransformerConfig.model_type),
-        recipe={
-            "model": config["model"] | {"vocab_size": results["vocab_size"]},
-            **recipe,
-            "mixed_precision": results["mixed_precision"],
-        },
         languages=languages if all(languages) else [],
         data_description=data["name"],
         data_license=data["license"],
         weights_license=data.get("weights_license"),
-        datasets=_datasets(data["train"]),
-        pairs=results["pairs"],
-        updates=results["updates"],
         training_seconds=results["training_seconds"],
         devices=results.get("devices"),
         sustained_flops=results.get("sustained_flops"),
         hardware=results["hardware"],
-        torch_version=results["torch"],
-        transformers_version=results["transformers"],
-        scores=[*more_scores, *_scores(results)],
+        scores=[*more_scores, *_scores_of_run(results)],
+        **common,
         **more_facts,
     )
 
@@ -186,9 +147,26 @@ def _read(output_dir: Path) -> dict[str, Any]:
     return json.loads((output_dir / RESULTS).read_text("utf-8"))
 
 
-def _datasets(train: Mapping[str, Any]) -> list[str]:
-    """The training corpus if it is on the Hub; `dataset` may also be a folder of this machine."""
-    name = train["dataset"]
+def _common_facts(results: Mapping[str, Any], recipe: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The facts of training and fine-tuning alike; `recipe` has the fields of each section that are published."""
+    config = results["config"]
+    return {
+        "parameters": results["parameters"],
+        "recipe": {
+            section: {name: config[section][name] for name in names if name in config[section]}
+            for section, names in recipe.items()
+            if config[section] is not None
+        },
+        "datasets": _datasets(config["data"]["train"]["dataset"]),
+        "pairs": results["pairs"],
+        "updates": results["updates"],
+        "torch_version": results["torch"],
+        "transformers_version": results["transformers"],
+    }
+
+
+def _datasets(name: str | None) -> list[str]:
+    """The training corpus if it is on the Hub, and not a folder of this machine."""
     if name is None or Path(name).exists():
         return []
     try:
@@ -198,24 +176,24 @@ def _datasets(train: Mapping[str, Any]) -> list[str]:
     return [name]
 
 
-def _scores_of(results: Mapping[str, Any], where: str) -> list[Score]:
-    return [Score(where, score["metric"], score["value"], score["signature"]) for score in results["scores"]]
+def _scores(results: Mapping[str, Any], dataset: str) -> list[Score]:
+    return [Score(dataset, score["metric"], score["value"], score["signature"]) for score in results["scores"]]
 
 
-def _scores(results: Mapping[str, Any]) -> list[Score]:
-    corpus = results["config"]["data"]["name"] or "the corpus"
-    scores = _scores_of(results, f"{corpus}: test")
-    validation = results["validation"]
-    if validation is not None:
-        scores.append(
-            Score(f"{corpus}: validation, before averaging", "perplexity per token", validation["perplexity"])
-        )
-        if not results["scores"]:
-            training = results["config"]["training"]
-            how = f"at most {training['validation_sentences']:,} sentences, num_beams {training['validation_beams']}"
-            alpha = results["config"]["generation"].get("alpha")
-            if training["validation_beams"] > 1 and alpha is not None:
-                how += f", alpha {alpha}"
-            where = f"{corpus}: validation ({how}), before averaging"
-            scores.append(Score(where, "BLEU", validation["bleu"], validation["bleu_signature"]))
+def _scores_of_run(results: Mapping[str, Any]) -> list[Score]:
+    """The scores on the test corpus, the perplexity, and the validation's BLEU where there is no test corpus."""
+    config, validation = results["config"], results["validation"]
+    corpus = config["data"]["name"] or "the corpus"
+    scores = _scores(results, f"{corpus}: test")
+    if validation is None:
+        return scores
+    where = f"{corpus}: validation, before averaging"
+    scores.append(Score(where, "perplexity per token", validation["perplexity"]))
+    if not results["scores"]:
+        beams, alpha = config["training"]["validation_beams"], config["generation"].get("alpha")
+        how = f"at most {config['training']['validation_sentences']:,} sentences, num_beams {beams}"
+        if beams > 1 and alpha is not None:
+            how += f", alpha {alpha}"
+        where = f"{corpus}: validation ({how}), before averaging"
+        scores.append(Score(where, "BLEU", validation["bleu"], validation["bleu_signature"]))
     return scores

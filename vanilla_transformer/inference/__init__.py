@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Using a trained model: opening its folder, batching lines, and decoding them."""
+"""Opening a trained model's folder, batching lines, and decoding them."""

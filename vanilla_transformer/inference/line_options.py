@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `generate` that have a value for each line, when lines are decoded in another order than they come in.
+"""Options of `generate` that have a value for each line, where row i of a batch is not line i.
 
-Lines are sorted by length, cut into batches and shared by processes, so that row i of a batch is not line i. An option
-with a value for each line follows its line. Options that depend on the rows of a batch
-are refused.
+Lines are sorted by length, cut into batches and sharded over processes. An option with a value for each line follows
+its line; options that depend on the rows of a batch are refused.
 """
 
 from collections.abc import Sequence
@@ -16,34 +15,24 @@ PROMPT, PROMPT_MASK = "decoder_input_ids", "decoder_attention_mask"
 START = "decoder_start_token_id"  # one for all, or a list of one for each line
 PREFIX_FUNCTION = "prefix_allowed_tokens_fn"
 
-# Set by `translate_lines` itself, from the lines and its own arguments.
 SET_HERE = "translate_lines sets it"
-# Row i of these is row i of a batch, which only `generate` knows.
-KNOWS_ROWS = (
+DEPENDS_ON_ROWS = (
     "its rows would be those of other lines, which are sorted by length; call model.generate on a batch of your own"
 )
-REFUSED = {
-    "inputs": SET_HERE,
-    "input_ids": SET_HERE,
-    "attention_mask": SET_HERE,
-    "return_dict_in_generate": SET_HERE,
-    "output_scores": SET_HERE,
-    "inputs_embeds": KNOWS_ROWS,
-    "encoder_outputs": KNOWS_ROWS,
-    "decoder_inputs_embeds": KNOWS_ROWS,
-    "cache": KNOWS_ROWS,
-    "past_key_values": KNOWS_ROWS,
-    "labels": KNOWS_ROWS,
-    "logits_processor": KNOWS_ROWS,
-    "stopping_criteria": KNOWS_ROWS,
-    "streamer": KNOWS_ROWS,
-    "negative_prompt_ids": KNOWS_ROWS,
-    "negative_prompt_attention_mask": KNOWS_ROWS,
-}
+REFUSED = dict.fromkeys(
+    ("inputs", "input_ids", "attention_mask", "return_dict_in_generate", "output_scores"), SET_HERE
+) | dict.fromkeys(
+    (
+        *("inputs_embeds", "encoder_outputs", "decoder_inputs_embeds", "cache", "past_key_values", "labels"),
+        *("logits_processor", "stopping_criteria", "streamer"),
+        *("negative_prompt_ids", "negative_prompt_attention_mask"),
+    ),
+    DEPENDS_ON_ROWS,
+)
 
 
 def check_options(model: PreTrainedModel, options: dict[str, Any]) -> None:
-    """Refuse options that would reach other lines than they were meant for.
+    """Refuse options that would apply to other lines than intended.
 
     Raises:
         ValueError: an option of `REFUSED`; any other tensor, whose rows may be lines; a mask without a prompt;
@@ -55,7 +44,7 @@ def check_options(model: PreTrainedModel, options: dict[str, Any]) -> None:
         if name in REFUSED:
             raise ValueError(f"{name} cannot be given here: {REFUSED[name]}")
         if isinstance(value, torch.Tensor) and name not in (PROMPT, PROMPT_MASK, START, "eos_token_id"):
-            raise ValueError(f"{name} cannot be given here: {KNOWS_ROWS}")
+            raise ValueError(f"{name} cannot be given here: {DEPENDS_ON_ROWS}")
     if options.get(PROMPT_MASK) is not None and options.get(PROMPT) is None:
         raise ValueError(f"{PROMPT_MASK} needs {PROMPT}, whose padding it marks")
     for config in (options.get("generation_config"), model.generation_config):
@@ -74,35 +63,33 @@ def options_of(options: dict[str, Any], places: Sequence[int]) -> dict[str, Any]
     """The options for the lines at these places, in this order.
 
     Raises:
-        ValueError: an option has no row for one of them.
+        ValueError: an option with fewer rows than there are lines.
     """
     chosen = dict(options)
     for name, rows in _rows(options).items():
         if places and max(places) >= len(rows):
             raise ValueError(f"{name} has {len(rows):,} rows, and there are more lines; give it one for each line")
         chosen[name] = rows[list(places)] if isinstance(rows, torch.Tensor) else [rows[i] for i in places]
-    function = options.get(PREFIX_FUNCTION)
-    if function is not None:
-        numbers = list(places)
-        chosen[PREFIX_FUNCTION] = lambda row, target: function(numbers[row], target)
+    if (function := options.get(PREFIX_FUNCTION)) is not None:
+        chosen[PREFIX_FUNCTION] = lambda row, target: function(places[row], target)
     return chosen
 
 
 def prompts_of(
     model: PreTrainedModel, options: dict[str, Any], lines: int, first_line: int = 1
 ) -> list[list[int]] | None:
-    """The prompt of each line's target, without padding, as `generate` would have it for the line alone.
+    """The prompt of each line's target, without padding, as `generate` would make it for the line alone.
 
     Args:
         options: as for `translate_lines`, with `lines` rows.
-        first_line: the number of the first, for error messages.
+        first_line: number of the first line, for error messages.
 
     Returns:
-        For each line its tokens, the first of them `decoder_start_token_id`; `None`: none were given.
+        The tokens for each line, beginning with `decoder_start_token_id`; `None`: the options have no prompts.
 
     Raises:
         ValueError: rows that are no tensor `(lines, length)`; a mask of another shape, or one that hides anything but
-            padding on the left; a row without a token.
+            padding on the left.
     """
     rows, mask = options.get(PROMPT), options.get(PROMPT_MASK)
     if rows is None:
@@ -114,25 +101,27 @@ def prompts_of(
     if not isinstance(mask, torch.Tensor) or mask.shape != rows.shape:
         raise ValueError(f"{PROMPT_MASK} must be a tensor of the shape of {PROMPT}, {tuple(rows.shape)}")
     prompts = []
-    for row, (tokens, kept, start) in enumerate(zip(rows.tolist(), mask.bool().tolist(), starts, strict=True)):
-        if not kept[-1] or kept != sorted(kept):
-            raise ValueError(f"{PROMPT_MASK}, line {row + first_line}: it may hide padding on the left alone")
-        prompt = tokens[kept.index(True) :]
+    for number, (tokens, is_real, start) in enumerate(
+        zip(rows.tolist(), mask.bool().tolist(), starts, strict=True), start=first_line
+    ):
+        if not is_real[-1] or is_real != sorted(is_real):
+            raise ValueError(f"{PROMPT_MASK}, line {number}: it may hide padding on the left alone")
+        prompt = tokens[is_real.index(True) :]
         prompts.append(prompt if start in (None, prompt[0]) else [start, *prompt])
     return prompts
 
 
 def _rows(options: dict[str, Any]) -> dict[str, Any]:
     """The options that have a row for each line."""
-    found = {name: options[name] for name in (PROMPT, PROMPT_MASK) if options.get(name) is not None}
+    rows = {name: options[name] for name in (PROMPT, PROMPT_MASK) if options.get(name) is not None}
     start = options.get(START)
     if isinstance(start, list | tuple) or (isinstance(start, torch.Tensor) and start.dim() > 0):
-        found[START] = start
-    return found
+        rows[START] = start
+    return rows
 
 
 def _start_tokens(model: PreTrainedModel, options: dict[str, Any], lines: int) -> list[int | None]:
-    """The token that each target begins with, as `generate` resolves it."""
+    """The first token of each target, as `generate` resolves it."""
     if START in _rows(options):
         return [int(token) for token in options[START]]
     configs = [config for config in (options.get("generation_config"), model.generation_config) if config is not None]

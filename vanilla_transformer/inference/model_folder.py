@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a model folder, with one clear line for each way in which a folder can be broken."""
+"""Opening a model folder, with a one-line error for each way in which a folder can be broken."""
 
 import json
 from collections.abc import Iterator
@@ -21,25 +21,25 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+from vanilla_transformer.inference.weight_files import INDEX, PICKLED_WEIGHTS, WEIGHTS
+
 UNPICKLING = (
-    "to open it is to run whatever it says, so it is not opened: where you trust it, open it with transformers and "
-    "save it again, which writes safetensors"
+    "opening it can run any code, so it is not opened: if you trust it, open it with transformers and save it again, "
+    "which writes safetensors"
 )
 
 
 def load_model_folder(path: str | Path, device: torch.device | None = None) -> PreTrainedModel:
     """`AutoModelForSeq2SeqLM.from_pretrained(path)` for a local folder or a Hub id, in evaluation mode.
 
-    Nothing of the folder is executed: neither its code (this package's is), nor pickles, nor what config.json would
-    have transformers fetch. All that is read is of the folder.
+    No code of the folder is executed (this package's is instead): nothing is unpickled, config.json can make
+    transformers fetch nothing, and no file outside the folder is read.
 
     Args:
-        device: where the model is put; `None`: it stays on the CPU.
+        device: `None`: the CPU.
 
     Raises:
-        FileNotFoundError: no such folder or Hub id, or one without config.json, or without weights as safetensors.
+        FileNotFoundError: no such folder or Hub id, or one without config.json or safetensors weights.
         ValueError: no encoder-decoder; an adapter; weights that are truncated, or that do not fit config.json; names
             or links that lead out of the folder.
     """
@@ -69,7 +69,7 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
         raise ValueError(f"a json file in {path} is damaged: {_one_line(error)}") from error
     except OSError as error:
         if "use_safetensors" in str(error):
-            raise FileNotFoundError(f"{path} has no {WEIGHTS}; of weights as a pickle: {UNPICKLING}") from error
+            raise FileNotFoundError(f"{path} has no {WEIGHTS}; if it has weights as a pickle: {UNPICKLING}") from error
         where = "" if is_local else "there is no such folder, and on the Hub: "
         raise FileNotFoundError(f"cannot open the model {path}: {where}{_one_line(error)}") from error
     if report["mismatched_keys"]:
@@ -85,7 +85,7 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
 
 
 def _may_be_on_hub(path: str) -> bool:
-    """Whether it has the form of a model's id there, `user/name`."""
+    """Whether it has the form of a Hub id, `user/name`."""
     try:
         validate_repo_id(path)
     except HFValidationError:
@@ -109,7 +109,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / WEIGHTS).is_file():
         return
     if not (folder / INDEX).is_file():
-        pickled = [name for name in PICKLED_WEIGHTS if (folder / name).is_file()]
+        pickled = sorted(path.name for path in folder.glob(PICKLED_WEIGHTS))
         why = f"; it has {pickled[0]}, a pickle: {UNPICKLING}" if pickled else ""
         raise FileNotFoundError(f"{folder} has no weights: expected {WEIGHTS} (or {INDEX} and its shards){why}")
     for name in _shards(folder / INDEX):
@@ -118,17 +118,17 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_links(folder: Path) -> None:
-    """A folder that somebody else has packed may link to any file of this machine; the Hub's cache links to blobs."""
+    """Somebody else's folder may link to any file of this machine; the Hub's cache links to its blobs."""
     folder = folder.resolve()
-    places = [folder] if folder.parent.name != "snapshots" else [folder, folder.parents[1] / "blobs"]
+    allowed = [folder] if folder.parent.name != "snapshots" else [folder, folder.parents[1] / "blobs"]
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in allowed):
             name = path.relative_to(folder)
             raise ValueError(f"{folder} has a link {name} to something outside of it; replace it by what it points to")
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names, which are beside it."""
+    """The files that an index of weights names, which must be in its folder."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -140,17 +140,17 @@ def _shards(index: Path) -> list[str]:
 
 
 def _check_index_on_hub(repo_id: str) -> None:
-    """transformers downloads what the index names, and would unpickle what is not called .safetensors."""
+    """transformers downloads the files that the index names, and would unpickle those not called .safetensors."""
     try:
         index = cached_file(repo_id, INDEX)
-    except OSError:  # no index; or no network, which opening the model tells of
+    except OSError:  # no index; or no network, which opening the model reports
         return
     if index is not None:
         _shards(Path(index))
 
 
 def _check_config(path: str | Path) -> None:
-    """transformers would run the folder's code for a model_type that it does not know, and fetch what it is told to."""
+    """For an unknown model_type transformers would run the folder's code; other fields make it fetch from the Hub."""
     config = PreTrainedConfig.get_config_dict(path)[0]
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -169,7 +169,7 @@ def _check_config(path: str | Path) -> None:
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """transformers logs a table of all weights that are missing or differ; here that is an error in one line."""
+    """transformers logs a table of all weights that are missing or differ; here that is a one-line error."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

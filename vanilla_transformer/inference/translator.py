@@ -3,23 +3,21 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
-from vanilla_transformer.inference.native.engine import Engine
-from vanilla_transformer.inference.native.transformer import NativeDecoder
-from vanilla_transformer.inference.translate import Translation, fast_decoder, translate_stream
-from vanilla_transformer.packed_linear import PRECISIONS, Precision, quantize_linears
-from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder
+from vanilla_transformer.inference.translate import Translation, translate_stream
+from vanilla_transformer.packed_linear import PRECISIONS, Precision
 
 
-def _without_marks(lines: Iterable[str]) -> Iterator[str]:
-    """Lines of an open file without their line ends, and without a byte order mark at its start."""
+def _stripped(lines: Iterable[str]) -> Iterator[str]:
+    """Lines, as of an open file, without their line ends and without a byte order mark at the start."""
     mark = BYTE_ORDER_MARK
     for line in lines:
         yield line.removeprefix(mark).removesuffix("\n") if isinstance(line, str) else line
@@ -29,11 +27,11 @@ def _without_marks(lines: Iterable[str]) -> Iterator[str]:
 class Translator:
     """Lines in, translations out, by the paper's beam search: `Translator.from_pretrained(folder).translate(lines)`.
 
-    `model`, `tokenizer` and `decoder` are what `translate_lines` takes. The decoder is laid out once: later changes of
-    the model's weights have no effect.
+    The arguments are as for `translate_lines`. The decoder is built once: later changes of the model's weights have no
+    effect.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoder: Any):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoder: Decoder):
         self.model, self.tokenizer, self.decoder = model, tokenizer, decoder
 
     @classmethod
@@ -47,10 +45,10 @@ class Translator:
         """Open a model folder or Hub id; code in it is not executed.
 
         Args:
-            precision: in which is computed. "bfloat16" has half of the memory. "int8" quantizes the linear maps of
-                encoder and decoder, and is for the models of this package on a CPU.
+            precision: of the computation. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
+                encoder and decoder, for the models of this package on a CPU.
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
-            engine: "native": loops compiled once for this machine, which decode a Transformer on a CPU in float32 or
+            engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU in float32 or
                 int8 several times faster than "torch", PyTorch's operations; "auto": native where that is possible.
 
         Raises:
@@ -59,37 +57,23 @@ class Translator:
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
-        is_int8 = precision == "int8"
         if device is None:
-            device = "cpu" if is_int8 else default_device()
+            device = "cpu" if precision == "int8" else default_device()
         model = load_model_folder(path, torch.device(device))
         model.to(dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
-        if is_int8 and not isinstance(model, BaseForConditionalGeneration):
-            raise ValueError(
-                f"precision='int8' is for models of this package; {path} has model_type={model.config.model_type!r}: "
-                "use bfloat16"
-            )
-        decoder = fast_decoder(model, precision, engine)
-        if is_int8 and not isinstance(decoder, NativeDecoder):
-            quantize_linears(model.get_encoder())
-        return cls(model, load_tokenizer(path), decoder)
+        return cls(model, load_tokenizer(path), fast_decoder(model, precision, engine))
 
     @property
-    def engine(self) -> Engine:
-        """What decodes, "native" or "torch"."""
-        return "native" if isinstance(self.decoder, NativeDecoder) else "torch"
+    def engine(self) -> str:
+        """The engine that decodes, "native" or "torch"."""
+        return self.decoder.engine
 
     def translate(self, lines: Iterable[str], **options) -> list[str]:
-        """The translation of every line, in order; an empty line stays empty.
-
-        Args:
-            lines: a list, a generator, an open file, …
-            options: as for `n_best`.
-        """
+        """The translation of every line of a list, generator, open file, …, in order; `options` as for `n_best`."""
         return list(self.stream(lines, **options))
 
     def stream(self, lines: Iterable[str], **options) -> Iterator[str]:
-        """As `translate`, but as it goes: a window of lines is read when its first translation is asked for."""
+        """As `translate`, but lazily: a window of lines is read when its first translation is asked for."""
         return (best[0].text for best in self.n_best(lines, 1, **options))
 
     def n_best(
@@ -99,17 +83,20 @@ class Translator:
         *,
         num_beams: int | None = None,
         alpha: float | None = None,
+        coverage_penalty: float | None = None,
         max_batch_tokens: int = 8192,
         **options,
     ) -> Iterator[list[Translation]]:
         """For every line, in order, its `count` best translations with their scores, best first.
 
-        There are fewer where no more are possible. One beam is greedy decoding, without scores.
+        There are fewer where fewer are possible. One beam is greedy decoding, without scores.
 
         Args:
             count: at most `num_beams`.
             num_beams: beam width; `None`: the model's own.
             alpha: of the paper's length penalty; `None`: the model's own.
+            coverage_penalty: beta of Wu et al. (2016), which favours translations that attend to the whole source;
+                `None`: none.
             max_batch_tokens: as for `translate_lines`.
             options: as for `translate_stream`: `window`, `max_length`, and what `model.generate` takes.
 
@@ -118,11 +105,11 @@ class Translator:
         """
         if isinstance(lines, str):
             raise ValueError("lines must be an iterable of strings; one string was given: put it into a list")
-        given = {"num_beams": num_beams, "alpha": alpha}
+        given = {"num_beams": num_beams, "alpha": alpha, "coverage_penalty": coverage_penalty}
         return translate_stream(
             self.model,
             self.tokenizer,
-            _without_marks(lines),
+            _stripped(lines),
             decoder=self.decoder,
             num_return_sequences=count,
             max_batch_tokens=max_batch_tokens,

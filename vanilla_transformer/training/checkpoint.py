@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.distributed.fsdp import is_sharded
+from vanilla_transformer.inference.weight_files import WEIGHTS, is_pickle_name
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.manifest import MANIFEST, find_damage, sync, sync_folder, write_manifest
 from vanilla_transformer.training.progress import Progress
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"  # in the run's output_dir
 CHECKPOINT_NAME = re.compile(r"update-(\d{8})")
 UNFINISHED, REPLACED = ".unfinished-", ".replaced-"  # before the name of a folder
-PICKLED = {".bin", ".pkl", ".pt", ".pth"}
 
 
 def _make_empty(folder: Path) -> None:
@@ -177,7 +177,7 @@ class Checkpoints:
     def _choose(self) -> Path | None:
         damaged = []
         for path in reversed(list_checkpoints(self.folder)):
-            pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
+            pickled = sorted(file.name for file in path.iterdir() if is_pickle_name(file.name))
             if pickled and not (path / MANIFEST).exists():
                 raise ValueError(
                     f"checkpoint {path} is of an earlier version, whose pickled files ({', '.join(pickled)}) are not "
@@ -221,7 +221,7 @@ class Checkpoints:
             self.tokenizer.save_pretrained(folder)
 
     def _load_model(self, folder: Path) -> None:
-        model, file = self.accelerator.unwrap_model(self.state.model), folder / "model.safetensors"
+        model, file = self.accelerator.unwrap_model(self.state.model), folder / WEIGHTS
         if is_sharded(model):
             # Not strict: of tables that are tied, the file has one.
             options = StateDictOptions(full_state_dict=True, strict=False)

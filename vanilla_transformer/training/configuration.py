@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run as one YAML file: sections, checked before any work starts."""
 
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
+from vanilla_transformer.training.bounds import at_least, finite, positive, probability
 from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name, words_of
 
 # What the tokenizer or the run decides; everything else of the model's config may stand in the section `model`.
@@ -45,7 +45,7 @@ class DataConfig:
     name: str | None = None
     license: str | None = None
     weights_license: str | None = None
-    max_length: int = 256
+    max_length: int = at_least(1, default=256)
 
 
 @strict
@@ -61,12 +61,12 @@ class OptimizerConfig:
         max_grad_norm: clip the global norm of the gradient; `None`: do not (the paper does not).
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-9
-    warmup_steps: int = 4000
-    learning_rate_scale: float = 1.0
-    max_grad_norm: float | None = None
+    beta1: float = probability(default=0.9)
+    beta2: float = probability(default=0.98)
+    eps: float = positive(default=1e-9)
+    warmup_steps: int = at_least(1, default=4000)
+    learning_rate_scale: float = positive(default=1.0)
+    max_grad_norm: float | None = positive(default=None)
 
 
 @strict
@@ -96,23 +96,23 @@ class TrainingConfig:
 
     output_dir: str
     resume: bool = True
-    max_updates: int | None = None
-    max_epochs: int | None = None
-    max_minutes: float | None = None
-    max_source_tokens: int = 25000
-    max_target_tokens: int = 25000
-    gradient_accumulation_steps: int = 1
+    max_updates: int | None = at_least(1, default=None)
+    max_epochs: int | None = at_least(1, default=None)
+    max_minutes: float | None = positive(default=None)
+    max_source_tokens: int = at_least(1, default=25000)
+    max_target_tokens: int = at_least(1, default=25000)
+    gradient_accumulation_steps: int = at_least(1, default=1)
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] = "sdpa"
-    max_skipped_in_a_row: int = 10
+    max_skipped_in_a_row: int = at_least(1, default=10)
     gradient_checkpointing: bool = False
     seed: int = 1
-    log_every: int = 50
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    validation_beams: int = 1
-    validation_sentences: int = 1000
-    keep_checkpoints: int = 5
+    log_every: int = at_least(1, default=50)
+    validate_every: int = at_least(1, default=1000)
+    checkpoint_every: int = at_least(1, default=1000)
+    validation_beams: int = at_least(1, default=1)
+    validation_sentences: int = at_least(1, default=1000)
+    keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
@@ -130,11 +130,11 @@ class GenerationSectionConfig:
         batch_tokens: padded source tokens times beams in a batch of decoding.
     """
 
-    num_beams: int = 4
-    alpha: float = 0.6
+    num_beams: int = at_least(1, default=4)
+    alpha: float = finite(default=0.6)
     length_penalty: float = 0.6
-    max_tokens_beyond_source: int = 50
-    batch_tokens: int = 8192
+    max_tokens_beyond_source: int = at_least(1, default=50)
+    batch_tokens: int = at_least(1, default=8192)
 
 
 @strict
@@ -174,7 +174,7 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     """
     config = build_section(RunConfig, values, where="")
     check_model_section(config.model)
-    _check_numbers(config)
+    _check_end(config.training)
     _check_streams(config)
     _check_references(config)
     _check_lengths(config)
@@ -213,38 +213,7 @@ def check_model_section(model: dict[str, Any]) -> None:
         raise ValueError(f"model.{error}") from error
 
 
-def _check_numbers(config: RunConfig) -> None:
-    training, optimizer, generation = config.training, config.optimizer, config.generation
-    at_least_one = {
-        "data.max_length": config.data.max_length,
-        "optimizer.warmup_steps": optimizer.warmup_steps,
-        "generation.num_beams": generation.num_beams,
-        "generation.max_tokens_beyond_source": generation.max_tokens_beyond_source,
-        "generation.batch_tokens": generation.batch_tokens,
-    }
-    counts = ("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "log_every", "validate_every")
-    counts += ("checkpoint_every", "validation_beams", "validation_sentences", "keep_checkpoints")
-    for name in (*counts, "max_skipped_in_a_row"):
-        at_least_one[f"training.{name}"] = getattr(training, name)
-    for name in ("max_updates", "max_epochs"):
-        if getattr(training, name) is not None:
-            at_least_one[f"training.{name}"] = getattr(training, name)
-    for where, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{where}={value} must be at least 1")
-    positive = {"optimizer.eps": optimizer.eps, "optimizer.learning_rate_scale": optimizer.learning_rate_scale}
-    if training.max_minutes is not None:
-        positive["training.max_minutes"] = training.max_minutes
-    if optimizer.max_grad_norm is not None:
-        positive["optimizer.max_grad_norm"] = optimizer.max_grad_norm
-    for where, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{where}={value} must be greater than 0, and finite")
-    if not math.isfinite(generation.alpha):
-        raise ValueError(f"generation.alpha={generation.alpha} must be a finite number")
-    for where, value in {"optimizer.beta1": optimizer.beta1, "optimizer.beta2": optimizer.beta2}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{where}={value} must be at least 0 and less than 1")
+def _check_end(training: TrainingConfig) -> None:
     if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
         raise ValueError("training has no end: set training.max_updates, training.max_epochs or training.max_minutes")
     if not 0 <= training.average_checkpoints <= training.keep_checkpoints:

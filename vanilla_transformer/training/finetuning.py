@@ -32,8 +32,9 @@ from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.inference.weight_files import is_pickle_name
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
-from vanilla_transformer.training.checkpoint import PICKLED, replaced_whole
+from vanilla_transformer.training.checkpoint import replaced_whole
 from vanilla_transformer.training.corpora import check_same_text
 from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.manifest import find_damage
@@ -301,7 +302,7 @@ def _claim(output_dir: Path, config: FineTuningConfig) -> None:
 def _last_checkpoint(output_dir: Path) -> str | None:
     """The newest that is whole; damaged ones are named. Raise if it holds pickles, as those of earlier versions do."""
     for checkpoint in reversed(sort_checkpoints(str(output_dir))):
-        pickled = sorted(file.name for file in Path(checkpoint).iterdir() if file.suffix in PICKLED)
+        pickled = sorted(file.name for file in Path(checkpoint).iterdir() if is_pickle_name(file.name))
         if pickled:
             raise ValueError(
                 f"checkpoint {checkpoint} has pickles ({', '.join(pickled)}), which are not read, since to open one is "

@@ -78,7 +78,7 @@ class Run:
             return float(self.progress.epoch)
         if self.order.epoch != self.progress.epoch:  # the next one has not begun
             return float(self.progress.epoch)
-        return self.progress.epoch + self.order.share_taken(self.progress.batches)
+        return self.progress.epoch + self.order.fraction_consumed(self.progress.batches)
 
     def sum_over_processes(self, here: torch.Tensor) -> torch.Tensor:
         """The sum of every process's tensor, on this process's device."""
@@ -239,7 +239,7 @@ def _check_resumed(run: Run) -> None:
             f"{run.output_dir} was trained on {progress.pairs} pairs, and now data.train has {pairs}; give it the same "
             "corpus again, or choose another training.output_dir"
         )
-    run.order.set_begun(progress.begun_epoch, progress.begun_pairs)
+    run.order.set_consumed(progress.begun_epoch, progress.begun_pairs)
     if progress.processes != processes:
         if run.accelerator.is_main_process:
             steps = run.config.training.gradient_accumulation_steps
@@ -249,9 +249,9 @@ def _check_resumed(run: Run) -> None:
                 f"there are the number of batches in an update ({progress.processes * steps} before, "
                 f"{processes * steps} now), the last batches of an epoch, and dropout's random numbers"
             )
-        taken = run.order.taken_pairs(progress.epoch, progress.processes, progress.batches)
+        taken = run.order.count_consumed(progress.epoch, progress.processes, progress.batches)
         progress.share_among(processes, taken)
-        run.order.set_begun(progress.epoch, taken)
+        run.order.set_consumed(progress.epoch, taken)
     run.order.set_epoch(progress.epoch, progress.batches)
 
 

@@ -84,7 +84,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Pairs of an update, on the average; Trainer counts speed by it."""
-        return round(len(self.order.source_lengths) / len(self.order) * args.gradient_accumulation_steps)
+        return round(self.order.num_pairs / len(self.order) * args.gradient_accumulation_steps)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options) -> Any:
         """Without the logits, unless the caller or a loss of the user's own reads them."""

@@ -212,6 +212,8 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         return cls(**built)
     except StrictDataclassFieldValidationError as error:
         name = field_of(error)
+        if isinstance(error.__cause__, ValueError):  # of `bounds`; a wrong type is a TypeError
+            raise ValueError(f"{dotted(where, name)}={built[name]!r} {error.__cause__}") from error
         raise ValueError(
             f"{dotted(where, name)}={built[name]!r}: expected {type_name(types[name])}, "
             f"got {READ_AS.get(type(built[name]), type(built[name])).__name__}"

@@ -3,7 +3,6 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
@@ -12,19 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch  # bertviz takes its tensors
 
-from vanilla_transformer.visualization.attention_blocks import KINDS, NAMES, Attention, Kind, tokens_of
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, KINDS, Attention, Kind, queries_and_keys
 
 View = Literal["head", "model"]
-# What bertviz's scripts load from elsewhere, and the packages that have it as a file.
-SCRIPTS = [
-    ("mpld3", "mpld3/js/d3.v5.min.js"),
-    ("xstatic-jquery", "xstatic/pkg/jquery/data/jquery.min.js"),
-]
-# Instead of require.js, which would load both: they are there already.
+# The scripts that bertviz would download: package, file in it.
+SCRIPTS = [("mpld3", "mpld3/js/d3.v5.min.js"), ("xstatic-jquery", "xstatic/pkg/jquery/data/jquery.min.js")]
+# Replaces require.js, which would load both.
 REQUIRE = "const requirejs = (names, run) => run(window.jQuery, window.d3);"
-THEIR_LOADING = (r'<script src="[^"]*require[^"]*"></script>', r"require\.config\(\{.*?\}\s*\}\);")
-LESS_THAN, AS_JSON = "\ue000", "\\ue000"  # stands for "<" while bertviz writes the tokens into a script
-DIGITS = 4  # of a weight in the file
+DOWNLOADS = (r'<script src="[^"]*require[^"]*"></script>', r"require\.config\(\{.*?\}\s*\}\);")
+LESS_THAN, LESS_THAN_IN_JSON = "\ue000", "\\ue000"  # stands for "<" while bertviz writes the tokens into a script
+DECIMALS = 4  # of a weight in the file
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -51,7 +47,7 @@ HELP = {
 
 
 def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = KINDS, title: str = "") -> str:
-    """The HTML of a page with one view for each kind of attention that the model has.
+    """An HTML page with a view for each kind of attention that the model has.
 
     Args:
         view: "head": one layer at a time, all heads; "model": all layers and heads, small.
@@ -59,43 +55,40 @@ def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = K
     Raises:
         ValueError: this version of bertviz loads its scripts in another way.
     """
-    views = [
-        f"<h2>{NAMES[kind]}</h2>\n{_view(attention, kind, view)}"
-        for kind in kinds
-        if getattr(attention, kind) is not None
-    ]
-    scripts = "\n".join(f"<script>{_script(*where)}</script>" for where in SCRIPTS)
+    present: list[Kind] = [kind for kind in kinds if getattr(attention, kind) is not None]
+    scripts = [_read_script(*script) for script in SCRIPTS] + [REQUIRE]
     return PAGE.format(
         title=escape(title or "Attention"),
-        scripts=f"{scripts}\n<script>{REQUIRE}</script>",
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
         help=HELP[view],
-        views="\n".join(views),
+        views="\n".join(f"<h2>{KIND_NAMES[kind]}</h2>\n{_view(attention, kind, view)}" for kind in present),
     )
 
 
 def _view(attention: Attention, kind: Kind, view: View) -> str:
     from bertviz import head_view, model_view
 
-    weights = np.round(getattr(attention, kind).astype(np.float64), DIGITS)  # (layers, heads, queries, keys)
-    queries, keys = tokens_of(attention, kind)
-    # As cross-attention whatever it is, so that the tokens that attend and those attended to may differ.
-    draw: Any = head_view if view == "head" else partial(model_view, display_mode="light")
+    weights = np.round(getattr(attention, kind).astype(np.float64), DECIMALS)  # (layers, heads, queries, keys)
+    queries, keys = queries_and_keys(attention, kind)
+    draw: Any = head_view if view == "head" else model_view
+    # Every kind is passed as cross-attention, the only one whose two sides may differ.
     html = draw(
         cross_attention=[torch.from_numpy(layer[None]) for layer in weights],
         encoder_tokens=[token.replace("<", LESS_THAN) for token in keys],
         decoder_tokens=[token.replace("<", LESS_THAN) for token in queries],
         prettify_tokens=False,
         html_action="return",
-    ).data.replace(AS_JSON, "\\u003c")
-    for pattern in THEIR_LOADING:
-        html, found = re.subn(pattern, "", html, flags=re.DOTALL)
-        if found != 1:
+        **({} if view == "head" else {"display_mode": "light"}),
+    ).data.replace(LESS_THAN_IN_JSON, "\\u003c")
+    for pattern in DOWNLOADS:
+        html, count = re.subn(pattern, "", html, flags=re.DOTALL)
+        if count != 1:
             raise ValueError(
                 f"bertviz {distribution('bertviz').version} does not load its scripts as 1.4.1 does: install that one"
             )
     return html
 
 
-def _script(package: str, file: str) -> str:
-    """The text of a script that a Python package has, without importing it."""
+def _read_script(package: str, file: str) -> str:
+    """The text of a script in an installed package, which is not imported."""
     return Path(str(distribution(package).locate_file(file))).read_text("utf-8").replace("</script", "<\\/script")

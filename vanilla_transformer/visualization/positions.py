@@ -8,18 +8,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vanilla_transformer.visualization.fonts import fonts_for
-from vanilla_transformer.visualization.style import DOTS_PER_INCH, FONT_SIZE
+from vanilla_transformer.visualization.style import DOTS_PER_INCH, FONT_SIZE, label_axes
 
-MOST_ROWS, MOST_COLUMNS = 200, 1024
-MOST_VALUES = 16  # columns up to which the cells have room for their values
-CELL = (0.95, 0.55)  # inches, of a cell with a value
+MAX_POSITIONS, MAX_D_MODEL = 200, 1024
+MAX_D_MODEL_WITH_VALUES = 16  # above it, the entries have no room for their values
+ENTRY = (0.95, 0.55)  # inches, of an entry with its value
 COLOUR_MAP = "RdBu_r"  # two hues that every eye tells apart, white between them
 
 
 def positional_encoding(length: int, d_model: int, base: float = 10000.0) -> np.ndarray:
     """PE(pos, 2i) = sin(pos / base^(2i / d_model)), PE(pos, 2i + 1) = cos(the same angle).
 
-    The paper's base is 10000, and at it this is what `vanilla_transformer.embeddings.sinusoid` gives the models.
+    At the paper's base, 10000, this equals `vanilla_transformer.embeddings.sinusoid`.
 
     Returns:
         `(length, d_model)`.
@@ -49,42 +49,34 @@ def plot_positions(matrix: np.ndarray, words: Sequence[str] | None, base: float)
     length, d_model = matrix.shape
     if length == 0:
         raise ValueError("the sentence is empty: there is no position to show")
-    if length > MOST_ROWS or d_model > MOST_COLUMNS:
+    if length > MAX_POSITIONS or d_model > MAX_D_MODEL:
         raise ValueError(
-            f"{length:,} positions of d_model={d_model:,} are too many for a picture: {MOST_ROWS} positions and "
-            f"d_model={MOST_COLUMNS:,} at most"
+            f"{length:,} positions of d_model={d_model:,} are too many for a picture: {MAX_POSITIONS} positions and "
+            f"d_model={MAX_D_MODEL:,} at most"
         )
-    has_values = d_model <= MOST_VALUES
+    has_values = d_model <= MAX_D_MODEL_WITH_VALUES
+    width, height = 11.0, max(5.0, length * (0.3 if words else 0.0))
     if has_values:
-        width, height = d_model * CELL[0], length * CELL[1]
-    else:
-        width, height = 11.0, max(5.0, length * (0.3 if words else 0.0))
+        width, height = d_model * ENTRY[0], length * ENTRY[1]
     figure = Figure(figsize=(width + 4, height + 2.5), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(matrix, cmap=COLOUR_MAP, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     if words is not None:
         labels = [f"{word}  {position}" for position, word in enumerate(words)]
         axes.set_yticks(range(length), labels, fontfamily=fonts_for(words), parse_math=False)
-        axes.set_ylabel("word and its position", fontsize=FONT_SIZE)
-    else:
-        axes.set_ylabel("position", fontsize=FONT_SIZE)
     if has_values:
         names = [f"{dimension}\n{('sin', 'cos')[dimension % 2]}" for dimension in range(d_model)]
         axes.set_xticks(range(d_model), names)
         for (row, column), value in np.ndenumerate(matrix):
-            colour = "white" if abs(value) > 0.65 else "black"
-            axes.text(
-                column,
-                row,
-                f"{value:.2f}".replace("-", "−"),
-                ha="center",
-                va="center",
-                color=colour,
-                fontsize=FONT_SIZE,
-            )
-    axes.set_xlabel("dimension: even ones are sines, odd ones cosines", fontsize=FONT_SIZE)
+            text, colour = f"{value:.2f}".replace("-", "−"), "white" if abs(value) > 0.65 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=FONT_SIZE)
+    label_axes(
+        axes,
+        f"Positional encoding: d_model = {d_model}, base {base:g}",
+        "dimension: even ones are sines, odd ones cosines",
+        "position" if words is None else "word and its position",
+    )
     axes.tick_params(labelsize=FONT_SIZE)
-    axes.set_title(f"Positional encoding: d_model = {d_model}, base {base:g}", fontsize=FONT_SIZE)
     bar = figure.colorbar(image, ax=axes, ticks=[-1, 0, 1])
     bar.ax.tick_params(labelsize=FONT_SIZE)
     return figure

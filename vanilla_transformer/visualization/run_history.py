@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course of a training run, from the files that its tracker TensorBoard wrote."""
+"""The curves of a training run, from the event files of its TensorBoard tracker."""
 
 import math
 from dataclasses import dataclass
@@ -10,19 +10,14 @@ LOGS = "logs"  # in the run's folder
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What a run reported, by its names: "train/loss", "validation/bleu", …
-
-    Args:
-        name: of the run.
-        figures: for each name the updates, rising, and the values at them; what is no number is left out.
-    """
+    """The scalars that a run logged: tag, such as "train/loss" → updates, rising, and the finite values at them."""
 
     name: str
-    figures: dict[str, tuple[list[int], list[float]]]
+    scalars: dict[str, tuple[list[int], list[float]]]
 
 
 def read_history(run: str | Path, name: str) -> RunHistory:
-    """Everything that a run reported, over all its parts: where one went over the same updates again, the last.
+    """Read every scalar. Where a resumed run repeated an update, its last value counts.
 
     Raises:
         FileNotFoundError: no such folder, or it is not a run.
@@ -35,21 +30,20 @@ def read_history(run: str | Path, name: str) -> RunHistory:
         raise FileNotFoundError(f"run {folder} does not exist")
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
-    files = sorted({path.parent for path in (folder / LOGS).rglob("events.out.tfevents.*")})
-    values: dict[str, dict[int, tuple[float, float]]] = {}  # name → update → when, value
-    for directory in files:
+    values: dict[str, dict[int, tuple[float, float]]] = {}  # tag → update → wall time, value
+    for directory in sorted({path.parent for path in (folder / LOGS).rglob("events.out.tfevents.*")}):
         events = EventAccumulator(str(directory), size_guidance={SCALARS: 0}).Reload()
         for tag in events.Tags()[SCALARS]:
+            latest = values.setdefault(tag, {})
             for event in events.Scalars(tag):
-                at = values.setdefault(tag, {})
-                at[event.step] = max(at.get(event.step, (0.0, 0.0)), (event.wall_time, event.value))
+                latest[event.step] = max(latest.get(event.step, (0.0, 0.0)), (event.wall_time, event.value))
     if not values:
         raise ValueError(
             f"run {folder} has no history in {folder / LOGS}: it has not come to its first report "
             "(training.log_every), or was trained without training.trackers=[tensorboard]"
         )
-    figures = {}
-    for tag, at in values.items():
-        finite = [(update, value) for update, (_, value) in sorted(at.items()) if math.isfinite(value)]
-        figures[tag] = ([update for update, _ in finite], [value for _, value in finite])
-    return RunHistory(name, figures)
+    scalars = {}
+    for tag, latest in values.items():
+        finite = [(update, value) for update, (_, value) in sorted(latest.items()) if math.isfinite(value)]
+        scalars[tag] = [update for update, _ in finite], [value for _, value in finite]
+    return RunHistory(name, scalars)

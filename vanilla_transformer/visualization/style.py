@@ -1,38 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all pictures share: sizes, colours, empty figures, and how they are written to files.
+"""What all pictures share: sizes, the styles of series, empty figures, labels, and writing to files.
 
-They are sized to stay legible at half their pixels, about the width of a page on GitHub.
+Text stays legible at half the pixels, about the width of a page on GitHub.
 """
 
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.ticker import LogLocator, NullLocator
 
 DOTS_PER_INCH = 150
 FONT_SIZE = 16  # points: 16 pixels at half size
 SUFFIXES = (".png", ".svg")
-MARGIN = 0.2  # inches around what is drawn
-GIVEN = {"color": "0.35", "linewidth": 2.5, "zorder": 1}  # lines that are no measurement
+MARGIN = 0.2  # inches around the drawing
+REFERENCE_LINE: dict[str, Any] = {"color": "0.35", "linewidth": 2.5, "zorder": 1}  # marks a value that was not measured
 
 # Petroff (2021), "Accessible Color Sequences for Data Visualization": told apart with the common colour blindnesses.
 COLOURS = [to_hex(colour) for colour in matplotlib.color_sequences["petroff10"]]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 
 
+@dataclass(frozen=True)
+class SeriesStyle:
+    """How a model, a run or a head is drawn: lines have the marker and the dash, bars the hatch."""
+
+    colour: str
+    marker: str
+    dash: Literal["-", "--"]
+    hatch: str
+    zorder: float
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The properties of its line, in a plot and in the legend."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "linewidth": 2.8, "markersize": 9}
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """The properties of its bars, in a plot and in the legend."""
+        return {"facecolor": self.colour, "hatch": self.hatch, "edgecolor": "white"}
+
+
+def series_styles(names: Sequence[str], noun: str = "models", remedy: str = "draw fewer") -> dict[str, SeriesStyle]:
+    """A style for each name, by its place in the list; the second ten are dashed, and the first is drawn on top.
+
+    Raises:
+        ValueError: a name that occurs twice; more than twenty of this `noun`, with the `remedy`.
+    """
+    if len(set(names)) != len(names):
+        raise ValueError(f"{noun} {list(names)} must have different names")
+    if len(names) > 2 * len(COLOURS):
+        raise ValueError(
+            f"{len(names)} {noun} cannot be told apart in a plot, {2 * len(COLOURS)} at most can: {remedy}"
+        )
+    styles = {}
+    for place, name in enumerate(names):
+        is_dashed, colour = divmod(place, len(COLOURS))
+        dash, hatch = ("--", "//") if is_dashed else ("-", "")
+        styles[name] = SeriesStyle(COLOURS[colour], MARKERS[colour], dash, hatch, zorder=3 - place / 100)
+    return styles
+
+
 def empty_figure(
     rows: int, columns: int, inches: tuple[float, float], sharey: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure, made without pyplot, which keeps every figure for ever, and its panels."""
+    """An empty figure and its panels. It is made without pyplot, which would keep every figure in memory."""
     figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten().tolist()
     for axes in panels:
@@ -43,12 +84,23 @@ def empty_figure(
     return figure, panels
 
 
-def check_suffix(path: str | Path, allowed: Sequence[str] = SUFFIXES) -> Path:
-    """The path, if its suffix names a kind of file that can be written.
+def label_axes(axes: Axes, title: str | None = None, x: str | None = None, y: str | None = None) -> None:
+    """Write a title and names of the axes."""
+    for text, write in ((title, axes.set_title), (x, axes.set_xlabel), (y, axes.set_ylabel)):
+        if text is not None:
+            write(text, fontsize=FONT_SIZE)
 
-    Raises:
-        ValueError: it does not.
-    """
+
+def set_log_yscale(axes: Axes, multiples: Sequence[int], number_format: str) -> None:
+    """A logarithmic y axis with ticks at these multiples of each power of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=multiples))
+    axes.yaxis.set_major_formatter(number_format)
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def check_suffix(path: str | Path, allowed: Sequence[str] = SUFFIXES) -> Path:
+    """Return the path, or raise ValueError if its suffix is not allowed."""
     path = Path(path)
     if path.suffix.lower() not in allowed:
         raise ValueError(f"output {path}: its suffix {path.suffix!r} must be one of {', '.join(allowed)}")
@@ -57,7 +109,7 @@ def check_suffix(path: str | Path, allowed: Sequence[str] = SUFFIXES) -> Path:
 
 @contextmanager
 def without_missing_glyphs() -> Iterator[None]:
-    """Without matplotlib's line for each character that no font has: `fonts_for` has named them in one."""
+    """Silence matplotlib's warning for each character that no font has: `fonts_for` names them all in one line."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
@@ -67,24 +119,19 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[int, int]:
     """Write a figure as PNG or SVG, by the suffix.
 
     Returns:
-        Width and height in pixels, of an SVG in points.
+        Width and height: pixels of a PNG, points of an SVG.
 
     Raises:
         ValueError: another suffix.
-        OSError: it cannot be written there.
+        OSError: the file cannot be written.
     """
     path = check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of zlib's ways the one for runs of equal bytes: a sheet of many panels is written in 0.6 of the time.
-    options: dict[str, Any] = {"pil_kwargs": {"compress_type": zlib.Z_RLE}} if path.suffix.lower() == ".png" else {}
     with without_missing_glyphs():
-        figure.savefig(path, **options)
-    return _size(path)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    if path.suffix.lower() == ".png":
-        with Image.open(path) as image:
-            return image.size
-    attributes = ElementTree.parse(path).getroot().attrib
-    return round(float(attributes["width"].removesuffix("pt"))), round(float(attributes["height"].removesuffix("pt")))
+        if path.suffix.lower() == ".svg":
+            figure.savefig(path)
+            width, height = (round(72 * inches) for inches in figure.get_size_inches())
+            return width, height
+        # zlib's strategy for runs of equal bytes writes a figure of many panels in 0.6 of the time.
+        figure.savefig(path, pil_kwargs={"compress_type": zlib.Z_RLE})
+    return figure.canvas.get_width_height()

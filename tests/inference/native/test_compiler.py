@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A library is compiled once for each machine, and whatever the machine refuses is one line with its remedy."""
+"""The library is compiled once for each machine, and what goes wrong is an error of one line with its remedy."""
 
 import os
 import pwd
@@ -15,7 +15,7 @@ from vanilla_transformer.inference.native import compiler
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where it lies; the source is one of a moment."""
+    """The cache folder, for a small source of its own."""
     source, header = tmp_path / "transformer.cpp", tmp_path / "width.h"
     source.write_text('#include "width.h"\nextern "C" int panel_width() { return WIDTH; }\n', encoding="utf-8")
     header.write_text("#define WIDTH 8\n", encoding="utf-8")
@@ -33,7 +33,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_what_was_compiled_is_found_again(folder, monkeypatch):
+def test_cached_library_is_not_compiled_again(folder, monkeypatch):
     assert compiler.library().panel_width() == 8
     [made] = folder.iterdir()
     written = made.stat().st_mtime_ns
@@ -43,7 +43,7 @@ def test_what_was_compiled_is_found_again(folder, monkeypatch):
     assert made.stat().st_mtime_ns == written
 
 
-def test_another_source_is_another_file(folder):
+def test_changed_source_is_compiled_anew(folder):
     compiler.library()
     compiler.HEADERS[0].write_text("#define WIDTH 16\n", encoding="utf-8")
     compiler.library.cache_clear()
@@ -54,7 +54,7 @@ def test_another_source_is_another_file(folder):
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:1000], lambda content: b"", lambda content: content + b"x"]
 )
-def test_a_damaged_library_is_compiled_anew(folder, monkeypatch, damage):
+def test_damaged_library_is_compiled_anew(folder, monkeypatch, damage):
     monkeypatch.setattr(compiler.ctypes, "CDLL", Path)  # not loaded: one that is cut off would end this process
     path = compiler.library()
     whole = path.read_bytes()
@@ -63,7 +63,7 @@ def test_a_damaged_library_is_compiled_anew(folder, monkeypatch, damage):
     assert compiler.library().read_bytes() == whole
 
 
-def test_a_library_that_others_can_write_is_compiled_anew(folder):
+def test_library_that_others_can_write_is_compiled_anew(folder):
     compiler.library()
     [path] = folder.iterdir()
     path.chmod(0o722)
@@ -73,7 +73,7 @@ def test_a_library_that_others_can_write_is_compiled_anew(folder):
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
-def test_a_folder_that_others_can_write_is_refused(folder, mode):
+def test_cache_folder_that_others_can_write_is_refused(folder, mode):
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(ValueError, match="other users can write to the cache folder .* XDG_CACHE_HOME"):
@@ -81,7 +81,7 @@ def test_a_folder_that_others_can_write_is_refused(folder, mode):
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
+def test_cache_folder_of_another_user_is_refused(folder, monkeypatch):
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     if folder.stat().st_uid == 0:  # what the administrator has put there may be loaded
@@ -90,7 +90,7 @@ def test_a_folder_of_another_user_is_refused(folder, monkeypatch):
         compiler.library()
 
 
-def test_a_file_system_that_is_full_or_read_only_is_named(folder, monkeypatch):
+def test_cache_folder_on_a_read_only_file_system_is_an_error(folder, monkeypatch):
     def refuses(*_, **__):
         raise OSError(30, "Read-only file system")
 
@@ -99,14 +99,14 @@ def test_a_file_system_that_is_full_or_read_only_is_named(folder, monkeypatch):
         compiler.library()
 
 
-def test_what_lies_on_a_read_only_file_system_is_loaded(folder, monkeypatch):
+def test_cached_library_is_loaded_from_a_read_only_file_system(folder, monkeypatch):
     compiler.library()
     compiler.library.cache_clear()
     monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: pytest.fail("it was written to"))
     assert compiler.library().panel_width() == 8
 
 
-def test_a_user_without_a_home_is_told(monkeypatch):
+def test_user_without_a_home_is_an_error(monkeypatch):
     def has_no_entry(_):
         raise KeyError
 
@@ -117,14 +117,14 @@ def test_a_user_without_a_home_is_told(monkeypatch):
         compiler.library()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+def test_cache_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ValueError, match="cannot be made .* XDG_CACHE_HOME"):
         compiler.library()
 
 
-def test_without_a_compiler_the_remedy_is_named(monkeypatch):
+def test_missing_compiler_is_an_error_with_its_remedy(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match=r"there is no C\+\+ compiler: install one"):
@@ -132,7 +132,7 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("named", ["/nowhere/c++", "'c++", "nowhere --fast"])
-def test_a_cxx_that_names_nothing_is_repeated(named, monkeypatch):
+def test_cxx_that_names_no_program_is_an_error(named, monkeypatch):
     monkeypatch.setenv("CXX", named)
     with pytest.raises(ValueError, match="CXX=.* names no program") as error:
         compiler.library()
@@ -153,7 +153,7 @@ def test_cxx_may_have_arguments(monkeypatch):
     assert compiler.library().panel_width() == 8
 
 
-def test_a_compiler_that_cannot_be_executed_is_named(tmp_path, monkeypatch):
+def test_compiler_that_cannot_be_executed_is_an_error(tmp_path, monkeypatch):
     program = tmp_path / "mine"
     program.write_bytes(b"\x7fELF and no more")
     program.chmod(stat.S_IRWXU)
@@ -162,14 +162,14 @@ def test_a_compiler_that_cannot_be_executed_is_named(tmp_path, monkeypatch):
         compiler.library()
 
 
-def test_a_compiler_that_hangs_is_named(tmp_path, monkeypatch):
+def test_compiler_that_hangs_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", script(tmp_path / "mine", "exec sleep 60"))
     monkeypatch.setattr(compiler, "MAX_SECONDS", {"--version": 0.1})
     with pytest.raises(ValueError, match="mine has not ended after 0.1 seconds"):
         compiler.library()
 
 
-def test_what_the_compiler_says_is_passed_on_in_a_line_and_nothing_is_left(tmp_path, folder, monkeypatch):
+def test_compiler_error_is_one_line_and_leaves_no_file(tmp_path, folder, monkeypatch):
     said = r"printf 'no such\nmachine \377' >&2; exit 1"  # in no encoding
     monkeypatch.setenv("CXX", script(tmp_path / "mine", said))
     with pytest.raises(ValueError, match="could not compile transformer.cpp: no such machine"):
@@ -177,7 +177,7 @@ def test_what_the_compiler_says_is_passed_on_in_a_line_and_nothing_is_left(tmp_p
     assert list(folder.iterdir()) == []
 
 
-def test_a_compiler_that_has_refused_is_not_asked_again_but_another_is(tmp_path, monkeypatch):
+def test_failed_compilation_is_not_repeated_until_the_environment_changes(tmp_path, monkeypatch):
     calls = tmp_path / "calls"
     monkeypatch.setenv("CXX", script(tmp_path / "mine", f"echo called >> {calls}; exit 1"))
     for _ in range(3):
@@ -188,7 +188,7 @@ def test_a_compiler_that_has_refused_is_not_asked_again_but_another_is(tmp_path,
     assert compiler.library().panel_width() == 8
 
 
-def test_what_cannot_be_loaded_is_named(monkeypatch):
+def test_library_that_cannot_be_loaded_is_an_error(monkeypatch):
     def refuses(path):
         raise OSError(f"{path}: failed to map segment from shared object: Operation not permitted")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine decodes what, and the reasons that are given."""
+"""Which engine decodes which model, and the reasons given."""
 
 import pytest
 import torch
@@ -32,12 +32,12 @@ CASES = {
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), CASES.values(), ids=CASES)
-def test_auto_is_native_where_it_can_be(make, precision, reason):
+def test_auto_is_native_where_that_is_possible(make, precision, reason):
     assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
-def test_native_says_why_it_cannot_be(make, precision, reason):
+def test_native_names_the_reason_where_it_is_impossible(make, precision, reason):
     with pytest.raises(ValueError, match="engine='native' cannot decode this") as error:
         native_decoder(make(), precision, "native")
     assert reason in str(error.value)
@@ -61,8 +61,8 @@ def refuse(monkeypatch, reason: str) -> None:
     monkeypatch.setattr(engine, "library", refuses)
 
 
-def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog):
-    engine._say_once.cache_clear()
+def test_a_fall_back_is_warned_of_once_for_each_reason(monkeypatch, caplog):
+    engine._warn_once.cache_clear()
     for reason in ("no compiler", "no compiler", "no folder", "no compiler"):
         refuse(monkeypatch, reason)
         assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
@@ -72,8 +72,8 @@ def test_a_machine_that_refuses_is_said_once_for_each_reason(monkeypatch, caplog
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
-def test_what_was_chosen_is_not_said(make, precision, reason, monkeypatch, caplog):
-    engine._say_once.cache_clear()
+def test_the_callers_own_choice_is_not_warned_of(make, precision, reason, monkeypatch, caplog):
+    engine._warn_once.cache_clear()
     refuse(monkeypatch, "no compiler")
     assert native_decoder(make(), precision, "auto") is None
     assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None

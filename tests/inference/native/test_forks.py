@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computing after a fork: OpenMP's threads are lost in the child, whatever the parent computed on them."""
+"""Decoding after a fork: the child has lost OpenMP's threads, whatever the parent computed on them."""
 
 import json
 import os
@@ -28,9 +28,9 @@ with open(reader, "rb") as answer:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere no process is forked")
-def test_a_child_computes_on_one_thread_whatever_its_parent_computed():
-    """Here a product, without anything of this package; without the call the child would wait for ever."""
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX forks")
+def test_forked_child_computes_on_one_thread():
+    """The parent computed a product, without this package; without the call the child would wait forever."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, encoding="utf-8", timeout=100, check=True
     )

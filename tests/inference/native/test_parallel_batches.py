@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches side by side: the same results in the same order, and threads as before."""
+"""Parallel batches: the same results in the same order, and afterwards the same threads."""
 
 import threading
 
@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_batches():
             others_are_done.wait(timeout=60)
         return number**2
 
-    assert list(parallel_batches(square, [0, 1, 2, 3, 4, 5])) == [0, 1, 4, 9, 16, 25]
+    assert list(parallel_batches(square, [0, 1, 2, 3, 4, 5], 3)) == [0, 1, 4, 9, 16, 25]
 
 
 @pytest.mark.parametrize(("batches", "at_once", "of_each"), [(7, 3, 1), (2, 2, 1), (1, 1, 3)])
@@ -40,11 +40,11 @@ def test_threads_are_shared_by_the_batches(batches: int, at_once: int, of_each: 
         return torch.get_num_threads()
 
     is_met: list[bool] = []
-    assert list(parallel_batches(threads_here, range(batches))) == [of_each] * batches
+    assert list(parallel_batches(threads_here, range(batches), 3)) == [of_each] * batches
     assert torch.get_num_threads() == 3
 
 
-def test_the_first_error_is_raised_and_what_has_not_begun_never_is():
+def test_the_first_error_is_raised_and_batches_not_yet_begun_never_are():
     begun = []
     goes_on = threading.Event()
 
@@ -55,7 +55,7 @@ def test_the_first_error_is_raised_and_what_has_not_begun_never_is():
         if number == 2:  # until the error has arrived
             goes_on.wait(timeout=60)
 
-    found = parallel_batches(fail_at_one, range(100))
+    found = parallel_batches(fail_at_one, range(100), 3)
     assert next(found) is None
     goes_on.set()
     with pytest.raises(ValueError, match="one"):
@@ -63,5 +63,5 @@ def test_the_first_error_is_raised_and_what_has_not_begun_never_is():
     assert torch.get_num_threads() == 3
 
 
-def test_no_batch_is_no_result():
-    assert list(parallel_batches(str, [])) == []
+def test_no_batches_have_no_results():
+    assert list(parallel_batches(str, [], 3)) == []

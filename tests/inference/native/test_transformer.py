@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled loops against the modules that they stand for, and their search against exact decoding."""
+"""The native engine against the modules that it computes, and its search against exact decoding."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,26 +8,30 @@ import torch
 from torch import nn
 
 from tests.families import FAMILIES
+from vanilla_transformer.decoder import SupportsSelect, SupportsTopK
 from vanilla_transformer.generation import DecodingError, beam_search
 from vanilla_transformer.inference.native import compiler
-from vanilla_transformer.inference.native.transformer import BLOCK, NativeDecoder
+from vanilla_transformer.inference.native.transformer import NativeDecoder
 
-# What the loops have a branch for: norms, biases, widths that fill no vector, widths that fill several, positions.
+# The kernels have a branch for each: norms, biases, widths below and above a vector's, positions.
 SHAPES = {
     "paper": {},
     "pre-norm with biases": {"norm_position": "pre", "attention_bias": True},
-    "a norm at the end": {"final_layer_norm": True},
+    "final norm": {"final_layer_norm": True},
     "odd widths": {"d_k": 3, "d_v": 11, "d_ff": 37},
-    "whole vectors": {"d_model": 64, "num_heads": 2, "d_ff": 600},  # more inputs than are multiplied at once
+    "full vectors": {"d_model": 64, "num_heads": 2, "d_ff": 600},  # more than KC inputs
     "learned positions": {"position_embedding": "learned", "max_position_embeddings": 80},
     "one layer, unscaled": {"num_layers": 1, "num_decoder_layers": 1, "scale_embedding": False},
     "untied": {"tie_word_embeddings": False},
 }
 
 
+STEPS = 37  # more tokens than a block of the cache holds
+
+
 def model_with(**fields):
     model = FAMILIES[0].model(**fields)
-    with torch.no_grad():  # norms and biases that do something
+    with torch.no_grad():  # norms and biases that have an effect
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -46,8 +50,8 @@ def sources(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
-@pytest.mark.parametrize("count", [1, 3, 40])  # 40 sources: more rows than pass at once
-def test_it_encodes_as_the_encoder(model, count):
+@pytest.mark.parametrize("count", [1, 3, 40])  # 40 sources: several passes
+def test_encoder_equivalence(model, count):
     ids, mask = sources(count)
     expected = model.get_encoder()(ids, mask).last_hidden_state
     found = NativeDecoder(model).encode(ids, mask)
@@ -55,80 +59,81 @@ def test_it_encodes_as_the_encoder(model, count):
     torch.testing.assert_close(found.last_hidden_state * mask[..., None], expected * mask[..., None])
 
 
-@pytest.mark.parametrize(("count", "beams"), [(1, 1), (1, 3), (3, 4), (70, 4)])  # 280 rows: more than pass at once
-def test_each_step_has_the_decoders_logits(model, count, beams):
-    """Over hypotheses that change places, sentences that leave, and more tokens than a block of the cache holds."""
-    encoded = model.get_encoder()(*sources(count))
-    decoders = NativeDecoder(model), model.build_decoder()
-    ours, theirs = (one.begin(encoded, encoded.attention_mask, BLOCK + 5, beams, True) for one in decoders)
-    left = count
-    for length in range(BLOCK + 5):
-        live = beams if length else 1
-        tokens = torch.randint(3, 31, (left, live))
-        torch.testing.assert_close(ours(tokens), theirs(tokens))
-        torch.testing.assert_close(ours.attention, theirs.attention)
-        parents = torch.randint(0, live, (left, beams))
-        ours.reorder(parents)
-        theirs.reorder(parents)
-        if length == 7 and count > 1:
-            rows = torch.tensor([left - 1, 0])  # the last one takes the first place
-            ours.select(rows)
-            theirs.select(rows)
-            left = 2
-
-
-@pytest.mark.parametrize("count", [3, 70])  # of 70 the two better hypotheses are read first, and then who is needed
-@pytest.mark.parametrize("ends", [[], [5], [5, 9]])
-def test_the_best_continuations_are_those_of_the_logits(model, count, ends):
+@pytest.mark.parametrize(("count", "beams"), [(1, 1), (1, 3), (3, 4), (70, 4)])  # 280 rows: several passes
+def test_decoder_equivalence_of_each_step(model, count, beams):
+    """With beams that are reordered, sentences that are removed, and several blocks of the cache."""
     encoded = model.get_encoder()(*sources(count))
     decoder = NativeDecoder(model)
-    ranking, steps = (decoder.begin(encoded, encoded.attention_mask, 5, beams=4) for _ in range(2))
+    assert decoder.decoder.constants.cache_block < STEPS
+    native, fused = (
+        engine.begin(encoded, encoded.attention_mask, STEPS, beams, True) for engine in (decoder, model.build_decoder())
+    )
+    sentences = count
+    for length in range(STEPS):
+        alive = beams if length else 1
+        tokens = torch.randint(3, 31, (sentences, alive))
+        torch.testing.assert_close(native(tokens), fused(tokens))
+        torch.testing.assert_close(native.attention, fused.attention)
+        beam_indices = torch.randint(0, alive, (sentences, beams))
+        batch_indices = torch.tensor([sentences - 1, 0])  # the last one takes the first place
+        for state in (native, fused):
+            state.reorder(beam_indices)
+            if length == 7 and count > 1:
+                state.select(batch_indices)
+        if length == 7 and count > 1:
+            sentences = 2
+
+
+@pytest.mark.parametrize("count", [3, 70])  # of 70 sentences the hypotheses that are far behind are deferred
+@pytest.mark.parametrize("eos_token_ids", [[], [5], [5, 9]])
+def test_topk_step_ranks_as_the_logits_do(model, count, eos_token_ids):
+    encoded = model.get_encoder()(*sources(count))
+    decoder = NativeDecoder(model)
+    ranked, plain = (decoder.begin(encoded, encoded.attention_mask, 5, 4) for _ in range(2))
     tokens, totals = torch.randint(3, 31, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
-    scores, beams, found = ranking.topk_step(tokens, totals, 4, torch.tensor(ends, dtype=torch.long))
-    logits = steps(tokens).view(count, 4, -1).log_softmax(dim=-1)
+    eos = torch.tensor(eos_token_ids, dtype=torch.long)
+    scores, beam_indices, next_tokens = ranked.topk_step(tokens, totals, 4, eos)
+    logits = plain(tokens).view(count, 4, -1).log_softmax(dim=-1)
     everything = (totals[..., None] + logits).flatten(1)  # (sentences, beams * vocab_size)
-    expected, index = everything.topk(4 * (1 + len(ends)))
-    going_on = ~torch.isin(index % 31, torch.tensor(ends))
-    is_sought = going_on.cumsum(dim=1) - going_on.long() < 4
+    expected, index = everything.topk(4 * (1 + len(eos)))
+    continues = ~torch.isin(index % 31, eos)
+    is_wanted = continues.cumsum(dim=1) - continues.long() < 4
     assert scores.shape == expected.shape
-    torch.testing.assert_close(scores[is_sought], expected[is_sought])
-    assert torch.equal((beams * 31 + found)[is_sought], index[is_sought])
-    last = expected.masked_fill(~(going_on & is_sought), torch.inf).amin(dim=1, keepdim=True)
-    if count == 70:
+    torch.testing.assert_close(scores[is_wanted], expected[is_wanted])
+    assert torch.equal((beam_indices * 31 + next_tokens)[is_wanted], index[is_wanted])
+    last = expected.masked_fill(~(continues & is_wanted), torch.inf).amin(dim=1, keepdim=True)
+    if count == 70:  # some deferred hypotheses are needed, others not
         assert (totals[:, 2:] < last).any()
         assert (totals[:, 2:] > last).any()
 
 
-def test_greedy_decoding_has_the_largest_logit(model):
+def test_greedy_topk_step_has_the_largest_logit(model):
     encoded = model.get_encoder()(*sources(3))
     decoder = NativeDecoder(model)
-    ranking, steps = (decoder.begin(encoded, encoded.attention_mask, 5, beams=1) for _ in range(2))
+    ranked, plain = (decoder.begin(encoded, encoded.attention_mask, 5, 1) for _ in range(2))
     tokens = torch.randint(3, 31, (3, 1))
-    scores, beams, found = ranking.topk_step(tokens, None, 1, torch.tensor([], dtype=torch.long))
-    expected, index = steps(tokens).max(dim=1)
+    scores, beam_indices, next_tokens = ranked.topk_step(tokens, None, 1, torch.tensor([], dtype=torch.long))
+    expected, index = plain(tokens).max(dim=1)
     torch.testing.assert_close(scores[:, 0], expected)
-    assert torch.equal(found[:, 0], index)
-    assert not beams.any()
+    assert torch.equal(next_tokens[:, 0], index)
+    assert not beam_indices.any()
 
 
-def test_more_than_there_is_gives_what_there_is():
+def test_topk_step_with_a_k_larger_than_the_vocabulary_returns_every_continuation():
     model = model_with()
-    encoded = model.get_encoder()(*sources(1))
-    scores, beams, found = (
-        NativeDecoder(model)
-        .begin(encoded, None, 5, beams=2)
-        .best(torch.tensor([[3, 4]]), torch.zeros(1, 2), 100, torch.tensor([2]))
-    )
+    state = NativeDecoder(model).begin(model.get_encoder()(*sources(1)), None, 5, 2)
+    tokens, totals = torch.tensor([[3, 4]]), torch.zeros(1, 2)
+    scores, beam_indices, next_tokens = state.topk_step(tokens, totals, 100, torch.tensor([2]))
     assert scores.shape == (1, 2 * 31)
-    assert sorted((beams * 31 + found)[0].tolist()) == list(range(2 * 31))
+    assert sorted((beam_indices * 31 + next_tokens)[0].tolist()) == list(range(2 * 31))
 
 
-@pytest.mark.parametrize("vocab_size", [31, 700])  # in 700 nearly all is passed over a block at a time
+@pytest.mark.parametrize("vocab_size", [31, 700])  # of 700 most are skipped by their block's maximum
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_search_finds_what_it_finds_in_torch(vocab_size, beams):
+def test_beam_search_equivalence_to_torch(vocab_size, beams):
     model = model_with(vocab_size=vocab_size)
     ids, mask = sources(6)
-    options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 2 * BLOCK, "alpha": 0.6}
+    options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 64, "alpha": 0.6}
     expected = model.generate(ids, attention_mask=mask, **options)
     native = NativeDecoder(model)
     encoded = native.encode(ids, mask)
@@ -137,8 +142,8 @@ def test_a_search_finds_what_it_finds_in_torch(vocab_size, beams):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_scores_of_every_step_are_those_of_torch_and_change_no_token(beams):
-    """The loops do not rank the tokens then, and use their memory again."""
+def test_output_scores_and_logits_equal_those_of_torch_and_change_no_token(beams):
+    """Then the engine does not rank the tokens, and overwrites its logits at each step."""
     model = model_with()
     ids, mask = sources(4)
     options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 9, "return_dict_in_generate": True}
@@ -154,17 +159,17 @@ def test_scores_of_every_step_are_those_of_torch_and_change_no_token(beams):
 
 
 @pytest.mark.parametrize("d_model", [16, 64])
-def test_int8_is_the_model_with_rounded_weights(d_model):
-    """What remains is the rounding of what is multiplied, to about 13 bits."""
+def test_int8_equals_the_model_with_rounded_weights(d_model):
+    """Up to the rounding of activations to about 13 bits."""
     model = model_with(d_model=d_model, d_ff=37)
     native = NativeDecoder(model, "int8")
-    table = model.model.encoder.embed_tokens.weight.clone()  # tied to the projection, and not rounded as a table
+    embedding = model.model.encoder.embed_tokens.weight.clone()  # tied to the projection, but not rounded itself
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 scale = module.weight.abs().amax(dim=1, keepdim=True) / 127
                 module.weight = nn.Parameter((module.weight / scale).round() * scale)
-    model.model.encoder.embed_tokens.weight = model.model.decoder.embed_tokens.weight = nn.Parameter(table)
+    model.model.encoder.embed_tokens.weight = model.model.decoder.embed_tokens.weight = nn.Parameter(embedding)
     ids, mask = sources(40)
     encoded = model.get_encoder()(ids, mask)
     close = {"atol": 5e-3, "rtol": 1e-3}
@@ -173,22 +178,22 @@ def test_int8_is_the_model_with_rounded_weights(d_model):
         encoded.last_hidden_state * mask[..., None],
         **close,
     )
-    steps, expected = (one.begin(encoded, mask, 3, beams=4) for one in (native, model.build_decoder()))
+    state, expected = (decoder.begin(encoded, mask, 3, 4) for decoder in (native, model.build_decoder()))
     tokens = torch.randint(3, 31, (40, 4))
-    torch.testing.assert_close(steps(tokens), expected(tokens), **close)
+    torch.testing.assert_close(state(tokens), expected(tokens), **close)
 
 
-def test_a_source_of_padding_alone_is_finite():
+def test_source_of_padding_alone_has_finite_logits():
     native = NativeDecoder(model_with())
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     encoded = native.encode(torch.tensor([[5, 6, 0], [0, 0, 0]]), mask)
-    assert native.begin(encoded, mask, 5, beams=1)(torch.tensor([[1], [1]])).isfinite().all()
+    assert native.begin(encoded, mask, 5, 1)(torch.tensor([[1], [1]])).isfinite().all()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("where", ["lm_head.bias", "model.decoder.layers.1.feed_forward.linear_1.bias"])
-def test_what_is_no_number_ends_the_search_with_an_error(precision, beams, where):
+def test_nan_ends_the_search_with_an_error(precision, beams, where):
     model = model_with()
     if where == "lm_head.bias":
         model.lm_head.bias = nn.Parameter(torch.zeros(31))
@@ -206,7 +211,7 @@ def test_what_is_no_number_ends_the_search_with_an_error(precision, beams, where
         )
 
 
-def test_what_a_bias_forbids_is_not_said():
+def test_token_with_an_infinite_negative_bias_is_never_chosen():
     model = model_with()
     model.lm_head.bias = nn.Parameter(torch.full((31,), -torch.inf))
     with torch.no_grad():
@@ -235,7 +240,7 @@ def test_later_changes_of_the_weights_have_no_effect():
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_any_number_of_threads_computes_the_same(threads):
+def test_result_does_not_depend_on_the_number_of_threads(threads):
     model = model_with(d_model=64, num_heads=2)
     ids, mask = sources(5)
     expected = model.get_encoder()(ids, mask).last_hidden_state
@@ -248,33 +253,36 @@ def test_any_number_of_threads_computes_the_same(threads):
     torch.testing.assert_close(found * mask[..., None], expected * mask[..., None])
 
 
-def test_a_machine_without_wide_vectors_computes_the_same(tmp_path, monkeypatch):
-    """That it is another machine, only the compiler is told."""
+def test_result_does_not_depend_on_the_width_of_vectors(tmp_path, monkeypatch):
+    """Without -march=native the compiler assumes the oldest CPU."""
     model = model_with(d_model=64, num_heads=2, d_ff=37)
     ids, mask = sources(5)
-    wide = {one: NativeDecoder(model, one) for one in ("float32", "int8")}
+    wide = {precision: NativeDecoder(model, precision) for precision in ("float32", "int8")}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "FLAGS", [flag for flag in compiler.FLAGS if flag != "-march=native"])
     compiler.library.cache_clear()
     try:
         for precision, expected in wide.items():
             found = NativeDecoder(model, precision)
-            close = {"atol": 1e-5 if precision == "float32" else 1e-3, "rtol": 0}  # a number of int8 may round up
+            close = {
+                "atol": 1e-5 if precision == "float32" else 1e-3,
+                "rtol": 0,
+            }  # an int8 activation may round the other way
             torch.testing.assert_close(found.encode(ids, mask), expected.encode(ids, mask), **close)
     finally:
         compiler.library.cache_clear()
 
 
-def test_a_target_beyond_learned_positions_is_refused():
+def test_target_longer_than_learned_positions_is_an_error():
     model = model_with(position_embedding="learned", max_position_embeddings=10)
     encoded = model.get_encoder()(*sources(1))
     for decoder in (NativeDecoder(model), model.build_decoder()):
         with pytest.raises(ValueError, match="longer than the learned positions reach"):
-            decoder.begin(encoded, None, 11, beams=1)
+            decoder.begin(encoded, None, 11, 1)
 
 
-def test_a_decoder_serves_searches_at_once():
-    """Each has its own memory, and what is used again is as good as new."""
+def test_parallel_searches_on_one_decoder():
+    """Each has its own buffers, and reused ones leave no trace."""
     model = model_with()
     decoder = NativeDecoder(model)
     options = {"custom_generate": beam_search, "num_beams": 3, "max_new_tokens": 20}
@@ -291,9 +299,18 @@ def test_a_decoder_serves_searches_at_once():
     assert all(map(torch.equal, found, expected * 3))
 
 
-def test_a_token_outside_of_the_vocabulary_is_named():
+def test_token_outside_the_vocabulary_is_an_error():
     native = NativeDecoder(model_with())
-    steps = native.begin(native.encode(*sources(2)), None, 5, beams=1)
+    state = native.begin(native.encode(*sources(2)), None, 5, 1)
     for token in (31, -1):
         with pytest.raises(IndexError, match=f"token {token} is not in a vocabulary of 31"):
-            steps(torch.tensor([[3], [token]]))
+            state(torch.tensor([[3], [token]]))
+
+
+def test_native_decoder_implements_the_protocol():
+    decoder = NativeDecoder(model_with())
+    state = decoder.begin(decoder.encode(*sources(1)), None, 5, 1)
+    assert isinstance(state, SupportsTopK)
+    assert isinstance(state, SupportsSelect)
+    assert decoder.engine == "native"
+    assert decoder.parallel_batches == torch.get_num_threads()

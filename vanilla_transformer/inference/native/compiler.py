@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's own C++ compiler, asked once for each machine and version."""
+"""Compiles transformer.cpp with the machine's own C++ compiler, once for each machine and version."""
 
 import ctypes
 import hashlib
@@ -10,17 +10,16 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("transformer.cpp")
 HEADERS = sorted(SOURCE.parent.glob("*.h"))
-DECIDING = ("CXX", "PATH", "XDG_CACHE_HOME", "HOME")  # variables
-MAX_SECONDS = {"--version": 60, "compiling": 600}  # it takes three seconds; a compiler that hangs has many more
+VARIABLES = ("CXX", "PATH", "XDG_CACHE_HOME", "HOME")  # of the environment, that decide where and by what
+MAX_SECONDS = {"--version": 60, "compiling": 600}  # compiling takes three seconds, on a busy machine many more
 REMEDY = "name a folder of your own by XDG_CACHE_HOME"
-_refusals: dict[tuple[str | None, ...], str] = {}  # by the values of `DECIDING`: in one line why there was no library
+_errors: dict[tuple[str | None, ...], str] = {}  # by the values of VARIABLES
 
 
 def find_compiler() -> list[str] | None:
@@ -35,7 +34,7 @@ def find_compiler() -> list[str] | None:
         return next(([path] for path in found if path is not None), None)
     try:
         program, *arguments = [named] if shutil.which(named) else shlex.split(named)
-    except ValueError:  # a quotation without an end
+    except ValueError:  # an unbalanced quotation mark
         return None
     path = shutil.which(program)
     return None if path is None else [path, *arguments]
@@ -43,81 +42,76 @@ def find_compiler() -> list[str] | None:
 
 @cache
 def library() -> ctypes.CDLL:
-    """transformer.cpp and its headers as a library, compiled where it is not yet.
+    """transformer.cpp as a library, compiled if the cache does not have it.
 
-    It lies in `XDG_CACHE_HOME`/vanilla_transformer (~/.cache), under a name that the source, the compiler and the CPU
-    decide, and that ends in the hash of what it holds. Nothing is loaded that has another hash, or that another user
-    could have put there. Loaded after torch, it shares torch's OpenMP and so its team of threads: two teams on the same
-    cores slow each other down.
+    The cache is `XDG_CACHE_HOME`/vanilla_transformer (~/.cache). A file's name has a hash of the sources, compiler,
+    flags and CPU, and a hash of the file's content. A file with another content, or that another user could have
+    written, is never loaded. If torch is loaded first, the library shares torch's OpenMP and its team of threads: two
+    teams on the same cores slow each other down.
 
     Raises:
-        ValueError: there is no compiler, or it refuses; what it made cannot be kept or loaded. The next call tries
-            again only if one of the variables `DECIDING` has changed.
+        ValueError: there is no compiler, or it fails; the library cannot be kept or loaded. The next call tries again
+            only if one of `VARIABLES` has changed.
     """
-    variables = tuple(map(os.environ.get, DECIDING))
-    if variables in _refusals:
-        raise ValueError(_refusals[variables])
-    try:
-        return _library()
-    except (ValueError, OSError) as error:
-        _refusals[variables] = " ".join(str(error).split())
-        raise ValueError(_refusals[variables]) from error
+    variables = tuple(map(os.environ.get, VARIABLES))
+    if variables not in _errors:
+        try:
+            return _load()
+        except (ValueError, OSError) as error:
+            _errors[variables] = " ".join(str(error).split())
+            raise ValueError(_errors[variables]) from error
+    raise ValueError(_errors[variables])
 
 
-def _library() -> ctypes.CDLL:
+def _load() -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         named = os.environ.get("CXX", "").strip()
         found = f"CXX={named!r} names no program" if named else "there is no C++ compiler"
-        raise ValueError(f"its loops are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
-    version = _run(compiler, "--version").stdout
-    source = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
-    parts = (*source, *compiler, version, platform.platform(), _cpu(), *FLAGS)
+        raise ValueError(f"its kernels are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
+    sources = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
+    parts = (*sources, *compiler, _run(compiler, "--version").stdout, platform.platform(), cpu_features(), *FLAGS)
     key = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
-    folder = _folder()
-    kept = (path for path in sorted(folder.glob(f"transformer-{key}-*.so")) if _is_intact(path))
-    path = next(kept, None) or _compile(compiler, folder, key)
+    folder = _cache_folder()
+    path = next(filter(_is_intact, sorted(folder.glob(f"transformer-{key}-*.so"))), None)
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:  # also: a file system from which nothing may be executed
+        return ctypes.CDLL(str(path or _compile(compiler, folder, key)))
+    except OSError as error:  # also: a file system mounted noexec
         raise ValueError(f"the library that {compiler[0]} compiled cannot be loaded: {error}; {REMEDY}") from error
 
 
-def _folder() -> Path:
-    """The folder of compiled libraries, which only this user, or the system's administrator, can write to."""
+def _cache_folder() -> Path:
+    """The folder of compiled libraries, which only this user or the administrator can write to."""
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = (Path(root) if root else Path.home() / ".cache") / "vanilla_transformer"
-    except RuntimeError:  # no HOME, and a user without an entry in passwd
+    except RuntimeError:  # no HOME, and no entry in passwd
         raise ValueError(f"compiled libraries are kept in ~/.cache, and this user has no home: {REMEDY}") from None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_own = _only_we_can_write(folder)
-        is_readable = os.access(folder, os.R_OK | os.X_OK)
+        is_private = _is_private(folder)
     except OSError as error:
         raise ValueError(
             f"the cache folder {folder} of compiled libraries cannot be made ({error.strerror}): {REMEDY}"
         ) from None
-    if not is_own:
+    if not is_private:
         raise ValueError(
             f"other users can write to the cache folder {folder}, so none of it is loaded: {REMEDY}, or chmod go-w it"
         )
-    if not is_readable:
-        raise ValueError(f"the cache folder {folder} of compiled libraries cannot be read: {REMEDY}")
     return folder
 
 
-def _only_we_can_write(path: Path) -> bool:
-    if os.name != "posix":  # its permissions say nothing there
+def _is_private(path: Path) -> bool:
+    if os.name != "posix":  # permission bits say nothing there
         return True
     found = path.stat()
     return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _is_intact(path: Path) -> bool:
-    """Whether a file is what its name says, and ours: a library that is cut off would kill the process (SIGBUS)."""
+    """Whether a library is private and has the content that its name says: a truncated one would raise SIGBUS."""
     try:
-        return _only_we_can_write(path) and path.stem.endswith(f"-{_digest(path)}")
+        return _is_private(path) and path.stem.endswith(f"-{_digest(path)}")
     except OSError:
         return False
 
@@ -126,8 +120,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _cpu() -> str:
-    """What -march=native decides by, where Linux tells it."""
+def cpu_features() -> str:
+    """The CPU's model and features, as far as Linux tells them; -march=native depends on them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -138,25 +132,25 @@ def _cpu() -> str:
 def _compile(compiler: list[str], folder: Path, key: str) -> Path:
     try:
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as inner:
-            made = Path(inner) / "transformer.so"
-            done = _run(compiler, *FLAGS, str(SOURCE), "-o", str(made))
+            compiled = Path(inner) / "transformer.so"
+            done = _run(compiler, *FLAGS, str(SOURCE), "-o", str(compiled))
             if done.returncode:
                 raise ValueError(f"{compiler[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")
-            made.chmod(0o700)  # whatever the umask
-            path = folder / f"transformer-{key}-{_digest(made)}.so"
-            os.replace(made, path)  # whole or not at all, whoever else compiles
+            compiled.chmod(0o700)  # whatever the umask
+            path = folder / f"transformer-{key}-{_digest(compiled)}.so"
+            os.replace(compiled, path)  # atomic, if several processes compile
             return path
-    except OSError as error:  # a file system that is full, or cannot be written to
+    except OSError as error:  # the file system is full or read-only
         raise ValueError(
             f"the cache folder {folder} of compiled libraries cannot be written to ({error.strerror}): {REMEDY}"
         ) from error
 
 
-def _run(compiler: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A call of the compiler.
+def _run(compiler: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the compiler.
 
     Raises:
-        ValueError: it cannot be executed, or does not end.
+        ValueError: it cannot be executed, or runs too long.
     """
     seconds = MAX_SECONDS["--version" if arguments == ("--version",) else "compiling"]
     try:

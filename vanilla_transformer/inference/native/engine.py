@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decodes: the loops compiled for this machine, or PyTorch's operations."""
+"""Which engine decodes a model: kernels compiled for this machine, or PyTorch's operations."""
 
 import logging
 from functools import cache
@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+from vanilla_transformer.decoder import BuildsDecoder, Decoder, ModelDecoder
 from vanilla_transformer.inference.native.compiler import library
+from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.packed_linear import Precision
@@ -19,46 +21,41 @@ ENGINES = ("auto", "native", "torch")
 logger = logging.getLogger(__name__)
 
 
-def native_unsupported_reason(model: Any, precision: Precision) -> str | None:
-    """Why the compiled loops cannot decode this model, on its device, in this precision; `None`: they can."""
-    if not isinstance(model, VanillaTransformerForConditionalGeneration):
-        return f"it decodes the Transformer, and this is a {type(model).__name__}"
-    if model.device.type != "cpu":
-        return f"it computes on a CPU, and the model is on {model.device}"
-    if precision == "bfloat16" or model.dtype != torch.float32:
-        return (
-            f"it computes in float32 and int8, and precision={precision!r} with a model in {model.dtype} is asked for"
+def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = "auto") -> Decoder:
+    """The fastest decoder for this model on this machine; its own forward pass where no other can decode it.
+
+    Args:
+        precision: "int8" is for models of this package; "bfloat16" needs a model in bfloat16.
+        engine: as for `native_decoder`.
+
+    Raises:
+        ValueError: int8 for another model, or one whose decoder was modified; and as `native_decoder`.
+    """
+    compute_after_fork()
+    native = native_decoder(model, precision, engine)
+    if native is not None:
+        return native
+    builds_decoder = isinstance(model, BuildsDecoder)
+    if precision == "int8" and not builds_decoder:
+        raise ValueError(
+            f"precision='int8' is for models of this package, not for model_type={model.config.model_type!r}: "
+            "use bfloat16"
         )
-    if model.config.activation_function != "relu":
-        return f"it knows the paper's ReLU, and the model has activation_function={model.config.activation_function!r}"
-    if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):
-        return "the model has adapters, hooks, shards or replaced modules"
-    return None
-
-
-def _why_not_here() -> str | None:
-    try:
-        library()
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-@cache
-def _say_once(reason: str) -> None:
-    logger.warning("the native engine is not available, and PyTorch decodes, several times slower: %s", reason)
+    if builds_decoder and (precision == "int8" or model.can_build_decoder()):
+        return model.build_decoder(precision)
+    return ModelDecoder(model)
 
 
 def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | None:
-    """The compiled loops with this model's weights; `None`: PyTorch decodes.
+    """The native engine with this model's weights; `None`: PyTorch decodes.
 
     Args:
-        engine: "auto": compiled where that is possible; "native": an error where it is not. Where "auto" falls back to
-            PyTorch because of this machine, it logs a warning, once for each reason. It logs nothing where the caller's
-            own choice (model, device, precision) excludes the engine.
+        engine: "auto": native where that is possible; "native": an error where it is not. Where "auto" falls back to
+            PyTorch because of this machine, it logs a warning, once for each reason. It logs nothing where the
+            caller's own choice (model, device, precision) excludes the native engine.
 
     Raises:
-        ValueError: an unknown engine; "native" where it cannot be.
+        ValueError: an unknown engine; "native" where it is impossible.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
@@ -66,11 +63,34 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
         return None
     reason = native_unsupported_reason(model, precision)
     if reason is None:
-        reason = _why_not_here()
-        if reason is not None and engine == "auto":
-            _say_once(reason)
-    if reason is None:
-        return NativeDecoder(model, "int8" if precision == "int8" else "float32")
+        try:
+            library()
+        except ValueError as error:  # no compiler, say
+            reason = str(error)
+            if engine == "auto":
+                _warn_once(reason)
+        else:
+            return NativeDecoder(model, "int8" if precision == "int8" else "float32")
     if engine == "native":
         raise ValueError(f"engine='native' cannot decode this: {reason}; use engine='torch', or 'auto'")
     return None
+
+
+def native_unsupported_reason(model: Any, precision: Precision) -> str | None:
+    """Why the native engine cannot decode this model, on its device, in this precision; `None`: it can."""
+    if not isinstance(model, VanillaTransformerForConditionalGeneration):
+        return f"it decodes the Transformer, and this is a {type(model).__name__}"
+    if model.device.type != "cpu":
+        return f"it computes on a CPU, and the model is on {model.device}"
+    if precision == "bfloat16" or model.dtype != torch.float32:
+        return f"it computes in float32 and int8, not precision={precision!r} with a model in {model.dtype}"
+    if model.config.activation_function != "relu":
+        return f"it supports the paper's ReLU, not activation_function={model.config.activation_function!r}"
+    if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):
+        return "the model has adapters, hooks, shards or replaced modules"
+    return None
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    logger.warning("the native engine is not available, and PyTorch decodes, several times slower: %s", reason)

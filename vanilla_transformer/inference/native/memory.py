@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for weights, and for what is computed with them."""
+"""Memory for weights, and for intermediate results."""
 
 import math
 import mmap
@@ -10,21 +10,21 @@ from contextlib import suppress
 
 import torch
 
-CHUNK = 2**25  # bytes; untouched ones are no memory yet
-ALIGNMENT = 64  # bytes of a cache line
-HUGE = 2**21  # bytes of a large page
+CHUNK = 2**25  # bytes; untouched pages take no memory
+CACHE_LINE = 64  # bytes
+HUGE_PAGE = 2**21  # bytes
 
 
 class Arena:
-    """Copies of tensors side by side, on large pages where Linux has them: a step of decoding meets fewer of them."""
+    """Copies of tensors side by side, on huge pages where Linux has them: a step of decoding has fewer TLB misses."""
 
     def __init__(self):
         self._chunks: list[tuple[mmap.mmap, torch.Tensor]] = []
         self._used = 0
 
     def place(self, tensor: torch.Tensor) -> int:
-        """The address of a copy, which stays valid as long as this object lives."""
-        size = -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        """The address of a copy, which stays valid as long as the arena lives."""
+        size = -(-tensor.nbytes // CACHE_LINE) * CACHE_LINE
         if not self._chunks or self._used + size > len(self._chunks[-1][1]):
             self._add_chunk(max(size, CHUNK))
         memory = self._chunks[-1][1][self._used : self._used + tensor.nbytes]
@@ -33,34 +33,34 @@ class Arena:
         return memory.data_ptr()
 
     def _add_chunk(self, size: int) -> None:
-        memory = mmap.mmap(-1, size + HUGE)
+        memory = mmap.mmap(-1, size + HUGE_PAGE)
         if sys.platform == "linux":
-            with suppress(OSError):  # a kernel without large pages: it is slower, not wrong
+            with suppress(OSError):  # a kernel without huge pages is slower, not wrong
                 memory.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(memory, dtype=torch.uint8)
-        start = -whole.data_ptr() % HUGE
+        start = -whole.data_ptr() % HUGE_PAGE
         self._chunks.append((memory, whole[start : start + size]))
         self._used = 0
 
 
-class Buffers:
-    """Buffers that are used again: the first touch of new memory costs more than what is computed there.
+class BufferPool:
+    """Buffers that are used again, because the first touch of new memory costs more than the computation there.
 
-    The C library gives large ones back to the system at once, and decoding a file would spend 8% of its time in page
-    faults. A buffer has one user at a time, in whatever thread.
+    malloc returns large buffers to the system at once, and decoding a file would spend 8% of its time in page faults.
+    A buffer has one user at a time, in any thread.
     """
 
     def __init__(self):
         self._free: defaultdict[int, list[torch.Tensor]] = defaultdict(list)  # by size
 
     def take(self, user: object, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Uninitialised memory, for as long as `user` lives; what of it is not touched is no memory."""
+        """Uninitialised memory, for as long as `user` lives; untouched pages take no memory."""
         size = math.prod(shape) * dtype.itemsize
         free = self._free[1 << size.bit_length()]
         try:
             buffer = free.pop()
         except IndexError:
-            with torch.inference_mode(False):  # or it could not be written to in any other mode
+            with torch.inference_mode(False):  # an inference tensor could not be written to outside inference mode
                 buffer = torch.empty(1 << size.bit_length(), dtype=torch.uint8)
         weakref.finalize(user, free.append, buffer).atexit = False
         return buffer[:size].view(dtype).view(shape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several batches at once, each on a thread of its own."""
+"""Several batches at once, each on its own thread."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,24 +12,22 @@ Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
 
-def parallel_batches(function: Callable[[Batch], Result], batches: Sequence[Batch]) -> Iterator[Result]:
-    """What `map(function, batches)` gives, in order, of as many batches at once as torch has threads.
+def parallel_batches(function: Callable[[Batch], Result], batches: Sequence[Batch], at_once: int) -> Iterator[Result]:
+    """`map(function, batches)`, with `at_once` batches computed in parallel, which share torch's threads.
 
-    Threads that share a batch wait for one another after every product, and while one of them searches; those with a
-    batch each do not. It is for functions that spend their time in compiled loops without the interpreter's lock. Of
-    fewer batches, each has several threads.
+    Threads that share a batch wait for one another after every product, and while one of them searches; threads with
+    a batch each do not. It pays for functions that run in compiled kernels without the interpreter's lock.
 
     Raises:
-        Exception: the first that `function` raised, in the order of `batches`; those not yet begun never are.
+        Exception: the first that `function` raised, in the order of `batches`; batches not yet begun never are.
     """
-    threads = torch.get_num_threads()
-    at_once = min(threads, len(batches))
+    threads, at_once = torch.get_num_threads(), min(at_once, len(batches))
     if at_once < 2:
         yield from map(function, batches)
         return
-    pool = ThreadPoolExecutor(at_once, initializer=partial(torch.set_num_threads, threads // at_once))
+    pool = ThreadPoolExecutor(at_once, initializer=partial(torch.set_num_threads, max(1, threads // at_once)))
     try:
         yield from pool.map(function, batches)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # torch takes the last number set for that of threads to come
+        torch.set_num_threads(threads)  # torch takes the last number set as that of threads to come

@@ -1,76 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
 // Section 3.1 of the paper for inference on a CPU: a whole stack of layers within one team of threads.
 //
-// What PyTorch loses for a few rows is between its operations: dispatch, allocation, a fork and a join for each. Here
-// a step of decoding is one call. transformer.py lays out the weights and owns all memory; compiler.py compiles.
-// Matrices are row-major; `stride` is the distance of two rows.
+// PyTorch loses its time on few rows between operations: dispatch, allocation, and a fork and a join of threads for
+// each. Here one call is one step of decoding. transformer.py lays out the weights and owns all memory; compiler.py
+// compiles. Matrices are row-major, and `stride` is the distance of two rows.
+//
+// Threading contract
+//
+// * The `extern "C"` functions below are the interface. Any thread may call them, without Python's lock and several at
+//   once: the library has no state and allocates nothing.
+// * Calls may share Stack, Linear, Norm and all weights, which nobody writes. Each call in progress needs its own
+//   Scratch and outputs. Calls on one DecoderState (decode_step, reorder) must follow one another.
+// * encode, project_source and decode_step open OpenMP teams of `threads` threads, for which Scratch must have room,
+// and
+//   join them before they return. reorder computes on the caller's thread.
+// * Functions marked "Every thread" run within a team. All its threads call them in the same order with the same
+//   arguments, and each computes its share. All other functions know nothing of threads.
+// * A shared result may be read behind the next barrier. linear and the three attention functions end without one, so
+//   their caller has it: `#pragma omp barrier`, or the end of the team. Barriers within a function:
+//     linear        between quantizing and the product, for int8 and more than kMaxReplicatedRows rows;
+//     add_and_norm  at the end, for more than kMaxReplicatedRows rows. Each thread computes fewer rows in its own copy;
+//     run_layers    between all sub-layers, and at the end as add_and_norm.
 
-#include "layers.h"
-#include "search.h"
+#include "layout.h"
 
-#define AT_ONCE 256 // rows, about, that pass through all layers, so that what is between the layers stays in a cache
-#define DIVIDED 48  // rows from which it pays to read the weights twice, if that spares some rows
-#define WAITS 2.0f  // how far, in log-probability, a hypothesis is behind the best of its sentence that waits for it
+namespace vanilla_transformer {
 
-// Sentences `from` up to `end` are part `part` of so many.
-struct Part {
+constexpr int kRowsPerPass = 256;    // rows, about, that pass through all layers while a cache holds their states
+constexpr int kMinRowsToDefer = 48;  // rows from which skipping some is worth reading the weights twice
+constexpr float kDeferMargin = 2.0f; // a hypothesis this far (log-probability) behind the best is read only if needed
+
+// Sentences `from` to `end` - 1.
+struct SentenceRange {
     int from, end;
 };
 
-static int parts_of(int sentences, int rows_of_each) {
-    int parts = int((int64_t(sentences) * rows_of_each + AT_ONCE - 1) / AT_ONCE);
-    return parts < sentences ? parts : sentences;
+static int count_passes(int sentences, int rows_per_sentence) {
+    int passes = int((int64_t(sentences) * rows_per_sentence + kRowsPerPass - 1) / kRowsPerPass);
+    return passes < sentences ? passes : sentences;
 }
 
-static Part part_of(int sentences, int parts, int part) {
-    return {int(int64_t(sentences) * part / parts), int(int64_t(sentences) * (part + 1) / parts)};
+static SentenceRange pass_range(int sentences, int passes, int pass) {
+    return {int(int64_t(sentences) * pass / passes), int(int64_t(sentences) * (pass + 1) / passes)};
 }
 
-// The hypotheses of some sentences; where some wait for the others, first the others, then those that can still add to
-// the ranking.
-static Rows rows_of(Part part, int live, const Ranking *ranking, bool some_wait, bool is_second, int32_t *places,
-                    int room) {
-    Rows rows = {0, 0, live, places, places + room};
-    for (int sentence = part.from; sentence < part.end; sentence++) {
-        float least = NAN; // not known yet
+// The hypotheses to read of a range. With `may_defer`, the first round leaves out those that are far behind the best of
+// their sentence; the second has those of them that can still be among the top k. `buffer` has room for `size` rows.
+static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool may_defer, bool is_second,
+                        int32_t *buffer, int size) {
+    Rows rows = {0, 0, alive, buffer, buffer + size};
+    for (int sentence = range.from; sentence < range.end; sentence++) {
+        float threshold = NAN; // not computed yet
         int of_sentence = 0;
-        for (int id = sentence * live; id < (sentence + 1) * live; id++) {
-            bool waits = some_wait && ranking->totals[id] < ranking->totals[sentence * live] - WAITS;
-            for (int64_t i = int64_t(id) * ranking->each; waits && !is_second && i < (id + 1) * ranking->each; i++)
-                ranking->best[i] = -INFINITY, ranking->index[i] = 0;
-            if (waits && is_second && std::isnan(least))
-                least = least_that_goes_on(ranking, sentence, live);
-            if (waits != is_second || (waits && ranking->totals[id] <= least))
+        for (int id = sentence * alive; id < (sentence + 1) * alive; id++) {
+            bool is_deferred = may_defer && topk->beam_scores[id] < topk->beam_scores[sentence * alive] - kDeferMargin;
+            if (is_deferred && !is_second)
+                for (int64_t i = int64_t(id) * topk->k_per_beam; i < (id + 1) * topk->k_per_beam; i++)
+                    topk->scores_per_beam[i] = -INFINITY, topk->tokens_per_beam[i] = 0;
+            if (is_deferred && is_second && std::isnan(threshold))
+                threshold = deferred_threshold(topk, sentence, alive);
+            if (is_deferred != is_second || (is_deferred && topk->beam_scores[id] <= threshold))
                 continue;
-            if (of_sentence++ % TOGETHER == 0)
-                rows.first[rows.groups++] = rows.count;
-            rows.id[rows.count++] = id;
+            if (of_sentence++ % kMaxQueriesPerTile == 0)
+                rows.group_start[rows.num_groups++] = rows.count;
+            rows.hypothesis[rows.count++] = id;
         }
     }
-    rows.first[rows.groups] = rows.count;
+    rows.group_start[rows.num_groups] = rows.count;
     return rows;
 }
 
 extern "C" {
 
-int32_t panel_width(void) { return PANEL; }
+// The layout of all mirrored structures, up to an entry without a name.
+const FieldLayout *structure_layout(void) { return kLayout; }
 
-// Encode: `embedded` sources `(sentences * length, d_model)` → `encoded` of the same shape, which may be the same
-// memory.
+Constants constants(void) { return {NR, kCacheBlock, kMaxQueriesPerTile, kMaxReplicatedRows}; }
+
+// `embedded` (sentences * length, d_model) → `encoded` of the same shape, which may be the same memory.
 void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32_t length, const float *mask,
             const float *embedded, float *encoded, int32_t threads) {
-    int parts = parts_of(sentences, length);
-    for (int i = 0; i < parts; i++) {
-        Part part = part_of(sentences, parts, i);
-        int rows = (part.end - part.from) * length;
-        int64_t first = int64_t(part.from) * length, bytes = stack->d_model * sizeof(float);
-        const float *own_mask = mask ? mask + first : nullptr;
+    int passes = count_passes(sentences, length);
+    for (int i = 0; i < passes; i++) {
+        SentenceRange range = pass_range(sentences, passes, i);
+        int rows = (range.end - range.from) * length;
+        int64_t first = int64_t(range.from) * length, bytes = stack->d_model * sizeof(float);
+        const float *range_mask = mask ? mask + first : nullptr;
 #pragma omp parallel num_threads(threads)
         {
-            Own own = own_rows(scratch, rows);
+            ThreadRows own = thread_rows(scratch, rows);
             for (int64_t row = own.first; row < own.end; row++)
                 memcpy(own.states + row * scratch->stride, embedded + (first + row) * stack->d_model, bytes);
-            const float *states = run_layers(stack, scratch, nullptr, nullptr, length, own_mask, rows);
+            const float *states = run_layers(stack, scratch, nullptr, nullptr, length, range_mask, rows);
             if (own.is_shared || omp_get_thread_num() == 0)
                 for (int64_t row = own.first; row < own.end; row++)
                     memcpy(encoded + (first + row) * stack->d_model, states + row * scratch->stride, bytes);
@@ -78,93 +99,98 @@ void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32
     }
 }
 
-// Keys and values of the sources: `encoded` `(sentences * length, d_model)` → `source`, as `Target` has it.
+// Cross-attention's keys and values: `encoded` (sentences * length, d_model) → `source`, as DecoderState has it.
 void project_source(const Stack *stack, const Scratch *scratch, const float *encoded, int32_t sentences, int32_t length,
                     float *source, int32_t threads) {
     int heads = stack->num_heads, d_k = stack->d_k, d_v = stack->d_v, width = padded_length(length);
-    int parts = parts_of(sentences, length);
+    int passes = count_passes(sentences, length);
 #pragma omp parallel num_threads(threads)
-    for (int i = 0; i < parts * stack->num_layers; i++) {
+    for (int i = 0; i < passes * stack->num_layers; i++) {
         int layer = i % stack->num_layers;
-        Part part = part_of(sentences, parts, i / stack->num_layers);
-        int rows = (part.end - part.from) * length;
-        linear(scratch, &stack->layers[layer].cross_key_value, encoded + int64_t(part.from) * length * stack->d_model,
+        SentenceRange range = pass_range(sentences, passes, i / stack->num_layers);
+        int rows = (range.end - range.from) * length;
+        linear(scratch, &stack->layers[layer].cross_key_value, encoded + int64_t(range.from) * length * stack->d_model,
                stack->d_model, rows, scratch->wide, scratch->stride, false);
 #pragma omp barrier
 #pragma omp for
         for (int row = 0; row < rows; row++)
             for (int head = 0; head < heads; head++) {
                 const float *from = scratch->wide + row * int64_t(scratch->stride);
-                int64_t sentence = part.from + row / length,
+                int64_t sentence = range.from + row / length,
                         block = (layer * int64_t(sentences) + sentence) * heads + head;
                 int t = row % length;
                 float *keys = source + block * (int64_t(width) * d_k + int64_t(length) * d_v);
                 for (int k = 0; k < d_k; k++)
                     keys[int64_t(k) * width + t] = from[head * d_k + k];
                 memcpy(keys + int64_t(width) * d_k + t * d_v, from + heads * d_k + head * d_v, d_v * sizeof(float));
-                for (int k = 0; t == length - 1 && k < d_k; k++) // what is beyond the end counts for nothing
+                for (int k = 0; t == length - 1 && k < d_k; k++) // padding
                     memset(keys + int64_t(k) * width + length, 0, (width - length) * sizeof(float));
             }
     }
 }
 
-// One token of each hypothesis: `tokens` `(sentences * live)` → `logits` `(sentences * live, logits_stride)`, or with a
-// `ranking` what that asks for, and then `logits` holds those of the last rows. `places` has room for two numbers of
-// each hypothesis, and one more. Returns which token the vocabulary does not have, or -1.
-int32_t decode(const Stack *stack, const Scratch *scratch, const Target *target, const Linear *projection,
-               const float *embedding, int32_t vocab_size, float scale, const float *position, const int64_t *tokens,
-               int32_t live, int32_t *places, float *logits, int32_t logits_stride, const Ranking *ranking,
-               int32_t threads) {
-    int hypotheses = target->sentences * live;
+// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
+int32_t decode_step(const DecodeStep *step) {
+    const Stack *stack = step->stack;
+    const Scratch *scratch = step->scratch;
+    const DecoderState *state = step->state;
+    const TopK *topk = step->topk;
+    const float *embedding = step->embedding, *position = step->position, scale = step->embedding_scale;
+    const int64_t *tokens = step->tokens;
+    int alive = step->alive, logits_stride = step->logits_stride, hypotheses = state->batch_size * alive;
     for (int i = 0; i < hypotheses; i++)
-        if (tokens[i] < 0 || tokens[i] >= vocab_size)
+        if (tokens[i] < 0 || tokens[i] >= step->vocab_size)
             return i;
-    int parts = parts_of(target->sentences, live);
-    for (int i = 0; i < 2 * parts; i++) {
-        Part part = part_of(target->sentences, parts, i / 2);
-        bool some_wait = ranking && ranking->totals && (part.end - part.from) * live >= DIVIDED;
-        Rows rows = rows_of(part, live, ranking, some_wait, i % 2, places, hypotheses);
+    int passes = count_passes(state->batch_size, alive);
+    for (int i = 0; i < 2 * passes; i++) { // two rounds each
+        SentenceRange range = pass_range(state->batch_size, passes, i / 2);
+        bool may_defer = topk && topk->beam_scores && (range.end - range.from) * alive >= kMinRowsToDefer;
+        Rows rows = select_rows(range, alive, topk, may_defer, i % 2, step->row_buffer, hypotheses);
         if (rows.count == 0)
             continue;
-        float *own_logits = ranking ? logits : logits + int64_t(part.from) * live * logits_stride;
-#pragma omp parallel num_threads(threads)
+        float *logits = topk ? step->logits : step->logits + int64_t(range.from) * alive * logits_stride;
+#pragma omp parallel num_threads(step->threads)
         {
-            Own own = own_rows(scratch, rows.count);
+            ThreadRows own = thread_rows(scratch, rows.count);
             for (int64_t row = own.first; row < own.end; row++)
                 for (int j = 0; j < stack->d_model; j++)
                     own.states[row * scratch->stride + j] =
-                        embedding[tokens[rows.id[row]] * stack->d_model + j] * scale + position[j];
-            const float *states = run_layers(stack, scratch, target, &rows, 0, nullptr, rows.count);
-            linear(scratch, projection, states, scratch->stride, rows.count, own_logits, logits_stride, false);
-            if (ranking) {
+                        embedding[tokens[rows.hypothesis[row]] * stack->d_model + j] * scale + position[j];
+            const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
+            linear(scratch, step->projection, states, scratch->stride, rows.count, logits, logits_stride, false);
+            if (topk) {
 #pragma omp barrier
-                int thread = omp_get_thread_num(), team = omp_get_num_threads(), each = ranking->each;
+                int thread = omp_get_thread_num(), team = omp_get_num_threads(), per_beam = topk->k_per_beam;
                 for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
-                    best_of(own_logits + row * logits_stride, projection->outputs, each, ranking->totals != nullptr,
-                            ranking->best + int64_t(rows.id[row]) * each,
-                            ranking->index + int64_t(rows.id[row]) * each);
+                    blockwise_topk(logits + row * logits_stride, step->projection->outputs, per_beam,
+                                   topk->beam_scores != nullptr,
+                                   topk->scores_per_beam + int64_t(rows.hypothesis[row]) * per_beam,
+                                   topk->tokens_per_beam + int64_t(rows.hypothesis[row]) * per_beam);
             }
         }
     }
-    for (int i = 0; ranking && i < target->sentences; i++)
-        best_of_sentence(ranking, i, live);
+    for (int i = 0; topk && i < state->batch_size; i++)
+        merge_beams(topk, i, alive);
     for (int i = 0; i < hypotheses; i++) {
-        int64_t own = target->slot[i / live] * target->beams + i % live;
-        target->ancestors[own * target->longest + target->length] = i % live;
+        int64_t own = state->slots[i / alive] * state->num_beams + i % alive;
+        state->ancestors[own * state->max_length + state->length] = i % alive;
     }
     return -1;
 }
 
-// From now on hypothesis i of a sentence continues what was its hypothesis `parents[sentence * live + i]`.
-void follow(const Target *target, const int64_t *parents, int32_t live, int32_t *scratch) {
-    int64_t length = target->length, longest = target->longest;
-    for (int i = 0; i < target->sentences; i++) {
-        int32_t *own = target->ancestors + target->slot[i] * target->beams * longest;
-        for (int beam = 0; beam < target->beams; beam++)
-            memcpy(scratch + beam * length, own + beam * longest, length * sizeof(int32_t));
-        for (int beam = 0; beam < live; beam++)
-            memcpy(own + beam * longest, scratch + parents[i * live + beam] * length, length * sizeof(int32_t));
+// Hypothesis i of a sentence continues its former hypothesis beam_indices[sentence * alive + i]. `buffer` has room for
+// (num_beams, length).
+void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t alive, int32_t *buffer) {
+    int64_t length = state->length, max_length = state->max_length;
+    for (int i = 0; i < state->batch_size; i++) {
+        int32_t *own = state->ancestors + state->slots[i] * state->num_beams * max_length;
+        for (int beam = 0; beam < state->num_beams; beam++)
+            memcpy(buffer + beam * length, own + beam * max_length, length * sizeof(int32_t));
+        for (int beam = 0; beam < alive; beam++)
+            memcpy(own + beam * max_length, buffer + beam_indices[i * alive + beam] * length, length * sizeof(int32_t));
     }
 }
 
 } // extern "C"
+
+} // namespace vanilla_transformer

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from tests.conftest import write_reversals
 from vanilla_transformer.benchmark.configuration import RealConfig, TimingConfig
-from vanilla_transformer.benchmark.sentences import measure_sentences
+from vanilla_transformer.benchmark.real_sentences import measure_real
 from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, MARIAN
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.generation import beam_search
@@ -35,30 +35,32 @@ def real(model_folder, tmp_path):
 
 def measure(settings: RealConfig, names: list[str] = NAMES):
     lines = []
-    return measure_sentences(settings, TIMING, names, torch.device("cpu"), lines.append), lines
+    return measure_real(settings, TIMING, names, torch.device("cpu"), lines.append), lines
 
 
-def test_everyone_is_reported_at_the_fastest_batch_size(real):
+def test_every_system_is_reported_at_its_fastest_batch_size(real):
     result, lines = measure(real())
     assert (result["sentences"], len(lines)) == (12, 2)
-    for one in result["results"].values():
-        assert one["sentences_per_second"] == max(one["by_batch_size"].values())
-        assert one["by_batch_size"][one["batch_size"]] == one["sentences_per_second"]
-        assert len(one["seconds"]) == 2  # the section's own rounds
+    for system in result["results"].values():
+        assert system["sentences_per_second"] == max(system["by_batch_size"].values())
+        assert system["by_batch_size"][system["batch_size"]] == system["sentences_per_second"]
+        assert len(system["seconds"]) == 2  # the section's own rounds
 
 
-def test_bleu_is_that_of_the_models_own_translations_in_the_order_of_the_file(real, tmp_path, model_folder):
-    settings = real(batch_sizes=[1])  # in a batch all may become as long as the longest
+def test_bleu_is_that_of_the_models_translations_in_the_order_of_the_file(real, tmp_path, model_folder):
+    settings = real(batch_sizes=[1])  # a batch has one limit of length
     result, _ = measure(settings, [FAST["float32"]])
     model, tokenizer = load_model_folder(model_folder), AutoTokenizer.from_pretrained(model_folder)
     sources, references = (
         (tmp_path / f"test.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")
     )
     texts = []
-    for source in sources:  # one by one, by the way of the README
+    for source in sources:  # one by one, as in the README
         ids = tokenizer(source, return_tensors="pt")
-        longest = ids["input_ids"].shape[1] + 3
-        found = model.generate(**ids, custom_generate=beam_search, num_beams=4, alpha=0.6, max_new_tokens=longest)
+        max_new_tokens = ids["input_ids"].shape[1] + 3
+        found = model.generate(
+            **ids, custom_generate=beam_search, num_beams=4, alpha=0.6, max_new_tokens=max_new_tokens
+        )
         texts.append(tokenizer.decode(found[0], skip_special_tokens=True))
     expected = score_translations(texts, references)["bleu"]
     assert result["results"][FAST["float32"]]["bleu"] == pytest.approx(expected)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels against plain loops in double precision: kernels_test.cpp, with and without sanitizers."""
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vanilla_transformer.inference.native.compiler import FLAGS, SOURCE, cpu_features, find_compiler
+
+PROGRAM = Path(__file__).with_name("kernels_test.cpp")
+TESTS = re.findall(r'^    \{"(\w+)", \1\},$', PROGRAM.read_text(encoding="utf-8"), re.MULTILINE)
+SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+VECTORS = {"this CPU's vectors": ["-march=native"], "AVX2": ["-mavx2", "-mfma"], "the narrowest vectors": []}
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # Threads that wait passively leave the cores to other processes.
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"} | environment
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
+
+
+def build(folder: Path, flags: list[str], program: str = str(PROGRAM)) -> str:
+    compiler = find_compiler()
+    assert compiler is not None
+    built = run(*compiler, *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test"))
+    assert built.returncode == 0, built.stderr
+    return str(folder / "kernels_test")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> str:
+    return build(tmp_path_factory.mktemp("kernels"), [flag for flag in FLAGS if flag not in ("-shared", "-fPIC")])
+
+
+def test_every_test_of_the_program_is_run(program):
+    assert run(program).stdout.split() == TESTS
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_kernel(program, name):
+    done = run(program, name)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vectors", VECTORS)
+def test_sanitizers_find_nothing(vectors, tmp_path):
+    if vectors == "AVX2" and (platform.machine() not in ("x86_64", "AMD64") or "avx2" not in cpu_features()):
+        pytest.skip("this CPU has no AVX2")
+    program = build(tmp_path, [*SANITIZERS, *VECTORS[vectors], "-fopenmp", "-std=c++17"])
+    for name in TESTS:
+        done = run(program, name, ASAN_OPTIONS="detect_leaks=0")  # OpenMP's threads are never freed
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+
+
+@pytest.mark.slow
+def test_sanitizers_find_a_read_beyond_the_end(tmp_path):
+    """Otherwise the test above would show nothing."""
+    wrong = tmp_path / "wrong.cpp"
+    wrong.write_text(
+        """
+        #include <vector>
+        #include "topk.h"
+        int main() {
+            std::vector<float> values(31), scores(1);
+            std::vector<int64_t> indices(1);
+            vanilla_transformer::blockwise_topk(values.data(), 32, 1, false, scores.data(), indices.data());
+        }
+        """,
+        encoding="utf-8",
+    )
+    program = build(tmp_path, [*SANITIZERS, "-std=c++17"], str(wrong))
+    assert "heap-buffer-overflow" in run(program).stderr

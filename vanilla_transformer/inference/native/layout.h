@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and offsets of the structures that structures.py mirrors, which Python compares when it loads the library.
+
+#pragma once
+
+#include <cstddef>
+
+#include "layers.h"
+#include "topk.h"
+
+namespace vanilla_transformer {
+
+// Numbers that the caller needs to lay out weights and memory.
+struct Constants {
+    int32_t panel_width, cache_block, max_queries_per_tile, max_replicated_rows;
+};
+
+// One step of decoding: a token of each hypothesis.
+struct DecodeStep {
+    const Stack *stack;
+    const Scratch *scratch;
+    const DecoderState *state;
+    const Linear *projection; // to the vocabulary
+    const float *embedding;   // (vocab_size, d_model)
+    const float *position;    // of this token, (d_model)
+    const int64_t *tokens;    // (batch_size, alive)
+    int32_t *row_buffer;      // 2 * batch_size * alive + 1
+    float *logits;            // (batch_size * alive, logits_stride); with `topk` those of some rows, undefined later
+    const TopK *topk;         // nullptr: all logits are wanted
+    float embedding_scale;
+    int32_t vocab_size, logits_stride, alive, threads;
+};
+
+// A field's offset and size in bytes. Without a field: the size of the whole structure.
+struct FieldLayout {
+    const char *structure, *field;
+    int32_t offset, size;
+};
+
+#define STRUCTURE(type) {#type, "", 0, sizeof(type)}
+#define FIELD(type, field) {#type, #field, offsetof(type, field), sizeof(type::field)}
+
+// clang-format off
+static const FieldLayout kLayout[] = {
+    STRUCTURE(Constants), FIELD(Constants, panel_width), FIELD(Constants, cache_block),
+        FIELD(Constants, max_queries_per_tile), FIELD(Constants, max_replicated_rows),
+    STRUCTURE(Linear), FIELD(Linear, weight), FIELD(Linear, scale), FIELD(Linear, bias), FIELD(Linear, inputs),
+        FIELD(Linear, outputs),
+    STRUCTURE(Norm), FIELD(Norm, weight), FIELD(Norm, bias),
+    STRUCTURE(Layer), FIELD(Layer, query_key_value), FIELD(Layer, output), FIELD(Layer, cross_query),
+        FIELD(Layer, cross_key_value), FIELD(Layer, cross_output), FIELD(Layer, linear_1), FIELD(Layer, linear_2),
+        FIELD(Layer, norms),
+    STRUCTURE(Stack), FIELD(Stack, layers), FIELD(Stack, num_layers), FIELD(Stack, d_model), FIELD(Stack, d_ff),
+        FIELD(Stack, num_heads), FIELD(Stack, d_k), FIELD(Stack, d_v), FIELD(Stack, is_pre_norm),
+        FIELD(Stack, is_decoder), FIELD(Stack, epsilon), FIELD(Stack, final_norm),
+    STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
+        FIELD(Scratch, update), FIELD(Scratch, scores), FIELD(Scratch, entries), FIELD(Scratch, quantized),
+        FIELD(Scratch, row_scales), FIELD(Scratch, stride), FIELD(Scratch, max_positions),
+    STRUCTURE(DecoderState), FIELD(DecoderState, batch_size), FIELD(DecoderState, num_beams),
+        FIELD(DecoderState, length), FIELD(DecoderState, source_length), FIELD(DecoderState, num_slots),
+        FIELD(DecoderState, max_length), FIELD(DecoderState, slots), FIELD(DecoderState, cache_blocks),
+        FIELD(DecoderState, ancestors), FIELD(DecoderState, source), FIELD(DecoderState, source_mask),
+        FIELD(DecoderState, attention),
+    STRUCTURE(TopK), FIELD(TopK, k), FIELD(TopK, k_per_beam), FIELD(TopK, num_beams), FIELD(TopK, num_eos_tokens),
+        FIELD(TopK, eos_token_ids), FIELD(TopK, beam_scores), FIELD(TopK, scores_per_beam),
+        FIELD(TopK, tokens_per_beam), FIELD(TopK, scores), FIELD(TopK, beam_indices), FIELD(TopK, tokens),
+    STRUCTURE(DecodeStep), FIELD(DecodeStep, stack), FIELD(DecodeStep, scratch), FIELD(DecodeStep, state),
+        FIELD(DecodeStep, projection), FIELD(DecodeStep, embedding), FIELD(DecodeStep, position),
+        FIELD(DecodeStep, tokens), FIELD(DecodeStep, row_buffer), FIELD(DecodeStep, logits), FIELD(DecodeStep, topk),
+        FIELD(DecodeStep, embedding_scale), FIELD(DecodeStep, vocab_size), FIELD(DecodeStep, logits_stride),
+        FIELD(DecodeStep, alive), FIELD(DecodeStep, threads),
+    {nullptr, nullptr, 0, 0},
+};
+// clang-format on
+
+#undef STRUCTURE
+#undef FIELD
+
+} // namespace vanilla_transformer

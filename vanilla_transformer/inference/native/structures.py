@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structures of the C++ headers as ctypes, and the check that both sides lay them out alike."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
+from itertools import count, takewhile
+
+from vanilla_transformer.inference.native.compiler import library
+
+
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Constants(Structure):
+    _fields_ = _fields(c_int32, "panel_width cache_block max_queries_per_tile max_replicated_rows")
+
+
+class Linear(Structure):
+    _fields_ = [*_fields(c_void_p, "weight scale bias"), *_fields(c_int32, "inputs outputs")]
+
+
+class Norm(Structure):
+    _fields_ = _fields(c_void_p, "weight bias")
+
+
+class Layer(Structure):
+    _fields_ = [
+        *_fields(Linear, "query_key_value output cross_query cross_key_value cross_output linear_1 linear_2"),
+        ("norms", Norm * 3),
+    ]
+
+
+class Stack(Structure):
+    _fields_ = [
+        ("layers", POINTER(Layer)),
+        *_fields(c_int32, "num_layers d_model d_ff num_heads d_k d_v is_pre_norm is_decoder"),
+        ("epsilon", c_float),
+        ("final_norm", Norm),
+    ]
+
+
+class Scratch(Structure):
+    _fields_ = [
+        *_fields(c_void_p, "states normed wide context update scores entries quantized row_scales"),
+        *_fields(c_int32, "stride max_positions"),
+    ]
+
+
+class DecoderState(Structure):
+    _fields_ = [
+        *_fields(c_int32, "batch_size num_beams length source_length num_slots max_length"),
+        *_fields(c_void_p, "slots cache_blocks ancestors source source_mask attention"),
+    ]
+
+
+class TopK(Structure):
+    _fields_ = [
+        *_fields(c_int32, "k k_per_beam num_beams num_eos_tokens"),
+        *_fields(c_void_p, "eos_token_ids beam_scores scores_per_beam tokens_per_beam scores beam_indices tokens"),
+    ]
+
+
+class DecodeStep(Structure):
+    _fields_ = [
+        ("stack", POINTER(Stack)),
+        ("scratch", POINTER(Scratch)),
+        ("state", POINTER(DecoderState)),
+        ("projection", POINTER(Linear)),
+        *_fields(c_void_p, "embedding position tokens row_buffer logits"),
+        ("topk", POINTER(TopK)),
+        ("embedding_scale", c_float),
+        *_fields(c_int32, "vocab_size logits_stride alive threads"),
+    ]
+
+
+class _FieldLayout(Structure):
+    _fields_ = [*_fields(c_char_p, "structure field"), *_fields(c_int32, "offset size")]
+
+
+STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, DecodeStep)
+
+
+def load_library() -> ctypes.CDLL:
+    """The compiled library, whose structures are those of this module.
+
+    Raises:
+        ValueError: as `compiler.library`.
+        AssertionError: as `check_layout`.
+    """
+    loaded = library()
+    check_layout(loaded)
+    loaded.constants.restype = Constants
+    return loaded
+
+
+def check_layout(loaded: ctypes.CDLL) -> None:
+    """Compare every offset and size in bytes with the library's own.
+
+    Raises:
+        AssertionError: they differ, so a call would corrupt memory. `python -O` keeps this check.
+    """
+    loaded.structure_layout.restype = POINTER(_FieldLayout)
+    entries = takewhile(lambda entry: entry.structure, map(loaded.structure_layout().__getitem__, count()))
+    cpp = {(entry.structure.decode(), entry.field.decode()): (entry.offset, entry.size) for entry in entries}
+    python: dict[tuple[str, str], tuple[int, int]] = {}
+    for structure in STRUCTURES:
+        for name, *_ in structure._fields_:
+            field = getattr(structure, name)
+            python[structure.__name__, name] = field.offset, field.size
+        python[structure.__name__, ""] = 0, ctypes.sizeof(structure)
+    for name in python | cpp:
+        in_cpp, in_python = _describe(cpp.get(name)), _describe(python.get(name))
+        if in_cpp != in_python:
+            raise AssertionError(
+                f"{'.'.join(filter(None, name))} is {in_cpp} in C++ and {in_python} in structures.py: this is a bug of "
+                "vanilla_transformer, and engine='torch' avoids it"
+            )
+
+
+def _describe(layout: tuple[int, int] | None) -> str:
+    return "nothing" if layout is None else f"{layout[1]} bytes at offset {layout[0]}"
