@@ -81,10 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Pronounce other words, without training again:\n  {program} quickstart transformer attention")
     print(f"Compare the two models in speed, long range and quality:\n  {program} compare")
     print("Train on your own text, two files in which line i of one is the translation of line i of the other:")
-    print(
-        f"  {program} train small data.train.source=my.en data.train.target=my.de "
-        "training.output_dir=runs/my"
-    )
+    print(f"  {program} train small data.train.source=my.en data.train.target=my.de training.output_dir=runs/my")
     return 0
 
 
