@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every test starts from the same seeds, without the network and without anything the user has cached."""
 
+import gc
 import ipaddress
 import logging
 import os
@@ -81,6 +82,7 @@ def settings_of_the_process() -> dict[str, object]:
 def as_in_a_new_process() -> None:
     """Undo what commands, runs and compilers leave in a process; outside the tests each has its own."""
     seed_all()
+    gc.unfreeze()  # `translate` freezes what it imports
     logging.getLogger("vanilla_transformer").setLevel(logging.NOTSET)  # `train` sets its level
     if "transformers" in sys.modules:
         from transformers.utils.logging import enable_progress_bar

@@ -67,6 +67,49 @@ print(vanilla_transformer.VanillaTransformerConfig in AutoModelForSeq2SeqLM._mod
     assert run(code) == ["[]", "True"]
 
 
+@pytest.mark.parametrize(
+    "modules",
+    [
+        # It imports the auto classes in its midst, and our models import it.
+        ["vanilla_transformer", "transformers.modeling_layers"],
+        ["vanilla_transformer", "transformers.models.auto.configuration_auto"],
+        ["transformers.pipelines", "vanilla_transformer"],
+        ["vanilla_transformer.modeling_rnn_seq2seq"],
+    ],
+    ids=" ".join,
+)
+def test_registration_whichever_module_is_imported_first(modules: list[str]):
+    code = """
+import sys
+from importlib import import_module
+for module in sys.argv[1:]:
+    import_module(module)
+import vanilla_transformer
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+from transformers.pipelines import PIPELINE_REGISTRY
+for config in vanilla_transformer.VanillaTransformerConfig, vanilla_transformer.RNNSeq2SeqConfig:
+    assert type(AutoConfig.for_model(config.model_type)) is config
+    assert all(config in mapping for mapping in (AutoModel._model_mapping, AutoModelForSeq2SeqLM._model_mapping))
+    assert config in TOKENIZER_MAPPING
+assert "translation" in PIPELINE_REGISTRY.supported_tasks
+"""
+    assert run(code, *modules) == []
+
+
+def test_modules_keep_the_loaders_of_python():
+    """For tools that read a module's source or run it."""
+    code = """
+import inspect
+from importlib.util import find_spec
+import vanilla_transformer.console.usage as usage
+print(type(usage.__loader__).__name__, usage.__spec__.loader is usage.__loader__)
+print(inspect.getsource(usage).startswith("# SPDX"))
+print(find_spec("vanilla_transformer.loss").loader.is_package("vanilla_transformer.loss"))
+"""
+    assert run(code) == ["SourceFileLoader True", "True", "False"]
+
+
 def test_a_copy_from_a_folder_and_the_package_live_side_by_side(tmp_path):
     config = package.VanillaTransformerConfig(vocab_size=9, d_model=8, d_ff=8, num_layers=1, num_heads=2)
     package.VanillaTransformerForConditionalGeneration(config).save_pretrained(tmp_path)

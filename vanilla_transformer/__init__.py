@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Transformer of "Attention Is All You Need", as a Hugging Face model.
+"""The Transformer of "Attention Is All You Need" and the RNN that it replaced, as Hugging Face models.
 
-Importing the package registers models, tokenizer and pipeline, so that `AutoModelForSeq2SeqLM.from_pretrained` and
-`pipeline("translation", …)` open their folders.
-Importing torch and transformers takes seconds, which `vanilla-transformer --help` must not: the classes are
-imported when first named (PEP 562), and registered when transformers' own registries are imported.
+Importing this package registers its models, tokenizer and pipeline with transformers: `AutoModelForSeq2SeqLM`,
+`AutoTokenizer` and `pipeline("translation", …)` open its model folders. torch and transformers are imported when a
+program first needs them.
 """
 
-import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
+
+from .registration.after_import import after_import
 
 if TYPE_CHECKING:
     from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
     from .configuration_vanilla_transformer import VanillaTransformerConfig
     from .inference.translator import Translator
-    from .modeling_rnn_seq2seq import (
-        RNNSeq2SeqForConditionalGeneration,
-        RNNSeq2SeqModel,
-        RNNSeq2SeqPreTrainedModel,
-    )
+    from .modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, RNNSeq2SeqModel, RNNSeq2SeqPreTrainedModel
     from .modeling_vanilla_transformer import (
         VanillaTransformerForConditionalGeneration,
         VanillaTransformerModel,
@@ -29,18 +23,6 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "RNNSeq2SeqConfig",
-    "RNNSeq2SeqForConditionalGeneration",
-    "RNNSeq2SeqModel",
-    "RNNSeq2SeqPreTrainedModel",
-    "Translator",
-    "VanillaTransformerConfig",
-    "VanillaTransformerForConditionalGeneration",
-    "VanillaTransformerModel",
-    "VanillaTransformerPreTrainedModel",
-]
 
 _MODULE_OF = {
     "RNNSeq2SeqConfig": "configuration_rnn_seq2seq",
@@ -53,101 +35,65 @@ _MODULE_OF = {
     "VanillaTransformerModel": "modeling_vanilla_transformer",
     "VanillaTransformerPreTrainedModel": "modeling_vanilla_transformer",
 }
+__all__ = list(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll] -- the imports above tell pyright
 
 
 def __getattr__(name: str):
+    """Import a class when it is first named (PEP 562)."""
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _register_config(auto, ours) -> None:
-    (name,) = ours.__all__
-    config = getattr(ours, name)
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+@after_import("transformers")
+def _check_version() -> None:
+    import_module(f"{__name__}.transformers_version")  # refuses versions that are not supported
 
 
-def _register_models(auto, ours) -> None:
-    conditional_generation, base, _ = (getattr(ours, name) for name in ours.__all__)
-    auto.AutoModel.register(base.config_class, base, exist_ok=True)
-    auto.AutoModelForSeq2SeqLM.register(base.config_class, conditional_generation, exist_ok=True)
+@after_import("transformers.models.auto.configuration_auto")
+def _register_configs() -> None:
+    from transformers import AutoConfig
+
+    from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
+    from .configuration_vanilla_transformer import VanillaTransformerConfig
+
+    for config in RNNSeq2SeqConfig, VanillaTransformerConfig:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
-def _register_tokenizer(auto, ours) -> None:
-    (name,) = ours.__all__
-    tokenizer = import_module(f"{__name__}.data.tokenizer_class").VanillaTransformerTokenizer
-    auto.AutoTokenizer.register(getattr(ours, name), tokenizer_class=tokenizer, exist_ok=True)
+@after_import("transformers.models.auto.modeling_auto")
+def _register_models() -> None:
+    from transformers import AutoModel, AutoModelForSeq2SeqLM
+
+    from .modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration, RNNSeq2SeqModel
+    from .modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration, VanillaTransformerModel
+
+    for base in (RNNSeq2SeqModel, VanillaTransformerModel):
+        AutoModel.register(base.config_class, base, exist_ok=True)
+    for seq2seq in (RNNSeq2SeqForConditionalGeneration, VanillaTransformerForConditionalGeneration):
+        AutoModelForSeq2SeqLM.register(seq2seq.config_class, seq2seq, exist_ok=True)
 
 
-def _register_pipeline(pipelines, ours) -> None:
-    """A task of our own name; and "translation", which transformers 5 refuses, saying that it was removed."""
-    model = import_module("transformers").AutoModelForSeq2SeqLM
-    pipelines.REMOVED_TASKS.pop("translation", None)
-    for task in {"vanilla-translation", "translation"} - pipelines.PIPELINE_REGISTRY.supported_tasks.keys():
-        pipelines.PIPELINE_REGISTRY.register_pipeline(task, ours.TranslationPipeline, model, type="text")
+@after_import("transformers.models.auto.tokenization_auto")
+def _register_tokenizer() -> None:
+    from transformers import AutoTokenizer
+
+    from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
+    from .configuration_vanilla_transformer import VanillaTransformerConfig
+    from .data.tokenizer_class import VanillaTransformerTokenizer
+
+    for config in (RNNSeq2SeqConfig, VanillaTransformerConfig):
+        AutoTokenizer.register(config, tokenizer_class=VanillaTransformerTokenizer, exist_ok=True)
 
 
-_AUTO, _PIPELINES = "transformers.models.auto", "transformers.pipelines"
-_CONFIGS, _MODELS, _TOKENIZERS = (f"{_AUTO}.{kind}_auto" for kind in ("configuration", "modeling", "tokenization"))
-# The last imports others of them, and our models import it.
-_THEIRS = {_CONFIGS, _MODELS, _TOKENIZERS, _PIPELINES, "transformers.modeling_layers"}
-# transformers' module, our module, what to do once both are imported
-_REGISTRATIONS = [
-    row
-    for model in ("vanilla_transformer", "rnn_seq2seq")
-    for row in (
-        (_CONFIGS, f"{__name__}.configuration_{model}", _register_config),
-        (_MODELS, f"{__name__}.modeling_{model}", _register_models),
-        (_TOKENIZERS, f"{__name__}.configuration_{model}", _register_tokenizer),
-    )
-] + [(_PIPELINES, f"{__name__}.pipeline_translation", _register_pipeline)]
-# Importing ours is all: it refuses versions that are not supported.
-_REGISTRATIONS.insert(0, ("transformers", f"{__name__}.transformers_version", lambda auto, ours: None))
+@after_import("transformers.pipelines")
+def _register_pipeline() -> None:
+    """A task of our own, and "translation", which transformers 5 has removed and would refuse to open."""
+    from transformers import AutoModelForSeq2SeqLM
+    from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
+    from .pipeline_translation import TranslationPipeline
 
-class _RegisterAfterImport(MetaPathFinder, Loader):
-    """Leaves the import of the modules above to the usual loaders, and registers our classes after it.
-
-    Any of them may be imported first: our models import parts of transformers that import the auto modules, which
-    are then finished in the midst of both. So nothing is registered before all of them are.
-    """
-
-    def __init__(self):
-        self._loaders: dict[str, Loader] = {}
-        self._under_way: set[str] = set()  # found, and being executed
-
-    def find_spec(self, fullname, path=None, target=None):
-        is_ours = fullname.rpartition(".")[0] == __name__
-        if not (is_ours or fullname in _THEIRS):
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        self._loaders[fullname], spec.loader = spec.loader, self
-        return spec
-
-    def create_module(self, spec):
-        return self._loaders[spec.name].create_module(spec)
-
-    def exec_module(self, module):
-        loader, spec = self._loaders[module.__name__], module.__spec__
-        assert spec is not None
-        module.__loader__ = spec.loader = loader  # for whoever looks for the module's source or data
-        self._under_way.add(module.__name__)
-        try:
-            loader.exec_module(module)
-        finally:
-            self._under_way.remove(module.__name__)
-        self.register()
-
-    def register(self) -> None:
-        if self._under_way:
-            return
-        for auto, ours, register in _REGISTRATIONS:
-            if auto in sys.modules:
-                register(sys.modules[auto], import_module(ours))
-
-
-_registrar = _RegisterAfterImport()
-sys.meta_path.insert(0, _registrar)
-_registrar.register()
+    REMOVED_TASKS.pop("translation", None)
+    for task in {"vanilla-translation", "translation"} - PIPELINE_REGISTRY.supported_tasks.keys():
+        PIPELINE_REGISTRY.register_pipeline(task, TranslationPipeline, AutoModelForSeq2SeqLM, type="text")

@@ -41,8 +41,8 @@ def test_override_replaces_the_files_value(config, tmp_path, capsys):
 
 def test_override_without_a_file_uses_the_default_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "speed=null"]) == 1
-    assert "configuration configs/compare.yaml does not exist" in capsys.readouterr().err
+    assert main(["compare", "speed=null", "long_range=null", "quality=null"]) == 1
+    assert "configs/compare.yaml compares nothing" in capsys.readouterr().err
 
 
 def test_error_is_one_line(config, capsys):

@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,28 @@ def test_help_needs_none_of_the_large_libraries(arguments: list[str]):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_translating_imports_only_what_a_model_needs(model_folder: Path):
+    """Importing `PreTrainedModel` is most of the time of translating one line."""
+    code = """
+import sys
+import torch
+from transformers import PreTrainedModel
+from vanilla_transformer.cli import main
+def libraries(): return {name.partition(".")[0] for name in sys.modules}
+before = libraries()
+assert main(["translate", sys.argv[1], "--quiet"]) == 0
+print(*libraries() - before - set(sys.stdlib_module_names), file=sys.stderr)
+print(*libraries(), file=sys.stderr)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(model_folder)]
+    done = subprocess.run(command, input="a b\n", capture_output=True, encoding="utf-8", check=True)
+    added, imported = (set(line.split()) for line in done.stderr.splitlines())
+    assert added <= {"tokenizers", "sentencepiece", "psutil"}  # by transformers' tokenizers and `generate`
+    assert imported.isdisjoint(
+        {"datasets", "evaluate", "matplotlib", "pandas", "peft", "sacrebleu", "sklearn", "tensorboard"}
+    )
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_each_command_says_what_it_does(name: str, capsys):
     assert status_of("--help") == 0
@@ -42,7 +65,6 @@ def test_each_command_says_what_it_does(name: str, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["paint"],
         ["translate"],
         ["translate", "model", "--beans", "4"],
@@ -56,6 +78,14 @@ def test_wrong_usage_is_status_2_and_says_how(arguments: list[str], capsys):
     message = capsys.readouterr().err
     assert message.startswith("usage: vanilla-transformer")
     assert "error:" in message.splitlines()[-1]
+
+
+def test_no_command_shows_the_commands_and_where_to_begin(capsys):
+    assert status_of() == 2
+    message = capsys.readouterr().err
+    assert message.startswith("usage: vanilla-transformer")
+    assert all(f"    {name}" in message for name in SUBCOMMANDS)
+    assert "Begin with `vanilla-transformer quickstart`" in message
 
 
 def test_an_error_is_one_line_and_status_1(capsys, tmp_path):

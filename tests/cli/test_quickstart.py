@@ -82,7 +82,7 @@ def test_output_compares_both_models_and_ends_with_the_next_step(finished):
     assert all(sum(cell in "✓✗" for cell in word) == 2 for word in words)
     assert words[1][-5:] == ["T", "AA", "|", "T", "AH"]
     assert any(line.split()[:1] == ["kitty"] for line in lines)
-    assert "vanilla-transformer train configs/small.yaml data.train.source=my.en" in lines[-1]
+    assert "vanilla-transformer train small data.train.source=my.en" in lines[-1]
 
 
 def test_model_cards_have_the_scores_of_both_models(finished, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-DEFAULT = "configs/benchmark_decode.yaml"
+DEFAULT = "benchmark_decode"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

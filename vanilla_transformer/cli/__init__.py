@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `vanilla-transformer`. Each subcommand is a module with `add_arguments(parser)` and `run(arguments)`.
 
-`EXTRA` of a module is the extra of pyproject.toml that its subcommand needs; `NEEDS` are the modules that it brings and
-without which the subcommand would fail, perhaps after hours of work. Modules here import torch, transformers and the
-rest of the package inside `run`, so that `--help` answers at once.
+A module names in `EXTRA` the extra of pyproject.toml that its subcommand needs, and in `NEEDS` the libraries of that
+extra without which the subcommand would fail, perhaps after hours. It imports torch, transformers and the rest of the
+package inside `run`, so that `--help` answers at once.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from vanilla_transformer.cli import average, compare, evaluate, finetune, plot, pull, push, quickstart, train, translate
@@ -15,18 +16,8 @@ from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-SUBCOMMANDS = {
-    "train": train,
-    "finetune": finetune,
-    "translate": translate,
-    "evaluate": evaluate,
-    "average": average,
-    "push": push,
-    "pull": pull,
-    "compare": compare,
-    "plot": plot,
-    "quickstart": quickstart,
-}
+_MODULES = (quickstart, train, finetune, translate, evaluate, average, push, pull, compare, plot)
+SUBCOMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 after an error that the user can mend (one line on stderr), or 2 after wrong usage.
     """
     prepare_streams()
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     module = SUBCOMMANDS[arguments.command]
 
     def work() -> int:
@@ -51,8 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="vanilla-transformer",
         description='The Transformer of "Attention Is All You Need": from parallel text to translations.',
+        epilog="Begin with `vanilla-transformer quickstart`. Every COMMAND has examples in its --help.",
     )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
         first_line, _, rest = (module.__doc__ or "").partition("\n")
         subparser = subparsers.add_parser(

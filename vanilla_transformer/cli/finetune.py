@@ -4,7 +4,7 @@
     vanilla-transformer finetune my.yaml model=runs/my/model data.train.path=my.tsv
     vanilla-transformer finetune my.yaml "lora={r: 8, target_modules: [q_proj, v_proj]}"
 
-configs/finetune.yaml is one to begin with.
+The shipped config finetune is one to begin with.
 
 On several processes: accelerate launch scripts/finetune.py my.yaml
 """
@@ -18,7 +18,7 @@ EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser, "YAML file, see configs/finetune.yaml")
+    add_config_arguments(parser, "YAML file, or the name of a shipped one, such as finetune")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.console.shipped_configs import find_config
 
 if TYPE_CHECKING:
     from vanilla_transformer.hub.card_facts import Score
@@ -29,8 +30,8 @@ TRANSFORMER, RNN = "Transformer", "RNN"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="words to pronounce at the end")
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="the Transformer's (default: %(default)s)")
-    parser.add_argument("--rnn-config", default="configs/rnn/quickstart.yaml", help="the RNN's (default: %(default)s)")
+    parser.add_argument("--config", default="quickstart", help="the Transformer's (default: %(default)s)")
+    parser.add_argument("--rnn-config", default="rnn/quickstart", help="the RNN's (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",
@@ -80,10 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Pronounce other words, without training again:\n  {program} quickstart transformer attention")
     print(f"Compare the two models in speed, long range and quality:\n  {program} compare")
     print("Train on your own text, two files in which line i of one is the translation of line i of the other:")
-    print(
-        f"  {program} train configs/small.yaml data.train.source=my.en data.train.target=my.de "
-        "training.output_dir=runs/my"
-    )
+    print(f"  {program} train small data.train.source=my.en data.train.target=my.de training.output_dir=runs/my")
     return 0
 
 
@@ -93,7 +91,7 @@ def _load_configs(arguments: argparse.Namespace) -> "dict[str, RunConfig]":
     from vanilla_transformer.training.configuration import load_run_config
 
     files = {TRANSFORMER: arguments.config, RNN: arguments.rnn_config}
-    configs = {name: load_run_config(file, arguments.overrides) for name, file in files.items()}
+    configs = {name: load_run_config(find_config(file), arguments.overrides) for name, file in files.items()}
     # Beside the Transformer, even if --set has given both the same folder.
     configs[RNN].training.output_dir = str(Path(configs[TRANSFORMER].training.output_dir) / "rnn")
     check_runs("quickstart", configs)

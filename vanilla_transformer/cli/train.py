@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a model as a YAML file says; the same command resumes.
 
-    vanilla-transformer train configs/multi30k.yaml
-    vanilla-transformer train configs/multi30k.yaml training.max_minutes=10 data.train.source=my.en
+    vanilla-transformer train small data.train.source=my.en data.train.target=my.de
+    vanilla-transformer train my.yaml training.max_minutes=10 data.train.source=my.en
 
 On several processes: accelerate launch scripts/train.py configs/multi30k.yaml
 """
@@ -20,7 +20,7 @@ EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser, "YAML file, see configs/")
+    add_config_arguments(parser, "YAML file, or the name of a shipped one, such as small or paper/base")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
+from vanilla_transformer.console.fast_imports import without_garbage_collection
 from vanilla_transformer.console.streams import LineReader, windows
 
 if TYPE_CHECKING:
@@ -106,10 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise OSError("standard input is closed: give it a file or a pipe")
 
-    from tqdm import tqdm
+    with without_garbage_collection():
+        from tqdm import tqdm
 
-    from vanilla_transformer.data.corpus import decode_lines
-    from vanilla_transformer.inference.translate import translate_windows
+        from vanilla_transformer.data.corpus import decode_lines
+        from vanilla_transformer.inference.translate import translate_windows
 
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     if arguments.n_best:  # a greedy search has no scores

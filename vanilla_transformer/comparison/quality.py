@@ -115,7 +115,9 @@ def measure_quality(
         config = runs[TRANSFORMER]
         sources, references = load_test_set(name, task, config)
         assert config.data.train is not None
-        tokenizer = prepare_tokenizer(config.tokenizer, load_corpus(config.data.train), Path(config.training.output_dir))
+        tokenizer = prepare_tokenizer(
+            config.tokenizer, load_corpus(config.data.train), Path(config.training.output_dir)
+        )
         check_parameters(
             f"quality.{name}.runs", {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
         )

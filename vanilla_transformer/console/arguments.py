@@ -5,6 +5,8 @@ import argparse
 import math
 from pathlib import Path
 
+from vanilla_transformer.console.shipped_configs import find_config
+
 
 class UsageError(ValueError):
     """Arguments that do not go together; the program ends with status 2, as for argparse's own errors."""
@@ -48,9 +50,9 @@ def add_config_arguments(parser: argparse.ArgumentParser, help: str, default: st
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the file's values")
 
 
-def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[str, list[str]]:
+def config_and_overrides(arguments: argparse.Namespace, default: str | None = None) -> tuple[Path, list[str]]:
     """The file and the changes; where there is a default file, the first argument may be a change."""
     file, overrides = arguments.config, arguments.overrides
     if default is not None and "=" in file and not Path(file).exists():
         file, overrides = default, [file, *overrides]
-    return file, overrides
+    return find_config(file), overrides

@@ -15,6 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+from vanilla_transformer.console.shipped_configs import missing_config
+
 # A token of the Hub (a shorter word is a name), or credentials in an address: https://user:password@host.
 SECRET = re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}|://[^/?#\s]*@")
 WORD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp", "null")}
@@ -128,7 +130,7 @@ def _read_value(text: str) -> tuple[Any, str | None]:
 
 def _read_with_bases(path: Path) -> Section:
     if not path.is_file():
-        raise FileNotFoundError(f"configuration {path} does not exist")
+        raise FileNotFoundError(missing_config(path))
     try:
         text = path.read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):  # before an error repeats the line
