@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
-    Corpus = TypeVar("Corpus", bound=Dataset | IterableDataset)
+    Corpus = TypeVar("Corpus", Dataset, IterableDataset)
 
 BYTE_ORDER_MARK = "\ufeff"  # Windows programs begin a file with it
 # Part of the key of datasets' cache, which knows only a reader's name: raise it whenever a reader gives other rows.

@@ -64,7 +64,7 @@ def prepare_corpora(
         ValueError, FileNotFoundError: a corpus that cannot be read, or that has no pair left.
     """
     assert config.train is not None  # checked before the run's folder was made
-    train, dropped = prepare_pairs(text, tokenizer, config.max_length)
+    train, dropped = prepare_pairs(text, tokenizer, config.max_length)  # pyright: ignore[reportArgumentType] -- it takes either
     _log_dropped("train", dropped if isinstance(train, Dataset) else "a stream, counted while it is read")
     validation, validation_fingerprint = None, {}
     if config.validation is not None:
