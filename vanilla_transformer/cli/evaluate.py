@@ -17,7 +17,7 @@ from vanilla_transformer.cli.translate import add_decoding_arguments, decoding_o
 from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.outputs import check_output_file
 
-EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu")
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "sacrebleu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

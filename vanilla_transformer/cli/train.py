@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vanilla_transformer.training.configuration import RunConfig
     from vanilla_transformer.training.finetuning import FineTuningConfig
 
-EXTRA, NEEDS = "training", ("accelerate", "datasets", "evaluate", "sacrebleu", "yaml")
+EXTRA, NEEDS = "training", ("accelerate", "datasets", "sacrebleu", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

