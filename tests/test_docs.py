@@ -16,6 +16,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.training.configuration import RunConfig
 
+CONFIGS = (VanillaTransformerConfig, RNNSeq2SeqConfig)
 COMING_FROM = (REPOSITORY / "docs" / "coming-from.md").read_text(encoding="utf-8")
 # What a browser fetches when a page is opened: not the targets of links.
 FETCHED = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?([^"'\s>]+)|url\(["']?([^"')]+)""")
@@ -71,7 +72,7 @@ def ours() -> list[str]:
 def test_keys_of_other_toolkits_lead_to_keys_that_exist():
     known = {section.name: {field.name for field in fields(section.type)} for section in fields(RunConfig)
              if section.name != "model" and isinstance(section.type, type)}  # fmt: skip
-    known["model"] = {*VanillaTransformerConfig.__annotations__, *RNNSeq2SeqConfig.__annotations__, "model_type"}
+    known["model"] = {"model_type", *(field.name for config in CONFIGS for field in fields(config))}
     corpus = {field.name for field in fields(CorpusConfig)}
     found = [match for code in ours() for match in re.findall(r"\b([a-z]+)\.(\w+)(?:\.(\w+))?", code)]
     assert len(found) > 80

@@ -48,9 +48,9 @@ def test_equals_torchs_own_chunked_loss(case):
 
 def test_likelihood_is_unsmoothed_and_without_gradient(case):
     hidden, weight, labels = case
-    _, likelihood = smoothed_cross_entropy(hidden, weight, labels, 0.3)
-    assert likelihood.item() == pytest.approx(reference(hidden, weight, labels, 0.0).item(), abs=1e-12)
-    assert not likelihood.requires_grad
+    _, nll = smoothed_cross_entropy(hidden, weight, labels, 0.3)
+    assert nll.item() == pytest.approx(reference(hidden, weight, labels, 0.0).item(), abs=1e-12)
+    assert not nll.requires_grad
 
 
 def test_smoothing_spreads_epsilon_over_the_whole_vocabulary():

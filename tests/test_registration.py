@@ -102,9 +102,9 @@ def test_modules_keep_the_loaders_of_python():
     code = """
 import inspect
 from importlib.util import find_spec
-import vanilla_transformer.console.usage as usage
-print(type(usage.__loader__).__name__, usage.__spec__.loader is usage.__loader__)
-print(inspect.getsource(usage).startswith("# SPDX"))
+import vanilla_transformer.console.extras as extras
+print(type(extras.__loader__).__name__, extras.__spec__.loader is extras.__loader__)
+print(inspect.getsource(extras).startswith("# SPDX"))
 print(find_spec("vanilla_transformer.loss").loader.is_package("vanilla_transformer.loss"))
 """
     assert run(code) == ["SourceFileLoader True", "True", "False"]

@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
     """Section 3.2.2: Concat(head_1, …, head_h) W^O with head_i = Attention(Q W^Q_i, K W^K_i, V W^V_i).
 
     Each of `q_proj`, `k_proj` and `v_proj` holds the projections of all heads. `d_k` and `d_v` may differ from
-    d_model / num_heads (Table 3, rows A and B). The class serves the three uses of section 3.2.3: encoder
+    d_model / num_heads (Table 3, row B). The class serves the three uses of section 3.2.3: encoder
     self-attention, masked decoder self-attention (`is_causal`), and attention over the encoder's output
     (`encoder_hidden_states` given).
     """
@@ -111,18 +111,18 @@ class MultiHeadAttention(nn.Module):
         """`(batch, num_heads, key_length, d_k)` and `(…, d_v)`, cached ones included; it projects the source once."""
         is_cross_attention = encoder_hidden_states is not None
         if isinstance(cache, EncoderDecoderCache):
-            own_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache
+            current_cache = cache.cross_attention_cache if is_cross_attention else cache.self_attention_cache
             if is_cross_attention and self.layer_idx is not None and cache.is_updated.get(self.layer_idx):
-                layer: Any = own_cache.layers[self.layer_idx]  # transformers' type admits layers without keys
+                layer: Any = current_cache.layers[self.layer_idx]  # transformers' type admits layers without keys
                 return layer.keys, layer.values
         else:
-            own_cache = cache
+            current_cache = cache
         source = encoder_hidden_states if is_cross_attention else hidden_states
         key = self._split_heads(self.k_proj(source), self.d_k)  # (batch, num_heads, key_length, d_k)
         value = self._split_heads(self.v_proj(source), self.d_v)  # (batch, num_heads, key_length, d_v)
-        if own_cache is not None:
+        if current_cache is not None:
             assert self.layer_idx is not None  # only the decoder has a cache, and its attentions have an index
-            key, value = own_cache.update(key, value, self.layer_idx)
+            key, value = current_cache.update(key, value, self.layer_idx)
             if is_cross_attention and isinstance(cache, EncoderDecoderCache):
                 cache.is_updated[self.layer_idx] = True
         return key, value
@@ -135,7 +135,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class RecurrentAttention(nn.Module):
-    """Attention of an RNN's decoder over the source: a score for each h_j, softmax, and the mean of the h_j."""
+    """Attention of an RNN's decoder: a score for each h_j of the source, softmax, and the weighted mean of the h_j."""
 
     k_proj: nn.Linear
 

@@ -58,12 +58,12 @@ class Seq2SeqConfig(PreTrainedConfig):
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)  # sets fields that are given by transformers' names, such as hidden_size
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is not None and "bound" in each.metadata:
-                is_allowed, rule = each.metadata["bound"]
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value is not None and "bound" in spec.metadata:
+                is_allowed, rule = spec.metadata["bound"]
                 if not is_allowed(value):
-                    raise ValueError(f"{each.name}={value} {rule}")
+                    raise ValueError(f"{spec.name}={value} {rule}")
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_layers
 

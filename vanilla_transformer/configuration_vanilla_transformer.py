@@ -36,11 +36,11 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         label_smoothing: epsilon of section 5.4, in torch's definition: the target distribution is
             (1 - epsilon) on the reference plus epsilon / vocab_size on every token, the reference included.
         norm_position: "post" is the paper's LayerNorm(x + Sublayer(x)); "pre" is x + Sublayer(LayerNorm(x)).
-        final_layer_norm: a LayerNorm after each stack, which the paper has not. `None`: only with norm_position "pre",
+        final_layer_norm: a LayerNorm after each stack; the paper has none. `None`: only with norm_position "pre",
             where the stacks would otherwise end without one.
         position_embedding: "sinusoidal" (section 3.5, no limit of length) or "learned" (Table 3, row E).
         sinusoid_layout: "interleaved" sines and cosines (section 3.5), or "concatenated": all sines, then all
-            cosines, at the same frequencies (as in Marian).
+            cosines, at the same frequencies (as in transformers' MarianMT).
         max_position_embeddings: number of learned positions; the sinusoid has no limit.
         attention_bias: biases in the four attention projections; the paper's formulas have none.
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
@@ -92,8 +92,8 @@ class VanillaTransformerConfig(Seq2SeqConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self.d_k = self._width_of_a_head("d_k") if self.d_k is None else self.d_k
-        self.d_v = self._width_of_a_head("d_v") if self.d_v is None else self.d_v
+        self.d_k = self._head_width("d_k") if self.d_k is None else self.d_k
+        self.d_v = self._head_width("d_v") if self.d_v is None else self.d_v
         if self.final_layer_norm is None:
             self.final_layer_norm = self.norm_position == "pre"
         if self.position_embedding == "sinusoidal" and self.d_model % 2:
@@ -104,7 +104,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
                 f"use one of {', '.join(sorted(ACT2FN))}"
             )
 
-    def _width_of_a_head(self, name: str) -> int:
+    def _head_width(self, name: str) -> int:
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide d_model={self.d_model}; choose num_heads that divides "

@@ -47,7 +47,7 @@ class SupportsTopK(DecoderState, Protocol):
     """A state that finds the best next tokens itself, where that is faster than returning all logits."""
 
     def topk_step(
-        self, tokens: torch.Tensor, totals: torch.Tensor | None, beams: int, ends: torch.Tensor
+        self, tokens: torch.Tensor, beam_scores: torch.Tensor | None, num_beams: int, eos_token_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read a token of each hypothesis, `(sentences, alive)`, and return the best continuations.
 
@@ -55,14 +55,14 @@ class SupportsTopK(DecoderState, Protocol):
         higher than the last of them.
 
         Args:
-            totals: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, rank by logits,
-                for one hypothesis of each sentence.
-            ends: the EOS tokens, `(ends)`.
+            beam_scores: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, the
+                logits of one hypothesis for each sentence decide.
+            eos_token_ids: `(eos_tokens)`.
 
         Returns:
             Total log-probabilities (or logits), the hypothesis that each continues, and the next token, best first:
-            `(sentences, beams * (1 + len(ends)))` each, or fewer where the vocabulary is small. Entries after those
-            named above are undefined. Scores are NaN where a logit is NaN.
+            `(sentences, num_beams * (1 + eos_tokens))` each, fewer for a small vocabulary. Entries after those named
+            above are undefined. Scores are NaN where a logit is NaN.
         """
         ...
 
@@ -112,7 +112,7 @@ class Decoder(Protocol):
         Args:
             encoder_outputs: with `last_hidden_state` `(sentences, source_length, d_model)`.
             attention_mask: `(sentences, source_length)`, 1 for real tokens; `None`: all are real.
-            max_length: of all targets, in tokens.
+            max_length: the longest that any target may become, in tokens.
             beams: the largest number of hypotheses for each sentence.
             output_attentions: whether the state computes `attention`.
 
@@ -226,7 +226,7 @@ class ModelDecoder(TorchDecoder):
     """The forward pass and cache of any encoder-decoder of transformers: exact, and as fast as the model.
 
     Args:
-        generation_config: of the `generate` call, if there is one.
+        generation_config: the `generate` call's, if there is one.
         model_kwargs: what that call hands to a decoding method, with a row for each beam; takes precedence over the
             arguments of `begin`.
     """

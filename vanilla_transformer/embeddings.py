@@ -15,7 +15,7 @@ def embed_inputs(
     """The embeddings of `input_ids`, or `inputs_embeds` themselves: `(batch, length, d_model)`, not yet scaled.
 
     Args:
-        prefix: of the arguments' names in error messages, such as "decoder_".
+        prefix: begins the arguments' names in error messages, such as "decoder_".
 
     Raises:
         ValueError: both or neither are given; a length of 0.

@@ -128,7 +128,7 @@ class FusedDecoderState:
         self.cache: list[list[torch.Tensor]] = []
         self.entries = self.length = 0  # entries in the cache; tokens of a hypothesis
         # Added to scores: 0 for a hypothesis' own past, else -inf; (sentences, beams, entries). `None`: one beam.
-        self.ancestors: torch.Tensor | None = None
+        self.ancestor_mask: torch.Tensor | None = None
         self.output_attentions = output_attentions
         self.attention: torch.Tensor | None = None  # last layer, mean of its heads
 
@@ -151,7 +151,7 @@ class FusedDecoderState:
         end = self.entries + key.shape[2]
         keys.narrow(2, self.entries, key.shape[2]).copy_(key)
         values.narrow(2, self.entries, key.shape[2]).copy_(value)
-        mask = None if self.ancestors is None else self.ancestors[:, None]
+        mask = None if self.ancestor_mask is None else self.ancestor_mask[:, None]
         attended, _ = attention.attend(query, keys.narrow(2, 0, end), values.narrow(2, 0, end), mask)
         return self.product(attention.output, attended)
 
@@ -179,18 +179,20 @@ class FusedDecoderState:
                 for new, old in zip(new_layer, old_layer, strict=True):
                     new[:, :, : self.entries] = old[:, :, : self.entries]
             self.cache = grown
-        if self.ancestors is None and beams > 1:
-            self.ancestors = self.positions.new_zeros(self.sentences, beams, self.entries)
-        if self.ancestors is not None:
-            own = torch.full((beams, beams), -torch.inf, dtype=self.ancestors.dtype, device=self.ancestors.device)
+        if self.ancestor_mask is None and beams > 1:
+            self.ancestor_mask = self.positions.new_zeros(self.sentences, beams, self.entries)
+        if self.ancestor_mask is not None:
+            own = torch.full(
+                (beams, beams), -torch.inf, dtype=self.ancestor_mask.dtype, device=self.ancestor_mask.device
+            )
             own.fill_diagonal_(0.0)
-            self.ancestors = torch.cat([self.ancestors, own.expand(self.sentences, -1, -1)], dim=2)
+            self.ancestor_mask = torch.cat([self.ancestor_mask, own.expand(self.sentences, -1, -1)], dim=2)
 
     @torch.inference_mode()
     def reorder(self, beam_indices: torch.Tensor) -> None:
-        if self.ancestors is not None:
+        if self.ancestor_mask is not None:
             index = beam_indices[..., None].expand(-1, -1, self.entries)
-            self.ancestors = self.ancestors.gather(1, index)  # (sentences, beams, entries)
+            self.ancestor_mask = self.ancestor_mask.gather(1, index)  # (sentences, beams, entries)
 
     @torch.inference_mode()
     def select(self, batch_indices: torch.Tensor) -> None:
@@ -200,8 +202,8 @@ class FusedDecoderState:
         self.cache, self.source = (
             [[part[: self.sentences] for part in layer] for layer in layers] for layers in (self.cache, self.source)
         )
-        if self.ancestors is not None:
-            self.ancestors = self.ancestors[batch_indices]
+        if self.ancestor_mask is not None:
+            self.ancestor_mask = self.ancestor_mask[batch_indices]
         if self.source_mask is not None:
             self.source_mask = self.source_mask[batch_indices]
 

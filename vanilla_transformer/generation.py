@@ -76,7 +76,7 @@ def beam_search(
         model: any encoder-decoder with transformers' `GenerationMixin`. A model of this package decodes faster, with
             weights that are laid out anew for this call, unless an argument needs the model's own forward pass.
         input_ids: the beginning of the target, `(sentences * num_beams, prompt_length)`.
-        alpha: of the length penalty; 0: plain sums of log-probabilities. `None`: `alpha` of the generation config,
+        alpha: the length penalty's exponent; 0: plain sums of log-probabilities. `None`: that of the generation config,
             else the paper's 0.6.
         rule: "transformers" divides by length^`length_penalty` instead, and stops as transformers does.
         coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
@@ -101,13 +101,15 @@ def beam_search(
     num_beams = generation_config.num_beams or 1
     # transformers replaces its own MaxLengthCriteria and EosTokenCriteria by the user's. A subclass may do anything.
     max_length = min(criterion.max_length for criterion in stopping_criteria if type(criterion) is MaxLengthCriteria)
-    ends = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if type(one) is EosTokenCriteria]
-    others = [one for one in stopping_criteria if type(one) not in (MaxLengthCriteria, EosTokenCriteria)]
+    eos_criteria = [criterion for criterion in stopping_criteria if type(criterion) is EosTokenCriteria]
+    eos_token_ids = [criterion.eos_token_id.to(input_ids.device) for criterion in eos_criteria]
+    own = (MaxLengthCriteria, EosTokenCriteria)
+    others = [criterion for criterion in stopping_criteria if type(criterion) not in own]
     config = BeamSearchConfig(
         num_beams=num_beams,
         num_return_sequences=generation_config.num_return_sequences or 1,
         length_normalizer=_length_normalizer(rule, settings, alpha, length_penalty),
-        eos_token_ids=torch.cat([input_ids.new_empty(0), *ends]),
+        eos_token_ids=torch.cat([input_ids.new_empty(0), *eos_token_ids]),
         pad_token_id=0 if (pad := generation_config._pad_token_tensor) is None else int(pad),
         stopping=_stopping(rule, generation_config.early_stopping),
         coverage_penalty=coverage_penalty,
@@ -128,21 +130,21 @@ def beam_search(
     )
     coverage = _read_prompt(state, prompt)
     if num_beams == 1:
-        return _packed(generation_config, config, greedy_search(state, prompt, max_lengths, config))
+        return _as_generate_output(generation_config, config, greedy_search(state, prompt, max_lengths, config))
     best = BeamSearch(state, prompt, max_lengths, config, source_mask, coverage).run()
     sequences = best.sequences[:, :, : prompt.shape[1] + int(best.lengths.max())].flatten(0, 1)
     outputs = {"sequences_scores": best.scores.flatten()}
     if config.records is not None:
         assert best.last_beams is not None
         outputs["beam_indices"] = config.records.beam_indices(best.lengths, best.last_beams)
-    return _packed(generation_config, config, sequences, outputs)
+    return _as_generate_output(generation_config, config, sequences, outputs)
 
 
 def _check(settings: dict[str, Any], synced_gpus: bool, rule: str, coverage_penalty: float) -> None:
     if rule not in ("gnmt", "transformers"):
         raise ValueError(f"rule={rule!r} must be 'gnmt' (the paper's) or 'transformers'")
-    if not math.isfinite(coverage_penalty):
-        raise ValueError(f"coverage_penalty={coverage_penalty} must be a finite number")
+    if not 0 <= coverage_penalty < math.inf:
+        raise ValueError(f"coverage_penalty={coverage_penalty} must be a finite number, at least 0")
     for name, value in [("synced_gpus", synced_gpus), *((name, settings.get(name)) for name in NOT_OFFERED)]:
         if value and (name, value) not in (("num_beam_groups", 1), ("guidance_scale", 1)):
             raise ValueError(f"{name}={value} is not offered by the paper's decoding; leave it or custom_generate out")
@@ -190,10 +192,10 @@ def _max_lengths(
     settings: dict[str, Any], max_length: int, prompt: torch.Tensor, source_mask: torch.Tensor
 ) -> torch.Tensor:
     """The maximum length of each target without its prompt, `(sentences)`."""
-    longest, beyond = max(1, max_length - prompt.shape[1]), settings.get("max_tokens_beyond_source")
+    limit, beyond = max(1, max_length - prompt.shape[1]), settings.get("max_tokens_beyond_source")
     if beyond is not None and max_length == settings["max_length"]:
-        return (source_mask.sum(dim=1) + beyond).clamp(max=longest)
-    return torch.full(prompt.shape[:1], longest, device=prompt.device)
+        return (source_mask.sum(dim=1) + beyond).clamp(max=limit)
+    return torch.full(prompt.shape[:1], limit, device=prompt.device)
 
 
 def _choose_decoder(
@@ -203,12 +205,10 @@ def _choose_decoder(
     unread = _unread_by_decoders(model_kwargs)
     if decoder is not None:
         if unread:
-            raise ValueError(
-                f"a prepared decoder does not read {', '.join(unread)}; leave `decoder` out, and the model decodes"
-            )
+            raise ValueError(f"`decoder` does not read {', '.join(unread)}; without it the model itself decodes")
         return decoder
-    says_how_to_cache = generation_config.use_cache is False or generation_config.cache_implementation is not None
-    if isinstance(model, BuildsDecoder) and not unread and not says_how_to_cache and model.can_build_decoder():
+    cache_is_requested = generation_config.use_cache is False or generation_config.cache_implementation is not None
+    if isinstance(model, BuildsDecoder) and not unread and not cache_is_requested and model.can_build_decoder():
         return model.build_decoder()
     if coverage_penalty and {"cache", "decoder_attention_mask"} & set(unread):
         raise ValueError(f"coverage_penalty={coverage_penalty} needs whole targets; leave {', '.join(unread)} out")
@@ -233,7 +233,8 @@ def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
 def _read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | None:
     """Read the prompt, `(sentences, prompt_length)`, but its last token; return the sum of the attention, if any."""
     if isinstance(state, SupportsPrefill):
-        return state.prefill(prompt)
+        state.prefill(prompt)
+        return None
     coverage = None
     for token in prompt[:, :-1].unbind(dim=1):
         state(token[:, None])
@@ -242,7 +243,7 @@ def _read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | No
     return coverage
 
 
-def _packed(
+def _as_generate_output(
     generation_config, config: BeamSearchConfig, sequences: torch.Tensor, outputs: dict[str, torch.Tensor] | None = None
 ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateEncoderDecoderOutput:
     """The sequences, or transformers' output where it is asked for."""

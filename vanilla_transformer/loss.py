@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-IGNORED = -100  # the label of positions without a target, as everywhere in transformers
+IGNORE_INDEX = -100  # the label of positions without a target, as everywhere in transformers
 CHUNK_ELEMENTS = 2**21  # logits of a chunk: 8 MiB in float32, which fit a CPU's caches
 MIN_CHUNK_TOKENS = 256  # each chunk adds to the whole gradient of the weight, so more tokens are faster
 
@@ -38,19 +38,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden_states, weight, labels, label_smoothing):
         vocab_size, device = weight.shape[0], hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
-        exact = torch.promote_types(dtype, torch.float32)  # for sums and softmax
+        acc_dtype = torch.promote_types(dtype, torch.float32)  # for sums and softmax
         hidden, matrix = hidden_states.to(dtype), weight.to(dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
-        loss = likelihood = torch.zeros((), dtype=exact, device=hidden.device)
+        grad_weight = torch.zeros_like(weight, dtype=acc_dtype) if needs_weight else None
+        loss = nll = torch.zeros((), dtype=acc_dtype, device=hidden.device)
         chunk = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocab_size)
         for start in range(0, labels.shape[0], chunk):
             inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
-            is_target = targets != IGNORED  # (chunk, 1)
+            is_target = targets != IGNORE_INDEX  # (chunk, 1)
             # Not a clamp, which would turn other labels out of range into token 0: `gather` has to refuse them.
             targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
-            scores = nn.functional.linear(inputs, matrix).to(exact)  # (chunk, vocab_size)
+            scores = nn.functional.linear(inputs, matrix).to(acc_dtype)  # (chunk, vocab_size)
             scores = scores.sub_(scores.amax(dim=-1, keepdim=True))
             target_score, mean_score = scores.gather(-1, targets), scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
             exponentials = scores.exp_()
@@ -58,7 +58,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             target_nll, uniform_nll = total.log() - target_score, total.log() - mean_score
             smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
             loss = loss + (smoothed * is_target).sum()
-            likelihood = likelihood + (target_nll * is_target).sum()
+            nll = nll + (target_nll * is_target).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same for
@@ -71,15 +71,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += grad_scores.T @ inputs  # (vocab_size, d_model)
         if label_smoothing:
-            all_targets = (labels != IGNORED)[:, None]  # (tokens, 1)
+            all_targets = (labels != IGNORE_INDEX)[:, None]  # (tokens, 1)
             if grad_hidden is not None:
-                grad_hidden -= label_smoothing * all_targets * matrix.to(exact).mean(dim=0)
+                grad_hidden -= label_smoothing * all_targets * matrix.to(acc_dtype).mean(dim=0)
             if grad_weight is not None:
-                grad_weight -= label_smoothing / vocab_size * (hidden * all_targets).to(exact).sum(dim=0)
+                grad_weight -= label_smoothing / vocab_size * (hidden * all_targets).to(acc_dtype).sum(dim=0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
-        ctx.mark_non_differentiable(likelihood)
-        return loss, likelihood
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
 
     @staticmethod
     @once_differentiable
@@ -122,14 +122,14 @@ def smoothed_cross_entropy(
     """
     if not torch.is_grad_enabled():  # a Function does not learn this from autograd, and would compute both gradients
         hidden_states, weight = hidden_states.detach(), weight.detach()
-    loss, likelihood = _ChunkedCrossEntropy.apply(
+    loss, nll = _ChunkedCrossEntropy.apply(
         hidden_states.reshape(-1, hidden_states.shape[-1]),  # (batch * target_length, d_model)
         weight,
         labels.reshape(-1).to(hidden_states.device),  # (batch * target_length)
         label_smoothing,
     )  # pyright: ignore[reportGeneralTypeIssues] -- apply is untyped in torch
     count = _num_target_tokens(labels, num_items_in_batch, loss.device)
-    return loss / count, likelihood / count
+    return loss / count, nll / count
 
 
 def cross_entropy_of_logits(
@@ -143,13 +143,13 @@ def cross_entropy_of_logits(
     Raises:
         IndexError: a label below 0 other than -100, or one beyond the vocabulary.
     """
-    exact = torch.promote_types(logits.dtype, torch.float32)  # for sums and softmax
-    scores = logits.reshape(-1, logits.shape[-1]).to(exact)  # (batch * target_length, vocab_size)
+    acc_dtype = torch.promote_types(logits.dtype, torch.float32)  # for sums and softmax
+    scores = logits.reshape(-1, logits.shape[-1]).to(acc_dtype)  # (batch * target_length, vocab_size)
     targets = labels.reshape(-1).to(scores.device)  # (batch * target_length)
     log_probabilities = scores.log_softmax(dim=-1)
-    loss = target_nll = nn.functional.nll_loss(log_probabilities, targets, ignore_index=IGNORED, reduction="sum")
+    loss = target_nll = nn.functional.nll_loss(log_probabilities, targets, ignore_index=IGNORE_INDEX, reduction="sum")
     if label_smoothing:
-        uniform_nll = -(log_probabilities.mean(dim=-1) * (targets != IGNORED)).sum()
+        uniform_nll = -(log_probabilities.mean(dim=-1) * (targets != IGNORE_INDEX)).sum()
         loss = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
     count = _num_target_tokens(labels, num_items_in_batch, loss.device)
     return loss / count, target_nll.detach() / count
@@ -158,7 +158,7 @@ def cross_entropy_of_logits(
 def _num_target_tokens(labels: torch.Tensor, num_items_in_batch: Any, device: torch.device) -> Any:
     """The denominator of a mean over target tokens; 1 instead of 0, so that the mean is 0 and not NaN."""
     if num_items_in_batch is None:
-        num_items_in_batch = (labels != IGNORED).sum()
+        num_items_in_batch = (labels != IGNORE_INDEX).sum()
     if isinstance(num_items_in_batch, torch.Tensor):
         count = num_items_in_batch.to(device)
         return count + (count == 0)

@@ -307,7 +307,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, all_layers: bool
     ):
         """With input feeding: one token at a time, because each step reads the attention's earlier result."""
-        assert self.attention is not None and source is not None  # noqa: PT018 -- the config admits no input feeding without
+        assert self.attention is not None and source is not None  # noqa: PT018 -- the config refuses input feeding without attention
         feeds_context = self.config.input_feeding == "context"
         context = weights = None
         steps = []

@@ -303,8 +303,8 @@ class VanillaTransformerForConditionalGeneration(
 
     def _reorder_cache(self, cache: Cache, beam_idx: torch.LongTensor) -> Cache:
         """As in transformers, but leaves the source's keys and values, which all hypotheses of a sentence share."""
-        own_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-        own_cache.reorder_cache(beam_idx)
+        self_attention_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        self_attention_cache.reorder_cache(beam_idx)
         return cache
 
 

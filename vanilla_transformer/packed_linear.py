@@ -3,13 +3,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 
 Precision = Literal["float32", "bfloat16", "int8"]
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = get_args(Precision)
 # From this size on oneDNN's own layout is faster than a plain product for several rows (4 rows, weights larger than any
 # cache: 1.5 to 3 times); below it the 25 microseconds of the call cost more than the layout saves.
 ONEDNN_MIN_SIZE = 2**17  # elements

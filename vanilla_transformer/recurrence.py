@@ -44,7 +44,7 @@ def masked_update(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor | Non
 def scan_rnn(
     recurrence: nn.RNNBase, inputs: torch.Tensor, state: Tensors, mask: torch.Tensor | None, reverse: bool
 ) -> tuple[torch.Tensor, Tensors]:
-    """What `recurrence` computes, as a graph of any length: for torch.compile, torch.export and ONNX.
+    """Compute `recurrence` by torch's `scan`, whose graph fits any length: for torch.compile, torch.export and ONNX.
 
     torch's own layer fixes the length in a graph, and a graph cannot hold a packed sequence. Here each step keeps the
     state of the sentences that are padded there.

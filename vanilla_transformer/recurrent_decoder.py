@@ -39,9 +39,9 @@ class LSTMCell:
     def __call__(self, inputs: torch.Tensor, state: State, product: Product) -> State:
         hidden, cell_state = state
         gates = product(self.linear, torch.cat([inputs, hidden], dim=-1)).chunk(4, dim=-1)  # torch's order
-        enter, forget, out = gates[0].sigmoid(), gates[1].sigmoid(), gates[3].sigmoid()
-        cell_state = torch.addcmul(forget * cell_state, enter, gates[2].tanh())
-        return out * cell_state.tanh(), cell_state
+        input_gate, forget_gate, output_gate = gates[0].sigmoid(), gates[1].sigmoid(), gates[3].sigmoid()
+        cell_state = torch.addcmul(forget_gate * cell_state, input_gate, gates[2].tanh())
+        return output_gate * cell_state.tanh(), cell_state
 
 
 class GRUCell:
@@ -54,9 +54,9 @@ class GRUCell:
 
     def __call__(self, inputs: torch.Tensor, state: State, product: Product) -> State:
         (hidden,) = state
-        of_inputs, of_hidden = product(self.input_linear, inputs), product(self.hidden_linear, hidden)
-        reset, update = (of_inputs[:, : self.gates] + of_hidden[:, : self.gates]).sigmoid_().chunk(2, dim=-1)
-        new = torch.addcmul(of_inputs[:, self.gates :], reset, of_hidden[:, self.gates :]).tanh_()
+        from_inputs, from_hidden = product(self.input_linear, inputs), product(self.hidden_linear, hidden)
+        reset, update = (from_inputs[:, : self.gates] + from_hidden[:, : self.gates]).sigmoid_().chunk(2, dim=-1)
+        new = torch.addcmul(from_inputs[:, self.gates :], reset, from_hidden[:, self.gates :]).tanh_()
         return (torch.lerp(new, hidden, update),)
 
 

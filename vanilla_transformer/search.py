@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy and beam search over any decoder (section 6.1 of the paper).
 
-Shapes: `sentences` are those still in the batch; `alive` is the number of unfinished hypotheses of each, 1 at first and
+Shapes: `sentences` counts the sentences still in the batch; `alive` the unfinished hypotheses of each, 1 at first and
 then `num_beams`. Lengths count tokens without the prompt, the EOS token included.
 """
 
@@ -32,7 +32,7 @@ class StepRecords:
     def __init__(self, with_scores: bool, with_logits: bool):
         self.scores: tuple[torch.Tensor, ...] | None = () if with_scores else None  # (sentences * beams, vocab_size)
         self.logits: tuple[torch.Tensor, ...] | None = () if with_logits else None
-        self.parents: list[torch.Tensor] = []  # of the hypotheses after each step, (sentences, beams)
+        self.parents: list[torch.Tensor] = []  # each hypothesis's parent after each step, (sentences, beams)
 
     def add(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Copies, for decoders reuse their memory."""
@@ -45,7 +45,7 @@ class StepRecords:
         """For each token the row of `scores` that it was chosen from, -1 after the end.
 
         Args:
-            lengths: of the targets, `(sentences, num_return_sequences)`.
+            lengths: target lengths, `(sentences, num_return_sequences)`.
             last_beams: the hypothesis that the last token of each target continued, of the same shape.
 
         Returns:
@@ -67,7 +67,7 @@ class BeamSearchConfig:
 
     Args:
         length_normalizer: length(s) → the divisor of a log-probability.
-        eos_token_ids: `(ends)`.
+        eos_token_ids: `(eos_tokens)`; any of them ends a hypothesis.
         stopping: when a sentence is finished. "exact": no unfinished hypothesis can still be among the
             `num_return_sequences` best; "max_finished": `num_beams` hypotheses are finished; "heuristic", as in
             transformers: none would be among them at its present length.
@@ -153,7 +153,7 @@ class BeamSearch:
     Args:
         state: before the last token of the prompt.
         prompt: `(sentences, prompt_length)`.
-        max_lengths: of each target, `(sentences)`.
+        max_lengths: the maximum length of each target, `(sentences)`.
         source_mask: for the coverage penalty, `(sentences, source_length)`.
         coverage: attention summed over all prompt tokens but the last, `(sentences, 1, source_length)`.
     """
@@ -173,13 +173,13 @@ class BeamSearch:
         self.length, self.has_finished = 0, False
         self.max_lengths, self.min_max_length = max_lengths, int(max_lengths.min())
         self.max_normalizer = config.length_normalizer(max_lengths.float())  # (sentences)
-        self.rows = torch.arange(sentences, device=device)  # of the whole batch, for those still in it
+        self.rows = torch.arange(sentences, device=device)  # each remaining sentence's row in the whole batch
         self.is_done = torch.zeros(sentences, dtype=torch.bool, device=device)
         self.alive = prompt[:, None]  # (sentences, alive, length)
         self.alive_scores = torch.zeros(sentences, 1, device=device)  # log-probabilities
         max_length = int(max_lengths.max())
         self.finished = Hypotheses(prompt, config.num_beams, max_length, config)
-        self.results = Hypotheses(prompt, config.num_return_sequences, max_length, config)  # of the whole batch
+        self.results = Hypotheses(prompt, config.num_return_sequences, max_length, config)  # of all sentences
 
     def run(self) -> Hypotheses:
         """The `num_return_sequences` best hypotheses of each sentence.
@@ -251,7 +251,7 @@ class BeamSearch:
         return is_end if bool(is_end.any()) else None
 
     def _finish(self, scores: torch.Tensor, beams: torch.Tensor, tokens: torch.Tensor, is_end: torch.Tensor) -> None:
-        """Move those of the best `num_beams` candidates that end to the finished hypotheses."""
+        """Among the best `num_beams` candidates, move the ended ones to the finished hypotheses."""
         best = slice(0, self.config.num_beams)
         beams, tokens = beams[:, best], tokens[:, best]
         ranked = scores[:, best] / self.config.length_normalizer(self.length)
@@ -361,7 +361,7 @@ def greedy_search(
 
 
 def _capabilities(state: DecoderState, config: BeamSearchConfig) -> tuple[SupportsSelect | None, SupportsTopK | None]:
-    """The state as one whose sentences may leave, and as one that ranks; `None` where it may not or cannot."""
+    """The state twice: if sentences may leave its batch, and if it ranks tokens itself; else `None`."""
     if config.needs_whole_batch:
         return None, None
     return state if isinstance(state, SupportsSelect) else None, state if isinstance(state, SupportsTopK) else None

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .decoder import Decoder
-from .loss import IGNORED, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
+from .loss import IGNORE_INDEX, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
 from .packed_linear import Precision
 
 
@@ -34,11 +34,11 @@ class Seq2SeqEncoderOutput(BaseModelOutput):
 
 def is_unmodified(module: nn.Module) -> bool:
     """Whether a module is as this package made it: no adapters, no shards, no hooks, no replaced submodules."""
-    return has_own_modules(module) and all(type(parameter) is nn.Parameter for parameter in module.parameters())
+    return has_only_own_modules(module) and all(type(parameter) is nn.Parameter for parameter in module.parameters())
 
 
-def has_own_modules(module: nn.Module) -> bool:
-    """As `is_unmodified`, but its parameters may be sharded."""
+def has_only_own_modules(module: nn.Module) -> bool:
+    """As `is_unmodified`, without regard to the types of its parameters: they may be sharded."""
     package = __name__.rpartition(".")[0]
     for submodule in module.modules():
         origin = type(submodule).__module__
@@ -336,21 +336,21 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
             **kwargs,
         )
 
-        logits = loss = likelihood = None
+        logits = loss = nll = None
         is_tensor_parallel = (self.tp_size or 1) > 1
         # The chunked loss reads the weight alone, which is not the whole projection under an adapter or a hook.
-        in_chunks = skip_logits and (is_tensor_parallel or has_own_modules(self.lm_head))
+        in_chunks = skip_logits and (is_tensor_parallel or has_only_own_modules(self.lm_head))
         if not in_chunks:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
         if labels is not None:
             loss_arguments = (labels, self.config.label_smoothing, num_items_in_batch)
             if logits is not None:
-                loss, likelihood = cross_entropy_of_logits(logits, *loss_arguments)
+                loss, nll = cross_entropy_of_logits(logits, *loss_arguments)
             else:
                 weight: Any = self.lm_head.weight
                 if is_tensor_parallel:  # each process holds some of its rows
                     weight = weight.full_tensor()
-                loss, likelihood = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
+                loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
         return Seq2SeqLMLossOutput(
             loss=loss,
             logits=None if skip_logits else logits,
@@ -361,7 +361,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
-            negative_log_likelihood=likelihood,
+            negative_log_likelihood=nll,
         )
 
     def can_build_decoder(self) -> bool:
@@ -380,7 +380,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
         if not self.can_build_decoder():
             raise ValueError(
                 "build_decoder needs the decoder as this package made it; this one has adapters, hooks, shards or "
-                "replaced modules: merge them (PEFT: merge_and_unload), or decode without a prepared decoder"
+                "replaced modules: merge them (PEFT: merge_and_unload), or decode without `decoder=`"
             )
         return self.decoder_class(self, precision)
 
@@ -390,7 +390,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
         shifted[:, 1:] = labels[:, :-1]
         pad = self.config.pad_token_id
         # Without a padding token any other will do: the model ignores this position, and no earlier one sees it.
-        return shifted.masked_fill(shifted == IGNORED, self.config.decoder_start_token_id if pad is None else pad)
+        return shifted.masked_fill(shifted == IGNORE_INDEX, self.config.decoder_start_token_id if pad is None else pad)
 
 
 # For a model that carries its code, transformers asks for this signature in every step of `generate`. Looking it up

@@ -100,7 +100,7 @@ def test_the_loss_on_held_out_pairs_falls(base, tmp_path):
 def test_batches_obey_both_budgets_and_hold_every_pair_once_an_epoch(base_transformer, tmp_path):
     run = set_up(tmp_path, base_transformer)
     for epoch in range(2):
-        run.order.set_epoch(epoch)
+        run.sampler.set_epoch(epoch)
         found = list(run.batches)
         assert sum(len(batch["input_ids"]) for batch in found) == 120
         assert max(batch["input_ids"].numel() for batch in found) <= BUDGETS["max_source_tokens"]
@@ -112,7 +112,7 @@ def test_every_epoch_has_another_order(base_transformer, tmp_path):
     run = set_up(tmp_path, base_transformer)
     orders = []
     for epoch in range(2):
-        run.order.set_epoch(epoch)
+        run.sampler.set_epoch(epoch)
         orders.append([batch["input_ids"].tolist() for batch in run.batches])
     assert orders[0] != orders[1]
 

@@ -90,7 +90,7 @@ def test_a_run_of_skipped_updates_ends_by_its_epochs(tiny_run, monkeypatch):
     after_backward(monkeypatch, nan_loss(set(range(1000))))
     run = tiny_run.train("training.max_updates=null", "training.max_epochs=2", "training.max_skipped_in_a_row=1000")
     assert (run.state.progress.epoch, run.state.progress.updates, run.state.progress.target_tokens) == (2, 0, 0)
-    assert run.state.progress.skipped_updates == 2 * len(run.order)
+    assert run.state.progress.skipped_updates == 2 * len(run.sampler)
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run(tiny_run, monkeypatch):

@@ -78,7 +78,7 @@ def test_accumulated_micro_batches_are_one_update(tiny_run):
     )
     parts = tiny_run.train(*options, "training.gradient_accumulation_steps=100")
     assert whole.state.progress.updates == parts.state.progress.updates == 3
-    assert len(parts.order) > 5
+    assert len(parts.sampler) > 5
     assert_equal(weights(parts), weights(whole), rtol=1e-3, atol=1e-5)  # Adam's eps is 1e-9: it magnifies rounding
 
 

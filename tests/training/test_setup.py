@@ -16,8 +16,8 @@ def test_setup_logs_model_device_and_data(tiny_run, caplog):
         if len(line.split()) + 1 > 6
     )
     assert f"{120 - long} pairs kept, 0 with an empty side dropped, {long} with more than 6 tokens" in text
-    assert f"{len(run.order)} an epoch" in text
-    assert f"{run.order.padding_share():.1%} of their positions padding" in text
+    assert f"{len(run.sampler)} an epoch" in text
+    assert f"{run.sampler.padding_share():.1%} of their positions padding" in text
     assert f"{run.state.bare_model().num_parameters():,} parameters" in text
 
 
@@ -40,7 +40,7 @@ def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=1")
-    assert run.state.progress.updates == 3 + len(run.order) - 6
+    assert run.state.progress.updates == 3 + len(run.sampler) - 6
     assert (run.state.progress.epoch, run.state.progress.processes) == (1, 1)
     assert "processes: 2 before, 1 now" in caplog.text
     assert "batches in an update (2 before, 1 now)" in caplog.text
@@ -51,13 +51,15 @@ def test_the_number_of_processes_before_is_known_after_another_stop(tiny_run):
     tiny_run.train(*SMALL_BATCHES, "training.max_updates=4")
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=5")
     assert (run.state.progress.begun_epoch, run.state.progress.batches) == (0, 2)
-    assert run.epochs() * 120 == pytest.approx(run.state.progress.begun_pairs + sum(map(len, run.order.rest[:2])))
+    assert run.epochs() * 120 == pytest.approx(run.state.progress.begun_pairs + sum(map(len, run.sampler.rest[:2])))
 
 
 def test_an_epoch_after_another_number_of_processes_is_a_whole_one(tiny_run):
     save_as_if_of_two_processes(tiny_run.train(*SMALL_BATCHES, "training.max_updates=3"))
     run = tiny_run.train(*SMALL_BATCHES, "training.max_updates=null", "training.max_epochs=2")
-    assert run.state.progress.updates > 3 + 2 * len(run.order) - 6 - 2  # an epoch's number of batches may differ by one
+    assert (
+        run.state.progress.updates > 3 + 2 * len(run.sampler) - 6 - 2
+    )  # an epoch's number of batches may differ by one
     assert run.epochs() == 2.0
 
 

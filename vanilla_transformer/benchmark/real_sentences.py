@@ -39,7 +39,7 @@ def measure_real(
         FileNotFoundError: no such model or file.
         ValueError: source and reference differ in length; a model that the baselines do not support.
     """
-    # Not at the top: the synthetic part does not need evaluate and sacrebleu.
+    # Not at the top: the synthetic part does not need sacrebleu.
     from vanilla_transformer.evaluation.translation_quality import score_translations
 
     assert settings.model is not None

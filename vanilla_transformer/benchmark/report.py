@@ -54,10 +54,10 @@ def _machine(machine: dict[str, Any], settings: dict[str, Any]) -> str:
 def _thresholds(thresholds: list[dict[str, Any]]) -> str:
     words = {True: "met", False: "**not met**", None: "not measured"}
     rows = [
-        [one["ratio"], f"{one['required']:.2f}", number(one["measured"], ".2f"), words[one["is_met"]]]
-        for one in thresholds
+        [row["ratio"], f"{row['required']:.2f}", number(row["measured"], ".2f"), words[row["is_met"]]]
+        for row in thresholds
     ]
-    missed = sum(one["is_met"] is False for one in thresholds)
+    missed = sum(row["is_met"] is False for row in thresholds)
     summary = f"{missed} of {len(rows)} thresholds are not met." if missed else "No measured threshold is missed."
     return f"{table(['', 'at least', 'measured', ''], rows)}\n\n{summary}"
 

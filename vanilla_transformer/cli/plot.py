@@ -11,13 +11,12 @@
 """
 
 import argparse
-import atexit
-import gc
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.cli.translate import open_translator
 from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.fast_imports import without_garbage_collection
 from vanilla_transformer.console.outputs import check_output_file
 
 if TYPE_CHECKING:
@@ -45,14 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # torch and transformers are a million objects, which the garbage collector would walk again and again, for
-    # seconds in all, and once more at exit. A picture makes little garbage of its own.
-    gc.disable()
-    atexit.register(gc.freeze)
-    try:
+    with without_garbage_collection():  # a picture makes little garbage of its own
         arguments.draw(arguments)
-    finally:
-        gc.enable()
     return 0
 
 
@@ -184,17 +177,22 @@ def _plot_curves(arguments: argparse.Namespace) -> None:
     names = folders if len(set(folders)) == len(folders) else arguments.runs
     histories = [read_history(run, name) for run, name in zip(arguments.runs, names, strict=True)]
     formulas = {history.name: _formula(run, history) for run, history in zip(arguments.runs, histories, strict=True)}
-    _save(plot_curves(histories, formulas), arguments.output)
+    known = {name: formula for name, formula in formulas.items() if formula is not None}
+    _save(plot_curves(histories, known), arguments.output)
 
 
-def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]]:
-    """Equation 3 of the paper with the run's settings: (updates, learning rates)."""
+def _formula(run: str, history: "RunHistory") -> tuple[list[int], list[float]] | None:
+    """Equation 3 of the paper with the run's settings: (updates, learning rates); `None` for a fine-tuning."""
     from pathlib import Path
 
-    from vanilla_transformer.training.configuration import load_run_config, model_config_of
+    from vanilla_transformer.training.configuration import model_config_of, run_config_of
     from vanilla_transformer.training.schedule import learning_rate
+    from vanilla_transformer.training.yaml_sections import read_yaml
 
-    config = load_run_config(Path(run) / "config.yaml")
+    values = read_yaml(Path(run) / "config.yaml")
+    if not isinstance(values.get("model"), dict):  # fine-tuning, which has schedules of transformers
+        return None
+    config = run_config_of(values)
     d_model, optimizer = model_config_of(config.model).d_model, config.optimizer
     last = max((updates[-1] for updates, _ in history.scalars.values() if updates), default=1)
     updates = list(range(1, last + 1, max(1, last // FORMULA_POINTS)))

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterable
 from pathlib import Path
 
+from vanilla_transformer.console.atomic_write import write_atomically
 from vanilla_transformer.console.extras import check_installed
 
 HELD_OUT_SHARE = 0.05
@@ -57,9 +58,7 @@ def write_pronunciation_corpus(folder: str | Path, seed: int = 1) -> None:
             text = "".join(f"{line}\n" for line in texts)
             (folder / f"{split}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
     references = {word: [" ".join(variant) for variant in pronunciations[word]] for word in test}
-    unfinished = folder / ".test.json"
-    unfinished.write_text(json.dumps(references, indent=0) + "\n", encoding="utf-8")
-    unfinished.replace(folder / "test.json")
+    write_atomically(folder / "test.json", json.dumps(references, indent=0) + "\n")
 
 
 def spell(word: str) -> str:

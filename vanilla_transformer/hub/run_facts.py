@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.hub.card_facts import ComparedModel, ModelCardFacts, Score
 from vanilla_transformer.hub.model_card import write_model_card
+from vanilla_transformer.training.checkpoint import checkpoint_name
 from vanilla_transformer.training.export import MODEL, RESULTS
 
 # The fields of a configuration that reproduce the run elsewhere; the others are paths, or change no result.
@@ -54,7 +55,7 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
         folder: gets the card.
         run: output_dir of the run.
         checkpoints: oldest first.
-        name: of the model.
+        name: the model's.
 
     Returns:
         The path of the card; `None` if the run has no results.json, or ended with another checkpoint.
@@ -62,17 +63,22 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
     if not (run / RESULTS).is_file():
         return None
     results = _read(run)
-    if checkpoints[-1].name != f"update-{results['updates']:08d}":
+    if checkpoints[-1].name != checkpoint_name(results["updates"]):
         return None
     config = results["config"]
     training = config["training"] | {"average_checkpoints": len(checkpoints)}
-    results |= {"config": config | {"training": training}, "scores": []}
-    return write_model_card(folder, facts=facts_of_run(results, name))
+    results |= {"config": config | {"training": training}, "scores": [], "loss": None}
+    facts_of = facts_of_finetuning if isinstance(config["model"], str) else facts_of_run  # fine-tuning names a folder
+    return write_model_card(folder, facts=facts_of(results, name))
 
 
 def write_card_of_finetuning(output_dir: Path) -> Path:
     """Write the model card of a finished fine-tuning, and the licence of the code, into its model folder."""
-    results = _read(output_dir)
+    return write_model_card(output_dir / MODEL, facts=facts_of_finetuning(_read(output_dir), output_dir.resolve().name))
+
+
+def facts_of_finetuning(results: Mapping[str, Any], name: str) -> ModelCardFacts:
+    """The facts of the model card of a fine-tuning, from its results.json."""
     config = results["config"]
     base, train = Path(config["model"]), config["data"]["train"]
     scores = _scores(results, "validation")
@@ -83,8 +89,8 @@ def write_card_of_finetuning(output_dir: Path) -> Path:
         base = base.resolve()
         base_name = base.parent.name if base.name == MODEL else base.name
     files = [Path(train[side]).name for side in ("source", "target", "path") if train[side] is not None]
-    facts = ModelCardFacts(
-        model_name=output_dir.resolve().name,
+    return ModelCardFacts(
+        model_name=name,
         model_type=results["model_type"],
         base_model=base_name,
         base_model_on_hub=not base.exists(),
@@ -92,7 +98,6 @@ def write_card_of_finetuning(output_dir: Path) -> Path:
         scores=scores,
         **_common_facts(results, FINE_TUNING_RECIPE),
     )
-    return write_model_card(output_dir / MODEL, facts=facts)
 
 
 def compared_model(output_dir: Path, name: str, scores: Sequence[Score]) -> ComparedModel:
@@ -110,7 +115,7 @@ def facts_of_run(
     Args:
         results: results.json; former versions had no `devices`, `sustained_flops`, `weights_license` and `alpha`, and
             decoded by transformers' `length_penalty`.
-        name: of the model.
+        name: the model's.
         more_scores: come before those of the run.
         more_facts: fields of `ModelCardFacts` that are not in results.json.
     """

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.distributed.fsdp import full_state_dict, is_sharded
-from vanilla_transformer.inference.weight_files import is_pickle_name
+from vanilla_transformer.inference.weight_files import WEIGHTS, is_pickle_name
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.lora import ADAPTER_WEIGHTS, load_adapter, save_weights
@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"  # in the run's output_dir
 CHECKPOINT_NAME = re.compile(r"update-(\d{8})")
+
+
+def checkpoint_name(updates: int) -> str:
+    """The folder of the checkpoint after this many updates."""
+    return f"update-{updates:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -48,7 +53,7 @@ class Checkpoints:
         self.tokenizer = tokenizer
         self.state = state
         self.accelerator = state.accelerator
-        self._damages: dict[Path, str | None] = {}  # of the checkpoints whose hashes were compared
+        self._damages: dict[Path, str | None] = {}  # the finding for each checkpoint whose hashes were compared
 
     def save(self) -> None:
         """Save the state, and remove checkpoints beyond `keep_checkpoints`; all processes must call this.
@@ -56,7 +61,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written; earlier checkpoints are as they were.
         """
-        checkpoint = self.folder / f"update-{self.state.progress.updates:08d}"
+        checkpoint = self.folder / checkpoint_name(self.state.progress.updates)
         with atomic_folder(checkpoint, self.accelerator, manifest=True) as folder:
             self._save_model(folder)
             self.state.save(folder)
@@ -148,7 +153,7 @@ class Checkpoints:
         if (folder / ADAPTER_WEIGHTS).is_file():
             load_adapter(model, folder)
             return
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
         if is_sharded(model):
             # Not strict: the file has one of several tied weights.
             options = StateDictOptions(full_state_dict=True, strict=False)

@@ -4,12 +4,13 @@
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_origin
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
+from vanilla_transformer.configuration_base import Seq2SeqConfig
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
@@ -128,6 +129,11 @@ class TrainingConfig:
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
+    @property
+    def has_end(self) -> bool:
+        """Whether updates, epochs or minutes end the training."""
+        return (self.max_updates, self.max_epochs, self.max_minutes) != (None, None, None)
+
 
 @strict
 @dataclass(kw_only=True)
@@ -155,7 +161,7 @@ class GenerationSectionConfig(BatchTokensConfig):
 
     num_beams: int = at_least(1, default=4)
     alpha: float = finite(default=0.6)
-    length_penalty: float = 0.6
+    length_penalty: float = finite(default=0.6)
     max_tokens_beyond_source: int = at_least(1, default=50)
 
 
@@ -217,7 +223,9 @@ def _model_config_class(model: dict[str, Any]) -> type[PreTrainedConfig]:
 
 def check_model_section(model: dict[str, Any]) -> None:
     """Raise ValueError for an impossible section `model`; convert its values to the types of their fields."""
-    types = _model_config_class(model).__annotations__  # the paper's fields, without those of PreTrainedConfig
+    # The paper's fields, without those of PreTrainedConfig.
+    annotations = _model_config_class(model).__annotations__ | Seq2SeqConfig.__annotations__
+    types = {name: kind for name, kind in annotations.items() if get_origin(kind) is not ClassVar}
     allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
     for key, value in list(model.items()):
         if key not in allowed:
@@ -235,7 +243,7 @@ def check_model_section(model: dict[str, Any]) -> None:
 
 def check_training_section(training: TrainingConfig) -> None:
     """Raise ValueError for a run without end, or one that averages more checkpoints than it keeps."""
-    if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
+    if not training.has_end:
         raise ValueError("training has no end: set training.max_updates, training.max_epochs or training.max_minutes")
     if not 0 <= training.average_checkpoints <= training.keep_checkpoints:
         raise ValueError(

@@ -117,7 +117,7 @@ def make_batches(
     accelerator: Accelerator,
     shuffle: bool = True,
 ) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
-    """This process's batches by token budget: their order, and their tensors."""
+    """This process's batch sampler (by token budget) and the loader of its batches."""
     collate = DataCollatorForSeq2Seq(tokenizer)
     # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
     # in the middle of an epoch, would draw one more than the uninterrupted one.
@@ -130,13 +130,13 @@ def make_batches(
         "seed": training.seed,
     }
     if isinstance(pairs, IterableDataset):
-        order = StreamingTokenBatches(pairs, **options)
-        return order, DataLoader(
-            order,
+        sampler = StreamingTokenBatches(pairs, **options)
+        return sampler, DataLoader(
+            sampler,
             batch_size=None,  # the stream's items are batches
             generator=generator,
             collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
         )
-    order = TokenBatchSampler(pairs["source_length"], pairs["target_length"], shuffle=shuffle, **options)
+    sampler = TokenBatchSampler(pairs["source_length"], pairs["target_length"], shuffle=shuffle, **options)
     rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # torch's Dataset is a protocol that it follows
-    return order, DataLoader(rows, batch_sampler=order, collate_fn=collate, generator=generator)
+    return sampler, DataLoader(rows, batch_sampler=sampler, collate_fn=collate, generator=generator)

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from vanilla_transformer.console.atomic_write import write_atomically
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_on_all_processes
@@ -56,9 +57,7 @@ def _finished_model(run: Run) -> PreTrainedModel:
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:
     if run.state.accelerator.is_main_process:
-        unfinished = run.output_dir / f".{RESULTS}"
-        unfinished.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(run.output_dir / RESULTS)
+        write_atomically(run.output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
 def _score_on_test(run: Run, sources: list[str], references: list[list[str]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from vanilla_transformer.training.configuration import (
     TrainingConfig,
     check_training_section,
 )
-from vanilla_transformer.training.lora import LoRAConfig
+from vanilla_transformer.training.lora import LoRASectionConfig
 from vanilla_transformer.training.yaml_sections import Section, build_section, merged, read_yaml, words_of
 
 EPOCHS = 3  # where the configuration gives no end
@@ -104,7 +104,7 @@ class FineTuningConfig:
     training: TrainingConfig
     optimizer: FineTuningOptimizerConfig = field(default_factory=FineTuningOptimizerConfig)
     generation: BatchTokensConfig = field(default_factory=BatchTokensConfig)
-    lora: LoRAConfig | None = None
+    lora: LoRASectionConfig | None = None
 
     @property
     def tokenizer(self) -> TokenizerConfig:
@@ -127,9 +127,14 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     values = merged({"training": DEFAULTS}, _renamed(read_yaml(Path(path), overrides)))
     config = build_section(FineTuningConfig, values, where="")
     training = config.training
-    if training.max_updates is None and training.max_epochs is None and training.max_minutes is None:
+    if not training.has_end:
         training.max_epochs = EPOCHS
     check_training_section(training)
+    schedule = config.optimizer.schedule
+    if training.max_updates is None and training.max_epochs is None and schedule in ("linear", "cosine"):
+        raise ValueError(
+            f"optimizer.schedule={schedule!r} ends with the run; set training.max_updates or training.max_epochs"
+        )
     if config.lora is not None and training.average_checkpoints:
         raise ValueError(
             f"training.average_checkpoints={training.average_checkpoints} is for all weights; leave it out with lora"
@@ -154,7 +159,9 @@ def _renamed(values: Section) -> Section:
         section = values.get(old_section)
         if not isinstance(section, Section) or old_key not in section:
             continue
-        target = values.setdefault(new_section, Section())
+        if values.get(new_section) is None:
+            values[new_section] = Section()
+        target = values[new_section]
         if new_key in target:
             raise ValueError(f"{old} is another name of {new}; give one of them")
         target.set(new_key, section.pop(old_key), words_of(section).get(old_key))

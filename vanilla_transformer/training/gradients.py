@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer
 from vanilla_transformer.distributed.fsdp import is_sharded
 from vanilla_transformer.distributed.processes import sum_over_processes
-from vanilla_transformer.loss import IGNORED
+from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.train_state import TrainState
 
@@ -19,16 +19,16 @@ Batch = dict[str, torch.Tensor]
 
 
 class Losses(NamedTuple):
-    """Of one update, on the device.
+    """The losses of one update, on the device.
 
     Args:
-        loss, likelihood: this process's part of the smoothed loss and of the negative log-likelihood; their sums over
+        loss, nll: this process's part of the smoothed loss and of the negative log-likelihood; their sums over
             the processes are the update's means per target token.
         tokens: target tokens of all processes.
     """
 
     loss: torch.Tensor
-    likelihood: torch.Tensor
+    nll: torch.Tensor
     tokens: torch.Tensor
 
 
@@ -42,13 +42,13 @@ def backward(state: TrainState, micro_batches: list[Batch], training: TrainingCo
         ValueError: a single pair does not fit; or a micro-batch does not, and there are several processes: one cannot
             begin anew while the others wait for its gradients.
     """
-    tokens = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches))
+    tokens = torch.tensor(sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches))
     tokens = sum_over_processes(state.accelerator, tokens)
     parts = list(micro_batches)
     while True:
-        loss, likelihood, too_large = _accumulate(state, parts, tokens)
+        loss, nll, too_large = _accumulate(state, parts, tokens)
         if too_large is None:
-            return Losses(loss, likelihood, tokens)
+            return Losses(loss, nll, tokens)
         halves = _halves(state, parts[too_large], training)
         state.optimizer.zero_grad()  # the failed backward pass has left some gradients
         clear_device_cache(garbage_collection=True)
@@ -61,7 +61,7 @@ def _accumulate(
 ) -> tuple[torch.Tensor, torch.Tensor, int | None]:
     """Add every part's gradients; the third result is the index of a part that does not fit in memory, if any."""
     accelerator = state.accelerator
-    loss = likelihood = torch.zeros((), device=accelerator.device)
+    loss = nll = torch.zeros((), device=accelerator.device)
     for index, batch in enumerate(parts):
         try:
             with _gradient_sync(state, is_last=index == len(parts) - 1):
@@ -72,10 +72,10 @@ def _accumulate(
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-            return loss, likelihood, index  # halve outside: the error holds the tensors of the failed pass
+            return loss, nll, index  # halve outside: the error holds the tensors of the failed pass
         loss = loss + output.loss.detach()
-        likelihood = likelihood + output.negative_log_likelihood
-    return loss, likelihood, None
+        nll = nll + output.negative_log_likelihood
+    return loss, nll, None
 
 
 def _gradient_sync(state: TrainState, is_last: bool) -> AbstractContextManager:
@@ -103,7 +103,7 @@ def _halves(state: TrainState, batch: Batch, training: TrainingConfig) -> list[B
             f"processes cannot go on with a smaller one; lower {budgets}"
         )
     if pairs == 1:
-        source, target = int(batch["attention_mask"].sum()), int((batch["labels"] != IGNORED).sum())
+        source, target = int(batch["attention_mask"].sum()), int((batch["labels"] != IGNORE_INDEX).sum())
         raise ValueError(
             f"there is no memory for a single pair of {source} source and {target} target tokens; lower "
             f"data.max_length or the model's sizes ({budgets} allow such a pair)"
@@ -121,7 +121,7 @@ def clip_gradients(state: TrainState, max_norm: float | None) -> torch.Tensor:
         norm = state.accelerator.clip_grad_norm_(parameters, max_norm)
         assert norm is not None
     else:
-        state.accelerator.unscale_gradients()  # of fp16, as clipping does
+        state.accelerator.unscale_gradients()  # fp16 gradients are scaled; clipping unscales them by itself
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

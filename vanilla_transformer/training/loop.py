@@ -66,9 +66,10 @@ def fit(run: Run) -> Validation | None:
             norm = clip_gradients(state, optimizer.max_grad_norm)
             is_finite = torch.isfinite(losses.loss) & torch.isfinite(norm)
             tokens = int(losses.tokens)  # waits for the device, so that the clock counts its work
-            start, before = time.perf_counter(), start
-            progress.seconds += start - before
-            # One reduction asks both; the step's own time counts for the next update.
+            now = time.perf_counter()
+            progress.seconds += now - start
+            start = now
+            # One reduction for both answers. What follows it counts as the next update's time.
             is_over, is_skipped = any_process(run, bool(stop) or is_complete(run), not is_finite)
             if is_skipped:
                 skipped_in_a_row += 1
@@ -78,18 +79,18 @@ def fit(run: Run) -> Validation | None:
             else:
                 skipped_in_a_row = 0
                 apply_update(state, tokens)
-                report.add(losses.loss, losses.likelihood, tokens)
+                report.add(losses.loss, losses.nll, tokens)
 
             if is_over or is_complete(run):
                 break
             if is_skipped:
                 continue  # the checkpoint of this number of updates is written already
-            before = time.perf_counter()
+            paused_at = time.perf_counter()  # validation and checkpoints are not counted
             if run.corpora.validation is not None and progress.updates % training.validate_every == 0:
                 report.show_validation(validate(run))
             if progress.updates % training.checkpoint_every == 0:
                 run.checkpoints.save()
-            start += time.perf_counter() - before
+            start += time.perf_counter() - paused_at
         run.checkpoints.save()
         is_stopped, is_done = any_process(run, bool(stop), is_complete(run))
         if is_stopped and not is_done:
@@ -111,14 +112,14 @@ def updates(run: Run) -> Iterator[list[Batch]]:
     """
     progress, accumulation = run.state.progress, run.config.training.gradient_accumulation_steps
     while not is_complete(run):
-        run.order.set_epoch(progress.epoch, start_batch=progress.batches)
+        run.sampler.set_epoch(progress.epoch, start_batch=progress.batches)
         batches = iter(run.batches)
         while micro_batches := list(islice(batches, accumulation)):
             progress.batches += len(micro_batches)
             yield micro_batches
         progress.epoch += 1
         progress.batches = 0
-        if isinstance(run.order, StreamingTokenBatches):
+        if isinstance(run.sampler, StreamingTokenBatches):
             logger.info(f"data.train, epoch {progress.epoch}: {run.corpora.dropped}, in all that was read so far")
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from vanilla_transformer.inference.model_folder import load_model_folder
-from vanilla_transformer.training.bounds import at_least, probability
+from vanilla_transformer.training.bounds import at_least, finite, probability
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's and transformers' name
 PREFIX = "base_model.model."  # before a weight's name in that file
@@ -19,7 +19,7 @@ PREFIX = "base_model.model."  # before a weight's name in that file
 
 @strict
 @dataclass(kw_only=True)
-class LoRAConfig:
+class LoRASectionConfig:
     """The section `lora`.
 
     Args:
@@ -31,7 +31,7 @@ class LoRAConfig:
     """
 
     r: int = at_least(1, default=8)
-    alpha: float = 16.0
+    alpha: float = finite(default=16.0)
     dropout: float = probability(default=0.0)
     target_modules: list[str]
 
@@ -40,7 +40,7 @@ class LoRAConfig:
             raise ValueError("lora.target_modules=[] must name at least one linear layer, such as q_proj")
 
 
-def add_adapter(model: PreTrainedModel, config: LoRAConfig) -> None:
+def add_adapter(model: PreTrainedModel, config: LoRASectionConfig) -> None:
     """Add a new adapter, whose weights alone are trained from then on.
 
     Raises:

@@ -6,8 +6,6 @@ from pathlib import Path
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.distributed.deepspeed_zero import zero_requested
-from vanilla_transformer.distributed.fsdp import fsdp_requested
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import RunConfig, TrainingConfig, max_positions, model_config_of
@@ -30,7 +28,7 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseFo
         model = AutoModelForSeq2SeqLM.from_config(
             model_config_of(config.model, vocab_size=len(tokenizer), **special_tokens)
         )
-    except RuntimeError as error:  # of torch's allocator
+    except RuntimeError as error:  # from torch's allocator
         raise ValueError(
             f"there is no memory for the model {config.model}; lower its sizes in the section model "
             f"({' '.join(str(error).split())})"
@@ -54,10 +52,8 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
     Raises:
         FileNotFoundError, ValueError: as `load_model_folder`; a model of another package, one whose tokenizer does not
             fit, or one that cannot read texts of `data.max_length`.
-        ValueError: FSDP or DeepSpeed is requested; `training.output_dir` has checkpoints of an earlier version.
+        ValueError: `training.output_dir` has checkpoints of an earlier version.
     """
-    if fsdp_requested() or zero_requested(config.training.mixed_precision):
-        raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     trainer_checkpoints = sorted(path.name for path in Path(config.training.output_dir).glob("checkpoint-*"))
     if trainer_checkpoints:
         raise ValueError(
@@ -85,6 +81,7 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
 
 
 def configure_for_training(model: BaseForConditionalGeneration, training: TrainingConfig) -> None:
+    """Set the attention backend and gradient checkpointing of the section `training`, and train mode."""
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:

@@ -17,30 +17,22 @@ from vanilla_transformer.training.schedule import paper_schedule
 def build_optimizer(
     config: OptimizerConfig | FineTuningOptimizerConfig, model: PreTrainedModel, planned_updates: int | None
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam with the paper's schedule (section 5.3), or AdamW with a schedule of transformers.
-
-    Raises:
-        ValueError: the schedule decays to the end of a run that only `training.max_minutes` ends.
-    """
+    """Adam with the paper's schedule (section 5.3), or AdamW with a schedule of transformers."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options: Any = {"betas": (config.beta1, config.beta2), "eps": config.eps, "fused": True}
     if isinstance(config, OptimizerConfig):
         optimizer = torch.optim.Adam(parameters, lr=1.0, **options)  # the schedule gives the rate itself
         d_model: int = model.config.hidden_size
         return optimizer, paper_schedule(optimizer, d_model, config.warmup_steps, config.learning_rate_scale)
-    if planned_updates is None and config.schedule in ("linear", "cosine"):
-        raise ValueError(
-            f"optimizer.schedule={config.schedule!r} ends with the run; set training.max_updates or training.max_epochs"
-        )
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
     schedule = get_scheduler(config.schedule, optimizer, config.warmup_steps, planned_updates)
     assert isinstance(schedule, LambdaLR)
     return optimizer, schedule
 
 
-def planned_updates(training: TrainingConfig, order: TokenBatchSampler | StreamingTokenBatches) -> int | None:
+def planned_updates(training: TrainingConfig, sampler: TokenBatchSampler | StreamingTokenBatches) -> int | None:
     """The updates at which `max_updates` or `max_epochs` ends the run; `None` if nobody can know."""
     ends = [] if training.max_updates is None else [training.max_updates]
-    if training.max_epochs is not None and isinstance(order, TokenBatchSampler):
-        ends.append(training.max_epochs * math.ceil(len(order) / training.gradient_accumulation_steps))
+    if training.max_epochs is not None and isinstance(sampler, TokenBatchSampler):
+        ends.append(training.max_epochs * math.ceil(len(sampler) / training.gradient_accumulation_steps))
     return min(ends, default=None)

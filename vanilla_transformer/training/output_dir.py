@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from vanilla_transformer.console.atomic_write import write_atomically
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.atomic_folder import clear_interrupted
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
@@ -56,9 +57,7 @@ def claim_output_dir(config: RunConfig | FineTuningConfig) -> None:
                     "choose another training.output_dir, or remove that folder to start anew"
                 )
         if process_state().is_main_process:
-            unfinished = output_dir / ".config.yaml"
-            unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            unfinished.replace(resolved)
+            write_atomically(resolved, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise PermissionError(
             f"training.output_dir={output_dir} cannot be written ({error.strerror}); choose another folder"

@@ -16,12 +16,12 @@ class Progress:
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
-        processes: their number.
+        processes: the number of processes.
         pairs: in the training corpus; `None` for a stream.
         corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
         begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and how many of its pairs
             were consumed before.
-        skipped_updates: whose loss or gradient was not finite; `updates` does not count them.
+        skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
     """
 

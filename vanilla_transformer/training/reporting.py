@@ -23,7 +23,7 @@ class ProgressReport:
         self._start_window()
 
     def __enter__(self) -> "ProgressReport":
-        total = planned_updates(self.training, self.run.order)
+        total = planned_updates(self.training, self.run.sampler)
         self.bar = tqdm(total=total, initial=self.progress.updates, unit=" updates", mininterval=1, smoothing=0.05)
         return self
 
@@ -33,13 +33,13 @@ class ProgressReport:
         self.bar.close()
 
     def _start_window(self) -> None:
-        self.losses, self.likelihoods, self.count, self.tokens = torch.zeros(()), torch.zeros(()), 0, 0
+        self.losses, self.nlls, self.count, self.tokens = torch.zeros(()), torch.zeros(()), 0, 0
         self.seconds_before = self.progress.seconds
 
-    def add(self, loss: torch.Tensor, likelihood: torch.Tensor, tokens: int) -> None:
-        """Count one update: this process's parts of its loss and likelihood, and its target tokens."""
+    def add(self, loss: torch.Tensor, nll: torch.Tensor, tokens: int) -> None:
+        """Count one update: this process's parts of its loss and nll, and its target tokens."""
         self.losses = self.losses.to(loss.device) + loss
-        self.likelihoods = self.likelihoods.to(loss.device) + likelihood
+        self.nlls = self.nlls.to(loss.device) + nll
         self.count += 1
         self.tokens += tokens
         self.bar.update()
@@ -47,11 +47,11 @@ class ProgressReport:
             self._log()
 
     def _log(self) -> None:
-        sums = sum_over_processes(self.accelerator, torch.stack([self.losses, self.likelihoods]))
-        loss, likelihood = (sums / self.count).tolist()
+        sums = sum_over_processes(self.accelerator, torch.stack([self.losses, self.nlls]))
+        loss, nll = (sums / self.count).tolist()
         figures = {
             "loss": loss,
-            "perplexity": perplexity(likelihood),
+            "perplexity": perplexity(nll),
             "learning_rate": self.run.state.schedule.get_last_lr()[0],
             "target_tokens_per_second": self.tokens / (self.progress.seconds - self.seconds_before),
             "epoch": self.run.epochs(),

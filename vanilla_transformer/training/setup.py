@@ -39,7 +39,7 @@ class Run:
 
     Args:
         state: what updates change.
-        order, batches: `batches` are the micro-batches of the epoch that `order` is set to.
+        sampler, batches: `batches` loads the micro-batches of the epoch that `sampler` is set to.
         validation_batches: `None` without a validation corpus.
     """
 
@@ -47,7 +47,7 @@ class Run:
     state: TrainState
     tokenizer: PreTrainedTokenizerBase
     corpora: Corpora
-    order: TokenBatchSampler | StreamingTokenBatches
+    sampler: TokenBatchSampler | StreamingTokenBatches
     batches: DataLoader
     validation_batches: DataLoader | None
     checkpoints: Checkpoints
@@ -59,9 +59,9 @@ class Run:
     def epochs(self) -> float:
         """Epochs so far; for a stream, whose length nobody knows, the finished ones."""
         progress = self.state.progress
-        if isinstance(self.order, StreamingTokenBatches) or self.order.epoch != progress.epoch:
+        if isinstance(self.sampler, StreamingTokenBatches) or self.sampler.epoch != progress.epoch:
             return float(progress.epoch)  # the next epoch has not begun
-        return progress.epoch + self.order.fraction_consumed(progress.batches)
+        return progress.epoch + self.sampler.fraction_consumed(progress.batches)
 
 
 def set_up(config: RunConfig | FineTuningConfig) -> Run:
@@ -74,18 +74,20 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
+    if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
+        raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     base = load_base_model(config) if isinstance(config, FineTuningConfig) else None
-    with patch_environment(accelerate_use_deepspeed="false"):  # Accelerate's own way, which `deepspeed_zero` replaces
+    with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
         with process_state().main_process_first():
             claim_output_dir(config)
         accelerator = start_accelerator(config.training)
     with accelerator.main_process_first():
         text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
-            test = load_references(config.data.test)  # now, for its errors should not come at the end
+            test = load_references(config.data.test)  # now, so that its errors do not wait until training has ended
         tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
         corpora = prepare_corpora(config.data, text, tokenizer, test)
-    order, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
+    sampler, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
     validation_batches = None
     if corpora.validation is not None:
         _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
@@ -97,12 +99,12 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         if config.lora is not None:
             add_adapter(model, config.lora)
     configure_for_training(model, config.training)
-    updates = planned_updates(config.training, order)
+    updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
     progress = corpora.new_progress(accelerator.num_processes)
     state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
-    run = Run(config, state, tokenizer, corpora, order, batches, validation_batches, checkpoints)
+    run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints)
     checkpoint = checkpoints.load_latest()
     if checkpoint is not None:
         check_same_corpora(progress, corpora, run.output_dir)
@@ -137,7 +139,7 @@ def _distribute(
 def _resume_epoch(run: Run) -> None:
     """Skip the batches that are consumed; another number of processes goes on from the same place."""
     progress, processes = run.state.progress, run.state.accelerator.num_processes
-    run.order.set_consumed(progress.begun_epoch, progress.begun_pairs)
+    run.sampler.set_consumed(progress.begun_epoch, progress.begun_pairs)
     if progress.processes != processes:
         if run.state.accelerator.is_main_process:
             steps = run.config.training.gradient_accumulation_steps
@@ -147,15 +149,15 @@ def _resume_epoch(run: Run) -> None:
                 f"the number of batches in an update ({progress.processes * steps} before, {processes * steps} now), "
                 "the last batches of an epoch, and dropout's random numbers"
             )
-        consumed = run.order.count_consumed(progress.epoch, progress.processes, progress.batches)
+        consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
         progress.change_processes(processes, consumed)
-        run.order.set_consumed(progress.epoch, consumed)
-    run.order.set_epoch(progress.epoch, progress.batches)
+        run.sampler.set_consumed(progress.epoch, consumed)
+    run.sampler.set_epoch(progress.epoch, progress.batches)
 
 
 def _describe(run: Run, checkpoint: Path | None) -> None:
     """Log one line each on model, device, data and checkpoint."""
-    state, order = run.state, run.order
+    state, sampler = run.state, run.sampler
     model, accelerator = state.bare_model(), state.accelerator
     logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
     logger.info(
@@ -164,9 +166,10 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
         f"{', weights sharded by FSDP2' if is_sharded(model) else ''}"
         f"{', moments sharded by ZeRO-2' if isinstance(state.optimizer, ZeroOptimizer) else ''}"
     )
-    if isinstance(order, TokenBatchSampler):
+    if isinstance(sampler, TokenBatchSampler):
         logger.info(
-            f"batches: {len(order):,} an epoch for each process, {order.padding_share():.1%} of their positions padding"
+            f"batches: {len(sampler):,} an epoch for each process, "
+            f"{sampler.padding_share():.1%} of their positions padding"
         )
     if checkpoint is not None:
         progress = state.progress

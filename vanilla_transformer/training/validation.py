@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation: the likelihood of all pairs, and BLEU by decoding; every process does its share."""
+"""Validation: the nll of all pairs, and BLEU by decoding; every process does its share."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vanilla_transformer.distributed.fsdp import is_sharded, unsharded_copy
 from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_on_all_processes
-from vanilla_transformer.loss import IGNORED
+from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.lora import save_weights
@@ -50,13 +50,13 @@ def perplexity(negative_log_likelihood: float) -> float:
 
 
 def validate(run: Run) -> Validation:
-    """Score the model on the validation corpus, in every process, and save it to `output_dir/best` if it is."""
+    """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`."""
     assert run.corpora.validation is not None
     assert run.validation_batches is not None
     accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()
     if is_sharded(model):
         model = unsharded_copy(model, accelerator.device)
-    loss, likelihood = mean_loss(model, run.validation_batches, accelerator)
+    loss, nll = mean_loss(model, run.validation_batches, accelerator)
     sentences = run.corpora.validation[: run.config.training.validation_sentences]
     sources, references = sentences["source"], sentences["target"]
     beams = run.config.training.validation_beams
@@ -73,7 +73,7 @@ def validate(run: Run) -> Validation:
                 run.tokenizer.save_pretrained(folder)
     return Validation(
         loss=loss,
-        perplexity=perplexity(likelihood),
+        perplexity=perplexity(nll),
         bleu=scores["bleu"],
         bleu_signature=scores["bleu_signature"],
         chrf=scores["chrf"],
@@ -94,8 +94,8 @@ def mean_loss(
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with accelerator.autocast():
             output = model(**batch, num_items_in_batch=1, skip_logits=True)
-        tokens = (batch["labels"] != IGNORED).sum()
+        tokens = (batch["labels"] != IGNORE_INDEX).sum()
         sums += torch.stack([output.loss, output.negative_log_likelihood, tokens]).cpu()
     model.train()
-    loss, likelihood, tokens = sum_over_processes(accelerator, sums).tolist()
-    return loss / tokens, likelihood / tokens
+    loss, nll, tokens = sum_over_processes(accelerator, sums).tolist()
+    return loss / tokens, nll / tokens

@@ -139,7 +139,8 @@ def _read_with_bases(path: Path) -> Section:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, Section):
-        raise ValueError(f"configuration {path} must hold sections (data, model, training, …), not a {type(values)}")
+        found = READ_AS.get(type(values), type(values)).__name__
+        raise ValueError(f"configuration {path} must hold sections (data, model, training, …), not a {found}")
     base = values.pop("extends", None)
     if base is None:
         return values

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference without PyTorch between the operations: the models' loops as machine code, compiled where they run."""
+"""The Transformer's inference by C++ kernels, compiled on the machine that runs them."""

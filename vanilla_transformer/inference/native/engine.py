@@ -3,7 +3,7 @@
 
 import logging
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -12,11 +12,11 @@ from vanilla_transformer.inference.native.compiler import library
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
-from vanilla_transformer.packed_linear import Precision
+from vanilla_transformer.packed_linear import PRECISIONS, Precision
 from vanilla_transformer.seq2seq_base import is_unmodified
 
 Engine = Literal["auto", "native", "torch"]
-ENGINES = ("auto", "native", "torch")
+ENGINES = get_args(Engine)
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,13 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
         engine: as for `native_decoder`.
 
     Raises:
-        ValueError: int8 for another model, or one whose decoder was modified; and as `native_decoder`.
+        ValueError: an unknown precision; bfloat16 for a model in another dtype; int8 for another model, or one whose
+            decoder was modified; and as `native_decoder`.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and model.dtype != torch.bfloat16:
+        raise ValueError(f"precision='bfloat16' needs a model in bfloat16, and this one is in {model.dtype}")
     compute_after_fork()
     native = native_decoder(model, precision, engine)
     if native is not None:

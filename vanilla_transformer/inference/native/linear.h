@@ -19,7 +19,7 @@ constexpr int kMinRowsToPrefetch = 3; // fewer rows wait for the weights, and th
 constexpr int kMaxReplicatedRows = 4; // each thread normalizes this few rows for itself: cheaper than a barrier
 
 struct Linear {
-    const void *weight; // float (panels, inputs, NR); with a scale int8 (panels, inputs / 2, NR, 2)
+    const void *weight; // float (panels, inputs, NR); with a scale int8 (panels, (inputs + 1) / 2, NR, 2)
     const float *scale; // of each output; nullptr: the weights are float
     const float *bias;  // of each output
     int32_t inputs, outputs;

@@ -12,8 +12,7 @@
 // * Calls may share Stack, Linear, Norm and all weights, which nobody writes. Each call in progress needs its own
 //   Scratch and outputs. Calls on one DecoderState (decode_step, reorder) must follow one another.
 // * encode, project_source and decode_step open OpenMP teams of `threads` threads, for which Scratch must have room,
-// and
-//   join them before they return. reorder computes on the caller's thread.
+//   and join them before they return. reorder computes on the caller's thread.
 // * Functions marked "Every thread" run within a team. All its threads call them in the same order with the same
 //   arguments, and each computes its share. All other functions know nothing of threads.
 // * A shared result may be read behind the next barrier. linear and the three attention functions end without one, so
