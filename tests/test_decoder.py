@@ -24,7 +24,7 @@ ENGINES = {
     "native": NativeDecoder,
 }
 ENGINES_OF_FAMILIES = [
-    (engine, one) for engine in ENGINES for one in (FAMILIES if engine != "native" else FAMILIES[:1])
+    (engine, item) for engine in ENGINES for item in (FAMILIES if engine != "native" else FAMILIES[:1])
 ]
 
 
@@ -130,7 +130,11 @@ def test_a_further_engine_is_one_class_for_search_and_translation(beams):
     decoder = Recomputing(model)
     expected = translate_lines(model, tokenizer, lines, max_batch_tokens=300, **options)
     assert translate_lines(model, tokenizer, lines, max_batch_tokens=300, decoder=decoder, **options) == [
-        [type(one)(one.text, one.score and pytest.approx(one.score, abs=1e-4)) for one in best] for best in expected
+        [
+            type(translation)(translation.text, translation.score and pytest.approx(translation.score, abs=1e-4))
+            for translation in best
+        ]
+        for best in expected
     ]
     assert decoder.encoded == len(lines)
     translator = Translator(model, tokenizer, decoder)
@@ -157,7 +161,7 @@ def test_int8_quantizes_a_copy_of_the_encoder(family, source):
     assert plain.encoder is model.get_encoder()
     has_linears = any(isinstance(module, torch.nn.Linear) for module in plain.encoder.modules())
     assert any(isinstance(module, PackedLinear) for module in decoder.encoder.modules()) == has_linears
-    found, expected = (one.encode(**source).last_hidden_state for one in (decoder, plain))
+    found, expected = (item.encode(**source).last_hidden_state for item in (decoder, plain))
     assert (found - expected).norm() < 0.1 * expected.norm()
 
 

@@ -101,3 +101,8 @@ def test_configs_of_other_toolkits_lead_to_configs_that_exist():
     assert len(names) > 4
     for name in names:
         assert (REPOSITORY / "configs" / f"{name}.yaml").is_file(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_no_placeholder_is_left(page: str):
+    assert re.findall(r"\b[A-Z]+_TABLE\b|\b[QD]_[A-Z0-9]+\b", (REPOSITORY / page).read_text(encoding="utf-8")) == []

@@ -277,12 +277,14 @@ def test_scores_logits_and_beam_indices_equal_those_of_transformers(family, deco
         torch.testing.assert_close(found.sequences_scores, expected.sequences_scores)
     is_greedy = beams == 1
     transitions = [
-        model.compute_transition_scores(one.sequences, one.scores, one.get("beam_indices"), normalize_logits=is_greedy)
-        for one in (found, expected)
+        model.compute_transition_scores(
+            item.sequences, item.scores, item.get("beam_indices"), normalize_logits=is_greedy
+        )
+        for item in (found, expected)
     ]
     # Greedily, transformers goes on after the end by other padding.
     until_end = (found.sequences[:, 1:] == END).cumsum(dim=1) - (found.sequences[:, 1:] == END).long() == 0
-    torch.testing.assert_close(*(one * until_end for one in transitions), atol=1e-5, rtol=0)
+    torch.testing.assert_close(*(transition * until_end for transition in transitions), atol=1e-5, rtol=0)
 
 
 def test_transition_scores_sum_up_to_what_a_target_scores(family, decodes):
@@ -427,6 +429,7 @@ def test_a_source_without_any_position_is_refused(family):
         ({"rule": "marian"}, "rule='marian'"),
         ({"alpha": float("nan")}, "alpha=nan"),
         ({"coverage_penalty": float("inf")}, "coverage_penalty=inf"),
+        ({"coverage_penalty": -0.1}, "coverage_penalty=-0.1 must be a finite number, at least 0"),
         ({"rule": "transformers", "length_penalty": float("nan")}, "length_penalty=nan"),
         ({"length_penalty": 2.0}, "length_penalty=2.0 has no part in rule='gnmt'; use alpha"),
         ({"rule": "transformers", "alpha": 0.5}, "alpha=0.5 has no part in rule='transformers'; use length_penalty"),

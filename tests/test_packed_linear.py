@@ -122,7 +122,7 @@ def test_every_linear_map_of_a_module_is_quantized():
     states = torch.randn(3, 8)
     expected = module(states)
     quantized = quantized_linears(module)
-    assert not any(type(one) is nn.Linear for one in quantized.modules())
+    assert not any(type(item) is nn.Linear for item in quantized.modules())
     torch.testing.assert_close(quantized(states), expected, atol=0.05, rtol=0.05)
 
 

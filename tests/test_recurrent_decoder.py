@@ -11,7 +11,7 @@ from tests.families import CROSS_ATTENTION, FAMILIES, PAD, START, Family
 from vanilla_transformer import RNNSeq2SeqConfig
 from vanilla_transformer.generation import beam_search
 
-RNNS = {one.name.removeprefix("rnn_seq2seq-"): one for one in FAMILIES if one.config_class is RNNSeq2SeqConfig}
+RNNS = {item.name.removeprefix("rnn_seq2seq-"): item for item in FAMILIES if item.config_class is RNNSeq2SeqConfig}
 
 
 def varied(name: str, **changes) -> Family:

@@ -280,7 +280,7 @@ class BeamSearch:
             self._remove_finished()
 
     def _remove_finished(self) -> None:
-        """The last unfinished sentences take the places of those that are done, so that few rows move."""
+        """Unfinished sentences from the end of the batch replace the finished ones, so that few rows move."""
         done = self.is_done.nonzero().squeeze(1)
         best = self.finished.scores[done, 0]
         if not bool(best.isfinite().all()):  # torch ranks NaN highest, so it stays to the end

@@ -50,6 +50,20 @@ def test_the_model_card_names_base_data_and_settings(config):
     assert str(config.parent) not in card
 
 
+def test_an_average_of_its_checkpoints_has_a_model_card(config):
+    assert main(["finetune", str(config), "training.checkpoint_every=1"]) == 0
+    averaged = config.parent / "averaged"
+    assert main(["average", str(config.parent / "tuned"), "--last", "2", "--output", str(averaged)]) == 0
+    assert "Fine-tuned from run." in (averaged / "README.md").read_text("utf-8")
+
+
+def test_its_curves_are_drawn_without_the_papers_schedule(config):
+    assert main(["finetune", str(config)]) == 0
+    picture = config.parent / "curves.png"
+    assert main(["plot", "curves", str(config.parent / "tuned"), "--output", str(picture)]) == 0
+    assert picture.is_file()
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -247,8 +247,8 @@ OF_GENERATE: dict[str, list[Case] | str] = {
         Case("logits_processor", {"logits_processor": LogitsProcessorList([ByRow()])}, (GREEDY, BEAMS)),
     ],
     "stopping_criteria": [
-        Case("stopping_criteria", {"stopping_criteria": StoppingCriteriaList([one])}, (GREEDY, BEAMS))
-        for one in (
+        Case("stopping_criteria", {"stopping_criteria": StoppingCriteriaList([item])}, (GREEDY, BEAMS))
+        for item in (
             EndsByRow(),
             AtMost(4),
             EndsByRowAtMost(12),
@@ -423,8 +423,8 @@ def combinations() -> list[tuple[str, str, int, int]]:
         for name in MODELS
         for decoder in DECODERS
         if not (decoder == "native" and name in NATIVE_LACKS)
-        for case, one in enumerate(CASES)
-        for mode in one.modes
+        for case, item in enumerate(CASES)
+        for mode in item.modes
     ]
 
 

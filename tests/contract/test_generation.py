@@ -256,7 +256,7 @@ def test_the_cache_is_keys_and_values_or_a_state(family, source):
 
 @pytest.mark.parametrize("kind", ["offloaded", "quantized"])
 @pytest.mark.parametrize(
-    "stateful", [one for one in FAMILIES if families.OTHER_CACHES in one.lacks], ids=lambda family: family.name
+    "stateful", [item for item in FAMILIES if families.OTHER_CACHES in item.lacks], ids=lambda family: family.name
 )
 def test_caches_of_keys_and_values_are_refused_by_a_state(stateful, source, kind):
     with pytest.raises(ValueError, match=f"cache_implementation='{kind}': an RNN has a state"):

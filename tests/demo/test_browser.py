@@ -111,7 +111,7 @@ def test_a_visitor_translates_and_sees_the_attention(browser, address, best):
     assert not set(first) & set(second)
 
     visitor.all("input[aria-label='Heads']")[0].click()
-    visitor.until(lambda: [one for one in visitor.all("[role=option]") if "head 2" in one.text])[0].click()
+    visitor.until(lambda: [item for item in visitor.all("[role=option]") if "head 2" in item.text])[0].click()
     visitor.until(lambda: len(visitor.pictures()) == 2 and visitor.pictures()[0] != second[0])
     assert visitor.pictures()[1] == second[1]  # the other model's
 
@@ -122,8 +122,8 @@ def test_markup_is_shown_and_not_executed(browser, address, best):
         sentence = f"{text} {text}x"
         visitor.ask(sentence)
         visitor.until_answered(*best(sentence))
-        assert all(set(one.split()) <= set(HOSTILE) for one in visitor.texts(".best"))
-        assert sum(f"“{text}x”" in one for one in visitor.texts(".note")) == 2
+        assert all(set(item.split()) <= set(HOSTILE) for item in visitor.texts(".best"))
+        assert sum(f"“{text}x”" in item for item in visitor.texts(".note")) == 2
         assert browser.execute_script(OWNED) == ["undefined", 0]
 
 
@@ -153,7 +153,7 @@ def test_the_browser_sends_no_request_to_other_hosts(browser, address, best):
     visitor.ask("a b c")
     visitor.until_answered(*best("a b c"))
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    asked = [urlsplit(one["request"]["url"]) for one in sent]
+    sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    asked = [urlsplit(item["request"]["url"]) for item in sent]
     assert {url.netloc for url in asked if url.scheme not in ("data", "blob")} == {urlsplit(address).netloc}
-    assert {one["type"] for one in sent} >= {"Document", "Script", "Stylesheet", "Image"}  # each kind was watched
+    assert {item["type"] for item in sent} >= {"Document", "Script", "Stylesheet", "Image"}  # each kind was watched

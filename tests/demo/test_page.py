@@ -42,7 +42,7 @@ def choices(transformer) -> tuple[str, str]:
 
 def ask(page: gr.Blocks, sentence: str, models: list[str]):
     """What the page's own function yields for a sentence, by the kind of component."""
-    function = next(one for one in page.fns.values() if one.api_name == "translate")
+    function = next(item for item in page.fns.values() if item.api_name == "translate")
     choices = [component.value for component in function.inputs[2:]]
     return function, list(function.fn(sentence, models, *choices))
 
@@ -54,7 +54,7 @@ def test_the_translations_come_before_the_picture(panel, choices):
     shown = Text(steps[1][panel.answer]).texts
     expected = panel.model.answer("a b c").translations
     assert shown.count(expected[0].text) == 2  # large, and in the table
-    assert all(one.text in shown and f"{one.score:.3f}".replace("-", "−") in shown for one in expected)
+    assert all(item.text in shown and f"{item.score:.3f}".replace("-", "−") in shown for item in expected)
     assert steps[-1][panel.picture].size > (100, 100)
 
 
@@ -75,7 +75,7 @@ def test_markup_is_text(panel, choices, text):
     for step in panel.translate(sentence, *choices):
         html = Text(step.get(panel.answer, ""))
         assert html.tags <= OUR_TAGS
-    assert any(f"{text}x" in one for one in html.texts) or step.keys() == {panel.picture, panel.attention}
+    assert any(f"{text}x" in item for item in html.texts) or step.keys() == {panel.picture, panel.attention}
     best = panel.model.answer(sentence).translations[0].text
     assert set(best.split()) <= set(HOSTILE)  # the answer was hostile too
 

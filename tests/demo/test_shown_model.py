@@ -66,7 +66,7 @@ def test_unknown_words_are_spelled_by_letters_of_the_vocabulary(model):
 
 
 def test_concurrent_requests_get_the_answers_of_single_ones(model):
-    alone = [(model.answer(one).translations, model.attention(one).cross) for one in SENTENCES]
+    alone = [(model.answer(item).translations, model.attention(item).cross) for item in SENTENCES]
 
     def ask(place: int):
         sentence = SENTENCES[place % len(SENTENCES)]

@@ -63,7 +63,7 @@ def test_the_precision_is_left_to_the_run(name):
 def test_accelerate_launches_the_intended_kind(name, way):
     arguments = launch_arguments(name)
     ways = ("multi_gpu", "use_fsdp", "use_deepspeed", "use_megatron_lm", "tpu")
-    assert [one for one in ways if getattr(arguments, one)] == ([way] if way else [])
+    assert [item for item in ways if getattr(arguments, item)] == ([way] if way else [])
     assert bool(arguments.use_cpu) == (name == "cpu")
 
 

@@ -32,7 +32,7 @@ def test_batch_invariance_of_nearly_every_line(family: Family):
     translator = Translator(model, tokenizer, fast_decoder(model, "int8", "torch"))
     lines = [" ".join(random.choices(SYMBOLS, k=random.randint(1, 20))) for _ in range(COUNT)]
     alone = translations(translator, lines, 1)
-    assert len({one.text for one in alone}) > 10  # or there is nothing to mix up
+    assert len({item.text for item in alone}) > 10  # or there is nothing to mix up
     order = random.sample(range(COUNT), COUNT)
     shuffled = dict(zip(order, translations(translator, [lines[i] for i in order], 64), strict=True))
     for found in (
@@ -41,5 +41,5 @@ def test_batch_invariance_of_nearly_every_line(family: Family):
         [shuffled[i] for i in range(COUNT)],
     ):
         pairs = list(zip(found, alone, strict=True))
-        assert sum(one.text != other.text for one, other in pairs) <= COUNT / 20
-        assert sum(one.score != pytest.approx(other.score, abs=1e-4) for one, other in pairs) <= COUNT / 3
+        assert sum(pair.text != other.text for pair, other in pairs) <= COUNT / 20
+        assert sum(pair.score != pytest.approx(other.score, abs=1e-4) for pair, other in pairs) <= COUNT / 3

@@ -64,8 +64,8 @@ def prompts(lines) -> list[list[int]]:
 def padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
     longest = max(map(len, prompts))
     return {
-        "decoder_input_ids": torch.tensor([[PAD] * (longest - len(one)) + one for one in prompts]),
-        "decoder_attention_mask": torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts]),
+        "decoder_input_ids": torch.tensor([[PAD] * (longest - len(item)) + item for item in prompts]),
+        "decoder_attention_mask": torch.tensor([[0] * (longest - len(item)) + [1] * len(item) for item in prompts]),
     }
 
 

@@ -33,7 +33,7 @@ def translator(family: Family, precision: Precision = "float32", engine: Engine 
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
+    "duplicate", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))], ids=["copy", "pickle"]
 )
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -85,7 +85,7 @@ def elsewhere(tmp_path_factory) -> dict[str, Any]:
     wide = {"d_model": 512, "d_ff": 512, "num_layers": 1, "num_decoder_layers": 1}  # which threads share
     translators = {engine: translator(FAMILIES[0], engine=engine, **wide) for engine in ("native", "torch")}
     path.write_bytes(pickle.dumps(translators))
-    expected = {name: one.translate(LINES, **OPTIONS) for name, one in translators.items()}
+    expected = {name: item.translate(LINES, **OPTIONS) for name, item in translators.items()}
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "OMP_NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path), json.dumps([LINES, OPTIONS])],

@@ -395,7 +395,7 @@ def test_beams_beyond_the_vocabulary_find_all_there_is(ours, our_tokenizer):
     for best in translate_lines(ours, our_tokenizer, ["w1 w2", "w3"], max_batch_tokens=1000, **options):
         assert len(best) == 31  # one for each token
         # of one token, so what is scored is a distribution, over ((5 + 1) / 6)^alpha = 1
-        assert sum(math.exp(one.score) for one in best) == pytest.approx(1, rel=1e-4)
+        assert sum(math.exp(item.score) for item in best) == pytest.approx(1, rel=1e-4)
 
 
 def test_one_usable_token_is_repeated_to_the_limit(ours, our_tokenizer):
@@ -403,7 +403,7 @@ def test_one_usable_token_is_repeated_to_the_limit(ours, our_tokenizer):
     others = [i for i in range(31) if i != token]
     options = {"num_return_sequences": 3, "suppress_tokens": others, "max_new_tokens": 4}
     [best] = translate_lines(ours, our_tokenizer, ["w1"], max_batch_tokens=100, **options)
-    assert [one.text for one in best] == ["w5 w5 w5 w5"]
+    assert [item.text for item in best] == ["w5 w5 w5 w5"]
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -115,8 +115,8 @@ def exact_score(folder: Path, tokenizer, source: str, text: str, alpha: float) -
 def test_scores_are_log_probabilities_over_the_papers_length_penalty(translator, folder):
     source, alpha = "w4 w9 w2", 0.8
     [best] = translator.n_best([source], 3, num_beams=4, alpha=alpha, **WORDS_ALONE)
-    expected = [exact_score(folder, translator.tokenizer, source, one.text, alpha) for one in best]
-    assert [one.score for one in best] == pytest.approx(expected, rel=1e-4)
+    expected = [exact_score(folder, translator.tokenizer, source, translation.text, alpha) for translation in best]
+    assert [translation.score for translation in best] == pytest.approx(expected, rel=1e-4)
     assert expected == sorted(expected, reverse=True)
 
 
@@ -128,7 +128,9 @@ def test_the_coverage_penalty_reaches_the_search(translator, family, lines):
         return
     plain = list(translator.n_best(lines, 3, **options))
     found = list(translator.n_best(lines, 3, coverage_penalty=0.5, **options))
-    scores = [[{one.text: one.score for one in best} for best in side] for side in (plain, found)]
+    scores = [
+        [{translation.text: translation.score for translation in best} for best in side] for side in (plain, found)
+    ]
     differences = [
         after[text] - before[text]
         for before, after in zip(*scores, strict=True)
@@ -140,13 +142,13 @@ def test_the_coverage_penalty_reaches_the_search(translator, family, lines):
 
 
 def test_greedy_decoding_has_no_scores(translator):
-    assert [one.score for [one] in translator.n_best(["w1", "w2"], 1, num_beams=1)] == [None, None]
+    assert [translation.score for [translation] in translator.n_best(["w1", "w2"], 1, num_beams=1)] == [None, None]
 
 
 def test_missing_hypotheses_are_left_out(translator):
     nothing_but_the_end = [token for token in range(31) if token != END]
     [best] = translator.n_best(["w1"], 3, suppress_tokens=nothing_but_the_end, max_new_tokens=4)
-    assert [one.text for one in best] == [""]
+    assert [translation.text for translation in best] == [""]
 
 
 def test_the_decoder_is_built_once(family, folder, lines, monkeypatch):
@@ -164,8 +166,8 @@ def test_the_decoder_is_built_once(family, folder, lines, monkeypatch):
 
 
 def test_every_engine_translates_the_same(family, folder, lines):
-    engines = [Translator.from_pretrained(folder, device="cpu", engine=one) for one in ("auto", "torch")]
-    assert [one.engine for one in engines] == ["native" if family is FAMILIES[0] else "torch", "torch"]
+    engines = [Translator.from_pretrained(folder, device="cpu", engine=item) for item in ("auto", "torch")]
+    assert [engine.engine for engine in engines] == ["native" if family is FAMILIES[0] else "torch", "torch"]
     assert engines[0].translate(lines) == engines[1].translate(lines)
 
 
@@ -173,10 +175,10 @@ def test_every_engine_translates_the_same(family, folder, lines):
 def test_scores_in_every_precision_are_near_the_exact_ones_of_the_same_words(folder, lines, precision):
     """Each score is compared for its own words: rounding, and so the CPU, may decide which words are found."""
     translator = Translator.from_pretrained(folder, precision, device="cpu")
-    best = [one for [one] in translator.n_best(lines, 1, alpha=0.6, **WORDS_ALONE)]
-    found = [one.score for one in best]
+    best = [translation for [translation] in translator.n_best(lines, 1, alpha=0.6, **WORDS_ALONE)]
+    found = [translation.score for translation in best]
     exact = [
-        exact_score(folder, translator.tokenizer, line, one.text, 0.6) for line, one in zip(lines, best, strict=True)
+        exact_score(folder, translator.tokenizer, line, item.text, 0.6) for line, item in zip(lines, best, strict=True)
     ]
     assert found == pytest.approx(exact, rel=0.05)
     assert found != pytest.approx(exact, rel=1e-5)  # or it was float32 that decoded

@@ -56,7 +56,7 @@ def test_reversal_is_learnt(run: Path, precision: str):
     source, target = (Path(test[side]).read_bytes() for side in ("source", "target"))
     translated = command("translate", str(run / "run" / "model"), "--precision", precision, input=source).stdout
     pairs = list(zip(translated.splitlines(), target.splitlines(), strict=True))
-    assert sum(one == other for one, other in pairs) / len(pairs) > 0.97
+    assert sum(pair == other for pair, other in pairs) / len(pairs) > 0.97
 
 
 def test_its_perplexity_is_near_one_and_its_bleu_near_a_hundred(run: Path):

@@ -163,7 +163,7 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
     Args:
         source_lengths, target_lengths: tokens of each pair.
         max_source_tokens, max_target_tokens: budget of each batch, as pairs x longest; about 25,000 in the paper.
-        seed: of the order.
+        seed: decides the order.
         shuffle: `False`: in ascending length, the same in every epoch.
         num_processes, process_index: each process yields its own batches, all the same number of them.
 

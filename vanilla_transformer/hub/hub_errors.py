@@ -98,4 +98,4 @@ def _redact_chain(error: BaseException | None, secrets: list[str]) -> None:
 def _redact(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
-    return re.sub(r"\bhf_\w{30,}", "hf_***", text)  # anybody's token; what is shorter is a name
+    return re.sub(r"\bhf_\w{30,}", "hf_***", text)  # anybody's token; a shorter word is a name

@@ -137,7 +137,7 @@ def translate_lines(
 def _encode(
     tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], first_line: int, max_length: int | None
 ) -> tuple[list[int], list[list[int]]]:
-    """The places in `lines` of those that have anything to translate, and their tokens."""
+    """The indices of lines with at least one token, and the tokens of each."""
     for number, line in enumerate(lines, start=first_line):
         if not isinstance(line, str):
             raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")

@@ -14,7 +14,7 @@ def at_least(bound: Number, **options: Any) -> Any:
     """A field for a number, for None, or for a list of numbers that is not empty.
 
     Args:
-        options: of `dataclasses.field`, such as `default`.
+        options: arguments of `dataclasses.field`, such as `default`.
     """
     return _bounded(lambda number: number >= bound, f"at least {bound}", options)
 

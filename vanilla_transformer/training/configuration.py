@@ -49,7 +49,7 @@ class DataConfig(CorporaConfig):
     Args:
         test: scored at the end, against all the references that it has.
         source_language, target_language: codes such as "en".
-        name, license: of the data.
+        name, license: the data's.
         weights_license: of the trained model: the Hub's identifier, such as "cc-by-4.0".
     """
 
@@ -67,7 +67,7 @@ class OptimizerConfig:
     """Adam and the paper's schedule (section 5.3).
 
     Args:
-        beta1, beta2, eps: of Adam.
+        beta1, beta2, eps: Adam's.
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
             its hidden_size.
         warmup_steps: updates over which the rate rises.
@@ -98,7 +98,7 @@ class TrainingConfig:
         attention: the attention backend of training; `None`: the model's own.
         max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        seed: of initialisation, dropout and the order of the data.
+        seed: decides initialisation, dropout and the order of the data.
         log_every, validate_every, checkpoint_every: in updates.
         validation_beams: beam width of the validation's translations; `None`: the model's own.
         validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
@@ -154,7 +154,7 @@ class GenerationSectionConfig(BatchTokensConfig):
 
     Args:
         num_beams: beam width.
-        alpha: of the paper's length penalty ((5 + length) / 6)^alpha, which this package uses.
+        alpha: exponent of the paper's length penalty ((5 + length) / 6)^alpha, which this package uses.
         length_penalty: exponent p in score / length^p, which transformers' `generate()` uses.
         max_tokens_beyond_source: the longest output is the source's length plus this.
     """

@@ -74,7 +74,7 @@ class FineTuningOptimizerConfig:
         learning_rate: the peak.
         schedule: transformers' `lr_scheduler_type`: linear and cosine decay to 0 at the end of the run.
         warmup_steps: updates over which the rate rises from 0.
-        weight_decay, beta1, beta2, eps: of AdamW.
+        weight_decay, beta1, beta2, eps: AdamW's.
         max_grad_norm: clip the gradient's global norm to this; `None`: do not.
     """
 

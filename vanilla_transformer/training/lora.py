@@ -25,7 +25,7 @@ class LoRASectionConfig:
     Args:
         r: rank.
         alpha: scale of the adapter's output, before it is divided by r.
-        dropout: of the adapter's input.
+        dropout: rate on the adapter's input.
         target_modules: names of the linear layers that get one, such as q_proj and v_proj; for an RNN k_proj and
             linear.
     """

@@ -37,7 +37,7 @@ def sync(path: Path) -> None:
 
 
 def find_damage(folder: Path, hashes: bool = True) -> str | None:
-    """What is wrong with the first file that differs from the manifest; `None` if none does.
+    """The damage of the first file that differs from the manifest; `None` if none does.
 
     Args:
         hashes: compare hashes, which reads every byte, and not only sizes.

@@ -81,7 +81,7 @@ def plot_gradients(gradients: Rows, styles: Styles) -> Figure:
         axes.set_yscale("log")
     label = "gradient norm / norm at 0 steps back"
     if any(norm < MIN_NORM for run in gradients for norm in relative_norms(run)):
-        label += "\n(what is below $10^{-12}$ is drawn there)"
+        label += "\n(values below $10^{-12}$ are drawn there)"
     label_axes(panels[0], y=label)
     ends = {run["model"]: relative_norms(run)[-1] for run in gradients if run["when"] == stages[-1]}
     _add_legend(figure, styles, gradients, ends)

@@ -6,7 +6,7 @@ import torch
 
 from tests.families import FAMILIES
 from vanilla_transformer.inference.native import engine
-from vanilla_transformer.inference.native.engine import native_decoder
+from vanilla_transformer.inference.native.engine import fast_decoder, native_decoder
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 
@@ -36,7 +36,7 @@ def test_auto_is_native_where_that_is_possible(make, precision, reason):
     assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
 
 
-@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+@pytest.mark.parametrize(("make", "precision", "reason"), [case for case in CASES.values() if case[2]])
 def test_native_names_the_reason_where_it_is_impossible(make, precision, reason):
     with pytest.raises(ValueError, match="engine='native' cannot decode this") as error:
         native_decoder(make(), precision, "native")
@@ -71,7 +71,7 @@ def test_a_fall_back_is_warned_of_once_for_each_reason(monkeypatch, caplog):
     assert all("PyTorch decodes, several times slower" in line for line in said)
 
 
-@pytest.mark.parametrize(("make", "precision", "reason"), [one for one in CASES.values() if one[2]])
+@pytest.mark.parametrize(("make", "precision", "reason"), [case for case in CASES.values() if case[2]])
 def test_the_callers_own_choice_is_not_warned_of(make, precision, reason, monkeypatch, caplog):
     engine._warn_once.cache_clear()
     refuse(monkeypatch, "no compiler")
@@ -83,3 +83,12 @@ def test_the_callers_own_choice_is_not_warned_of(make, precision, reason, monkey
 def test_an_unknown_engine_names_the_known_ones():
     with pytest.raises(ValueError, match="engine='fast' must be one of auto, native, torch"):
         native_decoder(FAMILIES[0].model(), "float32", "fast")  # pyright: ignore[reportArgumentType] -- on purpose
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [("int4", "precision='int4' must be one of"), ("bfloat16", "needs a model in bfloat16, and this one is in")],
+)
+def test_an_impossible_precision_is_refused(precision: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        fast_decoder(FAMILIES[0].model(), precision)  # pyright: ignore[reportArgumentType] -- on purpose

@@ -16,7 +16,7 @@ HUGE_PAGE = 2**21  # bytes
 
 
 class Arena:
-    """Copies of tensors side by side, on huge pages where Linux has them: a step of decoding has fewer TLB misses."""
+    """Copies of tensors in one place, on huge pages where Linux has them: a step of decoding has fewer TLB misses."""
 
     def __init__(self):
         self._chunks: list[tuple[mmap.mmap, torch.Tensor]] = []

@@ -43,7 +43,7 @@ static SentenceRange pass_range(int sentences, int passes, int pass) {
     return {int(int64_t(sentences) * pass / passes), int(int64_t(sentences) * (pass + 1) / passes)};
 }
 
-// The hypotheses to read of a range. With `may_defer`, the first round leaves out those that are far behind the best of
+// The hypotheses of a range to read. With `may_defer`, the first round skips those that are far behind the best of
 // their sentence; the second has those of them that can still be among the top k. `buffer` has room for `size` rows.
 static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool may_defer, bool is_second,
                         int32_t *buffer, int size) {
