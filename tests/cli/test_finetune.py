@@ -58,7 +58,8 @@ def test_an_average_of_its_checkpoints_has_a_model_card(config):
 
 
 def test_its_curves_are_drawn_without_the_papers_schedule(config):
-    assert main(["finetune", str(config)]) == 0
+    logged = ["training.trackers=[tensorboard]", "training.log_every=1"]
+    assert main(["finetune", str(config), *logged]) == 0
     picture = config.parent / "curves.png"
     assert main(["plot", "curves", str(config.parent / "tuned"), "--output", str(picture)]) == 0
     assert picture.is_file()
