@@ -18,7 +18,7 @@ from vanilla_transformer.training.configuration import RunConfig
 
 CONFIGS = (VanillaTransformerConfig, RNNSeq2SeqConfig)
 COMING_FROM = (REPOSITORY / "docs" / "coming-from.md").read_text(encoding="utf-8")
-# What a browser fetches when a page is opened: not the targets of links.
+# The URLs that a browser fetches to show a page; the targets of links are not among them.
 FETCHED = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?([^"'\s>]+)|url\(["']?([^"')]+)""")
 STYLE = re.compile(r"""<link\b[^>]*\brel=["']?(?:stylesheet|icon|preload|preconnect|dns-prefetch)\b[^>]*>""")
 

@@ -25,7 +25,7 @@ TINY_RUN = (*TINY_MODEL, "tokenizer={kind: symbols}", "training.max_updates=2", 
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """What a command prints on standard output, run without the checkout on its path."""
+    """Run a command without the checkout on its path, and return its standard output."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"OMP_NUM_THREADS": "1"} | environment
     done = subprocess.run(

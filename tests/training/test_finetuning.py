@@ -137,7 +137,7 @@ def test_labels_are_smoothed_once(base, tmp_path):
     ],
 )
 def test_learning_rate_schedules(base_transformer, tmp_path, schedule, factor):
-    """Of the n-th update, counted from 0, of 14, 4 of which warm up."""
+    """The learning rate follows the schedule over 14 updates, the first 4 of which warm up; `update` counts from 0."""
     run = set_up(tmp_path, base_transformer, f"optimizer.schedule={schedule}", "optimizer.warmup_steps=4")
     rates = []
     for _ in range(14):

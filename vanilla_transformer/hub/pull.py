@@ -14,7 +14,7 @@ from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle
 
 
 def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Download a model into a new folder, without its pickles; executes nothing of it.
+    """Download a model into a new folder, without its pickles; none of its code is executed.
 
     The folder appears when it is complete. An interrupted pull leaves its files in `.unfinished-NAME-COMMIT` beside
     it, where the next pull resumes.

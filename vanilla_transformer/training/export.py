@@ -75,7 +75,7 @@ def _scores(corpus: str, scores: Any) -> list[dict[str, Any]]:
 
 
 def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
-    """What a report or a model card needs to know about the run."""
+    """The run's facts for results.json, from which reports and model cards are written."""
     accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
