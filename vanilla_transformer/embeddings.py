@@ -8,6 +8,8 @@ from torch import nn
 
 from .dropout import Dropout
 
+MIN_TABLE_LENGTH = 1024  # positions of the first table of sinusoids
+
 
 def embed_inputs(
     embed_tokens: nn.Embedding, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
@@ -52,29 +54,37 @@ def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleave
     """
     # In float32 the angle of position 10,000 is already off by 6e-4, hence float64, which MPS lacks.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    # 10000^(-2i / d_model) = 10^(-8i / d_model) for i from 0 to d_model / 2 - 1
-    frequencies = torch.logspace(0, 8 / d_model - 4, d_model // 2, dtype=dtype, device=position_ids.device)
-    angles = position_ids[..., None] * frequencies  # (..., d_model / 2)
+    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / d_model  # 2i / d_model
+    angles = position_ids[..., None] * torch.pow(10000.0, -exponents)  # (..., d_model / 2)
     if layout == "concatenated":
         return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).float()  # (..., d_model)
 
 
 class SinusoidalPositions(nn.Module):
-    """The paper's positional encoding, computed in each forward pass.
+    """The paper's positional encoding, from a table that grows with the longest sequence so far.
 
     It has no weight: nothing to save, to cast to bfloat16, to shard or to fill after loading on the meta device, and no
-    maximum length.
+    maximum length. The table is no buffer for the same reasons; another device gets another table.
     """
 
     def __init__(self, d_model: int, layout: str):
         super().__init__()
         self.d_model = d_model
         self.layout = layout
+        self.table = torch.empty(0)
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
-        """`(batch or 1, length)` → `(batch or 1, length, d_model)`, whatever `max_length` is."""
-        return sinusoid(position_ids, self.d_model, self.layout)
+        """`(batch or 1, length)` → `(batch or 1, length, d_model)`, float32, whatever `max_length` is."""
+        # A graph would fix the table's length, and a fake tensor's table would outlive its mode.
+        if torch.compiler.is_compiling() or type(position_ids) is not torch.Tensor:
+            return sinusoid(position_ids, self.d_model, self.layout)
+        if self.table.device != position_ids.device or len(self.table) < max_length:
+            # On the CPU, whose float64 every device may copy. Doubling its length makes a longer one rare.
+            with torch.inference_mode(False):  # training may go on with the table of a validation
+                positions = torch.arange(max(MIN_TABLE_LENGTH, 2 * max_length), device="cpu")
+                self.table = sinusoid(positions, self.d_model, self.layout).to(position_ids.device)
+        return nn.functional.embedding(position_ids, self.table)
 
 
 class LearnedPositions(nn.Embedding):
@@ -116,7 +126,18 @@ class InputEmbedding(nn.Module):
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
         positions = self.positions(position_ids, max_length).to(inputs_embeds.dtype)
-        return self.dropout(torch.add(positions, inputs_embeds, alpha=self.scale))
+        embedded = torch.add(positions, inputs_embeds, alpha=self.scale)
+        return self.dropout(embedded.to(residual_dtype(embedded)))
+
+
+def residual_dtype(hidden_states: torch.Tensor) -> torch.dtype:
+    """The residual stream's precision: under autocast to bfloat16 the same, so that no sublayer converts it.
+
+    float16, whose range a residual stream may leave, does not get there.
+    """
+    device = hidden_states.device.type
+    under_bfloat16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return torch.bfloat16 if under_bfloat16 else hidden_states.dtype
 
 
 def positions_of_real_tokens(attention_mask: torch.Tensor) -> torch.Tensor:

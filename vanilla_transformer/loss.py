@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 5.4 of the paper: cross-entropy with label smoothing, from logits or in chunks of tokens without them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 IGNORE_INDEX = -100  # the label of positions without a target, as everywhere in transformers
-CHUNK_ELEMENTS = 2**21  # logits of a chunk: 8 MiB in float32, which fit a CPU's caches
-MIN_CHUNK_TOKENS = 256  # each chunk adds to the whole gradient of the weight, so more tokens are faster
+# Logits of a chunk. Each chunk adds to the whole gradient of the weight, and launches a dozen kernels, so fewer are faster.
+CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_A_CPU = 2**28, 2**25  # 1 GiB and 128 MiB in float32
 
 
 @dataclass
@@ -42,38 +43,48 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden, matrix = hidden_states.to(dtype), weight.to(dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=acc_dtype) if needs_weight else None
+        grad_weight = None
         loss = nll = torch.zeros((), dtype=acc_dtype, device=hidden.device)
-        chunk = max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocab_size)
-        for start in range(0, labels.shape[0], chunk):
+        mean_weight = matrix.mean(dim=0, dtype=acc_dtype)  # (d_model)
+        tokens = labels.shape[0]
+        chunk = chunk_tokens(tokens, vocab_size, hidden.device)
+        # Buffers of all chunks: on a CPU fresh memory costs as much as the softmax.
+        logits = hidden.new_empty(chunk, vocab_size)
+        all_scores = logits if dtype == acc_dtype else torch.empty_like(logits, dtype=acc_dtype)
+        for start in range(0, tokens, chunk):
             inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
             is_target = targets != IGNORE_INDEX  # (chunk, 1)
             # Not a clamp, which would turn other labels out of range into token 0: `gather` has to refuse them.
             targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
-            scores = nn.functional.linear(inputs, matrix).to(acc_dtype)  # (chunk, vocab_size)
-            scores = scores.sub_(scores.amax(dim=-1, keepdim=True))
-            target_score, mean_score = scores.gather(-1, targets), scores.mean(dim=-1, keepdim=True)  # (chunk, 1)
+            products, scores = logits[: len(inputs)], all_scores[: len(inputs)]  # (chunk, vocab_size)
+            torch.mm(inputs, matrix.T, out=products)
+            scores.copy_(products)
+            highest = scores.amax(dim=-1, keepdim=True)  # (chunk, 1)
+            scores = scores.sub_(highest)
+            target_score = scores.gather(-1, targets)  # (chunk, 1)
+            mean_score = (inputs.to(acc_dtype) @ mean_weight)[:, None] - highest  # (chunk, 1)
             exponentials = scores.exp_()
             total = exponentials.sum(dim=-1, keepdim=True)  # (chunk, 1)
             target_nll, uniform_nll = total.log() - target_score, total.log() - mean_score
             smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
             loss = loss + (smoothed * is_target).sum()
             nll = nll + (target_nll * is_target).sum()
-            if grad_hidden is None and grad_weight is None:
+            if not needs_hidden and not needs_weight:
                 continue
             # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same for
             # the whole vocabulary, and is subtracted below without another pass over the chunk.
             grad_scores = exponentials.mul_(is_target / total)
             grad_scores.scatter_add_(-1, targets, is_target * (label_smoothing - torch.ones_like(total)))
-            grad_scores = grad_scores.to(dtype)
+            grad_scores = products.copy_(grad_scores)
             if grad_hidden is not None:
                 grad_hidden[start : start + chunk] = grad_scores @ matrix  # (chunk, d_model)
-            if grad_weight is not None:
-                grad_weight += grad_scores.T @ inputs  # (vocab_size, d_model)
+            if needs_weight:
+                product = (grad_scores.T @ inputs).to(acc_dtype)  # (vocab_size, d_model)
+                grad_weight = product if grad_weight is None else grad_weight.add_(product)
         if label_smoothing:
             all_targets = (labels != IGNORE_INDEX)[:, None]  # (tokens, 1)
             if grad_hidden is not None:
-                grad_hidden -= label_smoothing * all_targets * matrix.to(acc_dtype).mean(dim=0)
+                grad_hidden -= label_smoothing * all_targets * mean_weight
             if grad_weight is not None:
                 grad_weight -= label_smoothing / vocab_size * (hidden * all_targets).to(acc_dtype).sum(dim=0)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -91,6 +102,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None, None
+
+
+def chunk_tokens(tokens: int, vocab_size: int, device: torch.device) -> int:
+    """The tokens of a chunk: chunks of equal size, whose logits do not exceed the limit for the device."""
+    limit = CHUNK_ELEMENTS_ON_A_CPU if device.type == "cpu" else CHUNK_ELEMENTS
+    chunks = math.ceil(tokens * vocab_size / limit)
+    return math.ceil(tokens / max(1, chunks))
 
 
 def smoothed_cross_entropy(

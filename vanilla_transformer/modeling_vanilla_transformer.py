@@ -71,7 +71,7 @@ class AddAndLayerNorm(nn.LayerNorm):
         norm = super().forward
         if self.is_pre_norm:
             return hidden_states + self.dropout(sublayer(norm(hidden_states)))
-        return norm(hidden_states + self.dropout(sublayer(hidden_states)))
+        return norm(hidden_states + self.dropout(sublayer(hidden_states))).to(hidden_states.dtype)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
