@@ -27,8 +27,7 @@ def reference(hidden, weight, labels, smoothing, reduction="mean"):
 @pytest.mark.parametrize("chunk_elements", [11, 40, 2**22])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_gradients_equal_torchs(case, smoothing, chunk_elements, monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk_elements)
-    monkeypatch.setattr(loss_module, "MIN_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS_ON_A_CPU", chunk_elements)
     hidden, weight, labels = case
     loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing)
     expected = reference(hidden, weight, labels, smoothing)

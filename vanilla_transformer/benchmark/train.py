@@ -47,9 +47,7 @@ def benchmark_training(config: TrainBenchmarkConfig, on_progress: Callable[[str]
     output, cases = Path(config.output), []
     output.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": describe_machine(device), "skipped": skipped, "cases": cases}
-    for threads, size, precision, length in product(
-        config.threads, config.sizes, config.precisions, config.lengths
-    ):
+    for threads, size, precision, length in product(config.threads, config.sizes, config.precisions, config.lengths):
         with cpu_threads(threads):
             peak = matrix_peak(config.product, precision, device)
             for is_compiled in config.compiled:
