@@ -57,17 +57,17 @@ def score_systems(
         `difference`, `p_value`), and `signature`, sacreBLEU's; `None` for the word error rate.
     """
     metric = METRICS[metric_name][0]()
-    systems = [(name, list(outputs[name])) for name in (baseline, *(name for name in outputs if name != baseline))]
+    names = sorted(outputs, key=lambda name: name != baseline)  # sacreBLEU compares with the first
+    systems = [(name, list(outputs[name])) for name in names]
     signatures, columns = PairedTest(systems, {metric_name: metric}, _streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
     results: Any = columns[metric_name]  # sacreBLEU types them like the column of names beside them
-    found = dict(zip((name for name, _ in systems), results, strict=True))
-    baseline_score = found[baseline].score
+    found = dict(zip(names, results, strict=True))
     scores, paired = {}, []
     for name in outputs:
         result = found[name]
         scores[name] = {"score": result.score, "interval": [result.mean - result.ci, result.mean + result.ci]}
         if name != baseline:
-            difference = result.score - baseline_score
+            difference = result.score - found[baseline].score
             # sacreBLEU counts resamples that differ more than the systems do; for equal scores it would return 0.001.
             p_value = result.p_value if difference else 1.0
             paired.append({"model": name, "baseline": baseline, "difference": difference, "p_value": p_value})
