@@ -14,65 +14,83 @@ torch, transformers, date), and three parts, each `None` if it was left out:
   the Transformer, the scores `by_length` of the source, and `examples`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from math import comb
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from vanilla_transformer.comparison.fairness import TRANSFORMER
-from vanilla_transformer.comparison.markdown import MISSING, escape, number, plural, table
-from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_section, quality_section, speed_section
-from vanilla_transformer.comparison.verdicts import verdicts
+from vanilla_transformer.comparison.markdown import (
+    MISSING,
+    escape,
+    number,
+    plural,
+    table,
+    truncate,
+    with_extremes,
+    with_range,
+)
+from vanilla_transformer.comparison.verdicts import (
+    SIGNIFICANCE_LEVEL,
+    Verdict,
+    accuracies_by_model,
+    p_text,
+    speeds_by_length,
+    verdicts,
+)
+from vanilla_transformer.visualization import comparison as plots
+from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES, TASK_TITLES, Rows, Styles
 from vanilla_transformer.visualization.style import series_styles
 
+NOT_MEASURED = "Not measured."
+PLOTTED_BUDGET = "equal time"
+EXAMPLES = 3  # for each task
 
-def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write `folder/report.md` and its plots, over existing ones.
+TABLE_1 = table(
+    ["Table 1 of the paper: layer", "work per layer", "sequential operations", "longest path between two positions"],
+    [["self-attention", "O(n² · d)", "O(1)", "O(1)"], ["recurrent", "O(n · d²)", "O(n)", "O(n)"]],
+)
 
-    Returns:
-        The path of the report.
 
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: results that cannot be compared; see `vanilla_transformer.comparison.verdicts`.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} of the report does not exist")
-    parameters = parameters_by_part(results)
+def write_report(results: Mapping[str, Any], folder: Path) -> None:
+    """Write `folder/report.md` and its plots, over existing ones."""
+    parameters = _parameters_by_part(results)
     models = dict.fromkeys(model for part in parameters.values() for model in part)  # the order decides the colours
     styles = series_styles(sorted(models, key=lambda model: model != TRANSFORMER))
+    judged = verdicts(results)
     blocks = [
         f"# {TRANSFORMER} or recurrence: a comparison",
         *_machines(results["machines"]),
         "## Verdicts",
         f'The claims of "Attention Is All You Need", put to the test here. In each comparison the {TRANSFORMER} meets '
         "the rival that did best there.",
-        _verdicts(results),
+        "\n".join(_verdict_lines(judged.values())),
         "## Models",
         f"Number of parameters in each part; {MISSING} where a model took no part.",
-        _parameter_table(parameters, list(styles)),
+        table(
+            ["model", *map(escape, parameters)],
+            [[escape(model), *(number(part.get(model), ",") for part in parameters.values())] for model in styles],
+        ),
         "## Speed of training",
-        *speed_section(results["speed"], styles, folder),
+        *_speed_section(results["speed"], judged["speed"], styles, folder),
         "## Long range",
-        *long_range_section(results["long_range"], styles, folder),
+        *_long_range_section(results["long_range"], styles, folder),
         "## Quality",
-        *quality_section(results["quality"], styles, folder),
+        *_quality_section(results["quality"], styles, folder),
         "## Fairness and chance",
         "\n".join(f"- {caveat}" for caveat in _caveats(results)),
         _reproduction(folder),
     ]
-    path = folder / "report.md"
-    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
-    return path
+    (folder / "report.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
 
 
-def parameters_by_part(results: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+def _parameters_by_part(results: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
     """Part or task of quality → model → number of parameters: a model may have another size in each."""
     titles = {"speed": "speed", "long_range": "long range"}
     parts = {title: results[part]["parameters"] for part, title in titles.items() if results[part]}
     for task in results["quality"] or []:
-        models = {name: model for result in task["budgets"] for name, model in result["models"].items()}
+        models = task["budgets"][0]["models"]
         parts[task["task"]] = {name: model["parameters"] for name, model in models.items()}
     return parts
 
@@ -89,19 +107,153 @@ def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"Measured ({', '.join(names)}) on {escape(line)}" for line, names in parts.items()]
 
 
-def _verdicts(results: Mapping[str, Any]) -> str:
-    lines = []
-    for verdict in verdicts(results):
-        lines.append(f"- **{escape(verdict.answer)}**")
-        lines += [f"  - {escape(sentence)}" for sentence in verdict.evidence]
-    return "\n".join(lines)
+def _verdict_lines(judged: Iterable[Verdict]) -> Iterator[str]:
+    for verdict in judged:
+        answer, *evidence = map(escape, verdict.sentences)
+        yield f"- **{answer}**"
+        yield from (f"  - {sentence}" for sentence in evidence)
 
 
-def _parameter_table(parameters: Mapping[str, Mapping[str, int]], models: Sequence[str]) -> str:
-    if not parameters:
-        return NOT_MEASURED
-    rows = [[escape(model), *(number(p.get(model), ",") for p in parameters.values())] for model in models]
-    return table(["model", *map(escape, parameters)], rows)
+def _speed_section(speed: Mapping[str, Any] | None, verdict: Verdict, styles: Styles, folder: Path) -> list[str]:
+    """Tokens per second by length, beside the paper's Table 1."""
+    if not speed:
+        return [NOT_MEASURED, TABLE_1]
+    plots.plot_speed(speed, styles).savefig(folder / "speed.png")
+    models = plots.models_in_order(styles, speed["rows"])
+    batch_sizes = {row["length"]: row["batch_size"] for row in speed["rows"]}
+    findings = {finding.where: f"{finding.evidence}: {finding.outcome}" for finding in verdict.findings}
+    rows = []
+    for length, repeats in speeds_by_length(speed["rows"]).items():
+        speeds = [with_extremes(repeats[model], median, ",.0f") for model in models]
+        finding = escape(findings.get(f"length {length:,}", MISSING))
+        rows.append([f"{length:,}", str(batch_sizes[length]), *speeds, finding])
+    header = ["length (tokens)", "batch size", *map(escape, models), f"{TRANSFORMER} / fastest rival"]
+    return [
+        f"Whole updates on {escape(speed['device'])} in {escape(speed['precision'])}, in target tokens per second "
+        "(each batch has as many source tokens): the median and, in parentheses, the lowest and highest of the "
+        "repeats. The models were measured in turns, so that a slow moment of the machine affects all of them.",
+        "![Training speed against length, a line for each model](speed.png)",
+        table(header, rows),
+        f"The theory, for a sequence of length n and vectors of width d:\n\n{TABLE_1}",
+        "Few sequential operations let a device work on all positions at once, but the work of self-attention grows "
+        "with the square of the length. Which of the two decides depends on the length, the width and the device.",
+    ]
+
+
+def _long_range_section(long_range: Mapping[str, Any] | None, styles: Styles, folder: Path) -> list[str]:
+    """How far gradients reach, and how accuracy falls with the distance."""
+    if not long_range:
+        return [NOT_MEASURED]
+    runs, chance = long_range["tasks"], long_range["chance"]
+    plots.plot_long_range(runs, chance, styles).savefig(folder / "long_range.png")
+    blocks = [
+        "### Gradient norm by distance",
+        *_gradients(long_range["gradients"], styles, folder),
+        "### Accuracy by distance",
+        "The models train on distances up to the dashed line, and are tested up to there and beyond, on random "
+        "sequences of other seeds. The shortest sequences are so few that training has seen them. The mean over the "
+        "seeds is drawn, with a band from the lowest to the highest.",
+        "![Accuracy against distance, a panel for each task](long_range.png)",
+    ]
+    for task in dict.fromkeys(run["task"] for run in runs):
+        blocks.append(
+            f"**{TASK_TITLES[task]}**, accuracy in % by distance in {DISTANCE_UNITS[task]}; guessing gives "
+            f"{100 * chance[task]:.1f}%. In parentheses the lowest and highest seed."
+        )
+        blocks.append(_task_table([run for run in runs if run["task"] == task], styles))
+    return blocks
+
+
+def _gradients(gradients: Rows, styles: Styles, folder: Path) -> list[str]:
+    if not gradients:
+        return [NOT_MEASURED]
+    plots.plot_gradients(gradients, styles).savefig(folder / "gradients.png")
+    farthest = len(gradients[0]["norms"]) - 1
+    rows = []
+    for model in plots.models_in_order(styles, gradients):
+        runs = [run for run in gradients if run["model"] == model]
+        norms = [[plots.relative_norms(run)[farthest] for run in runs if run["when"] == when] for when in STAGES]
+        rows.append([escape(model), *(with_extremes(seeds, median, ".2g") for seeds in norms)])
+    return [
+        "The norm of the gradient of the encoder's last output with respect to the input d steps back, divided by the "
+        "norm at d = 0: the median over the seeds, with a band from the lowest to the highest. The attention of the "
+        "decoder is a second, shorter path, which this does not measure.",
+        "![Relative gradient norm against steps back, before and after training](gradients.png)",
+        f"The relative norm {farthest:,} steps back, with the lowest and highest seed in parentheses:",
+        table(["model", *STAGES.values()], rows),
+    ]
+
+
+def _task_table(runs: Rows, styles: Styles) -> str:
+    distances = sorted(map(int, runs[0]["accuracy"]))
+    accuracies = {distance: accuracies_by_model(runs, [distance]) for distance in distances}
+    rows = []
+    for model in plots.models_in_order(styles, runs):
+        model_runs = [run for run in runs if run["model"] == model]
+        minutes = median(run["seconds"] for run in model_runs) / 60
+        updates = median(run["updates"] for run in model_runs)
+        cells = [with_extremes(accuracies[distance][model], mean) for distance in distances]
+        rows.append([escape(model), *cells, str(len(model_runs)), f"{updates:,.0f}", f"{minutes:.1f}"])
+    columns = [f"{d:,} (longest in training)" if d == runs[0]["trained_at"] else f"{d:,}" for d in distances]
+    return table(["model", *columns, "seeds", "updates (median)", "minutes (median)"], rows)
+
+
+def _quality_section(quality: Rows | None, styles: Styles, folder: Path) -> list[str]:
+    """Scores by task and budget, by length of the source, and a few outputs."""
+    if not quality:
+        return [NOT_MEASURED]
+    plots.plot_quality_by_length(quality, PLOTTED_BUDGET, styles).savefig(folder / "quality_by_length.png")
+    blocks = [
+        f"The difference is the model's score minus that of the {TRANSFORMER}. It counts if p < {SIGNIFICANCE_LEVEL} "
+        "(paired bootstrap resampling of the test sentences). The 95% confidence interval of each score is in "
+        "parentheses.",
+        *(block for task in quality for block in _quality_of_task(task, styles)),
+        "### By length of the source",
+        "![Scores by length of the source, a bar for each model](quality_by_length.png)",
+    ]
+    for task in quality:
+        (result,) = (result for result in task["budgets"] if result["budget"] == PLOTTED_BUDGET)
+        models = [model for model in styles if model in result["models"]]
+        rows = [
+            [escape(row["bucket"]), f"{row['sentences']:,}", *(f"{row['scores'][model]:.1f}" for model in models)]
+            for row in result["by_length"]
+        ]
+        blocks.append(f"**{escape(task['task'])}**, {PLOTTED_BUDGET}, {_scale(task)}:")
+        blocks.append(table(["source tokens", "sentences", *map(escape, models)], rows))
+    return blocks
+
+
+def _quality_of_task(task: Mapping[str, Any], styles: Styles) -> list[str]:
+    signature = f" Signature: `{task['signature']}`." if task["signature"] else ""
+    header = ["model", escape(task["metric"]), f"difference to {TRANSFORMER}"]
+    header += ["updates", "epochs", "minutes", "target tokens/s"]
+    blocks = [
+        f"### {escape(task['task'])}",
+        f"{_scale(task)}; {task['sentences']:,} test sentences, a vocabulary of {task['vocab_size']:,}.{signature}",
+    ]
+    for result in task["budgets"]:
+        pairs = {pair["model"]: f"{pair['difference']:+.1f}, {p_text(pair['p_value'])}" for pair in result["paired"]}
+        rows = []
+        for model in (model for model in styles if model in result["models"]):
+            facts = result["models"][model]
+            score = with_range(facts["score"], *facts["interval"])
+            minutes, speed = f"{facts['training_seconds'] / 60:.1f}", f"{facts['target_tokens_per_second']:,.0f}"
+            amounts = [f"{facts['updates']:,}", f"{facts['epochs']:.1f}", minutes, speed]
+            rows.append([escape(model), score, pairs.get(model, MISSING), *amounts])
+        blocks.append(f"**{escape(result['budget'].capitalize())}** ({escape(result['amount'])}):")
+        blocks.append(table(header, rows))
+    last = task["budgets"][-1]
+    blocks.append(f"The models' outputs at {escape(last['budget'])}:")
+    for example in last["examples"][:EXAMPLES]:
+        texts = {"source": example["source"], "reference": example["reference"]}
+        texts |= {model: example["outputs"][model] for model in styles if model in example["outputs"]}
+        blocks.append(table(["", "text"], [[escape(name), escape(truncate(text))] for name, text in texts.items()]))
+    return blocks
+
+
+def _scale(task: Mapping[str, Any]) -> str:
+    better = "higher" if task["higher_is_better"] else "lower"
+    return f"{escape(task['metric'])} in {escape(task['unit'])}, {better} is better"
 
 
 def _caveats(results: Mapping[str, Any]) -> list[str]:
@@ -114,7 +266,7 @@ def _caveats(results: Mapping[str, Any]) -> list[str]:
         "that a model got the settings that suit it best: `config.yaml`, and the files it names, record which it got.",
     ]
     if speed:
-        repeats = min(len(row["tokens_per_second"]) for row in speed["rows"])
+        repeats = len(speed["rows"][0]["tokens_per_second"])
         caveats.append(
             "Speed: one device, one precision, and the batch sizes of the table. The speed of training says nothing "
             "about the speed of decoding. Of two equally fast models, the same one would be faster in each of "
