@@ -125,7 +125,7 @@ def _plot_attention(arguments: argparse.Namespace) -> None:
     _check_output(output, *([[".html"]] if interactive else []))
     translator = open_translator(arguments.model, engine="torch")  # compiling does not pay for one sentence
     translation, weights = explain(translator, arguments.sentence, max_length=MAX_TOKENS)
-    print(f"translation: {translation.text}")
+    print(f"translation: {translation}")
     kinds: Any = KINDS if arguments.kind == "all" else [arguments.kind]
     if interactive:
         from pathlib import Path
