@@ -2,12 +2,13 @@
 """Scores of several systems, and paired bootstrap resampling (Koehn, 2004) with sacreBLEU."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from sacrebleu.metrics.base import Metric, Score
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
+
+from vanilla_transformer.evaluation.translation_quality import reference_streams
 
 WORD_ERROR_RATE = "word error rate"
 
@@ -59,7 +60,7 @@ def score_systems(
     metric = METRICS[metric_name][0]()
     names = sorted(outputs, key=lambda name: name != baseline)  # sacreBLEU compares with the first
     systems = [(name, list(outputs[name])) for name in names]
-    signatures, columns = PairedTest(systems, {metric_name: metric}, _streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
+    signatures, columns = PairedTest(systems, {metric_name: metric}, reference_streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
     results: Any = columns[metric_name]  # sacreBLEU types them like the column of names beside them
     found = dict(zip(names, results, strict=True))
     scores, paired = {}, []
@@ -77,9 +78,4 @@ def score_systems(
 
 def corpus_score(metric_name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The score of one system, without a test."""
-    return METRICS[metric_name][0]().corpus_score(list(outputs), _streams(references)).score
-
-
-def _streams(references: Sequence[Sequence[str]]) -> Any:
-    """sacreBLEU's layout, (references, sentences), with None where a sentence has fewer, which its types leave out."""
-    return [list(stream) for stream in zip_longest(*references)]
+    return METRICS[metric_name][0]().corpus_score(list(outputs), reference_streams(references)).score
