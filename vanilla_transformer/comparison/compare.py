@@ -21,7 +21,7 @@ from vanilla_transformer.comparison.quality import measure_quality, quality_sett
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import measure_speed
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.inference.model_folder import default_device
 
 PARTS = "parts"  # the folder of finished parts, a file for each
