@@ -214,7 +214,7 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     arguments = {name: str(Path(path).resolve()) for name, path in files.items()} | columns
     if config.streaming:
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
-    # The key of datasets' cache, which by itself would outlive a change of a file that keeps its name.
+    # The key of datasets' cache, whose own would outlive a change of a file.
     key = Hasher.hash([READERS_VERSION, arguments, *map(_fingerprint_of_file, files.values())])
     try:
         return Dataset.from_generator(reader, gen_kwargs=arguments, features=_features(), fingerprint=key)
@@ -295,8 +295,14 @@ def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
     if row is None:
         raise ValueError(f"the corpus is empty: {where} without a row of text")
     options = {"nested": has_nested_columns([row], where, columns), "where": where, "columns": columns}
-    features: Any = {"remove_columns": list(row), "features": _features()}
-    return corpus.map(_select_pairs, batched=True, with_indices=True, fn_kwargs=options, **features)
+    return corpus.map(
+        _select_pairs,
+        batched=True,
+        with_indices=True,
+        fn_kwargs=options,
+        remove_columns=list(row),
+        features=_features(),
+    )
 
 
 def _select_pairs(
