@@ -72,7 +72,7 @@ def test_error_is_one_line(model_folder, tmp_path, monkeypatch, capsys, command,
     [
         ("matplotlib", ["positions"], "visualization"),
         ("bertviz", ["attention", "model", "a", "--interactive", "head"], "interactive"),
-        ("tensorboard", ["curves", "run"], "training,visualization"),
+        ("tensorboard", ["curves", "run"], "training"),
     ],
 )
 def test_missing_extra_is_named(monkeypatch, capsys, missing, command, extra):

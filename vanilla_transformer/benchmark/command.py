@@ -61,7 +61,7 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
     if config.real.model is not None:  # this part runs last: tell now what it lacks
-        check_installed("benchmark", ["datasets", "sacrebleu"], "benchmark")
+        check_installed(["datasets", "sacrebleu"])
     print(report(benchmark_decoding(config, show)))
     print(f"\nAll figures: {config.output}")
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from vanilla_transformer.cli.translate import open_translator
 from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
-from vanilla_transformer.console.fast_imports import without_garbage_collection
 from vanilla_transformer.console.outputs import check_output_file
+from vanilla_transformer.console.running import without_garbage_collection
 
 if TYPE_CHECKING:
     from vanilla_transformer.visualization.run_history import RunHistory
@@ -155,7 +155,7 @@ def _check_attention_arguments(arguments: argparse.Namespace) -> None:
     }
     if unused := [name for name, value in given.items() if value]:
         raise UsageError(f"--interactive shows all layers and heads: leave out {', '.join(unused)}")
-    check_installed("plot attention --interactive", ["bertviz", "mpld3", "xstatic"], "interactive")
+    check_installed(["bertviz", "mpld3", "xstatic"])
 
 
 def _add_curves(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +168,7 @@ def _plot_curves(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     _check_output(arguments.output)
-    check_installed("plot curves", ["accelerate", "datasets", "tensorboard", "yaml"], "training,visualization")
+    check_installed(["accelerate", "datasets", "tensorboard", "yaml"])
 
     from vanilla_transformer.visualization.curves import plot_curves
     from vanilla_transformer.visualization.run_history import read_history

@@ -22,7 +22,7 @@ from vanilla_transformer.comparison.quality import QualityConfig, measure_qualit
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import SpeedConfig, measure_speed
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.inference.model_folder import default_device
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
 

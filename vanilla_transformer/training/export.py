@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_on_all_processes
