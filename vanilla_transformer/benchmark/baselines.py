@@ -111,8 +111,7 @@ def write_ctranslate2(model: PreTrainedModel, folder: Path, max_length: int) -> 
             if name.endswith("bias") and isinstance(value, torch.Tensor) and not value.any():
                 layer.bias = OPTIONAL
 
-        if not config.attention_bias:  # adding zeros would slow CTranslate2
-            visit_spec(spec, remove_zero_bias)
+        visit_spec(spec, remove_zero_bias)  # adding zeros would slow CTranslate2
         loader.set_vocabulary(spec, [str(token) for token in range(config.vocab_size)])
         spec.config.bos_token = spec.config.decoder_start_token = str(config.decoder_start_token_id)
         spec.config.eos_token, spec.config.unk_token = str(config.eos_token_id), str(config.pad_token_id)
