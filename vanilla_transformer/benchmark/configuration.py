@@ -94,7 +94,7 @@ class BenchmarkConfig:
     """One benchmark.
 
     Raises:
-        ValueError: no size; an unknown size or precision; a model that the baselines do not support.
+        ValueError: no size or an unknown one; an unknown precision; a model that the baselines do not support.
     """
 
     output: str  # the JSON file with all results
@@ -113,13 +113,11 @@ class BenchmarkConfig:
     real: RealConfig
 
     def __post_init__(self):
-        if not self.sizes:
-            raise ValueError("sizes must name at least one")
         if "float32" not in self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise ValueError(f"precisions={self.precisions} must be float32 and any of {', '.join(PRECISIONS[1:])}")
+        if not self.sizes or not set(self.sizes) <= set(self.models):
+            raise ValueError(f"sizes={self.sizes} must name some of the models: {', '.join(self.models)}")
         for name in self.sizes:
-            if name not in self.models:
-                raise ValueError(f"sizes={self.sizes} must be of the models: {', '.join(self.models)}")
             self.model_config(name)
 
     def model_config(self, size: str) -> VanillaTransformerConfig:

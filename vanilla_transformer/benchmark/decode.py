@@ -13,7 +13,7 @@ import torch
 from vanilla_transformer.benchmark.configuration import BenchmarkConfig, DecodingConfig
 from vanilla_transformer.benchmark.machine import check_import_order, describe_machine
 from vanilla_transformer.benchmark.memory import decoding_memory, in_own_process
-from vanilla_transformer.benchmark.random_model import random_model, random_sources
+from vanilla_transformer.benchmark.random_model import SEED, random_model
 from vanilla_transformer.benchmark.real_sentences import measure_real
 from vanilla_transformer.benchmark.roofline import (
     WEIGHT_BYTES,
@@ -26,6 +26,8 @@ from vanilla_transformer.benchmark.systems import FAST, Batch, measure_decoding,
 from vanilla_transformer.benchmark.thresholds import check_thresholds
 from vanilla_transformer.comparison.result_file import write_result
 from vanilla_transformer.inference.model_folder import default_device
+
+FIRST_TOKEN = 5  # after the special tokens
 
 
 def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], None]) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], Non
     device = default_device() if config.device == "auto" else torch.device(config.device)
     reasons = skip_reasons(config.precisions, device, config.ctranslate2)
     if config.ctranslate2:
-        check_import_order(list(sys.modules))
+        check_import_order(sys.modules)
     names = [name for name, reason in reasons.items() if reason is None]
     bandwidth = read_bandwidth(config.roofline.read_mebibytes * 2**20, device, config.roofline.repeats)
     peaks = peak_operations(config.roofline, device)
@@ -81,26 +83,23 @@ def _measure_size(
     on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Every case, a batch size with a number of beams, of one model size."""
-    model_config, lengths = config.model_config(size), (config.source_tokens, config.target_tokens)
+    model_config = config.model_config(size)
     model: Any = random_model(model_config)
     model.to(device)
-    max_length = max(lengths) + 1  # and the start token
+    max_length = max(config.source_tokens, config.target_tokens) + 1  # and the start token
     weights = count_weights(model)
     bandwidths = {
         precision: read_bandwidth(weights.step * WEIGHT_BYTES[precision], device, config.roofline.repeats)
         for precision in peaks
     }
 
-    def inputs(batch_size: int, beams: int) -> tuple[Batch, DecodingConfig]:
-        sources = random_sources(model_config.vocab_size, batch_size, config.source_tokens)
+    def inputs(sentences: int, beams: int) -> tuple[Batch, DecodingConfig]:
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (sentences, config.source_tokens)
+        sources = torch.randint(FIRST_TOKEN, model_config.vocab_size, shape, generator=generator).tolist()
         # No length penalty: it changes no order among targets of one length.
         decoding = DecodingConfig(beams=beams, alpha=0.0, length_penalty=0.0, early_stopping=True)
         return Batch(sources, config.target_tokens, is_fixed_length=True), decoding
-
-    def roofline(precision: str, batch_size: int, beams: int, measured: float) -> dict[str, float]:
-        rates = WEIGHT_BYTES[precision], bandwidths[precision], peaks[precision]
-        seconds = roofline_seconds(weights, *rates, batch_size, beams, *lengths)
-        return {"roofline_seconds": seconds, "fraction": seconds / measured}
 
     memory, cases = None, []
     with open_systems(names, model, max_length) as (systems, folder):
@@ -111,10 +110,12 @@ def _measure_size(
             for name, measurement in found.items():
                 pairs = zip(measurement.result, found[FAST["float32"]].result, strict=True)
                 case["results"][name] = {**speeds(measurement), "match": sum(a == b for a, b in pairs) / batch_size}
-            for precision in peaks:
+            for precision, peak in peaks.items():
                 if FAST[precision] in found:
-                    measured = found[FAST[precision]].median
-                    case["roofline"][precision] = roofline(precision, batch_size, beams, measured)
+                    rates = WEIGHT_BYTES[precision], bandwidths[precision], peak
+                    seconds = roofline_seconds(weights, *rates, batch, beams)
+                    fraction = seconds / found[FAST[precision]].median
+                    case["roofline"][precision] = {"roofline_seconds": seconds, "fraction": fraction}
             cases.append(case)
             shown = ", ".join(f"{name} {result['tokens_per_second']:,.0f}" for name, result in case["results"].items())
             on_progress(f"{size}, {batch_size} sentences, {beams} beams: {shown} tokens/s")

@@ -3,7 +3,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -51,14 +51,11 @@ def lacks_precision(precision: str, device: torch.device) -> str | None:
     return None
 
 
-def check_import_order(modules: Sequence[str]) -> None:
+def check_import_order(modules: Iterable[str]) -> None:
     """Raise RuntimeError if torch was imported before CTranslate2.
 
     Both would share torch's libgomp, whose barriers yield the processor once there are more OpenMP threads in the
-    process than cores: both become several times slower.
-
-    Args:
-        modules: names in the order of their import, as in `sys.modules`.
+    process than cores: both become several times slower. `modules` are in the order of their import, as `sys.modules`.
     """
     order = list(modules)
     if "ctranslate2._ext" not in order or order.index("torch") < order.index("ctranslate2._ext"):

@@ -10,6 +10,7 @@ from torch.utils.benchmark import Timer
 
 from vanilla_transformer.benchmark.configuration import RooflineConfig
 from vanilla_transformer.benchmark.machine import lacks_precision
+from vanilla_transformer.benchmark.systems import Batch
 from vanilla_transformer.packed_linear import PRECISIONS, PackedLinear
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -37,14 +38,7 @@ def _count(modules: Any) -> int:
 
 
 def roofline_seconds(
-    weights: WeightCounts,
-    weight_bytes: int,
-    bandwidth: float,
-    peak: float,
-    sentences: int,
-    beams: int,
-    source_tokens: int,
-    target_tokens: int,
+    weights: WeightCounts, weight_bytes: int, bandwidth: float, peak: float, batch: Batch, beams: int
 ) -> float:
     """The least time of decoding a batch if every step reads all weights and multiplies all rows with them.
 
@@ -54,14 +48,16 @@ def roofline_seconds(
     Args:
         bandwidth: bytes per second.
         peak: operations per second, two for each weight and row.
+        batch: of a fixed length.
     """
 
     def phase(count: int, rows: int) -> float:
         return max(count * weight_bytes / bandwidth, 2 * count * rows / peak)
 
+    sentences, source_tokens = len(batch.sources), sum(map(len, batch.sources))
     first = phase(weights.step, sentences)  # a sentence has one hypothesis until its first token is known
-    others = (target_tokens - 1) * phase(weights.step, sentences * beams)
-    return phase(weights.source, sentences * source_tokens) + first + others
+    others = (batch.max_new_tokens - 1) * phase(weights.step, sentences * beams)
+    return phase(weights.source, source_tokens) + first + others
 
 
 def read_bandwidth(size: int, device: torch.device, repeats: int) -> float:
