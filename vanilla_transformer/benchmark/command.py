@@ -14,7 +14,6 @@ from vanilla_transformer.console.arguments import (
     config_and_overrides,
     positive_int,
 )
-from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
@@ -65,8 +64,6 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
 
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
-    if config.real.model is not None:  # this part runs last: tell now what it lacks
-        check_installed("benchmark", ["datasets", "sacrebleu"], "benchmark")
     print(report(benchmark_decoding(config, show)))
     print(f"\nAll figures: {config.output}")
 

@@ -7,7 +7,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,15 +20,16 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 PRELOADED = ["ctranslate2", "vanilla_transformer.benchmark.memory"]
 
 
-def resident_bytes(which: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
-    """Resident memory of this process: now, or its peak ("VmHWM") since `reset_peak`. Linux only."""
+def peak_bytes() -> int:
+    """This process' peak of resident memory since `reset_peak`. Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(which))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def reset_peak() -> None:
-    """Begin to count the peak of `resident_bytes` anew."""
+def reset_peak() -> int:
+    """Begin to count `peak_bytes` anew; returns where it begins, the resident memory of now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return peak_bytes()
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -49,7 +50,7 @@ def decoding_memory(
     Args:
         name, folder, max_length: as for `build_system`.
     """
-    before = resident_bytes()
+    before = reset_peak()
     model = None if name in CTRANSLATE2.values() else random_model(config)
     system = build_system(name, model, folder, max_length)
     del model  # unless the system needs it
@@ -58,4 +59,4 @@ def decoding_memory(
         ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep after building
         reset_peak()
         decode(1)
-    return resident_bytes("VmHWM") - before
+    return peak_bytes() - before

@@ -12,6 +12,7 @@ from vanilla_transformer.benchmark.systems import Batch, measure_decoding, open_
 from vanilla_transformer.benchmark.timing import Measurement
 from vanilla_transformer.data.corpus import CorpusConfig, load_references
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
 
 
@@ -37,9 +38,6 @@ def measure_real(
         FileNotFoundError: no such model or file.
         ValueError: source and reference differ in length; a model that the baselines do not support.
     """
-    # Not at the top: the synthetic part does not need sacrebleu.
-    from vanilla_transformer.evaluation.translation_quality import score_translations
-
     assert settings.model is not None
     lines, references = load_references(CorpusConfig(source=settings.source, target=settings.reference))
     model, tokenizer = load_model_folder(settings.model, device), load_tokenizer(settings.model)
