@@ -32,7 +32,7 @@ def check_thresholds(
     The last two are `None` if a system or the real file was skipped.
 
     Args:
-        cases: from `measure_synthetic`, for all sizes.
+        cases: of all sizes, as in `benchmark_decoding`.
         real: from `measure_real`; `None`: this part was skipped.
     """
     fast, ctranslate2 = FAST["float32"], CTRANSLATE2["float32"]
