@@ -151,7 +151,6 @@ def test_a_card_of_few_facts_has_every_section(tmp_path: Path):
     assert "None" not in text
     assert "estimate" not in text
     assert "Signatures" not in text
-    assert "trained without an RNN beside it. `vanilla-transformer compare`" in text
     assert headings(text) == ["# tiny", *headings(card(tmp_path, ALL).text)[1:]]
 
 
@@ -348,16 +347,24 @@ def test_data_on_the_hub_is_linked():
     assert "- On the Hub: [wmt/wmt14](https://huggingface.co/datasets/wmt/wmt14)" in text.splitlines()
 
 
-def test_an_rnn_is_not_called_a_transformer():
-    text = card_text(replace(LEAST, model_type="rnn_seq2seq"))
-    assert text["description"].startswith("A recurrent encoder-decoder (RNN)")
-    assert card_text(LEAST)["description"].startswith("A Transformer encoder-decoder")
+@pytest.mark.parametrize(
+    ("model_type", "said", "other"),
+    [
+        ("vanilla_transformer", "A Transformer encoder-decoder, as in [", "without an RNN beside it."),
+        ("rnn_seq2seq", "A recurrent encoder-decoder (RNN), the architecture", "without a Transformer beside it."),
+    ],
+)
+def test_a_card_names_the_architecture_and_the_other(tmp_path: Path, model_type: str, said: str, other: str):
+    text = card(tmp_path, replace(LEAST, model_type=model_type)).text
+    assert text.strip().startswith(f"# tiny\n\n{said}")
+    assert f"This model was trained {other} `vanilla-transformer compare`" in text
 
 
-def test_a_model_without_a_comparison_names_the_other_architecture():
-    text = card_text(LEAST)
-    assert (text["comparison"], text["other_architecture"]) == ("", "an RNN")
-    assert card_text(replace(LEAST, model_type="rnn_seq2seq"))["other_architecture"] == "a Transformer"
+@pytest.mark.parametrize(("on_hub", "said"), [(False, "a/b"), (True, "[a/b](https://huggingface.co/a/b)")])
+def test_the_base_model_is_linked_if_it_is_on_the_hub(tmp_path: Path, on_hub: bool, said: str):
+    text = card(tmp_path, replace(LEAST, languages=["en", "de"], base_model="a/b", base_model_on_hub=on_hub)).text
+    assert "\n\nA Transformer encoder-decoder for en → de, as in [" in text
+    assert f". Fine-tuned from {said}.\n\n" in text
 
 
 def test_a_comparison_begins_with_the_cards_own_model():

@@ -13,11 +13,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from vanilla_transformer.comparison.markdown import escape, plural, table
-from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 
 TEMPLATE, LICENSE = "model_card.md", "LICENSE"
 NOT_RECORDED = "Not recorded."
-PAPER = "[Attention Is All You Need](https://arxiv.org/abs/1706.03762)"
 
 
 @dataclass(frozen=True)
@@ -123,12 +121,14 @@ def _eval_result(score: Score, task: str) -> EvalResult:
 
 def card_text(facts: ModelCardFacts) -> dict[str, str]:
     """The variables of the template, escaped; empty where the template has another text for what is unknown."""
-    is_rnn = facts.model_type == RNNSeq2SeqConfig.model_type
+    base_model = facts.base_model or ""
     return {
         "name": escape(facts.model_name),
         "name_in_python": json.dumps(facts.model_name, ensure_ascii=False),
         "example_in_python": json.dumps(facts.example_input, ensure_ascii=False),
-        "description": _description(facts, is_rnn),
+        "languages": escape(" → ".join(facts.languages)),
+        "model_type": facts.model_type,
+        "base_model": _link(base_model) if facts.base_model_on_hub else escape(base_model),
         "training_data": _training_data(facts),
         "training": _training(facts),
         "flops": _flops(facts),
@@ -140,32 +140,18 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
             if score.signature
         ),
         "comparison": _comparison(facts) if facts.comparison else "",
-        "other_architecture": "a Transformer" if is_rnn else "an RNN",
         "weights_license": escape(facts.weights_license or "no licence stated"),
     }
 
 
-def _description(facts: ModelCardFacts, is_rnn: bool) -> str:
-    direction = f" for {escape(' → '.join(facts.languages))}" if facts.languages else ""
-    kind = f"A Transformer encoder-decoder{direction}, as in {PAPER}."
-    if is_rnn:
-        kind = (
-            f"A recurrent encoder-decoder (RNN){direction}, the architecture that the Transformer of {PAPER} replaced."
-        )
-    if facts.base_model is None:
-        return kind
-    name = escape(facts.base_model)
-    return f"{kind} Fine-tuned from {_link(name, facts.base_model) if facts.base_model_on_hub else name}."
-
-
-def _link(text: str, place: str) -> str:
-    return f"[{text}](https://huggingface.co/{place})"
+def _link(name: str, folder: str = "") -> str:
+    return f"[{escape(name)}](https://huggingface.co/{folder}{name})"
 
 
 def _training_data(facts: ModelCardFacts) -> str:
     known = {
         "Data": escape(facts.data_description or ""),
-        "On the Hub": ", ".join(_link(escape(name), f"datasets/{name}") for name in facts.datasets),
+        "On the Hub": ", ".join(_link(name, "datasets/") for name in facts.datasets),
         "Licence of the data": escape(facts.data_license or ""),
         "Pairs": "" if facts.pairs is None else f"{facts.pairs:,}",
     }
