@@ -2,12 +2,16 @@
 """What `push` says without a Hub; tests/hub/ has the rest."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.hub.model_folders import write_model_folder
 from vanilla_transformer.cli import main
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "push_to_hub.py"
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +82,12 @@ def test_wrong_usage(arguments: list[str], capsys):
         main(["push", *arguments])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("usage: vanilla-transformer")
+
+
+def test_script_runs_the_command(complete: Path, capsys):
+    arguments = [str(complete), "ann/model", "--dry-run"]
+    assert main(["push", *arguments]) == 0
+    script = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, encoding="utf-8", check=True
+    )
+    assert script.stdout == capsys.readouterr().out
