@@ -10,14 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.inference.translate import (
-    Translation,
-    beam_width,
-    evaluation_mode,
-    generate,
-    needs_step_scores,
-    paper_decoding,
-)
+from vanilla_transformer.inference.translate import Translation, evaluation_mode, generate
 from vanilla_transformer.inference.translator import Translator
 
 REPLACEMENT = "\ufffd"  # what incomplete bytes of a character decode to
@@ -108,12 +101,11 @@ def explain(
         raise ValueError("the sentence is empty: there is nothing to translate")
     if max_length is not None and length > max_length:
         raise ValueError(f"the sentence has {length:,} tokens, more than the limit of {max_length:,}; split it")
-    options |= paper_decoding(model, translator.decoder)
-    beams = beam_width(model, options)
     inputs = tokenizer([line], return_tensors="pt").to(model.device)  # (1, source_length)
-    output = generate(model, inputs, options | {"output_scores": needs_step_scores(model, beams)})
+    output = generate(model, inputs, translator.decoder, options)
     target = output.sequences[0].tolist()
-    score = output.sequences_scores[0].item() if beams > 1 else None
+    scores = output.get("sequences_scores")  # none without beams
+    score = None if scores is None else scores[0].item()
     text = str(tokenizer.decode(target, skip_special_tokens=True))
     return Translation(text, score), attention_weights(model, tokenizer, line, target)
 
