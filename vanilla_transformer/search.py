@@ -88,11 +88,6 @@ class BeamSearchConfig:
     stopping_criteria: Callable | None = None
     records: StepRecords | None = None
 
-    @property
-    def needs_whole_batch(self) -> bool:
-        """Whether something expects all beams of all sentences, in transformers' order, at every step."""
-        return any(part is not None for part in (self.logits_processor, self.stopping_criteria, self.records))
-
     def stops(self, targets: torch.Tensor) -> torch.Tensor:
         """The user's criteria for `(rows, length)` → `(rows)`; only with `stopping_criteria`."""
         assert self.stopping_criteria is not None
@@ -361,8 +356,11 @@ def greedy_search(
 
 
 def _capabilities(state: DecoderState, config: BeamSearchConfig) -> tuple[SupportsSelect | None, SupportsTopK | None]:
-    """The state twice: if sentences may leave its batch, and if it ranks tokens itself; else `None`."""
-    if config.needs_whole_batch:
+    """The state twice: if sentences may leave its batch, and if it ranks tokens itself; else `None`.
+
+    Processors, criteria and records expect all beams of all sentences, in transformers' order, at every step.
+    """
+    if any(part is not None for part in (config.logits_processor, config.stopping_criteria, config.records)):
         return None, None
     return state if isinstance(state, SupportsSelect) else None, state if isinstance(state, SupportsTopK) else None
 
