@@ -190,6 +190,10 @@ class BeamSearch:
             self._reorder(torch.zeros_like(self.alive_scores, dtype=torch.long))
         while len(self.rows):
             scores, beams, tokens = self._candidates()
+            if self.config.coverage_penalty:
+                assert self.state.attention is not None
+                attention = self.state.attention.float()
+                self.coverage = attention if self.coverage is None else self.coverage + attention
             self.length += 1
             is_end = self._ends(beams, tokens)
             if is_end is None:  # mostly; candidates are sorted, so the first go on
@@ -215,12 +219,9 @@ class BeamSearch:
         """
         config, last = self.config, self.alive[:, :, -1]
         if self.ranking is not None:
-            candidates = self.ranking.topk_step(last, self.alive_scores, config.num_beams, config.eos_token_ids)
-            self._accumulate_coverage()
-            return candidates
+            return self.ranking.topk_step(last, self.alive_scores, config.num_beams, config.eos_token_ids)
         count = max(2, 1 + len(config.eos_token_ids)) * config.num_beams  # criteria may end any of them
         logits = self.state(last)  # (sentences * alive, vocab_size)
-        self._accumulate_coverage()
         log_probs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if config.logits_processor is not None:
             log_probs = config.logits_processor(self.alive.flatten(0, 1), log_probs)
@@ -293,12 +294,6 @@ class BeamSearch:
         if count:
             assert self.selectable is not None
             self.selectable.select(order)
-
-    def _accumulate_coverage(self) -> None:
-        if self.config.coverage_penalty:
-            assert self.state.attention is not None
-            attention = self.state.attention.float()
-            self.coverage = attention if self.coverage is None else self.coverage + attention
 
     def _reorder(self, beam_indices: torch.Tensor) -> None:
         self.state.reorder(beam_indices)

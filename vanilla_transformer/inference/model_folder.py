@@ -21,7 +21,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from vanilla_transformer.inference.weight_files import INDEX, PICKLED_WEIGHTS, WEIGHTS
+from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS
 
 UNPICKLING = (
     "opening it can run any code, so it is not opened: if you trust it, open it with transformers and save it again, "
@@ -106,7 +106,7 @@ def _check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
     _check_links(folder)
     if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
-        pickled = sorted(path.name for path in folder.glob(PICKLED_WEIGHTS))
+        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
         why = f"; it has {pickled[0]}, a pickle: {UNPICKLING}" if pickled else ""
         raise FileNotFoundError(f"{folder} has no weights: expected {WEIGHTS} (or {INDEX} and its shards){why}")
 

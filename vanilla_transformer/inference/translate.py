@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines in, translations out: batched by length, in the order of the input.
-
-Models of this package decode by the paper's beam search (`generation.beam_search`), with a `Decoder` that is built
-once; other encoder-decoders by transformers' own `generate`.
-"""
+"""Lines in, translations out: batched by length, in the order of the input."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -201,7 +197,7 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
+def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
     """`model.generate` for a batch of sources: the paper's decoding by `decoder`, for models of this package.
 
     Args:
@@ -213,7 +209,7 @@ def generate(model: PreTrainedModel, inputs: Any, decoder: Decoder, options: dic
     own: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": needs_step_scores}
     if is_ours:
         own |= {"custom_generate": beam_search, "decoder": decoder, "encoder_outputs": decoder.encode(**inputs)}
-    return model.generate(**inputs, **options | own)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
+    return model.generate(**inputs, **options | own)  # pyright: ignore[reportAttributeAccessIssue] -- it binds the mix-in to its own protocol
 
 
 def translate_windows(
