@@ -142,7 +142,7 @@ def beam_search(
     if not generation_config.return_dict_in_generate:
         return sequences
     if config.records is not None:
-        outputs |= {"scores": config.records.scores, "logits": config.records.logits}
+        outputs |= config.records.outputs
     kind: Any = GenerateEncoderDecoderOutput if num_beams == 1 else GenerateBeamEncoderDecoderOutput
     return kind(sequences=sequences, **outputs)
 
@@ -179,9 +179,8 @@ def _stopping(rule: str, early_stopping: bool | str | None) -> Literal["exact", 
 
 
 def _records(settings: dict[str, Any]) -> StepRecords | None:
-    with_scores, with_logits = bool(settings.get("output_scores")), bool(settings.get("output_logits"))
-    is_asked = settings.get("return_dict_in_generate") and (with_scores or with_logits)
-    return StepRecords(with_scores, with_logits) if is_asked else None
+    names = [name for name in ("scores", "logits") if settings.get(f"output_{name}")]
+    return StepRecords(names) if names and settings.get("return_dict_in_generate") else None
 
 
 def _source_mask(model_kwargs: dict[str, Any]) -> torch.Tensor:

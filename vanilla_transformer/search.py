@@ -27,19 +27,20 @@ class DecodingError(ValueError):
 
 
 class StepRecords:
-    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end."""
+    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end.
 
-    def __init__(self, with_scores: bool, with_logits: bool):
-        self.scores: tuple[torch.Tensor, ...] | None = () if with_scores else None  # (sentences * beams, vocab_size)
-        self.logits: tuple[torch.Tensor, ...] | None = () if with_logits else None
+    Args:
+        names: "scores", "logits" or both: what `outputs` holds of every step, `(sentences * beams, vocab_size)`.
+    """
+
+    def __init__(self, names: list[str]):
+        self.outputs: dict[str, tuple[torch.Tensor, ...]] = dict.fromkeys(names, ())
         self.parents: list[torch.Tensor] = []  # each hypothesis's parent after each step, (sentences, beams)
 
-    def add(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
+    def add(self, **tensors: torch.Tensor) -> None:
         """Copies, for decoders reuse their memory."""
-        if self.scores is not None:
-            self.scores += (scores.to(torch.float32, copy=True),)
-        if self.logits is not None:
-            self.logits += (logits.to(torch.float32, copy=True),)
+        for name in self.outputs:
+            self.outputs[name] += (tensors[name].to(torch.float32, copy=True),)
 
     def beam_indices(self, lengths: torch.Tensor, last_beams: torch.Tensor) -> torch.Tensor:
         """For each token the row of `scores` that it was chosen from, -1 after the end.
@@ -91,7 +92,7 @@ class BeamSearchConfig:
     def stops(self, targets: torch.Tensor) -> torch.Tensor:
         """The user's criteria for `(rows, length)` → `(rows)`; only with `stopping_criteria`."""
         assert self.stopping_criteria is not None
-        return self.stopping_criteria(targets, None if self.records is None else self.records.scores)
+        return self.stopping_criteria(targets, None if self.records is None else self.records.outputs.get("scores"))
 
 
 def coverage_penalty(coverage: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -226,7 +227,7 @@ class BeamSearch:
         if config.logits_processor is not None:
             log_probs = config.logits_processor(self.alive.flatten(0, 1), log_probs)
         if config.records is not None:
-            config.records.add(log_probs, logits)
+            config.records.add(scores=log_probs, logits=logits)
         # The best of all beams are among the best of each.
         best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
         totals = self.alive_scores[:, :, None] + best.view(*self.alive_scores.shape, -1)
@@ -323,7 +324,7 @@ def greedy_search(
             if config.logits_processor is not None:
                 scores = config.logits_processor(targets[rows, :end], logits.float())
             if config.records is not None:
-                config.records.add(scores, logits)
+                config.records.add(scores=scores, logits=logits)
             best, token = blockwise_topk(scores, 1)
         else:
             best, _, token = ranking.topk_step(tokens[:, None], None, 1, config.eos_token_ids[:0])

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `generate` that have a value for each line, where row i of a batch is not line i.
-
-Lines are sorted by length, cut into batches and sharded over processes. An option with a value for each line follows
-its line; options that depend on the rows of a batch are refused.
-"""
+"""Options of `generate` with a value for each line follow their line, though row i of a batch is not line i."""
 
 from collections.abc import Sequence
 from typing import Any
