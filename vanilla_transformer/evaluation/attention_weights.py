@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.inference.translate import evaluation_mode, generate, paper_decoding
+from vanilla_transformer.inference.translate import evaluation_mode, generate
 from vanilla_transformer.inference.translator import Translator
 
 REPLACEMENT = "\ufffd"  # what incomplete bytes of a character decode to
@@ -97,7 +97,7 @@ def explain(
     length = inputs["input_ids"].shape[1]
     if max_length is not None and length > max_length:
         raise ValueError(f"the sentence has {length:,} tokens, more than the limit of {max_length:,}; split it")
-    target = generate(model, inputs, options | paper_decoding(model, translator.decoder)).sequences[0].tolist()
+    target = generate(model, inputs, translator.decoder, options).sequences[0].tolist()
     text = str(tokenizer.decode(target, skip_special_tokens=True))
     return text, attention_weights(model, tokenizer, line, target)
 
