@@ -16,7 +16,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, finite, positive, probability
-from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name, words_of
+from vanilla_transformer.training.yaml_sections import build_section, convert_fields, field_error, read_yaml
 
 # The tokenizer or the run sets these; the section `model` may have the config's other fields.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
@@ -225,18 +225,16 @@ def check_model_section(model: dict[str, Any]) -> None:
     """Raise ValueError for an impossible section `model`; convert its values to the types of their fields."""
     # The paper's fields, without those of PreTrainedConfig.
     annotations = _model_config_class(model).__annotations__ | Seq2SeqConfig.__annotations__
-    types = {name: kind for name, kind in annotations.items() if get_origin(kind) is not ClassVar}
-    allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
-    for key, value in list(model.items()):
-        if key not in allowed:
-            raise ValueError(f"unknown key model.{key}; known keys are {', '.join(allowed)}")
-        if key != "model_type":
-            model[key] = convert(types[key], value, f"model.{key}", words_of(model).get(key))
+    types = {"model_type": str} | {
+        name: kind
+        for name, kind in annotations.items()
+        if get_origin(kind) is not ClassVar and name not in MODEL_FIELDS_SET_BY_THE_RUN
+    }
+    model.update(convert_fields(types, model, "model"))
     try:
         model_config_of(model)
     except StrictDataclassFieldValidationError as error:
-        name = field_of(error)
-        raise ValueError(f"model.{name}={model[name]!r}: expected {type_name(types[name])}") from error
+        raise field_error(error, types, model, "model") from error
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
 

@@ -16,7 +16,7 @@ from vanilla_transformer.training.configuration import (
     check_training_section,
 )
 from vanilla_transformer.training.lora import LoRASectionConfig
-from vanilla_transformer.training.yaml_sections import Section, build_section, merged, read_yaml, words_of
+from vanilla_transformer.training.yaml_sections import build_section, merged, plain, read_yaml
 
 EPOCHS = 3  # where the configuration gives no end
 DEFAULTS = {  # of the section `training`, where they are not those of `train`
@@ -145,26 +145,25 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     return config
 
 
-def _renamed(values: Section) -> Section:
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
     """The values under today's names."""
     training = values.get("training")
-    training = training if isinstance(training, Section) else Section()
-    for key in REMOVED.keys() & training:
-        if value := training.pop(key):  # false asks for nothing
+    for key in REMOVED.keys() & (training if isinstance(training, dict) else {}):
+        if value := plain(values["training"].pop(key)):  # false asks for nothing
             shown = "***" if key == "hub_token" else repr(value)
             raise ValueError(f"training.{key}={shown}: {REMOVED[key]}; leave it out")
     for old, new in RENAMED.items():
         old_section, old_key = old.split(".")
         new_section, new_key = new.split(".")
         section = values.get(old_section)
-        if not isinstance(section, Section) or old_key not in section:
+        if not isinstance(section, dict) or old_key not in section:
             continue
         if values.get(new_section) is None:
-            values[new_section] = Section()
+            values[new_section] = {}
         target = values[new_section]
         if new_key in target:
             raise ValueError(f"{old} is another name of {new}; give one of them")
-        target.set(new_key, section.pop(old_key), words_of(section).get(old_key))
+        target[new_key] = section.pop(old_key)
     if values.get("batches") == {}:
         del values["batches"]
     return values
