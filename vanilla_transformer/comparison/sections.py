@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from vanilla_transformer.comparison.fairness import TRANSFORMER
-from vanilla_transformer.comparison.markdown import MISSING, escape, number, table, truncate, with_range
+from vanilla_transformer.comparison.markdown import MISSING, escape, number, table, with_range
 from vanilla_transformer.comparison.verdicts import (
     SIGNIFICANCE_LEVEL,
     accuracy_spreads,
@@ -15,6 +15,7 @@ from vanilla_transformer.comparison.verdicts import (
     paired_with_transformer,
     speed_findings,
 )
+from vanilla_transformer.training.reporting import truncate
 from vanilla_transformer.visualization import comparison as plots
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES, TASK_TITLES, Rows, Styles
 
@@ -179,7 +180,9 @@ def _quality_of_task(task: Mapping[str, Any], styles: Styles) -> list[str]:
     for example in last["examples"][:EXAMPLES]:
         texts = {"source": example["source"], "reference": example["reference"]}
         texts |= {model: example["outputs"][model] for model in styles if model in example["outputs"]}
-        blocks.append(table(["", "text"], [[escape(name), escape(truncate(text))] for name, text in texts.items()]))
+        blocks.append(
+            table(["", "text"], [[escape(name), escape(truncate(text, 200))] for name, text in texts.items()])
+        )
     return blocks
 
 

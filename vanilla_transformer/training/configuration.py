@@ -129,10 +129,16 @@ class TrainingConfig:
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
-    @property
-    def has_end(self) -> bool:
-        """Whether updates, epochs or minutes end the training."""
-        return (self.max_updates, self.max_epochs, self.max_minutes) != (None, None, None)
+    def __post_init__(self):
+        if (self.max_updates, self.max_epochs, self.max_minutes) == (None, None, None):
+            raise ValueError(
+                "training has no end: set training.max_updates, training.max_epochs or training.max_minutes"
+            )
+        if not 0 <= self.average_checkpoints <= self.keep_checkpoints:
+            raise ValueError(
+                f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
+                f"training.keep_checkpoints={self.keep_checkpoints}"
+            )
 
 
 @strict
@@ -202,7 +208,6 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     """
     config = build_section(RunConfig, values, where="")
     check_model_section(config.model)
-    check_training_section(config.training)
     _check_corpora(config)
     _check_model(config)
     return config
@@ -237,17 +242,6 @@ def check_model_section(model: dict[str, Any]) -> None:
         raise field_error(error, types, model, "model") from error
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
-
-
-def check_training_section(training: TrainingConfig) -> None:
-    """Raise ValueError for a run without end, or one that averages more checkpoints than it keeps."""
-    if not training.has_end:
-        raise ValueError("training has no end: set training.max_updates, training.max_epochs or training.max_minutes")
-    if not 0 <= training.average_checkpoints <= training.keep_checkpoints:
-        raise ValueError(
-            f"training.average_checkpoints={training.average_checkpoints} must lie between 0 and "
-            f"training.keep_checkpoints={training.keep_checkpoints}"
-        )
 
 
 def _check_corpora(config: RunConfig) -> None:

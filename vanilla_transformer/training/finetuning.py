@@ -9,12 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, positive, probability
-from vanilla_transformer.training.configuration import (
-    BatchTokensConfig,
-    CorporaConfig,
-    TrainingConfig,
-    check_training_section,
-)
+from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig
 from vanilla_transformer.training.lora import LoRASectionConfig
 from vanilla_transformer.training.yaml_sections import build_section, merged, plain, read_yaml
 
@@ -125,12 +120,13 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
         ValueError: not YAML, an unknown key, a wrong type, a value out of range; one line that names the place.
     """
     values = merged({"training": DEFAULTS}, _renamed(read_yaml(Path(path), overrides)))
+    section = values["training"]
+    if isinstance(section, dict) and all(
+        section.get(f"max_{unit}") is None for unit in ("updates", "epochs", "minutes")
+    ):
+        section["max_epochs"] = EPOCHS
     config = build_section(FineTuningConfig, values, where="")
-    training = config.training
-    if not training.has_end:
-        training.max_epochs = EPOCHS
-    check_training_section(training)
-    schedule = config.optimizer.schedule
+    training, schedule = config.training, config.optimizer.schedule
     if training.max_updates is None and training.max_epochs is None and schedule in ("linear", "cosine"):
         raise ValueError(
             f"optimizer.schedule={schedule!r} ends with the run; set training.max_updates or training.max_epochs"

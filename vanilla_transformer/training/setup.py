@@ -25,10 +25,10 @@ from vanilla_transformer.training.device import start_accelerator
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
-from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
-from vanilla_transformer.training.train_state import TrainState
+from vanilla_transformer.training.schedule import build_optimizer, planned_updates
+from vanilla_transformer.training.train_state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,12 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
-    progress = corpora.new_progress(accelerator.num_processes)
+    progress = Progress(
+        processes=accelerator.num_processes,
+        pairs=corpora.pairs(),
+        corpus=corpora.fingerprint,
+        validation_corpus=corpora.validation_fingerprint,
+    )
     state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints)
@@ -150,7 +155,8 @@ def _resume_epoch(run: Run) -> None:
                 "the last batches of an epoch, and dropout's random numbers"
             )
         consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
-        progress.change_processes(processes, consumed)
+        progress.processes, progress.batches = processes, 0
+        progress.begun_epoch, progress.begun_pairs = progress.epoch, consumed
         run.sampler.set_consumed(progress.epoch, consumed)
     run.sampler.set_epoch(progress.epoch, progress.batches)
 
