@@ -16,7 +16,7 @@ from vanilla_transformer.distributed.fsdp import full_state_dict, is_sharded
 from vanilla_transformer.inference.weight_files import WEIGHTS, is_pickle_name
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.configuration import TrainingConfig
-from vanilla_transformer.training.lora import ADAPTER_WEIGHTS, load_adapter
+from vanilla_transformer.training.lora import ADAPTER_WEIGHTS, load_adapter, save_weights
 from vanilla_transformer.training.manifest import MANIFEST, find_damage
 from vanilla_transformer.training.train_state import TrainState
 
@@ -145,7 +145,7 @@ class Checkpoints:
             for name in model.all_tied_weights_keys:  # gathered once for each name
                 weights.pop(name, None)  # other processes than the main one have no weights
         if self.accelerator.is_main_process:
-            model.save_pretrained(folder, state_dict=weights)
+            save_weights(model, folder, weights)
             self.tokenizer.save_pretrained(folder)
 
     def _load_model(self, folder: Path) -> None:

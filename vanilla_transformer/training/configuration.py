@@ -246,11 +246,14 @@ def check_model_section(model: dict[str, Any]) -> None:
 
 def _check_corpora(config: RunConfig) -> None:
     data, training = config.data, config.training
-    for name in ("validation", "test"):
-        corpus = getattr(data, name)
-        if corpus is not None and corpus.streaming:
+    for name, corpus in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if corpus is not None and corpus.streaming and name != "train":
             raise ValueError(
                 f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
+            )
+        if corpus is not None and isinstance(corpus.target, list) and name != "test":
+            raise ValueError(
+                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
             )
     budget = min(training.max_source_tokens, training.max_target_tokens)
     if data.train is not None and data.train.streaming and data.max_length > budget:
@@ -259,12 +262,6 @@ def _check_corpora(config: RunConfig) -> None:
             f"{training.max_source_tokens}, max_target_tokens={training.max_target_tokens}); a stream would show a "
             "pair between them in the middle of an epoch"
         )
-    for name in ("train", "validation"):
-        corpus = getattr(data, name)
-        if corpus is not None and isinstance(corpus.target, list):
-            raise ValueError(
-                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
-            )
 
 
 def _check_model(config: RunConfig) -> None:

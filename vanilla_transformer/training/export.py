@@ -19,7 +19,7 @@ from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.finetuning import FineTuningConfig
-from vanilla_transformer.training.lora import merge_adapter
+from vanilla_transformer.training.lora import merge_adapter, save_weights
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.validation import Validation
 
@@ -51,7 +51,7 @@ def export_model(run: Run, validation: Validation | None) -> None:
 def _finished_model(run: Run) -> PreTrainedModel:
     if isinstance(run.config, FineTuningConfig) and run.config.lora is not None:
         with atomic_folder(run.output_dir / ADAPTER) as folder:
-            run.state.bare_model().save_pretrained(folder)  # the adapter alone
+            save_weights(run.state.bare_model(), folder)
         return merge_adapter(run.config.model, run.output_dir / ADAPTER)
     return average_checkpoints(run.checkpoints.newest(run.config.training.average_checkpoints or 1))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from vanilla_transformer.inference.model_folder import load_model_folder
@@ -48,20 +48,39 @@ def add_adapter(model: PreTrainedModel, config: LoRASectionConfig) -> None:
     """
     if find_spec("peft") is None:
         raise ValueError("lora needs peft: pip install 'vanilla-transformer[finetuning]'")
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig, TaskType, inject_adapter_in_model
 
     adapter = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
+        base_model_name_or_path=model.name_or_path,
         r=config.r,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] -- peft divides any number
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )
-    model.add_adapter(adapter)
+    inject_adapter_in_model(adapter, model)
+
+
+def save_weights(model: PreTrainedModel, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save the model, or of a model with an adapter the adapter alone, which PEFT opens.
+
+    Args:
+        weights: in place of the model's own, which are sharded.
+    """
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    from peft import get_peft_model_state_dict
+
+    adapted: Any = model
+    [config] = adapted.peft_config.values()
+    config.save_pretrained(str(folder))
+    adapter = {PREFIX + name: weight.contiguous() for name, weight in get_peft_model_state_dict(adapted).items()}
+    save_file(adapter, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Load the weights that `save_pretrained` of a model with an adapter wrote."""
+    """Load the weights that `save_weights` of a model with an adapter wrote."""
     from peft import set_peft_model_state_dict
 
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items()}

@@ -76,7 +76,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
-    base = load_base_model(config) if isinstance(config, FineTuningConfig) else None
+    model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
         with process_state().main_process_first():
             claim_output_dir(config)
@@ -93,11 +93,9 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
-    else:
-        assert base is not None
-        model = base
-        if config.lora is not None:
-            add_adapter(model, config.lora)
+    assert model is not None
+    if isinstance(config, FineTuningConfig) and config.lora is not None:
+        add_adapter(model, config.lora)
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)

@@ -15,6 +15,7 @@ from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.atomic_folder import atomic_folder
+from vanilla_transformer.training.lora import save_weights
 from vanilla_transformer.training.setup import Run
 
 EXAMPLES = 3  # translations to show
@@ -68,7 +69,7 @@ def validate(run: Run) -> Validation:
         progress.best_bleu = scores["bleu"]
         if accelerator.is_main_process:
             with atomic_folder(run.output_dir / "best") as folder:
-                model.save_pretrained(folder)
+                save_weights(model, folder)
                 run.tokenizer.save_pretrained(folder)
     return Validation(
         loss=loss,
