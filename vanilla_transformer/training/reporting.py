@@ -5,7 +5,7 @@ import torch
 from accelerate.utils import tqdm
 
 from vanilla_transformer.distributed.processes import sum_over_processes
-from vanilla_transformer.training.schedule import planned_updates
+from vanilla_transformer.training.optimizer import planned_updates
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.validation import Validation, perplexity
 

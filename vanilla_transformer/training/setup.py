@@ -25,9 +25,9 @@ from vanilla_transformer.training.device import start_accelerator
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
+from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
-from vanilla_transformer.training.schedule import build_optimizer, planned_updates
 from vanilla_transformer.training.train_state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
