@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.comparison.example_results import MODELS, example_results
-from vanilla_transformer.comparison.markdown import escape, table, truncate
+from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.verdicts import verdicts
 
@@ -147,11 +147,6 @@ def test_markup_in_outputs_is_escaped(tmp_path: Path):
     (shown,) = {line for line in report.splitlines() if "img src" in line}
     assert [unescape(cell) for cell in cells_of(shown)] == ["Transformer", f"{wild} # heading"]
     assert not re.search(r"(?<!\\)[<\[*`$~]", shown)
-
-
-def test_long_outputs_are_truncated():
-    assert truncate("la " * 1000, max_length=10) == "la la la l …"
-    assert truncate("la la", max_length=10) == "la la"
 
 
 def test_escape_keeps_names_legible():

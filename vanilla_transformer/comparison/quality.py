@@ -28,7 +28,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.subprocess_run import run_in_subprocess
-from vanilla_transformer.training.yaml_sections import merged, read_yaml
+from vanilla_transformer.training.yaml_sections import Word, merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"  # the budgets
 BUCKETS = 4  # of source length, with about as many sentences in each
@@ -55,8 +55,8 @@ class QualityConfig:
     updates: int = at_least(1)
     minutes: float = positive()
     test_sentences: int | None = at_least(1, default=None)
-    data: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Word | Any] = field(default_factory=dict)
+    training: dict[str, Word | Any] = field(default_factory=dict)
 
 
 def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConfig]:

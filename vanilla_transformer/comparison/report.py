@@ -29,7 +29,6 @@ from vanilla_transformer.comparison.markdown import (
     number,
     plural,
     table,
-    truncate,
     with_extremes,
     with_range,
 )
@@ -41,6 +40,7 @@ from vanilla_transformer.comparison.verdicts import (
     speeds_by_length,
     verdicts,
 )
+from vanilla_transformer.training.reporting import truncate
 from vanilla_transformer.visualization import comparison as plots
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES, TASK_TITLES, Rows, Styles
 from vanilla_transformer.visualization.style import series_styles
@@ -181,7 +181,7 @@ def _length_table(result: Mapping[str, Any], styles: Styles) -> str:
 def _example_table(example: Mapping[str, Any], styles: Styles) -> str:
     texts = {"source": example["source"], "reference": example["reference"]}
     texts |= {model: example["outputs"][model] for model in styles if model in example["outputs"]}
-    return table(["", "text"], [[escape(name), escape(truncate(text))] for name, text in texts.items()])
+    return table(["", "text"], [[escape(name), escape(truncate(text, 200))] for name, text in texts.items()])
 
 
 def _scale(task: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ class ModelCardFacts:
     updates: int | None = None
     training_seconds: float | None = None  # of the updates alone
     devices: int | None = None  # that trained in parallel
-    sustained_flops: float | None = None  # operations per second of one device; see `training.flops`
+    sustained_flops: float | None = None  # operations per second of one device; see `training.export`
     hardware: str | None = None  # such as "1 x NVIDIA H200"
     torch_version: str | None = None
     transformers_version: str | None = None
