@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from vanilla_transformer.benchmark.configuration import DecodingConfig
 from vanilla_transformer.benchmark.systems import Batch, torch_system
 from vanilla_transformer.decoder import Decoder
-from vanilla_transformer.generation import ALPHA, BEAMS, beam_search, length_penalty
+from vanilla_transformer.generation import ALPHA, BEAMS, length_penalty
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 from vanilla_transformer.inference.translate import generate
 
@@ -73,9 +73,13 @@ def _batches(sources: list[list[int]], size: int) -> list[Batch]:
 def _score_differences(model: Any, tokenizer: Any, decoder: Decoder, batch: Batch) -> list[float]:
     """How far the score of each hypothesis of the paper's search is from that of one forward pass."""
     inputs = tokenizer.pad({"input_ids": batch.sources}, return_tensors="pt")
-    options = {"custom_generate": beam_search, "decoder": decoder, "max_new_tokens": batch.max_new_tokens}
-    options |= {"num_beams": BEAMS, "alpha": ALPHA, "num_return_sequences": BEAMS}
-    found = generate(model, inputs, options)
+    options = {
+        "max_new_tokens": batch.max_new_tokens,
+        "num_beams": BEAMS,
+        "alpha": ALPHA,
+        "num_return_sequences": BEAMS,
+    }
+    found = generate(model, inputs, decoder, options)
     targets = found.sequences  # (batch * beams, target_length)
     inputs = {name: tensor.repeat_interleave(BEAMS, dim=0) for name, tensor in inputs.items()}
     logits = model(**inputs, decoder_input_ids=targets[:, :-1]).logits.log_softmax(dim=-1)

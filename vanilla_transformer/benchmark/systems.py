@@ -25,7 +25,6 @@ from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.translate import generate
 from vanilla_transformer.packed_linear import PRECISIONS
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
@@ -80,7 +79,8 @@ def torch_system(
 
     def decode_batch(batch: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> list[list[int]]:
         tensors, limits = batch
-        targets = generate(model, tensors, options | limits).sequences[:, 1:].tolist()
+        encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**tensors)}
+        targets = model.generate(**tensors, **encoded, **options | limits)[:, 1:].tolist()
         end = limits["eos_token_id"]
         return [target[: target.index(end)] if end in target else target for target in targets]
 
