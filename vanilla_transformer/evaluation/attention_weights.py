@@ -3,42 +3,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.inference.translate import evaluation_mode, generate
 from vanilla_transformer.inference.translator import Translator
+from vanilla_transformer.visualization.layer_attention import AttentionWeights
 
 REPLACEMENT = "\ufffd"  # what incomplete bytes of a character decode to
 MAX_TOKENS_PER_CHARACTER = 8  # a character has four bytes at most, but a token may also hold the end of another
-
-
-@dataclass(frozen=True)
-class AttentionWeights:
-    """The attention in one translation (section 3.2.3 of the paper); every row of weights sums to 1.
-
-    Position i of the decoder reads `target_inputs[i]` and produces `target_tokens[i]`: the inputs are the produced
-    tokens shifted right.
-
-    Args:
-        source_tokens: with the EOS token.
-        target_tokens, target_inputs: of the same length.
-        encoder: self-attention, `(layers, heads, source_length, source_length)`; `None` for an RNN.
-        decoder: masked self-attention, `(layers, heads, target_length, target_length)`; its columns are
-            `target_inputs`. `None` for an RNN.
-        cross: over the source, `(layers, heads, target_length, source_length)`. An RNN has one layer and one head.
-    """
-
-    source_tokens: list[str]
-    target_tokens: list[str]
-    target_inputs: list[str]
-    encoder: np.ndarray | None
-    decoder: np.ndarray | None
-    cross: np.ndarray
 
 
 def attention_weights(
