@@ -118,7 +118,7 @@ class BaseEncoderDecoder(Seq2SeqPreTrainedModel):
 
     def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, Any]:
         """The encoder's output as the decoder's arguments."""
-        raise NotImplementedError
+        return {"encoder_hidden_states": encoder_outputs.last_hidden_state}
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
