@@ -119,7 +119,7 @@ class RecurrentDecoderState:
         mask = source.attention_mask if mask is None else mask
         self.decoder, self.sentences = decoder, source.last_hidden_state.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
-        first = decoder.module.first_state(source.final_hidden, source.final_cell_state)
+        first = decoder.module.first_state(source)
         # With input feeding the readout of the token before, (sentences * beams, embedding_size).
         self.attentional: torch.Tensor | None = first.pop("attentional", None)
         by_layer = [part.transpose(0, 1).contiguous().unbind() for part in first.values()]
