@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.benchmark.configuration import load_benchmark_config
-from vanilla_transformer.comparison.configuration import load_compare_config
+from vanilla_transformer.comparison.compare import load_compare_config
 from vanilla_transformer.comparison.fairness import check_parameters
 from vanilla_transformer.comparison.quality import load_runs
 from vanilla_transformer.comparison.tasks import VOCAB_SIZE

@@ -137,18 +137,13 @@ class MultiHeadAttention(nn.Module):
     @staticmethod
     def _split_heads(projected: torch.Tensor, width: int) -> torch.Tensor:
         """`(batch, length, num_heads * width)` → `(batch, num_heads, length, width)`."""
-        batch, length, _ = projected.shape
-        return projected.view(batch, length, -1, width).transpose(1, 2)
+        return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 class RecurrentAttention(nn.Module):
     """Attention of an RNN's decoder: a score for each h_j of the source, softmax, and the weighted mean of the h_j."""
 
-    k_proj: nn.Linear
-
-    def keys(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        """The projected h_j, the same for every target token: `(batch, source_length, hidden_size)`."""
-        return self.k_proj(encoder_hidden_states)
+    k_proj: nn.Linear  # makes the keys, the same for every target token: `(batch, source_length, hidden_size)`
 
     def scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """`(batch, target_length, hidden_size)`, `(batch, source_length, hidden_size)` → score of every pair."""

@@ -38,7 +38,6 @@ class Seq2SeqConfig(PreTrainedConfig):
     folder that was written by the model for translation.
     """
 
-    published_classes: ClassVar[dict[str, str]]  # auto class → module and class within the folder
     _auto_class: ClassVar[str | None] = "AutoConfig"  # transformers then copies the code into saved folders
     # Outputs without a row per sentence, which transformers' Trainer cannot gather as predictions.
     keys_to_ignore_at_inference = ["cache", "negative_log_likelihood"]
@@ -84,8 +83,13 @@ class Seq2SeqConfig(PreTrainedConfig):
                 search.py and decoder.py beside it.
         """
         complete = copy.copy(self)
+        module, name = self.model_type, type(self).__name__.removesuffix("Config")
         # Without a repository's name, which a model pulled from the Hub has in these fields.
-        complete.auto_map = dict(self.published_classes)
+        complete.auto_map = {
+            "AutoConfig": f"configuration_{module}.{name}Config",
+            "AutoModel": f"modeling_{module}.{name}Model",
+            "AutoModelForSeq2SeqLM": f"modeling_{module}.{name}ForConditionalGeneration",
+        }
         complete.custom_pipelines = {task: dict(PIPELINE) for task in ("translation", "vanilla-translation")}
         decoding = Path(save_directory) / "custom_generate"
         decoding.mkdir(parents=True, exist_ok=True)

@@ -51,11 +51,6 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
     """
 
     model_type = "rnn_seq2seq"
-    published_classes = {
-        "AutoConfig": "configuration_rnn_seq2seq.RNNSeq2SeqConfig",
-        "AutoModel": "modeling_rnn_seq2seq.RNNSeq2SeqModel",
-        "AutoModelForSeq2SeqLM": "modeling_rnn_seq2seq.RNNSeq2SeqForConditionalGeneration",
-    }
     attribute_map = {"d_model": "hidden_size", "num_hidden_layers": "num_layers"}
 
     vocab_size: int = bounded(SIZE, 30000)
@@ -94,11 +89,6 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
     def num_attention_heads(self) -> int:
         """1: the attention of Bahdanau and Luong is not divided. transformers' generic code reads it."""
         return 1
-
-    @num_attention_heads.setter
-    def num_attention_heads(self, value: int) -> None:
-        if value != 1:
-            raise ValueError(f"num_attention_heads={value}: the attention of an RNN is not divided; it is 1")
 
     @property
     def encoder_width(self) -> int:

@@ -56,11 +56,6 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     """
 
     model_type = "vanilla_transformer"
-    published_classes = {
-        "AutoConfig": "configuration_vanilla_transformer.VanillaTransformerConfig",
-        "AutoModel": "modeling_vanilla_transformer.VanillaTransformerModel",
-        "AutoModelForSeq2SeqLM": "modeling_vanilla_transformer.VanillaTransformerForConditionalGeneration",
-    }
     attribute_map = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",
@@ -92,8 +87,13 @@ class VanillaTransformerConfig(Seq2SeqConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self.d_k = self._head_width("d_k") if self.d_k is None else self.d_k
-        self.d_v = self._head_width("d_v") if self.d_v is None else self.d_v
+        if None in (self.d_k, self.d_v) and self.d_model % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide d_model={self.d_model}; choose num_heads that divides "
+                "d_model, or set d_k and d_v yourself"
+            )
+        self.d_k = self.d_model // self.num_heads if self.d_k is None else self.d_k
+        self.d_v = self.d_model // self.num_heads if self.d_v is None else self.d_v
         if self.final_layer_norm is None:
             self.final_layer_norm = self.norm_position == "pre"
         if self.position_embedding == "sinusoidal" and self.d_model % 2:
@@ -103,14 +103,6 @@ class VanillaTransformerConfig(Seq2SeqConfig):
                 f"activation_function={self.activation_function!r} is not known to transformers; "
                 f"use one of {', '.join(sorted(ACT2FN))}"
             )
-
-    def _head_width(self, name: str) -> int:
-        if self.d_model % self.num_heads:
-            raise ValueError(
-                f"num_heads={self.num_heads} does not divide d_model={self.d_model}; choose num_heads that divides "
-                f"d_model, or set {name} yourself"
-            )
-        return self.d_model // self.num_heads
 
 
 __all__ = ["VanillaTransformerConfig"]

@@ -133,7 +133,9 @@ class BuildsDecoder(Protocol):
 
 
 class TorchDecoder:
-    """The base of the decoders that compute by PyTorch's operations; `state_class` is what `begin` returns.
+    """The base of the decoders that compute by PyTorch's operations.
+
+    `begin` makes a `state_class` of the decoder and the arguments of `Decoder.begin`.
 
     Args:
         encoder: the model's own, or a quantized copy.
@@ -149,15 +151,8 @@ class TorchDecoder:
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> ModelOutput:
         return self.encoder(input_ids, attention_mask=attention_mask, return_dict=True)
 
-    def begin(
-        self,
-        encoder_outputs: Any,
-        attention_mask: torch.Tensor | None,
-        max_length: int,
-        beams: int,
-        output_attentions: bool = False,
-    ) -> DecoderState:
-        return self.state_class(self, encoder_outputs, attention_mask, max_length, beams, output_attentions)
+    def begin(self, *arguments: Any, **options: Any) -> DecoderState:
+        return self.state_class(self, *arguments, **options)
 
 
 class ModelDecoderState:
@@ -170,7 +165,7 @@ class ModelDecoderState:
         attention_mask: torch.Tensor | None,
         max_length: int,
         beams: int,
-        output_attentions: bool,
+        output_attentions: bool = False,
     ):
         self.model, self.generation_config, self.beams = decoder.model, decoder.generation_config, beams
         source = {"encoder_outputs": map_tensors(encoder_outputs, lambda rows: rows.repeat_interleave(beams, dim=0))}

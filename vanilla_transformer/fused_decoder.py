@@ -95,6 +95,21 @@ class FusedLayerNorm:
         return nn.functional.layer_norm(states, *self.arguments)
 
 
+def additive_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """The term added to scores, finite as in the eager backend: a source may be all padding. `None`: nothing hidden.
+
+    Args:
+        mask: `(sentences, source_length)`, 1 for real tokens.
+
+    Returns:
+        `(sentences, source_length)`.
+    """
+    if mask is None or bool(mask.all()):
+        return None
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return added.masked_fill_(mask == 0, torch.finfo(dtype).min)
+
+
 class FusedDecoderState:
     """See `decoder.DecoderState`."""
 
@@ -106,18 +121,15 @@ class FusedDecoderState:
         mask: torch.Tensor | None,
         max_length: int,
         beams: int,
-        output_attentions: bool,
+        output_attentions: bool = False,
     ):
         source = encoder_outputs.last_hidden_state
         self.decoder, self.sentences = decoder, source.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
         ids = torch.arange(max_length, device=source.device)
         self.positions = decoder.positions(ids, max_length).to(source.dtype)  # (max_length, d_model)
-        self.source_mask = None  # added to scores, (sentences, 1, 1, source_length)
-        if mask is not None and not bool(mask.all()):
-            # Finite, as in the eager backend: a source may be all padding.
-            masked = torch.finfo(source.dtype).min
-            self.source_mask = source.new_zeros(mask.shape).masked_fill_(mask == 0, masked)[:, None, None]
+        added = additive_mask(mask, source.dtype)
+        self.source_mask = None if added is None else added[:, None, None]  # (sentences, 1, 1, source_length)
         # Keys and values of each layer: the source's, (sentences, heads, source_length, d_k) and d_v; and the target's,
         # (sentences, heads, capacity, d_k) and d_v, with an entry for each token of each beam.
         self.source: list[list[torch.Tensor]] = []
@@ -211,9 +223,7 @@ class FusedDecoderState:
 class FusedDecoder(TorchDecoder):
     """Decoder and projection of a `VanillaTransformerForConditionalGeneration`, laid out for decoding.
 
-    Args:
-        model: with plain modules; later changes of these weights have no effect here.
-        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
+    The arguments are as for `build_decoder`; "int8" also quantizes a copy of the encoder.
     """
 
     state_class = FusedDecoderState

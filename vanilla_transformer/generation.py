@@ -129,15 +129,22 @@ def beam_search(
         output_attentions=coverage_penalty != 0,
     )
     coverage = _read_prompt(state, prompt)
+    outputs: dict[str, Any] = {}
     if num_beams == 1:
-        return _as_generate_output(generation_config, config, greedy_search(state, prompt, max_lengths, config))
-    best = BeamSearch(state, prompt, max_lengths, config, source_mask, coverage).run()
-    sequences = best.sequences[:, :, : prompt.shape[1] + int(best.lengths.max())].flatten(0, 1)
-    outputs = {"sequences_scores": best.scores.flatten()}
+        sequences = greedy_search(state, prompt, max_lengths, config)
+    else:
+        best = BeamSearch(state, prompt, max_lengths, config, source_mask, coverage).run()
+        sequences = best.sequences[:, :, : prompt.shape[1] + int(best.lengths.max())].flatten(0, 1)
+        outputs["sequences_scores"] = best.scores.flatten()
+        if config.records is not None:
+            assert best.last_beams is not None
+            outputs["beam_indices"] = config.records.beam_indices(best.lengths, best.last_beams)
+    if not generation_config.return_dict_in_generate:
+        return sequences
     if config.records is not None:
-        assert best.last_beams is not None
-        outputs["beam_indices"] = config.records.beam_indices(best.lengths, best.last_beams)
-    return _as_generate_output(generation_config, config, sequences, outputs)
+        outputs |= config.records.outputs
+    kind: Any = GenerateEncoderDecoderOutput if num_beams == 1 else GenerateBeamEncoderDecoderOutput
+    return kind(sequences=sequences, **outputs)
 
 
 def _check(settings: dict[str, Any], synced_gpus: bool, rule: str, coverage_penalty: float) -> None:
@@ -154,14 +161,12 @@ def _length_normalizer(
     rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None
 ) -> Callable[[Any], Any]:
     """The length penalty of the rule, as the call sets it (`alpha`, `penalty`), else as `settings` do."""
-    if rule == "gnmt":
-        name, default, given, unused = "alpha", ALPHA, alpha, {"length_penalty": penalty}
-    else:
-        name, default, given, unused = "length_penalty", 1.0, penalty, {"alpha": alpha}
-    for other, value in unused.items():
-        if value is not None:
-            raise ValueError(f"{other}={value} has no part in rule={rule!r}; use {name}, or another rule")
-    power = next(value for value in (given, settings.get(name), default) if value is not None)
+    given = {"alpha": alpha, "length_penalty": penalty}
+    name, default = ("alpha", ALPHA) if rule == "gnmt" else ("length_penalty", 1.0)
+    power = next(value for value in (given.pop(name), settings.get(name), default) if value is not None)
+    [(other, unused)] = given.items()
+    if unused is not None:
+        raise ValueError(f"{other}={unused} has no part in rule={rule!r}; use {name}, or another rule")
     if not math.isfinite(power):
         raise ValueError(f"{name}={power} must be a finite number")
     return partial(length_penalty, alpha=power) if rule == "gnmt" else lambda length: length**power
@@ -174,9 +179,8 @@ def _stopping(rule: str, early_stopping: bool | str | None) -> Literal["exact", 
 
 
 def _records(settings: dict[str, Any]) -> StepRecords | None:
-    with_scores, with_logits = bool(settings.get("output_scores")), bool(settings.get("output_logits"))
-    is_asked = settings.get("return_dict_in_generate") and (with_scores or with_logits)
-    return StepRecords(with_scores, with_logits) if is_asked else None
+    names = [name for name in ("scores", "logits") if settings.get(f"output_{name}")]
+    return StepRecords(names) if names and settings.get("return_dict_in_generate") else None
 
 
 def _source_mask(model_kwargs: dict[str, Any]) -> torch.Tensor:
@@ -241,14 +245,3 @@ def _read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | No
         if state.attention is not None:
             coverage = state.attention.float() + (0.0 if coverage is None else coverage)
     return coverage
-
-
-def _as_generate_output(
-    generation_config, config: BeamSearchConfig, sequences: torch.Tensor, outputs: dict[str, torch.Tensor] | None = None
-) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateEncoderDecoderOutput:
-    """The sequences, or transformers' output where it is asked for."""
-    if not generation_config.return_dict_in_generate:
-        return sequences
-    records = {} if config.records is None else {"scores": config.records.scores, "logits": config.records.logits}
-    kind: Any = GenerateEncoderDecoderOutput if config.num_beams == 1 else GenerateBeamEncoderDecoderOutput
-    return kind(sequences=sequences, **(outputs or {}), **records)

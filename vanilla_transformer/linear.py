@@ -10,6 +10,15 @@ MAX_ROWS = 128  # with more rows a single product is as fast
 MIN_ELEMENTS = 2**20  # with a smaller matrix the extra calls cost more than they save
 
 
+def linear_in_blocks(input: torch.Tensor, blocks: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x W^T + b with W^T in blocks, `(threads, in_features, block)`: `(…, in_features)` → `(…, out_features)`."""
+    threads, in_features, _ = blocks.shape
+    inputs = input.reshape(1, -1, in_features).expand(threads, -1, -1)  # (threads, rows, in_features)
+    # (threads, rows, block)
+    product = torch.bmm(inputs, blocks) if bias is None else torch.baddbmm(bias.view(threads, 1, -1), inputs, blocks)
+    return product.transpose(0, 1).reshape(*input.shape[:-1], -1)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` that splits its outputs into one block per CPU thread where no gradient is needed.
 
@@ -21,14 +30,8 @@ class Linear(nn.Linear):
         """`(…, in_features)` → `(…, out_features)`."""
         if self.in_features * self.out_features < MIN_ELEMENTS or not self._is_faster_in_blocks(input):
             return nn.functional.linear(input, self.weight, self.bias)
-        rows, threads = input.numel() // self.in_features, torch.get_num_threads()
-        inputs = input.reshape(1, rows, -1).expand(threads, -1, -1)  # (threads, rows, in_features)
-        blocks = self.weight.unflatten(0, (threads, -1)).transpose(1, 2)  # (threads, in_features, block)
-        if self.bias is None:
-            product = torch.bmm(inputs, blocks)  # (threads, rows, block)
-        else:
-            product = torch.baddbmm(self.bias.view(threads, 1, -1), inputs, blocks)
-        return product.transpose(0, 1).reshape(*input.shape[:-1], self.out_features)
+        blocks = self.weight.unflatten(0, (torch.get_num_threads(), -1)).transpose(1, 2)
+        return linear_in_blocks(input, blocks, self.bias)
 
     def _is_faster_in_blocks(self, input: torch.Tensor) -> bool:
         # Sharded weights and compiled code split the product by themselves.

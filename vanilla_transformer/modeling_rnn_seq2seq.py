@@ -18,7 +18,7 @@ from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .dropout import Dropout
 from .embeddings import embed_inputs, infer_source_mask
 from .linear import Linear
-from .recurrence import RecurrentCache, RecurrentStack, masked_update
+from .recurrence import RecurrentCache, RecurrentStack, RecurrentState, masked_update
 from .recurrent_decoder import RecurrentDecoder
 from .seq2seq_base import (
     BaseEncoderDecoder,
@@ -142,7 +142,6 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
         **kwargs,
     ) -> RNNSeq2SeqEncoderOutput:
         """Encode the source.
@@ -152,7 +151,7 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
             attention_mask: `(batch, source_length)`, 1 for real tokens. `None`: inferred from `pad_token_id` when
                 `input_ids` are given, else every position is real.
             inputs_embeds: `(batch, source_length, embedding_size)` instead of `input_ids`.
-            output_hidden_states: return the embeddings and the output of every layer too.
+            kwargs: `output_hidden_states` returns the embeddings and the output of every layer too.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`.
@@ -161,14 +160,11 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
         if attention_mask is None:
             attention_mask = infer_source_mask(input_ids, embedded, self.config.pad_token_id)
 
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        layers, final = self.stack(
-            embedded, {}, attention_mask.bool(), self.config.reverse_source, all_layers=bool(output_hidden_states)
-        )
+        all_layers = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
+        layers, final = self.stack(embedded, {}, attention_mask.bool(), self.config.reverse_source, all_layers)
         return RNNSeq2SeqEncoderOutput(
             last_hidden_state=self.dropout(layers[-1]),  # (batch, source_length, encoder_width)
-            hidden_states=(embedded, *layers) if output_hidden_states else None,
+            hidden_states=(embedded, *layers) if all_layers else None,
             attention_mask=attention_mask,
             final_hidden=final["hidden"],
             final_cell_state=final.get("cell_state"),
@@ -205,8 +201,6 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode the target; position i sees the target up to i, and the source as `attention` says.
@@ -219,8 +213,8 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             cache: a `RecurrentCache`, the state after earlier tokens.
             inputs_embeds: `(batch, target_length, embedding_size)` instead of `input_ids`.
             use_cache: make a cache when none is given, and return it.
-            output_attentions: return the attention weights too, `(batch, 1, target_length, source_length)`.
-            output_hidden_states: return the embeddings and the output of every layer too.
+            kwargs: `output_attentions` returns the weights `(batch, 1, target_length, source_length)` too,
+                `output_hidden_states` the embeddings and the output of every layer.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; no `encoder_outputs`, or of another kind;
@@ -232,31 +226,29 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             raise ValueError(f"the cache of an RNN is a RecurrentCache, its state; {type(cache).__name__} was given")
         if use_cache and cache is None:
             cache = RecurrentCache()
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        state = RecurrentState() if cache is None else cache.state
+        all_layers = bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
+        all_weights = kwargs.get("output_attentions", self.config.output_attentions)
         target_length = embedded.shape[1]
         mask = None if attention_mask is None else attention_mask[:, -target_length:].bool()  # (batch, target_length)
-        if encoder_attention_mask is None:
-            encoder_attention_mask = encoder_outputs.attention_mask
+        source_mask = encoder_outputs.attention_mask if encoder_attention_mask is None else encoder_attention_mask
 
-        state = dict(cache.state.tensors) if cache is not None else {}
-        if not state:
-            assert encoder_outputs.final_hidden is not None
-            state = self.first_state(encoder_outputs.final_hidden, encoder_outputs.final_cell_state)
-        assert encoder_outputs.last_hidden_state is not None
-        source = self._source(encoder_outputs.last_hidden_state, encoder_attention_mask, cache)
+        source = None  # keys, values and mask for the attention
+        if self.attention is not None:
+            values = encoder_outputs.last_hidden_state
+            if state.source_keys is None:
+                state.source_keys = self.attention.k_proj(values)  # (batch, source_length, hidden_size)
+            source = state.source_keys, values, None if source_mask is None else source_mask.bool()
         decode = self._whole_target if self.config.input_feeding == "none" else self._step_by_step
-        last_hidden_state, layers, weights, state = decode(embedded, mask, state, source, bool(output_hidden_states))
-        if cache is not None:
-            cache.state.tensors = state
-            cache.state.length += target_length
+        last_hidden_state, layers, weights, state.tensors = decode(
+            embedded, mask, state.tensors or self.first_state(encoder_outputs), source, all_layers
+        )
+        state.length += target_length
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.dropout(last_hidden_state),  # (batch, target_length, embedding_size)
             cache=cache,
-            hidden_states=(embedded, *layers) if output_hidden_states else None,
-            cross_attentions=(weights,) if output_attentions and weights is not None else None,
+            hidden_states=(embedded, *layers) if all_layers else None,
+            cross_attentions=(weights,) if all_weights and weights is not None else None,
         )
 
     @staticmethod
@@ -273,25 +265,13 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
             )
         return encoder_outputs
 
-    def first_state(self, hidden: torch.Tensor, cell_state: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def first_state(self, encoder_outputs: RNNSeq2SeqEncoderOutput) -> dict[str, torch.Tensor]:
         """`RecurrentState.tensors` before the first token, from the encoder's last state."""
-        state = self.bridge({"hidden": hidden} | ({} if cell_state is None else {"cell_state": cell_state}))
+        final = {"hidden": encoder_outputs.final_hidden, "cell_state": encoder_outputs.final_cell_state}
+        state = self.bridge({name: part for name, part in final.items() if part is not None})
         if self.config.input_feeding == "attentional":  # the first token has no attentional vector before it
-            state["attentional"] = hidden.new_zeros(hidden.shape[0], self.config.embedding_size)
+            state["attentional"] = state["hidden"].new_zeros(state["hidden"].shape[0], self.config.embedding_size)
         return state
-
-    def _source(
-        self, values: torch.Tensor, mask: torch.Tensor | None, cache: RecurrentCache | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-        """Keys, values and mask for the attention; a cache keeps the keys."""
-        if self.attention is None:
-            return None
-        keys = cache.state.source_keys if cache is not None else None
-        if keys is None:
-            keys = self.attention.keys(values)  # (batch, source_length, hidden_size)
-        if cache is not None:
-            cache.state.source_keys = keys
-        return keys, values, None if mask is None else mask.bool()
 
     def _whole_target(
         self, embedded: torch.Tensor, mask: torch.Tensor | None, state: dict, source: tuple | None, all_layers: bool
@@ -365,11 +345,10 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "static"):
             raise ValueError(f"cache_implementation={kind!r}: an RNN has a state, no keys and values; use 'dynamic'")
-        cache: Any = model_kwargs.get("cache")
-        if isinstance(cache, Cache):
-            cache._is_user_defined = True  # pyright: ignore[reportAttributeAccessIssue] -- transformers' mark
-        elif cache is None and generation_config.use_cache is not False:
+        if model_kwargs.get("cache") is None and generation_config.use_cache is not False:
             model_kwargs["cache"] = RecurrentCache()
+        else:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
 
 
 __all__ = ["RNNSeq2SeqForConditionalGeneration", "RNNSeq2SeqModel", "RNNSeq2SeqPreTrainedModel"]

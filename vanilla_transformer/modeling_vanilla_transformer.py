@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -280,9 +280,6 @@ class VanillaTransformerModel(BaseEncoderDecoder, VanillaTransformerPreTrainedMo
         self.encoder = VanillaTransformerEncoder(config)
         self.decoder = VanillaTransformerDecoder(config)
         self.post_init()
-
-    def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, torch.Tensor | None]:
-        return {"encoder_hidden_states": encoder_outputs.last_hidden_state}
 
 
 class VanillaTransformerForConditionalGeneration(

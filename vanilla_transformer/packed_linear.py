@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import nn
 
+from .linear import linear_in_blocks
+
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS = get_args(Precision)
 # From this size on oneDNN's own layout is faster than a plain product for several rows (4 rows, weights larger than any
@@ -69,6 +71,8 @@ class PackedLinear(nn.Module):
         # Plain attributes: nothing here is a parameter.
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self.outputs, self.relu = weight.shape[0], relu
+        # Layouts, made where they are first needed: each is another copy of the weights.
+        self.packed: Any = None  # oneDNN's or FBGEMM's own
         self.transposed: torch.Tensor | None = None  # (inputs, outputs)
         self.blocks: torch.Tensor | None = None  # (threads, inputs, outputs / threads)
         on_cpu = weight.device.type == "cpu"
@@ -84,7 +88,6 @@ class PackedLinear(nn.Module):
             self.weight = None
             self.multiply = self.multiply_row = self._int8
         elif on_cpu and is_large and onednn_has(weight.dtype):
-            self.packed = self._onednn_layout()
             self.multiply = self._onednn
             self.multiply_row = self._onednn if weight.dtype == torch.bfloat16 else self._in_blocks
         else:
@@ -116,22 +119,14 @@ class PackedLinear(nn.Module):
         return result.relu_() if self.relu else result
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the derived layouts: oneDNN's cannot be serialized. `__setstate__` makes it again."""
+        """Leaves out the layouts that the weight gives again: oneDNN's cannot be serialized."""
         state = self.__dict__ | {"transposed": None, "blocks": None}
-        if self.weight is not None:
-            state.pop("packed", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self.multiply == self._onednn:
-            self.packed = self._onednn_layout()
-
-    def _onednn_layout(self) -> torch.Tensor:
-        assert self.weight is not None
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ONEDNN_ROWS)
+        return state if self.weight is None else state | {"packed": None}
 
     def _onednn(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.packed is None:
+            assert self.weight is not None
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ONEDNN_ROWS)
         operation = "relu" if self.relu else "none"
         return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, operation, [], "")
 
@@ -139,29 +134,19 @@ class PackedLinear(nn.Module):
         if self.transposed is None:
             assert self.weight is not None
             self.transposed = self.weight.t().contiguous()
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        product = (
-            torch.mm(flat, self.transposed) if self.bias is None else torch.addmm(self.bias, flat, self.transposed)
-        )
-        if self.relu:
-            product.relu_()
-        return product.view(*inputs.shape[:-1], self.outputs)
+        flat, matrix, bias = inputs.reshape(-1, inputs.shape[-1]), self.transposed, self.bias
+        product = torch.mm(flat, matrix) if bias is None else torch.addmm(bias, flat, matrix)
+        product = product.view(*inputs.shape[:-1], self.outputs)
+        return product.relu_() if self.relu else product
 
     def _in_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
         """A block of outputs for each thread: MKL would compute a product of one row on one thread."""
-        if self.blocks is None:  # only when needed: it is a second copy of the weights
+        if self.blocks is None:
             assert self.weight is not None
             threads = torch.get_num_threads() if self.outputs % torch.get_num_threads() == 0 else 1
             self.blocks = self.weight.unflatten(0, (threads, -1)).transpose(1, 2).contiguous()
-        threads = self.blocks.shape[0]
-        rows = inputs.reshape(1, 1, -1).expand(threads, -1, -1)  # (threads, 1, inputs)
-        if self.bias is None:
-            product = torch.bmm(rows, self.blocks)  # (threads, 1, outputs / threads)
-        else:
-            product = torch.baddbmm(self.bias.view(threads, 1, -1), rows, self.blocks)
-        if self.relu:
-            product.relu_()
-        return product.view(*inputs.shape[:-1], self.outputs)
+        product = linear_in_blocks(inputs, self.blocks, self.bias)
+        return product.relu_() if self.relu else product
 
 
 def quantized_linears(module: Module) -> Module:

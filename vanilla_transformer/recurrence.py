@@ -68,9 +68,7 @@ def scan_rnn(
 
     def read(direction):  # without types, which torch.compile could not trace
         """One direction's state after its last token, and its outputs `(length, batch, hidden_size)`."""
-        suffix = "_reverse" if direction else ""
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        weights = [getattr(recurrence, f"{name}{suffix}") for name in names]
+        weights = recurrence.all_weights[direction]
 
         def step(before, inputs_now):
             token, is_real = inputs_now  # (batch, input_size), (batch)
@@ -126,23 +124,16 @@ class RecurrentLayer(GradientCheckpointingLayer):
             if torch.compiler.is_compiling() and (mask is not None or outputs.shape[1] > 1):
                 outputs, state = scan_rnn(self.recurrence, outputs, state, mask, reverse)
             else:
-                outputs, state = self._run_torch_layer(outputs, lengths, state)
+                if lengths is not None:
+                    outputs = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
+                # torch wants and returns a tuple for LSTMs only.
+                outputs, state = self.recurrence(outputs, state if len(state) == 2 else state[0] if state else None)
+                if lengths is not None:
+                    outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
+                state = state if isinstance(state, tuple) else (state,)
         if self.has_residual:
             outputs = inputs + outputs
         return outputs, *(part.transpose(0, 1).flatten(1) for part in state)
-
-    def _run_torch_layer(
-        self, inputs: torch.Tensor, lengths: torch.Tensor | None, state: Tensors
-    ) -> tuple[torch.Tensor, Tensors]:
-        """The recurrent layer itself, on a packed sequence if there are `lengths`."""
-        before = state if len(state) == 2 else state[0] if state else None  # as torch wants it
-        if lengths is None:
-            outputs, after = self.recurrence(inputs, before)
-        else:
-            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            packed, after = self.recurrence(packed, before)
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
-        return outputs, after if isinstance(after, tuple) else (after,)
 
 
 class RecurrentStack(nn.Module):
@@ -167,7 +158,7 @@ class RecurrentStack(nn.Module):
         Args:
             state: `STATE` before, `(batch, num_layers, width)` each; missing: zeros.
             mask: `(batch, length)`, true for real tokens; `None`: all are real.
-            reverse: begin at the last real token. The outputs keep the places of their tokens.
+            reverse: begin at the last real token, which needs a `mask`. The outputs keep the places of their tokens.
             all_layers: return the outputs of all layers, not only of the last.
 
         Returns:
@@ -178,8 +169,7 @@ class RecurrentStack(nn.Module):
         has_padding = mask is not None and not is_compiling and not bool(mask.all())
         order = inverse = lengths = None
         if has_padding or (reverse and not is_compiling):
-            if mask is None:
-                mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+            assert mask is not None  # the encoder, which alone may begin at the end, has always one
             order = left_align_indices(mask, reverse)  # (batch, length)
             inverse = order.argsort(dim=1)
             inputs = gather_positions(inputs, order)

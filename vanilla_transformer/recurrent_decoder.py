@@ -20,21 +20,23 @@ Product = Callable[[PackedLinear, torch.Tensor], torch.Tensor]  # `PackedLinear.
 State = tuple[torch.Tensor, ...]  # (h,) or (h, c), each (sentences * beams, hidden_size)
 
 
-class TanhCell:
-    """h' = tanh(W x + U h + b), with [W U] as one matrix."""
+class ConcatenatedCell:
+    """A cell with W x + b + U h + b' as one product with `[x; h]`, for all gates."""
 
     def __init__(self, recurrence: Any, precision: Precision):
-        self.linear = _concatenated(recurrence, precision)
+        weight = torch.cat([recurrence.weight_ih_l0, recurrence.weight_hh_l0], dim=1)
+        self.linear = PackedLinear(weight, recurrence.bias_ih_l0 + recurrence.bias_hh_l0, precision)
+
+
+class TanhCell(ConcatenatedCell):
+    """h' = tanh(W x + U h + b)."""
 
     def __call__(self, inputs: torch.Tensor, state: State, product: Product) -> State:
         return (product(self.linear, torch.cat([inputs, state[0]], dim=-1)).tanh_(),)
 
 
-class LSTMCell:
-    """torch's LSTM, with [W U] of all gates as one matrix."""
-
-    def __init__(self, recurrence: Any, precision: Precision):
-        self.linear = _concatenated(recurrence, precision)
+class LSTMCell(ConcatenatedCell):
+    """torch's LSTM."""
 
     def __call__(self, inputs: torch.Tensor, state: State, product: Product) -> State:
         hidden, cell_state = state
@@ -61,12 +63,6 @@ class GRUCell:
 
 
 CELLS = {"RNN_TANH": TanhCell, "LSTM": LSTMCell, "GRU": GRUCell}
-
-
-def _concatenated(recurrence: Any, precision: Precision) -> PackedLinear:
-    """W x + b + U h + b' as one product with `[x; h]`."""
-    weight = torch.cat([recurrence.weight_ih_l0, recurrence.weight_hh_l0], dim=1)
-    return PackedLinear(weight, recurrence.bias_ih_l0 + recurrence.bias_hh_l0, precision)
 
 
 class MultiplicativeScores:
@@ -112,7 +108,7 @@ class RecurrentDecoderState:
         mask: torch.Tensor | None,
         max_length: int,
         beams: int,
-        output_attentions: bool,
+        output_attentions: bool = False,
     ):
         source = decoder.module.check_source(encoder_outputs)
         if output_attentions and decoder.scores is None:
@@ -123,7 +119,7 @@ class RecurrentDecoderState:
         mask = source.attention_mask if mask is None else mask
         self.decoder, self.sentences = decoder, source.last_hidden_state.shape[0]
         self.product = PackedLinear.gemv if self.sentences * beams == 1 else PackedLinear.forward
-        first = decoder.module.first_state(source.final_hidden, source.final_cell_state)
+        first = decoder.module.first_state(source)
         # With input feeding the readout of the token before, (sentences * beams, embedding_size).
         self.attentional: torch.Tensor | None = first.pop("attentional", None)
         by_layer = [part.transpose(0, 1).contiguous().unbind() for part in first.values()]
@@ -196,9 +192,7 @@ class RecurrentDecoderState:
 class RecurrentDecoder(TorchDecoder):
     """Decoder and projection of an `RNNSeq2SeqForConditionalGeneration`, laid out for decoding.
 
-    Args:
-        model: with plain modules; later changes of these weights have no effect here.
-        precision: "int8" quantizes them, and a copy of the encoder's; otherwise they keep the model's precision.
+    The arguments are as for `build_decoder`; "int8" also quantizes a copy of the encoder.
     """
 
     state_class = RecurrentDecoderState

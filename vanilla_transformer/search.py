@@ -27,19 +27,20 @@ class DecodingError(ValueError):
 
 
 class StepRecords:
-    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end."""
+    """Scores and logits of every step in transformers' layout, whose rows are all beams of all sentences to the end.
 
-    def __init__(self, with_scores: bool, with_logits: bool):
-        self.scores: tuple[torch.Tensor, ...] | None = () if with_scores else None  # (sentences * beams, vocab_size)
-        self.logits: tuple[torch.Tensor, ...] | None = () if with_logits else None
+    Args:
+        names: "scores", "logits" or both: what `outputs` holds of every step, `(sentences * beams, vocab_size)`.
+    """
+
+    def __init__(self, names: list[str]):
+        self.outputs: dict[str, tuple[torch.Tensor, ...]] = dict.fromkeys(names, ())
         self.parents: list[torch.Tensor] = []  # each hypothesis's parent after each step, (sentences, beams)
 
-    def add(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
+    def add(self, **tensors: torch.Tensor) -> None:
         """Copies, for decoders reuse their memory."""
-        if self.scores is not None:
-            self.scores += (scores.to(torch.float32, copy=True),)
-        if self.logits is not None:
-            self.logits += (logits.to(torch.float32, copy=True),)
+        for name in self.outputs:
+            self.outputs[name] += (tensors[name].to(torch.float32, copy=True),)
 
     def beam_indices(self, lengths: torch.Tensor, last_beams: torch.Tensor) -> torch.Tensor:
         """For each token the row of `scores` that it was chosen from, -1 after the end.
@@ -88,15 +89,10 @@ class BeamSearchConfig:
     stopping_criteria: Callable | None = None
     records: StepRecords | None = None
 
-    @property
-    def needs_whole_batch(self) -> bool:
-        """Whether something expects all beams of all sentences, in transformers' order, at every step."""
-        return any(part is not None for part in (self.logits_processor, self.stopping_criteria, self.records))
-
     def stops(self, targets: torch.Tensor) -> torch.Tensor:
         """The user's criteria for `(rows, length)` → `(rows)`; only with `stopping_criteria`."""
         assert self.stopping_criteria is not None
-        return self.stopping_criteria(targets, None if self.records is None else self.records.scores)
+        return self.stopping_criteria(targets, None if self.records is None else self.records.outputs.get("scores"))
 
 
 def coverage_penalty(coverage: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -195,6 +191,10 @@ class BeamSearch:
             self._reorder(torch.zeros_like(self.alive_scores, dtype=torch.long))
         while len(self.rows):
             scores, beams, tokens = self._candidates()
+            if self.config.coverage_penalty:
+                assert self.state.attention is not None
+                attention = self.state.attention.float()
+                self.coverage = attention if self.coverage is None else self.coverage + attention
             self.length += 1
             is_end = self._ends(beams, tokens)
             if is_end is None:  # mostly; candidates are sorted, so the first go on
@@ -220,17 +220,14 @@ class BeamSearch:
         """
         config, last = self.config, self.alive[:, :, -1]
         if self.ranking is not None:
-            candidates = self.ranking.topk_step(last, self.alive_scores, config.num_beams, config.eos_token_ids)
-            self._accumulate_coverage()
-            return candidates
+            return self.ranking.topk_step(last, self.alive_scores, config.num_beams, config.eos_token_ids)
         count = max(2, 1 + len(config.eos_token_ids)) * config.num_beams  # criteria may end any of them
         logits = self.state(last)  # (sentences * alive, vocab_size)
-        self._accumulate_coverage()
         log_probs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if config.logits_processor is not None:
             log_probs = config.logits_processor(self.alive.flatten(0, 1), log_probs)
         if config.records is not None:
-            config.records.add(log_probs, logits)
+            config.records.add(scores=log_probs, logits=logits)
         # The best of all beams are among the best of each.
         best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
         totals = self.alive_scores[:, :, None] + best.view(*self.alive_scores.shape, -1)
@@ -299,12 +296,6 @@ class BeamSearch:
             assert self.selectable is not None
             self.selectable.select(order)
 
-    def _accumulate_coverage(self) -> None:
-        if self.config.coverage_penalty:
-            assert self.state.attention is not None
-            attention = self.state.attention.float()
-            self.coverage = attention if self.coverage is None else self.coverage + attention
-
     def _reorder(self, beam_indices: torch.Tensor) -> None:
         self.state.reorder(beam_indices)
         if self.coverage is not None:
@@ -333,7 +324,7 @@ def greedy_search(
             if config.logits_processor is not None:
                 scores = config.logits_processor(targets[rows, :end], logits.float())
             if config.records is not None:
-                config.records.add(scores, logits)
+                config.records.add(scores=scores, logits=logits)
             best, token = blockwise_topk(scores, 1)
         else:
             best, _, token = ranking.topk_step(tokens[:, None], None, 1, config.eos_token_ids[:0])
@@ -361,8 +352,11 @@ def greedy_search(
 
 
 def _capabilities(state: DecoderState, config: BeamSearchConfig) -> tuple[SupportsSelect | None, SupportsTopK | None]:
-    """The state twice: if sentences may leave its batch, and if it ranks tokens itself; else `None`."""
-    if config.needs_whole_batch:
+    """The state twice: if sentences may leave its batch, and if it ranks tokens itself; else `None`.
+
+    Processors, criteria and records expect all beams of all sentences, in transformers' order, at every step.
+    """
+    if any(part is not None for part in (config.logits_processor, config.stopping_criteria, config.records)):
         return None, None
     return state if isinstance(state, SupportsSelect) else None, state if isinstance(state, SupportsTopK) else None
 

@@ -118,7 +118,7 @@ class BaseEncoderDecoder(Seq2SeqPreTrainedModel):
 
     def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, Any]:
         """The encoder's output as the decoder's arguments."""
-        raise NotImplementedError
+        return {"encoder_hidden_states": encoder_outputs.last_hidden_state}
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -223,9 +223,8 @@ class Seq2SeqGenerationMixin(GenerationMixin):
         extract = super()._extract_generation_mode_kwargs  # pyright: ignore[reportAttributeAccessIssue] -- as below
         if callable(custom_generate):
             resolved = extract(None, dict(kwargs), synced_gpus, assistant_model, streamer)
-            names: list[str] = ["streamer", "assistant_model", "assistant_tokenizer"]
-            remedies = dict.fromkeys(names, "leave it out")
-            remedies["synced_gpus"] = "leave custom_generate out"
+            unread: list[str] = ["streamer", "assistant_model", "assistant_tokenizer"]
+            remedies = dict.fromkeys(unread, "leave it out") | {"synced_gpus": "leave custom_generate out"}
             if kwargs.get("stop_strings") is not None:
                 remedies["tokenizer"] = "give a StopStringCriteria in stopping_criteria instead of stop_strings"
             for name, remedy in remedies.items():
@@ -267,12 +266,6 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
         "lm_head.weight": "model.encoder.embed_tokens.weight",
     }
     _auto_class = "AutoModelForSeq2SeqLM"
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- transformers types it as any module
-        self.model.set_input_embeddings(value)
 
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
         """As in transformers, which then finds both embeddings resized and resizes the projection."""
@@ -351,18 +344,9 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
                 if is_tensor_parallel:  # each process holds some of its rows
                     weight = weight.full_tensor()
                 loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
-        return Seq2SeqLMLossOutput(
-            loss=loss,
-            logits=None if skip_logits else logits,
-            cache=outputs.cache,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-            encoder_attentions=outputs.encoder_attentions,
-            negative_log_likelihood=nll,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        logits = None if skip_logits else logits
+        return Seq2SeqLMLossOutput(loss=loss, logits=logits, negative_log_likelihood=nll, **others)
 
     def can_build_decoder(self) -> bool:
         """Whether its decoder is as this package made it; see `is_unmodified`."""

@@ -31,4 +31,8 @@ def model() -> VanillaTransformerForConditionalGeneration:
 @pytest.fixture
 def batch() -> Batch:
     """Sources of different lengths."""
-    return Batch([torch.randint(5, VOCABULARY, (length,)).tolist() for length in (7, 3, 5)], max_new_tokens=8)
+    return Batch(
+        [torch.randint(5, VOCABULARY, (length,)).tolist() for length in (7, 3, 5)],
+        max_new_tokens=8,
+        is_fixed_length=True,
+    )

@@ -27,7 +27,7 @@ def test_an_error_is_one_line(capsys, monkeypatch, arguments):
     assert main(arguments) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == "benchmark: error: sizes=['huge'] must be of the models: small, base\n"
+    assert output.err == "benchmark: error: sizes=['huge'] must name some of the models: small, base\n"
 
 
 def test_torch_before_ctranslate2_is_refused(capsys, monkeypatch, tmp_path):

@@ -28,8 +28,8 @@ def test_former_names_of_sections_are_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sizes=[]", "sizes must name at least one"),
-        ("sizes=[tiny]", r"sizes=\['tiny'\] must be of the models: small, base"),
+        ("sizes=[]", r"sizes=\[\] must name some of the models: small, base"),
+        ("sizes=[tiny]", r"sizes=\['tiny'\] must name some of the models: small, base"),
         ("batch_sizes=[0]", r"batch_sizes=\[0\] must be a list of numbers, each at least 1"),
         ("target_tokens=0", "target_tokens=0 must be at least 1"),
         ("target_tokens=few", "target_tokens='few': expected int"),

@@ -41,5 +41,6 @@ def test_the_command_prints_the_counts(model_folder, tmp_path, lines, capsys):
 
 
 def test_no_sentences_are_refused(model_folder, capsys):
-    assert main(["exact", str(model_folder), "none.txt", "--sentences", "0"]) == 1
-    assert "--sentences 0 must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["exact", str(model_folder), "none.txt", "--sentences", "0"])
+    assert "argument --sentences: 0 must be at least 1" in capsys.readouterr().err

@@ -75,5 +75,5 @@ def test_files_may_be_compressed(real, tmp_path):
 
 def test_files_of_different_length_are_an_error(real, tmp_path):
     (tmp_path / "short").write_text("a b\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="test.source has 12 lines and .*short 1"):
+    with pytest.raises(ValueError, match="test.source has 12 lines, .*short has 1"):
         measure(real(reference=str(tmp_path / "short")))

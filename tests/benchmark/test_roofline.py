@@ -11,6 +11,7 @@ from vanilla_transformer.benchmark.roofline import (
     read_bandwidth,
     roofline_seconds,
 )
+from vanilla_transformer.benchmark.systems import Batch
 
 CPU = torch.device("cpu")
 
@@ -25,9 +26,8 @@ def test_weight_counts_follow_the_papers_formula():
 
 
 def seconds(bandwidth: float, peak: float) -> float:
-    return roofline_seconds(
-        WeightCounts(step=100, source=50), 4, bandwidth, peak, 2, 3, source_tokens=5, target_tokens=7
-    )
+    batch = Batch([[5] * 5] * 2, max_new_tokens=7, is_fixed_length=True)
+    return roofline_seconds(WeightCounts(step=100, source=50), 4, bandwidth, peak, batch, beams=3)
 
 
 def test_reading_bounds_where_memory_is_slow():

@@ -9,8 +9,7 @@ import yaml
 
 from tests.comparison.example_results import example_results
 from vanilla_transformer.comparison import compare as module
-from vanilla_transformer.comparison.compare import compare
-from vanilla_transformer.comparison.configuration import CompareConfig, load_compare_config
+from vanilla_transformer.comparison.compare import CompareConfig, compare, load_compare_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from vanilla_transformer.comparison.configuration import load_compare_config
+from vanilla_transformer.comparison.compare import load_compare_config
 from vanilla_transformer.comparison.long_range import (
     LongRangeConfig,
     LongRangeModel,
@@ -117,7 +117,7 @@ def test_accuracy_is_the_share_of_correct_symbols():
 def test_training_learns_and_stops_when_solved():
     task = LongRangeTask(trained_at=1, tested_at=[1], updates=1000)
     (job,) = list_jobs(settings(tasks={"copy": task}, seeds=[1], batch_size=32, check_every=20), CPU)
-    result, _ = train_on_task(job)
+    result = train_on_task(job)["run"]
     assert result["accuracy"] == {"1": 1.0}
     assert result["updates"] < 1000
 

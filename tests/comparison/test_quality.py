@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 
 from tests.conftest import TinyRun, write_reversals
 from vanilla_transformer.comparison import quality
-from vanilla_transformer.comparison.configuration import load_compare_config
+from vanilla_transformer.comparison.compare import load_compare_config
 from vanilla_transformer.comparison.quality import QualityConfig, load_runs, load_test_set, measure_quality
 
 CPU = torch.device("cpu")

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verdicts follow the figures: they reverse when these are swapped, and claim nothing where ranges overlap."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.comparison.example_results import example_results
-from vanilla_transformer.comparison.verdicts import (
-    TRANSFORMER,
-    long_range_findings,
-    long_range_verdict,
-    quality_findings,
-    quality_verdict,
-    speed_findings,
-    speed_verdict,
-    verdict_lines,
-)
+from vanilla_transformer.comparison.verdicts import TRANSFORMER, Finding, Verdict, verdicts
 
-CHANCE = {"copy": 0.125}
+
+def verdict_on(**part: Any) -> Verdict:
+    """The verdict on the only part that was measured."""
+    (name,) = part
+    return verdicts(dict.fromkeys(("speed", "long_range", "quality")) | part)[name]
+
+
+def speed_findings(rows: list[dict[str, Any]]) -> Sequence[Finding]:
+    return verdict_on(speed={"device": "cpu", "rows": rows}).findings
+
+
+def long_range_verdict(tasks: list[dict[str, Any]], chance: float = 0.125) -> Verdict:
+    by_task = {run["task"]: chance for run in tasks}
+    return verdict_on(long_range={"tasks": tasks, "chance": by_task, "test_sequences": 10_000})
+
+
+def quality_findings(tasks: list[dict[str, Any]]) -> Sequence[Finding]:
+    return verdict_on(quality=tasks).findings
 
 
 def speed_rows(length: int = 64, /, **speeds: list[float]) -> list[dict[str, Any]]:
@@ -96,17 +105,10 @@ def test_speed_with_unequal_numbers_of_repeats_is_refused():
         speed_findings(speed_rows(Transformer=[1.0, 2.0], GRU=[1.0]))
 
 
-def test_speed_names_lengths_without_both_sides():
-    rows = speed_rows(64, Transformer=[2.0], GRU=[1.0]) + speed_rows(4096, GRU=[1.0])
-    verdict = speed_verdict({"device": "cpu", "precision": "float32", "rows": rows})
-    assert "left out: length 4,096" in verdict.line
-    assert "ahead in 1 of 1 comparison." in verdict.answer
-
-
 def test_the_answer_counts_the_outcomes():
     def answer(*transformer: float) -> str:
         rows = [row for n, speed in enumerate(transformer, 1) for row in speed_rows(n, Transformer=[speed], GRU=[10.0])]
-        return speed_verdict({"device": "cuda", "precision": "bfloat16", "rows": rows}).answer
+        return verdict_on(speed={"device": "cuda", "rows": rows}).sentences[0]
 
     assert answer(20, 30) == "Faster in training: yes on cuda: ahead in 2 of 2 comparisons."
     assert (
@@ -118,16 +120,16 @@ def test_the_answer_counts_the_outcomes():
 
 def test_long_range_reverses_when_the_figures_are_swapped():
     accuracies = {TRANSFORMER: at_8(0.9, 0.95), "LSTM": at_8(0.6, 0.7)}
-    (finding,) = long_range_findings(runs(**accuracies), CHANCE, 10_000)
+    (finding,) = long_range_verdict(runs(**accuracies)).findings
     assert finding.outcome == "ahead"
     assert "92.5% (90.0 to 95.0) against 65.0% (60.0 to 70.0) of LSTM" in finding.evidence
-    (finding,) = long_range_findings(runs(**swapped(accuracies)), CHANCE, 10_000)
+    (finding,) = long_range_verdict(runs(**swapped(accuracies))).findings
     assert finding.outcome == "behind"
 
 
 @pytest.mark.parametrize("rival", [(0.7, 0.9), (0.95, 0.97), (0.5, 1.0)])
 def test_long_range_is_even_where_ranges_touch_or_overlap(rival: tuple[float, float]):
-    (finding,) = long_range_findings(runs(Transformer=at_8(0.9, 0.95), LSTM=at_8(*rival)), CHANCE, 10_000)
+    (finding,) = long_range_verdict(runs(Transformer=at_8(0.9, 0.95), LSTM=at_8(*rival))).findings
     assert finding.outcome == "even"
 
 
@@ -136,7 +138,7 @@ def test_beyond_training_the_accuracy_of_a_seed_is_its_mean_over_longer_distance
         TRANSFORMER: [{"4": 0.0, "8": 0.5, "16": 1.0, "32": 0.4}],  # 0.7
         "LSTM": [{"4": 1.0, "8": 0.6, "16": 0.6, "32": 0.6}],  # 0.6
     }
-    at_training, beyond = long_range_findings(runs(**accuracies), CHANCE, 10_000)
+    at_training, beyond = long_range_verdict(runs(**accuracies)).findings
     assert (at_training.outcome, beyond.outcome) == ("behind", "ahead")
     assert "70.0%" in beyond.evidence
     assert "at 16 and 32 symbols" in beyond.where
@@ -144,26 +146,19 @@ def test_beyond_training_the_accuracy_of_a_seed_is_its_mean_over_longer_distance
 
 def test_neither_is_ahead_at_chance_accuracy():
     parity = runs("parity", Transformer=at_8(0.50, 0.53), LSTM=at_8(0.47, 0.49))
-    (finding,) = long_range_findings(parity, {"parity": 0.0}, 10_000)
+    (finding,) = long_range_verdict(parity, chance=0.0).findings
     assert finding.outcome == "ahead"
-    (finding,) = long_range_findings(parity, {"parity": 0.5}, 10_000)
+    (finding,) = long_range_verdict(parity, chance=0.5).findings
     assert finding.outcome == "even"
     assert "guessing at 50.0%" in finding.evidence
 
 
 def test_a_rival_can_be_ahead_at_parity():
     tasks = runs("parity", Transformer=at_8(0.5, 0.52), LSTM=at_8(1.0, 0.99), GRU=at_8(0.9, 0.9))
-    verdict = long_range_verdict({"tasks": tasks, "chance": {"parity": 0.5}, "test_sequences": 10_000})
-    assert "not on these tasks" in verdict.answer
-    assert "A rival ahead: parity (state tracking) at 8 bits" in verdict.line
-    assert "of LSTM" in verdict.line
-
-
-def test_runs_of_a_task_trained_at_different_distances_are_refused():
-    tasks = runs(Transformer=at_8(0.5), LSTM=at_8(1.0))
-    tasks[0]["trained_at"] = 16
-    with pytest.raises(ValueError, match=r"copy: .*\[8, 16\]"):
-        long_range_findings(tasks, CHANCE, 10_000)
+    answer, evidence, _ = long_range_verdict(tasks, chance=0.5).sentences
+    assert "not on these tasks" in answer
+    assert "A rival ahead: parity (state tracking) at 8 bits" in evidence
+    assert "of LSTM" in evidence
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
@@ -190,28 +185,23 @@ def test_quality_needs_significance(p_value: float, outcome: str):
 
 
 def test_worse_quality_is_not_superior():
-    verdict = quality_verdict([quality({TRANSFORMER: 28.0, "GRU": 30.0}, 0.001)])
-    assert verdict.answer.startswith("Superior quality: not on this task")
-
-
-def test_quality_without_a_paired_comparison_is_refused():
-    task = quality({TRANSFORMER: 32.0, "GRU": 30.0}, 0.01)
-    task["budgets"][0]["paired"] = []
-    with pytest.raises(ValueError, match="translation, equal time: no paired comparison of GRU"):
-        quality_findings([task])
+    verdict = verdict_on(quality=[quality({TRANSFORMER: 28.0, "GRU": 30.0}, 0.001)])
+    assert verdict.sentences[0].startswith("Superior quality: not on this task")
 
 
 def test_missing_parts_are_not_measured():
-    results = example_results() | {"speed": None, "long_range": None, "quality": None}
-    assert [line.partition(": ")[2] for line in verdict_lines(results)] == ["not measured."] * 3
+    judged = verdicts(dict.fromkeys(("speed", "long_range", "quality"))).values()
+    assert [sentence.partition(": ")[2] for verdict in judged for sentence in verdict.sentences] == [
+        "not measured."
+    ] * 3
 
 
-def test_without_the_transformer_nothing_is_compared():
-    rows = speed_rows(GRU=[1.0], LSTM=[2.0])
-    assert "not measured" in speed_verdict({"device": "cpu", "precision": "float32", "rows": rows}).line
+def test_a_transformer_without_rivals_is_not_compared():
+    assert verdict_on(speed={"device": "cpu", "rows": speed_rows(Transformer=[1.0])}).sentences[0].endswith("measured.")
+    assert long_range_verdict(runs(Transformer=at_8(0.9))).findings == []
 
 
-def test_each_verdict_is_one_line():
-    lines = verdict_lines(example_results())
-    assert len(lines) == 3
-    assert not [line for line in lines if "\n" in line]
+def test_each_sentence_is_one_line():
+    judged = verdicts(example_results()).values()
+    assert len(judged) == 3
+    assert not [sentence for verdict in judged for sentence in verdict.sentences if "\n" in sentence]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An error is one line with its remedy, and an exit status."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from vanilla_transformer.console.arguments import UsageError
-from vanilla_transformer.console.running import run_program
+from vanilla_transformer.console.running import run_program, without_garbage_collection
 
 
 def failing(error: Exception):
@@ -70,3 +71,22 @@ def test_unwritable_datasets_cache_names_the_remedy(capsys, monkeypatch, tmp_pat
 def test_debug_raises_the_error():
     with pytest.raises(ValueError, match="no"):
         run_program(failing(ValueError("no")), "program", debug=True)
+
+
+@pytest.mark.parametrize("error", [None, ImportError])
+def test_collection_goes_on_afterwards_without_what_was_imported(error):
+    try:
+        with without_garbage_collection():
+            assert not gc.isenabled()
+            imported = [[]]
+            if error:
+                raise error
+    except ImportError:
+        pass
+    assert gc.isenabled()
+    assert not any(thing is imported for thing in gc.get_objects())  # it is frozen
+
+
+def test_a_command_leaves_no_frozen_objects_to_the_next_test():
+    """tests/conftest.py undoes it: a cycle that is frozen would never be collected."""
+    assert gc.get_freeze_count() == 0

@@ -6,14 +6,14 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import Event, Thread
 
 import pytest
 
 from vanilla_transformer import Translator
 from vanilla_transformer.console import streams
-from vanilla_transformer.console.streams import LineReader, windows
+from vanilla_transformer.console.streams import windows
 
 CLI = f"{sys.executable} -W ignore -m vanilla_transformer.cli"
 
@@ -102,16 +102,14 @@ def test_pipe_gives_the_lines_of_a_file(pipe, text: bytes, largest: int):
     sizes = iter(lambda: random.randint(1, largest), 0)
     writer = Thread(target=write_and_close, args=(writing, text, sizes))
     writer.start()
-    reader = LineReader(reading, 7)
-    found = [line for window in windows(reader, iter(reader), 7) for line in window]
+    found = [line for window in windows(reading, iter, 7) for line in window]
     writer.join()
     assert found == list(io.BytesIO(text))
 
 
 def test_line_is_returned_before_the_next_arrives(pipe):
     reading, writing = pipe
-    reader = LineReader(reading, 100)
-    found = windows(reader, iter(reader), 100)
+    found = windows(reading, iter, 100)
     for line in (b"a\n", b"b\n"):
         os.write(writing, line)
         assert next(found) == [line]
@@ -123,53 +121,69 @@ def test_line_is_returned_before_the_next_arrives(pipe):
     assert list(found) == [[b"no end"]]
 
 
-def test_window_holds_the_available_lines_up_to_its_size():
-    lines = iter(range(10))
+def test_window_holds_the_available_lines_up_to_its_size(pipe, monkeypatch):
+    class Arrived:
+        def __init__(self, size: int):
+            self.lines, self.counts = iter([*range(10), None]), iter([0, 3, 100, 100])
 
-    class Available(LineReader):
-        def __init__(self):
-            self.counts = iter([0, 3, 100, 100])
+        def put(self, line: bytes | None) -> None:
+            pass
 
-        def available(self) -> int:
+        def get(self) -> int | None:
+            return next(self.lines)
+
+        def qsize(self) -> int:
             return next(self.counts)
 
-    assert list(windows(Available(), lines, 5)) == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    reading, writing = pipe
+    os.close(writing)
+    monkeypatch.setattr(streams, "Queue", Arrived)
+    assert list(windows(reading, iter, 5)) == [[0], [1, 2, 3, 4], [5, 6, 7, 8, 9]]
 
 
 def test_file_is_read_in_full_windows(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(WHOLE)
     with path.open("rb") as file:
-        reader = LineReader(file, 2048)
-        assert reader.available() == sys.maxsize
-        assert [len(window) for window in windows(reader, iter(reader), 2048)] == [2048, 952]
+        assert [len(window) for window in windows(file, iter, 2048)] == [2048, 952]
 
 
-def test_reading_ahead_is_bounded(pipe, monkeypatch):
+def test_reading_ahead_is_bounded(pipe):
     reading, writing = pipe
     read: list[int] = []
-    has_read = [Event() for _ in range(6)]
+    has_read = [Event() for _ in range(20)]
 
-    def lines(number: int) -> Iterator[bytes]:
+    def decode(lines: Iterable[bytes]) -> Iterator[bytes]:
         for i, event in enumerate(has_read):
             read.append(i)
             event.set()
             yield b"x"
 
-    monkeypatch.setattr(streams, "_lines_of", lines)
-    reader = LineReader(reading, 4)
-    assert has_read[4].wait(60)  # and waits for room in the queue
-    assert read == [0, 1, 2, 3, 4]
-    assert next(iter(reader)) == b"x"
-    assert has_read[5].wait(60)
-    assert len(list(reader)) == 5
+    found = windows(reading, decode, 4)
+    taken = len(next(found))
+    assert has_read[taken + 4].wait(60)  # and waits for room in the queue
+    assert read == list(range(taken + 5))
+    assert sum(map(len, found)) == 20 - taken
+    os.close(writing)
+
+
+def test_lines_before_an_error_come_first(pipe):
+    def decode(lines: Iterable[bytes]) -> Iterator[bytes]:
+        yield from (b"a", b"b")
+        raise ValueError("not UTF-8")
+
+    reading, writing = pipe
+    found = windows(reading, decode, 1)
+    assert [next(found), next(found)] == [[b"a"], [b"b"]]
+    with pytest.raises(ValueError, match="not UTF-8"):
+        next(found)
     os.close(writing)
 
 
 def test_unreadable_stream_raises_in_the_reader(tmp_path):
     number = os.open(tmp_path, os.O_RDONLY)  # a folder
     with pytest.raises(IsADirectoryError):
-        next(iter(LineReader(Numbered(number), 10)))
+        next(windows(Numbered(number), iter, 10))
     os.close(number)
 
 

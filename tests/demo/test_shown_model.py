@@ -81,7 +81,7 @@ def test_concurrent_requests_get_the_answers_of_single_ones(model):
 
 
 def test_a_model_without_attention_translates_and_says_why_there_is_no_picture(mute_folder):
-    model = ShownModel.open(mute_folder)
+    model = ShownModel(mute_folder)
     assert model.answer("a b").translations
     assert (model.views, model.heads) == ({}, {})
     assert "has no attention" in model.no_attention_reason

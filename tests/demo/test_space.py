@@ -30,14 +30,14 @@ def test_readme_and_requirements_for_the_hub(space):
 
 
 def test_the_models_are_in_it(space, transformer_folder, rnn_folder):
-    for name, folder in {"transformer": transformer_folder, "rnn__gru": rnn_folder}.items():
+    for name, folder in {"1": transformer_folder, "2": rnn_folder}.items():
         weights = Path("model.safetensors")
         assert (space / "models" / name / weights).read_bytes() == (Path(folder) / weights).read_bytes()
 
 
 def test_two_models_of_one_kind_have_a_folder_each(tmp_path, transformer):
     space = write_space(tmp_path / "space", [transformer, transformer])
-    assert {path.name for path in (space / "models").iterdir()} == {"transformer", "transformer_2"}
+    assert {path.name for path in (space / "models").iterdir()} == {"1", "2"}
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, transformer):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import ast
 import os
 import re
 import subprocess
@@ -14,13 +15,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import vanilla_transformer
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.hub import model_card
-from vanilla_transformer.hub.card_facts import ComparedModel, Comparison, ModelCardFacts, Score
-from vanilla_transformer.hub.card_text import card_text
-from vanilla_transformer.hub.model_card import write_model_card
+from vanilla_transformer.hub.model_card import ComparedModel, ModelCardFacts, Score, card_text, write_model_card
 
 REPOSITORY = Path(__file__).parents[2]
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 LEAST = ModelCardFacts(model_name="tiny", parameters=1234567)
+WORDS = "1,000 words"
 ALL = ModelCardFacts(
     model_name="someone/multi30k-en-de",
     parameters=1234567,
@@ -65,11 +65,6 @@ def test_it_is_the_readme_of_the_folder(tmp_path: Path):
 def test_the_licence_of_the_code_goes_with_it(tmp_path: Path):
     write_model_card(tmp_path, facts=LEAST)
     assert (tmp_path / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist$"):
-        write_model_card(tmp_path / "nowhere", facts=LEAST)
 
 
 def test_metadata_round_trip(tmp_path: Path):
@@ -144,6 +139,7 @@ def test_the_text_has_every_fact(tmp_path: Path):
     ]:
         assert f"| {row} |" in training
     assert "d_k" not in training  # unknown
+    assert "so the figure is an upper\nestimate." in training
     results = section(text, "Results")
     assert "| validation | word error rate | 0.2500 |" in results
     assert f"BLEU on flickr: `{SIGNATURE}`" in results  # to be copied as it is
@@ -153,6 +149,8 @@ def test_the_text_has_every_fact(tmp_path: Path):
 def test_a_card_of_few_facts_has_every_section(tmp_path: Path):
     text = card(tmp_path, LEAST).text
     assert "None" not in text
+    assert "estimate" not in text
+    assert "Signatures" not in text
     assert headings(text) == ["# tiny", *headings(card(tmp_path, ALL).text)[1:]]
 
 
@@ -205,11 +203,8 @@ def test_the_code_in_the_card_runs_without_the_package(folder: Path, tmp_path: P
 
 
 def test_markup_in_facts_breaks_nothing(tmp_path: Path):
-    def compared(name: str, score: Score) -> Comparison:
-        model = ComparedModel(name=name, parameters=1, updates=1, training_seconds=1, scores=[score])
-        return Comparison(models=[model, model], difference=name)
-
-    score = Score(NASTY, NASTY, 1.0, NASTY)
+    score = Score(NASTY, NASTY, 1.0, SIGNATURE)
+    model = ComparedModel(NASTY, {"parameters": 1, "updates": 1, "training_seconds": 1.0}, [score])
     nasty = ModelCardFacts(
         model_name=NASTY,
         parameters=1234567,
@@ -222,7 +217,8 @@ def test_markup_in_facts_breaks_nothing(tmp_path: Path):
         hardware=NASTY,
         torch_version=NASTY,
         scores=[score],
-        comparison=compared(NASTY, score),
+        comparison=[model, model],
+        difference=NASTY,
     )
     result = card(tmp_path, nasty)
     assert result.data.model_name == NASTY
@@ -282,3 +278,109 @@ def test_an_installed_package_has_both_files_beside_the_module(tmp_path: Path, m
     (module.parent / "LICENSE").write_text("The installed one\n", encoding="utf-8")
     assert card(tmp_path, LEAST).text.strip() == "The installed one"
     assert (tmp_path / "LICENSE").read_text(encoding="utf-8") == "The installed one\n"
+
+
+# The text of each section
+
+
+def cells(table: str) -> list[list[str]]:
+    """Of the rows that begin with a bar."""
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def training(facts: ModelCardFacts) -> dict[str, str]:
+    return dict(cells(card_text(facts)["training"]))
+
+
+def beside(name: str, error: float) -> ComparedModel:
+    scores = [Score(WORDS, "word error rate", error)]
+    return ComparedModel(name, {"parameters": 804608, "updates": 1500, "training_seconds": 240.0}, scores)
+
+
+@pytest.mark.parametrize(
+    ("hours", "published"),
+    [(12, "3.3 · 10^18"), (3.5 * 24, "2.3 · 10^19")],
+    ids=["base", "big"],
+)
+def test_training_flops_are_those_of_the_papers_table_2(hours: float, published: str):
+    eight_p100 = replace(LEAST, training_seconds=hours * 3600, devices=8, sustained_flops=9.5e12)
+    assert training(eight_p100)["training FLOPs"].startswith(f"{published} = ")
+
+
+@pytest.mark.parametrize("name", ["training_seconds", "devices", "sustained_flops"])
+def test_without_all_three_factors_there_are_no_flops(name: str):
+    known = {"training_seconds": 60.0, "devices": 1, "sustained_flops": 1e11} | {name: None}
+    text = card_text(replace(LEAST, **known))
+    assert ("FLOPs" in text["training"], text["flops"]) == (False, "")
+
+
+def test_unknown_facts_of_the_training_have_no_row():
+    assert cells(card_text(LEAST)["training"])[2:] == [["parameters", "1,234,567"]]
+
+
+def test_zero_is_not_unknown():
+    facts = replace(LEAST, updates=0, pairs=0, training_seconds=0, recipe={"dropout": 0.0})
+    assert training(facts) | {"": ""} == {
+        "": "",
+        "---": "---",
+        "parameters": "1,234,567",
+        "updates": "0",
+        "wall time of the updates": "0 seconds (0:00:00)",
+    }
+    assert ["dropout", "0.0"] in cells(card_text(facts)["hyperparameters"])
+    assert "Pairs: 0" in card_text(facts)["training_data"]
+
+
+@pytest.mark.parametrize("name", ["training_data", "hyperparameters", "results"])
+def test_a_section_without_facts_says_so(name: str):
+    assert card_text(LEAST)[name] == "Not recorded."
+
+
+def test_an_unstated_licence_is_reported():
+    assert "Licence of the data: not stated" in card_text(replace(LEAST, pairs=3))["training_data"]
+    assert card_text(LEAST)["weights_license"] == "no licence stated"
+
+
+def test_data_on_the_hub_is_linked():
+    text = card_text(replace(LEAST, datasets=["wmt/wmt14"]))["training_data"]
+    assert "- On the Hub: [wmt/wmt14](https://huggingface.co/datasets/wmt/wmt14)" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "other"),
+    [
+        ("vanilla_transformer", "A Transformer encoder-decoder, as in [", "without an RNN beside it."),
+        ("rnn_seq2seq", "A recurrent encoder-decoder (RNN), the architecture", "without a Transformer beside it."),
+    ],
+)
+def test_a_card_names_the_architecture_and_the_other(tmp_path: Path, model_type: str, said: str, other: str):
+    text = card(tmp_path, replace(LEAST, model_type=model_type)).text
+    assert text.strip().startswith(f"# tiny\n\n{said}")
+    assert f"This model was trained {other} `vanilla-transformer compare`" in text
+
+
+@pytest.mark.parametrize(("on_hub", "said"), [(False, "a/b"), (True, "[a/b](https://huggingface.co/a/b)")])
+def test_the_base_model_is_linked_if_it_is_on_the_hub(tmp_path: Path, on_hub: bool, said: str):
+    text = card(tmp_path, replace(LEAST, languages=["en", "de"], base_model="a/b", base_model_on_hub=on_hub)).text
+    assert "\n\nA Transformer encoder-decoder for en → de, as in [" in text
+    assert f". Fine-tuned from {said}.\n\n" in text
+
+
+def test_a_comparison_begins_with_the_cards_own_model():
+    models = [beside("RNN", 0.36), beside("Transformer", 0.34)]
+    text = card_text(replace(LEAST, comparison=models, difference="Of 2 points."))["comparison"]
+    header, _, *rows = cells(text)
+    assert header == ["model", "parameters", "updates", "wall time", "word error rate"]
+    assert rows == [
+        ["RNN (this model)", "804,608", "1,500", "240 seconds (0:04:00)", "0.3600"],
+        ["Transformer", "804,608", "1,500", "240 seconds (0:04:00)", "0.3400"],
+    ]
+    assert f"scored on {WORDS}:" in text
+    assert text.endswith("Of 2 points.")
+
+
+def test_strings_in_the_code_are_escaped_facts():
+    nasty = 'a "quoted" \\ name\n# with a line'
+    text = card_text(replace(LEAST, model_name=nasty, example_input=nasty))
+    assert ast.literal_eval(text["name_in_python"]) == ast.literal_eval(text["example_in_python"]) == nasty

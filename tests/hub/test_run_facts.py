@@ -4,8 +4,7 @@ import json
 import pytest
 
 from tests.conftest import TinyRun
-from vanilla_transformer.hub.card_facts import Score
-from vanilla_transformer.hub.card_text import card_text
+from vanilla_transformer.hub.model_card import Score, card_text
 from vanilla_transformer.hub.run_facts import facts_of_run
 
 
@@ -37,7 +36,7 @@ def test_facts_are_the_runs(results):
 
 def test_the_model_is_the_runs(results):
     assert facts_of_run(results, "tiny").model_type == "vanilla_transformer"
-    results["config"]["model"]["model_type"] = "rnn_seq2seq"
+    results["model_type"] = "rnn_seq2seq"
     assert facts_of_run(results, "tiny").model_type == "rnn_seq2seq"
 
 
@@ -55,6 +54,13 @@ def test_scores_of_the_test_corpus_replace_the_validations_bleu(results):
         ("reversals: test", "BLEU"),
         ("reversals: validation, before averaging", "perplexity per token"),
     ]
+
+
+def test_a_validation_of_all_sentences_with_the_models_own_beams(results):
+    results["config"]["training"] |= {"validation_sentences": None, "validation_beams": None}
+    beams, alpha = (results["config"]["generation"][name] for name in ("num_beams", "alpha"))
+    how = f"all sentences, num_beams {beams}, alpha {alpha}"
+    assert facts_of_run(results, "tiny").scores[-1].dataset == f"reversals: validation ({how}), before averaging"
 
 
 def test_one_language_alone_gives_no_direction(results):

@@ -16,12 +16,9 @@ from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.distributed import processes
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.line_options import REFUSED
-from vanilla_transformer.inference.translate import (
-    translate_lines,
-    translate_on_all_processes,
-    translate_stream,
-    translate_windows,
-)
+from vanilla_transformer.inference.native.engine import fast_decoder
+from vanilla_transformer.inference.translate import translate_lines, translate_on_all_processes
+from vanilla_transformer.inference.translator import Translator
 
 WORDS = [f"w{i}" for i in range(27)]
 FIRST_WORD = 4  # after the special tokens
@@ -85,8 +82,8 @@ def by_lines(model, tokenizer, lines, **options):
     return translate_lines(model, tokenizer, lines, **options)
 
 
-def by_stream(model, tokenizer, lines, **options):
-    return translate_stream(model, tokenizer, iter(lines), window=4, **options)
+def by_stream(model, tokenizer, lines, window=4, **options):
+    return Translator(model, tokenizer, fast_decoder(model)).n_best(iter(lines), 1, window=window, **options)
 
 
 def by_two_processes(model, tokenizer, lines, **options):
@@ -212,7 +209,7 @@ def test_options_that_do_not_fit_the_lines_are_refused(tokenizer, kind: str):
 def test_a_stream_must_have_as_many_lines_as_rows(tokenizer, rows: int, message: str):
     options = {"decoder_input_ids": torch.full((rows, 1), 4), "max_new_tokens": 2, "max_batch_tokens": 100}
     with pytest.raises(ValueError, match=message):
-        list(translate_windows(FAMILIES[0].model(), tokenizer, [["w1", "w2"], ["w3", "w4"]], **options))
+        list(by_stream(FAMILIES[0].model(), tokenizer, ["w1", "w2", "w3", "w4"], window=2, **options))
 
 
 # Whatever else `generate` may be given, by name: no row of a batch has a part in it. Beyond these, tensors are refused.

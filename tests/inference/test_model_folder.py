@@ -76,7 +76,7 @@ BROKEN = {
     "no weights": (lambda f: (f / INDEX).unlink(), "has no weights: expected model.safetensors"),
     "a shard missing": (
         lambda f: first_shard(f).unlink(),
-        "lacks model-00001-of-.*, which model.safetensors.index.json",
+        "cannot open the model .*: No such file or directory: .*model-00001-of-",
     ),
     "a shard cut off": (lambda f: first_shard(f).write_bytes(first_shard(f).read_bytes()[:90]), "are damaged"),
     "index cut off": (

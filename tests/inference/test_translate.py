@@ -13,7 +13,9 @@ from tests.families import END as OUR_END
 from tests.families import FAMILIES, START, Family
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.translate import Translation, translate_lines, translate_stream
+from vanilla_transformer.inference.native.engine import fast_decoder
+from vanilla_transformer.inference.translate import Translation, translate_lines
+from vanilla_transformer.inference.translator import Translator
 
 PAD, END, UNKNOWN = 0, 1, 2
 WORDS = [f"w{i}" for i in range(20)]
@@ -239,17 +241,21 @@ def test_progress_counts_lines_up_to_all(model, tokenizer, lines):
     assert {total for _, total in seen} == {len(lines) + 1}
 
 
+def by_stream(model, tokenizer, lines, **options):
+    return Translator(model, tokenizer, fast_decoder(model)).n_best(lines, 1, max_batch_tokens=100, **options)
+
+
 @pytest.mark.parametrize("window", [1, 5, 18, 100])
 def test_a_stream_gives_what_a_list_gives(model, tokenizer, lines, window: int):
     lines.insert(5, "")
-    streamed = translate_stream(model, tokenizer, iter(lines), window=window, max_batch_tokens=100)
+    streamed = by_stream(model, tokenizer, iter(lines), window=window)
     assert texts(list(streamed)) == texts(translate_lines(model, tokenizer, lines, max_batch_tokens=100))
 
 
 def test_a_stream_is_read_a_window_at_a_time(model, tokenizer):
     read: list[int] = []
     endless = (read.append(i) or "w1" for i in count())
-    translations = translate_stream(model, tokenizer, endless, window=4, max_batch_tokens=100)
+    translations = by_stream(model, tokenizer, endless, window=4)
     read_at_each = [len(read) for _ in zip(range(5), translations, strict=False)]
     assert read_at_each == [4, 4, 4, 4, 8]
 
@@ -257,12 +263,12 @@ def test_a_stream_is_read_a_window_at_a_time(model, tokenizer):
 def test_errors_in_a_stream_count_lines_from_its_start(model, tokenizer):
     lines = ["w1"] * 5 + ["w1 " * 100]  # beyond Marian's table of positions
     with pytest.raises((ValueError, RuntimeError), match=r"batch with line 6:"):
-        list(translate_stream(model, tokenizer, lines, window=2, max_batch_tokens=100))
+        list(by_stream(model, tokenizer, lines, window=2))
 
 
 def test_a_window_without_lines_is_refused(model, tokenizer):
     with pytest.raises(ValueError, match=r"window=0 must be at least 1 line"):
-        next(translate_stream(model, tokenizer, ["w1"], window=0, max_batch_tokens=100))
+        next(by_stream(model, tokenizer, ["w1"], window=0))
 
 
 # Models of this package, which decode by the paper's beam search.
@@ -349,12 +355,10 @@ def test_a_model_whose_decoder_cannot_be_built_decodes_too(family, ours, our_tok
     assert texts(translate_lines(ours, our_tokenizer, lines, max_batch_tokens=100)) == texts(expected)
 
 
-@pytest.mark.parametrize("translate", [translate_lines, translate_stream])
-def test_a_decoder_is_built_once_for_all_lines(ours, our_tokenizer, lines, monkeypatch, translate):
+def test_a_decoder_is_built_once_for_all_lines(ours, our_tokenizer, lines, monkeypatch):
     built, build = [], translate_module.fast_decoder
     monkeypatch.setattr(translate_module, "fast_decoder", lambda *given: built.append(given) or build(*given))
-    options = {"window": 4} if translate is translate_stream else {}
-    list(translate(ours, our_tokenizer, lines, max_batch_tokens=40, **options))
+    translate_lines(ours, our_tokenizer, lines, max_batch_tokens=40)
     assert len(built) == 1
 
 

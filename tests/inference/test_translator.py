@@ -190,9 +190,9 @@ def test_precision_does_not_depend_on_the_dtype_of_the_folder(folder):
     assert Translator.from_pretrained(folder, "bfloat16", "cpu").model.dtype == torch.bfloat16
 
 
-def test_an_unknown_precision_is_refused():
+def test_an_unknown_precision_is_refused(folder):
     with pytest.raises(ValueError, match="precision='int4' must be one of float32, bfloat16, int8"):
-        Translator.from_pretrained("nowhere", "int4")
+        Translator.from_pretrained(folder, "int4")
 
 
 def test_models_of_other_packages_translate_but_not_in_int8(tmp_path, lines):

@@ -20,9 +20,8 @@ from tests.families import FAMILIES
 from vanilla_transformer.training import manifest
 from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import TrainingConfig
-from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.schedule import paper_schedule
-from vanilla_transformer.training.train_state import TrainState
+from vanilla_transformer.training.train_state import Progress, TrainState
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +248,9 @@ def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokeni
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
     progress = Progress()
     state = TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), progress)
-    checkpoints = Checkpoints(folder / "checkpoints", TrainingConfig(output_dir=str(folder)), tokenizer, state)
+    checkpoints = Checkpoints(
+        folder / "checkpoints", TrainingConfig(output_dir=str(folder), max_updates=1), tokenizer, state
+    )
     ids = torch.tensor([[3, 4, 2]])
     model(input_ids=ids, labels=ids, num_items_in_batch=torch.tensor(3)).loss.backward()
     optimizer.step()

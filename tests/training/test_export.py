@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.hub.run_facts import write_card_of_run
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
+from vanilla_transformer.training import export
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.checkpoint import list_checkpoints
-from vanilla_transformer.training.export import MODEL, RESULTS
+from vanilla_transformer.training.export import MODEL, RESULTS, sustained_flops
+
+CPU = torch.device("cpu")
 
 
 def test_export_averages_the_last_checkpoints(tiny_run):
@@ -132,3 +138,45 @@ def test_references_that_are_not_aligned_stop_the_run_before_it_starts(tiny_run)
     with pytest.raises(ValueError, match="short has 1"):
         tiny_run.train(f"data.test.source={source}", f"data.test.target=[{first}, {tiny_run.folder / 'short'}]")
     assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []
+
+
+class Clock:
+    """In place of torch's timer: counts the operations of one execution, and says that it took 2 seconds."""
+
+    def __init__(self, statement: str, globals: dict, num_threads: int):
+        with FlopCounterMode(display=False) as counter:
+            product = eval(statement, globals)
+        Clock.seen = SimpleNamespace(flops=counter.get_total_flops(), dtype=product.dtype, threads=num_threads)
+
+    def blocked_autorange(self) -> SimpleNamespace:
+        return SimpleNamespace(median=2.0)
+
+
+def test_flops_are_operations_over_time(monkeypatch):
+    monkeypatch.setattr(export, "Timer", Clock)
+    assert sustained_flops(CPU, "no") == Clock.seen.flops / 2
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_flops_are_of_the_runs_precision_and_threads(monkeypatch, precision: str, dtype: torch.dtype):
+    monkeypatch.setattr(export, "Timer", Clock)
+    sustained_flops(CPU, precision)
+    assert (Clock.seen.dtype, Clock.seen.threads) == (dtype, torch.get_num_threads())
+
+
+def test_flops_agree_with_a_clock():
+    """In the order of magnitude: what else runs on the machine may slow either."""
+    measured = sustained_flops(CPU, "no")
+    matrix = torch.rand(1024, 1024)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - start)
+    assert 0.1 < measured * min(times) / (2 * 1024**3) < 10
+
+
+def test_measuring_flops_draws_no_random_number():
+    before = torch.get_rng_state()
+    sustained_flops(CPU, "no")
+    assert torch.equal(torch.get_rng_state(), before)

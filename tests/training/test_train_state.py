@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-import dataclasses
 import json
 import os
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +10,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 
 from tests.distributed.launching import free_port
-from vanilla_transformer.training.progress import Progress
 from vanilla_transformer.training.schedule import paper_schedule
-from vanilla_transformer.training.train_state import TrainState
+from vanilla_transformer.training.train_state import Progress, TrainState
 
 
 def tied_model() -> torch.nn.Module:
@@ -154,14 +150,6 @@ def test_gradient_scaler_of_fp16_is_restored(tmp_path: Path):
     states[0].save(tmp_path)
     states[1].load(tmp_path)
     assert scalers[1].get_scale() == 128.0
-
-
-@pytest.mark.parametrize("way", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
-def test_sharding_without_parameter_names_is_refused(trained: TrainState, monkeypatch: pytest.MonkeyPatch, way):
-    monkeypatch.setattr(trained.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
-    monkeypatch.setattr(trained.accelerator.state, "distributed_type", way)
-    with pytest.raises(ValueError, match=f"distributed_type {way.value} .*use MULTI_GPU or FSDP with fsdp_version 2"):
-        dataclasses.replace(trained)
 
 
 def train_sharded(rank: int, port: int, folder: Path) -> None:

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from vanilla_transformer.evaluation.attention_weights import AttentionWeights
+from vanilla_transformer.visualization.layer_attention import AttentionWeights
 
 
 def example_attention(source: list[str], target: list[str], heads: int = 2, is_rnn: bool = False) -> AttentionWeights:

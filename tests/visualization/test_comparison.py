@@ -78,11 +78,6 @@ def test_twenty_models_have_distinct_styles_and_more_are_refused():
         series_styles([*names, "one more"])
 
 
-def test_duplicate_names_are_refused():
-    with pytest.raises(ValueError, match="different names"):
-        series_styles(["GRU", "GRU"])
-
-
 def test_colours_stay_distinct_under_deuteranopia():
     colours = [style.colour for style in series_styles(MODELS).values()]
     for first, second in combinations(colours, 2):
@@ -181,8 +176,3 @@ def test_quality_has_a_bar_for_each_model_and_bucket():
             bars = [bar for bar in axes.patches if to_hex(bar.get_facecolor()) == STYLES[model].colour]
             assert [bar.get_height() for bar in bars] == [row["scores"][model] for row in by_length]
             assert [round(bar.get_x() + bar.get_width() / 2) for bar in bars] == list(range(len(by_length)))
-
-
-def test_an_unmeasured_budget_is_refused():
-    with pytest.raises(ValueError, match="equal energy"):
-        plot_quality_by_length(RESULTS["quality"], "equal energy", STYLES)

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from vanilla_transformer.visualization.curves import PANELS, plot_curves
-from vanilla_transformer.visualization.run_history import RunHistory, read_history
+from vanilla_transformer.visualization.curves import PANELS, plot_curves, read_history
 
 
 def write_run(folder: Path, *parts: dict[int, float]) -> Path:
@@ -23,23 +22,21 @@ def write_run(folder: Path, *parts: dict[int, float]) -> Path:
 
 def test_repeated_updates_keep_the_last_value_and_nan_is_dropped(tmp_path):
     run = write_run(tmp_path / "run", {10: 3.0, 20: 2.0}, {20: 1.5, 30: float("nan"), 40: 1.0})
-    assert read_history(run, "mine") == RunHistory("mine", {"train/loss": ([10, 20, 40], [3.0, 1.5, 1.0])})
+    assert read_history(run) == {"train/loss": ([10, 20, 40], [3.0, 1.5, 1.0])}
 
 
 def test_a_folder_without_a_run_or_a_history_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run .*nowhere does not exist"):
-        read_history(tmp_path / "nowhere", "a")
+        read_history(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
-        read_history(tmp_path, "a")
+        read_history(tmp_path)
     with pytest.raises(ValueError, match=r"has no history .* training.trackers"):
-        read_history(write_run(tmp_path / "silent"), "a")
+        read_history(write_run(tmp_path / "silent"))
 
 
 def test_every_panel_has_every_run_and_the_learning_rate_its_formula():
     tags = [tag for tags in PANELS.values() for tag in tags]
-    histories = [
-        RunHistory(name, {tag: ([1, 2], [first, 1.0]) for tag in tags}) for name, first in (("one", 2.0), ("two", 3.0))
-    ]
+    histories = {name: {tag: ([1, 2], [first, 1.0]) for tag in tags} for name, first in (("one", 2.0), ("two", 3.0))}
     figure = plot_curves(histories, {"one": ([1, 2, 3], [0.1, 0.2, 0.3])})
     panels: dict[str, Any] = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
     assert list(panels) == list(PANELS)

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MarianConfig, MarianMTModel, PreTrainedConfig, PreTrainedModel
+from transformers import MarianConfig, MarianMTModel, PreTrainedConfig
 
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 
+SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function"]
+SAME_FIELDS += ["pad_token_id", "eos_token_id", "decoder_start_token_id"]
 MARIAN_NAMES = {  # our name of a module → Marian's
     "self_attention_norm": "self_attn_layer_norm",
     "cross_attention_norm": "encoder_attn_layer_norm",
@@ -33,7 +35,7 @@ def check_baseline_supports(config: PreTrainedConfig) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r}: the baselines support only {value!r}")
 
 
-def as_marian(model: PreTrainedModel, max_length: int) -> MarianMTModel:
+def as_marian(model: Any, max_length: int) -> MarianMTModel:
     """MarianMT with the weights of `model`: the same function, in evaluation mode, on the CPU.
 
     Args:
@@ -43,12 +45,11 @@ def as_marian(model: PreTrainedModel, max_length: int) -> MarianMTModel:
     Raises:
         ValueError: MarianMT does not have this architecture.
     """
-    config: Any = model.config
+    config = model.config
     check_baseline_supports(config)
     marian = MarianMTModel(
         MarianConfig(
-            vocab_size=config.vocab_size,
-            d_model=config.d_model,
+            **{name: getattr(config, name) for name in SAME_FIELDS},
             encoder_layers=config.num_layers,
             decoder_layers=config.num_decoder_layers,
             encoder_ffn_dim=config.d_ff,
@@ -56,11 +57,6 @@ def as_marian(model: PreTrainedModel, max_length: int) -> MarianMTModel:
             encoder_attention_heads=config.num_heads,
             decoder_attention_heads=config.num_heads,
             max_position_embeddings=max_length,
-            scale_embedding=config.scale_embedding,
-            activation_function="relu",
-            pad_token_id=config.pad_token_id,
-            eos_token_id=config.eos_token_id,
-            decoder_start_token_id=config.decoder_start_token_id,
             forced_eos_token_id=None,
         )
     ).eval()
@@ -70,8 +66,9 @@ def as_marian(model: PreTrainedModel, max_length: int) -> MarianMTModel:
         for our_name, marian_name in MARIAN_NAMES.items():
             name = name.replace(our_name, marian_name)
         weights[name] = weight
-    embedding: Any = model.get_decoder().input_embedding
-    sinusoids = embedding.positions(torch.arange(max_length, device=model.device), max_length)  # (max_length, d_model)
+    sinusoids = model.get_decoder().input_embedding.positions(
+        torch.arange(max_length, device=model.device), max_length
+    )  # (max_length, d_model)
     for stack in ("encoder", "decoder"):
         weights[f"model.{stack}.embed_positions.weight"] = sinusoids
     missing, unexpected = marian.load_state_dict(weights, strict=False)
@@ -84,7 +81,7 @@ def as_marian(model: PreTrainedModel, max_length: int) -> MarianMTModel:
     return marian
 
 
-def write_ctranslate2(model: PreTrainedModel, folder: Path, max_length: int) -> None:
+def write_ctranslate2(model: Any, folder: Path, max_length: int) -> None:
     """Write the weights of `model` as a CTranslate2 model in float32, whose tokens are the token ids: "0", "1", ….
 
     Args:
@@ -97,22 +94,17 @@ def write_ctranslate2(model: PreTrainedModel, folder: Path, max_length: int) -> 
         FileExistsError: the folder exists.
     """
     from ctranslate2.converters.transformers import BartLoader
-    from ctranslate2.specs.model_spec import OPTIONAL, visit_spec
 
-    config: Any = model.config
+    config = model.config
     marian: Any = as_marian(model, max_length)
     marian.config.normalize_before = marian.config.normalize_embedding = False
     # `MarianMTLoader` starts from a zero embedding, as Marian's own models do; Bart's loader starts from a token.
     loader: Any = BartLoader()
     with torch.no_grad():
+        for module in marian.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None and not module.bias.any():
+                module.register_parameter("bias", None)  # adding zeros would slow CTranslate2
         spec = loader.get_model_spec(marian)
-
-        def remove_zero_bias(layer: Any, name: str, value: Any) -> None:
-            if name.endswith("bias") and isinstance(value, torch.Tensor) and not value.any():
-                layer.bias = OPTIONAL
-
-        if not config.attention_bias:  # adding zeros would slow CTranslate2
-            visit_spec(spec, remove_zero_bias)
         loader.set_vocabulary(spec, [str(token) for token in range(config.vocab_size)])
         spec.config.bos_token = spec.config.decoder_start_token = str(config.decoder_start_token_id)
         spec.config.eos_token, spec.config.unk_token = str(config.eos_token_id), str(config.pad_token_id)

@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from vanilla_transformer.console.arguments import ArgumentParser, add_config_arguments, config_and_overrides
-from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.arguments import (
+    ArgumentParser,
+    add_config_arguments,
+    config_and_overrides,
+    positive_int,
+)
 from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
@@ -33,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     exact = commands.add_parser("exact", help="fast decoding against transformers' search and teacher forcing")
     exact.add_argument("model", help="folder of a trained model")
     exact.add_argument("source", help="text file, plain or .gz")
-    exact.add_argument("--sentences", type=int, default=1000, metavar="N", help="the first N (%(default)s)")
+    exact.add_argument("--sentences", type=positive_int, default=1000, metavar="N", help="the first N (%(default)s)")
     exact.add_argument(
         "--engine", choices=["auto", "native", "torch"], default="auto", help="of the fast decoder (%(default)s)"
     )
@@ -60,8 +64,6 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
 
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
-    if config.real.model is not None:  # this part runs last: tell now what it lacks
-        check_installed("benchmark", ["datasets", "sacrebleu"], "benchmark")
     print(report(benchmark_decoding(config, show)))
     print(f"\nAll figures: {config.output}")
 
@@ -72,8 +74,6 @@ def _exact(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
     from vanilla_transformer.data.tokenizer import load_tokenizer
     from vanilla_transformer.inference.model_folder import load_model_folder
 
-    if arguments.sentences < 1:
-        raise ValueError(f"--sentences {arguments.sentences} must be at least 1")
     lines = list(islice(read_lines(arguments.source), arguments.sentences))
     model, tokenizer = load_model_folder(arguments.model), load_tokenizer(arguments.model)
     print(json.dumps(check_exactness(model, tokenizer, lines, show, arguments.engine), indent=2))

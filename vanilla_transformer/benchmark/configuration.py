@@ -40,7 +40,18 @@ class RooflineConfig:
 
 @strict
 @dataclass(kw_only=True)
-class RealConfig:
+class DecodingConfig:
+    """How every system searches."""
+
+    beams: int = at_least(1)
+    alpha: float  # of the paper's length penalty, for our search; the paper has 0.6
+    length_penalty: float  # of the other systems: they divide a log-probability by length^length_penalty
+    early_stopping: bool  # of MarianMT and our search: a sentence ends once as many targets as beams have ended
+
+
+@strict
+@dataclass(kw_only=True)
+class RealConfig(DecodingConfig):
     """The section `real`: a trained model on a test set, with sentences of natural lengths.
 
     Raises:
@@ -49,11 +60,7 @@ class RealConfig:
 
     batch_sizes: list[int] = at_least(1)  # noqa: RUF009 -- declares a field. The fastest of each system counts
     repeats: int = at_least(1)  # rounds over all systems, for each batch size
-    beams: int = at_least(1)
-    alpha: float  # of the paper's length penalty, for our search; the paper has 0.6
-    length_penalty: float  # of the other systems: they divide a log-probability by length^length_penalty
     max_tokens_beyond_source: int = at_least(1)  # a batch's limit of target length, beyond its longest source
-    early_stopping: bool  # of MarianMT and our search: a sentence ends once as many targets as beams have ended
     model: str | None = None  # a model folder; None, as for the files: this part is skipped
     source: str | None = None  # text file, plain or .gz
     reference: str | None = None
@@ -87,7 +94,7 @@ class BenchmarkConfig:
     """One benchmark.
 
     Raises:
-        ValueError: no size; an unknown size or precision; a model that the baselines do not support.
+        ValueError: no size or an unknown one; an unknown precision; a model that the baselines do not support.
     """
 
     output: str  # the JSON file with all results
@@ -106,13 +113,11 @@ class BenchmarkConfig:
     real: RealConfig
 
     def __post_init__(self):
-        if not self.sizes:
-            raise ValueError("sizes must name at least one")
         if "float32" not in self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise ValueError(f"precisions={self.precisions} must be float32 and any of {', '.join(PRECISIONS[1:])}")
+        if not self.sizes or not set(self.sizes) <= set(self.models):
+            raise ValueError(f"sizes={self.sizes} must name some of the models: {', '.join(self.models)}")
         for name in self.sizes:
-            if name not in self.models:
-                raise ValueError(f"sizes={self.sizes} must be of the models: {', '.join(self.models)}")
             self.model_config(name)
 
     def model_config(self, size: str) -> VanillaTransformerConfig:
@@ -136,10 +141,9 @@ def load_benchmark_config(path: str | Path, overrides: list[str] | None = None) 
         FileNotFoundError: no such file.
         ValueError: not YAML, an unknown or missing key, a wrong type, an impossible value.
     """
-    overrides = [
-        re.sub(r"^(bars|limits)(?=[.=])", lambda match: FORMER_SECTIONS[match[0]], override)
-        for override in overrides or []
-    ]
+    overrides = overrides or []
+    for former, name in FORMER_SECTIONS.items():
+        overrides = [re.sub(rf"^{former}(?=[.=])", name, override) for override in overrides]
     values = read_yaml(Path(path), overrides)
     for former, name in FORMER_SECTIONS.items():
         if former in values:

@@ -3,12 +3,14 @@
 
 import os
 import platform
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Iterable
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+
+from vanilla_transformer.inference.native.compiler import cpu_features
 
 # Instructions for matrix products, on x86 and Arm.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
@@ -17,14 +19,15 @@ PACKAGES = ("torch", "transformers", "ctranslate2", "vanilla-transformer")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processors, their instructions for matrix products, threads, and versions of packages."""
+    """Processors, their instructions for matrix products, threads, and versions of packages (`None`: missing)."""
+    versions = {name: version(name) if find_spec(name.replace("-", "_")) else None for name in PACKAGES}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": _cpu_info().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions,
     }
 
 
@@ -32,6 +35,11 @@ def cpu_flags() -> set[str]:
     """The processor's instructions, by their names in Linux; empty on other systems."""
     info = _cpu_info()
     return set((info.get("flags") or info.get("Features") or "").split())
+
+
+def _cpu_info() -> dict[str, str]:
+    pairs = (line.partition(":") for line in cpu_features().splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def lacks_precision(precision: str, device: torch.device) -> str | None:
@@ -43,14 +51,11 @@ def lacks_precision(precision: str, device: torch.device) -> str | None:
     return None
 
 
-def check_import_order(modules: Sequence[str]) -> None:
+def check_import_order(modules: Iterable[str]) -> None:
     """Raise RuntimeError if torch was imported before CTranslate2.
 
     Both would share torch's libgomp, whose barriers yield the processor once there are more OpenMP threads in the
-    process than cores: both become several times slower.
-
-    Args:
-        modules: names in the order of their import, as in `sys.modules`.
+    process than cores: both become several times slower. `modules` are in the order of their import, as `sys.modules`.
     """
     order = list(modules)
     if "ctranslate2._ext" not in order or order.index("torch") < order.index("ctranslate2._ext"):
@@ -58,20 +63,3 @@ def check_import_order(modules: Sequence[str]) -> None:
             "torch was imported before ctranslate2, which makes both slow in one process: run scripts/benchmark.py, "
             "or import ctranslate2 first"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_info() -> dict[str, str]:
-    """/proc/cpuinfo for the first processor; empty on other systems than Linux."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of any size with the same random weights every time, and sources for it."""
+"""A model of any size with the same random weights every time."""
 
 import torch
 
@@ -7,7 +7,6 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 
 SEED = 1
-FIRST_TOKEN = 5  # after the special tokens
 
 
 def random_model(config: VanillaTransformerConfig) -> VanillaTransformerForConditionalGeneration:
@@ -15,9 +14,3 @@ def random_model(config: VanillaTransformerConfig) -> VanillaTransformerForCondi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return VanillaTransformerForConditionalGeneration(config).eval()
-
-
-def random_sources(vocab_size: int, sentences: int, tokens: int) -> list[list[int]]:
-    """`(sentences, tokens)` token ids."""
-    generator = torch.Generator().manual_seed(SEED)
-    return torch.randint(FIRST_TOKEN, vocab_size, (sentences, tokens), generator=generator).tolist()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results as Markdown."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from statistics import geometric_mean
 from typing import Any
 
 from vanilla_transformer.benchmark.systems import CTRANSLATE2, FAST, GENERATE, MARIAN, TORCH
-from vanilla_transformer.benchmark.thresholds import ratios, real_ratio
-from vanilla_transformer.comparison.markdown import number, table
+from vanilla_transformer.benchmark.thresholds import ratios
+from vanilla_transformer.comparison.markdown import MISSING, number, table
 
 BASELINES = (MARIAN, *CTRANSLATE2.values())
 OURS = (GENERATE, TORCH, *FAST.values())
@@ -16,42 +16,47 @@ OURS = (GENERATE, TORCH, *FAST.values())
 def report(results: dict[str, Any]) -> str:
     """Everything that was measured; `results` as `benchmark_decoding` returns them."""
     settings, synthetic = results["settings"], results["synthetic"]
+    cases = {
+        f"{size['size']} B{case['batch_size']} b{case['beams']}": case for size in synthetic for case in size["cases"]
+    }
     parts = [
         "# Decoding",
-        _machine(results["machine"], settings),
+        machine_line(results["machine"], settings["timing"]["repeats"]),
         "\n".join(f"- {name} is left out: {reason}." for name, reason in results["skipped"].items()),
         "## Thresholds",
-        _thresholds(results["thresholds"]),
+        thresholds_table(results["thresholds"]),
         "## Output tokens per second",
-        _by_case(synthetic, lambda result: f"{result['tokens_per_second']:,.0f}"),
+        table_by_system(cases, "results", "{tokens_per_second:,.0f}"),
         f"{settings['source_tokens']} source tokens, exactly {settings['target_tokens']} target tokens, random "
         "weights; B: sentences at once, b: beams. Sentences per second are these figures divided by "
         f"{settings['target_tokens']}.",
         "## Ratios of speeds",
-        _ratios(synthetic),
+        ratios_table(cases, OURS, BASELINES),
         "## Sentences with the targets of our fast decoder in float32",
-        _by_case(synthetic, lambda result: f"{result['match']:.0%}"),
+        table_by_system(cases, "results", "{match:.0%}"),
         "## Memory",
         _memory(synthetic, settings),
         "## Roofline",
-        _roofline(results["roofline"], synthetic),
+        _roofline(results["roofline"], synthetic, cases),
     ]
     if results["real"] is not None:
         parts += ["## Real sentences", _real(results["real"], settings["real"])]
     return "\n\n".join(part for part in parts if part)
 
 
-def _machine(machine: dict[str, Any], settings: dict[str, Any]) -> str:
+def machine_line(machine: dict[str, Any], rounds: int) -> str:
+    """What `describe_machine` found, and how often the systems took turns on it."""
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["versions"].items())
     flags = ", ".join(machine["flags"]) or "none of interest"
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({flags}); {machine['threads']} threads for every system; "
         f"models in torch on {machine['device']}; {versions}. One process, the same weights; median of "
-        f"{settings['timing']['repeats']} rounds, each of which measures every system once."
+        f"{rounds} rounds, each of which measures every system once."
     )
 
 
-def _thresholds(thresholds: list[dict[str, Any]]) -> str:
+def thresholds_table(thresholds: list[dict[str, Any]]) -> str:
+    """What `check_thresholds` found, and how many thresholds are missed."""
     words = {True: "met", False: "**not met**", None: "not measured"}
     rows = [
         [row["ratio"], f"{row['required']:.2f}", number(row["measured"], ".2f"), words[row["is_met"]]]
@@ -62,23 +67,26 @@ def _thresholds(thresholds: list[dict[str, Any]]) -> str:
     return f"{table(['', 'at least', 'measured', ''], rows)}\n\n{summary}"
 
 
-def _by_case(synthetic: list[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> str:
-    """A row for each system, with a figure of its result in each case."""
-    cases = _cases(synthetic)
-    rows = [[name, *(figure(case["results"][name]) for case in cases)] for name in cases[0]["results"]]
-    return table(["", *_columns(synthetic)], rows)
+def table_by_system(cases: dict[str, dict[str, Any]], part: str, cell: str) -> str:
+    """A row for each system, and a column for each case by its title.
+
+    Args:
+        part: the key of a case's dictionary by system.
+        cell: a format for its values, which are dictionaries.
+    """
+    names = next(iter(cases.values()))[part]
+    rows = [[name, *(cell.format(**case[part][name]) for case in cases.values())] for name in names]
+    return table(["", *cases], rows)
 
 
-def _ratios(synthetic: list[dict[str, Any]]) -> str:
-    rows = []
-    for baseline in BASELINES:
-        for name in OURS:
-            found = ratios(synthetic, name, baseline)
-            if found is not None:
-                rows.append(
-                    [f"{name} / {baseline}", *(number(ratio, ".2f") for ratio in [*found, geometric_mean(found)])]
-                )
-    return table(["", *_columns(synthetic), "geometric mean"], rows)
+def ratios_table(cases: dict[str, dict[str, Any]], systems: Iterable[str], baselines: Iterable[str]) -> str:
+    """Speeds over those of each baseline, in each case and as geometric mean."""
+    pairs = {f"{name} / {baseline}": (name, baseline) for baseline in baselines for name in systems}
+    found = {title: ratios(list(cases.values()), *pair) for title, pair in pairs.items()}
+    rows = [
+        [title, *(f"{ratio:.2f}" for ratio in [*each, geometric_mean(each)])] for title, each in found.items() if each
+    ]
+    return table(["", *cases, "geometric mean"], rows)
 
 
 def _memory(synthetic: list[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -95,36 +103,32 @@ def _memory(synthetic: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     )
 
 
-def _roofline(machine: dict[str, Any], synthetic: list[dict[str, Any]]) -> str:
-    cases = _cases(synthetic)
+def _roofline(machine: dict[str, Any], synthetic: list[dict[str, Any]], cases: dict[str, dict[str, Any]]) -> str:
     peaks = ", ".join(f"{precision} {peak / 1e9:,.0f}" for precision, peak in machine["peaks"].items())
     lines = [f"Memory bandwidth: {machine['bandwidth'] / 1e9:.1f} GB/s. Square products, in G operations/s: {peaks}."]
     for size in synthetic:
         rates = ", ".join(f"{precision} {rate / 1e9:.1f}" for precision, rate in size["bandwidths"].items())
         lines.append(f"Reading as many bytes as one step of {size['size']} has weights, in GB/s: {rates}.")
-    rows = [
-        [name, *(_fraction(case["roofline"][precision]) for case in cases)]
-        for precision, name in FAST.items()
-        if precision in cases[0]["roofline"]
-    ]
+    rows = []
+    for precision in next(iter(cases.values()))["roofline"]:
+        found = [case["roofline"][precision] for case in cases.values()]
+        cells = [f"{bound['roofline_seconds'] * 1e3:.1f} ms, {bound['fraction']:.0%}" for bound in found]
+        rows.append([FAST[precision], *cells])
     return "\n".join(lines) + (
-        f"\n\n{table(['', *_columns(synthetic)], rows)}\n\n"
+        f"\n\n{table(['', *cases], rows)}\n\n"
         "The roofline of a call in milliseconds, and its fraction of the measured time. Every step reads all weights "
         "once and multiplies them with all rows, at the rates above, and takes the longer of the two; attention, the "
         "softmax and the search are not counted."
     )
 
 
-def _fraction(roofline: dict[str, float]) -> str:
-    return f"{roofline['roofline_seconds'] * 1e3:.1f} ms, {roofline['fraction']:.0%}"
-
-
 def _real(real: dict[str, Any], settings: dict[str, Any]) -> str:
+    cells = ("{batch_size}", "{sentences_per_second:,.1f}", "{tokens_per_second:,.0f}", "{bleu:.2f}")
     rows = []
     for name, result in real["results"].items():
-        rates = (f"{result['sentences_per_second']:,.1f}", f"{result['tokens_per_second']:,.0f}")
-        compared = (number(real_ratio(real, name, baseline), ".2f") for baseline in BASELINES)
-        rows.append([name, str(result["batch_size"]), *rates, f"{result['bleu']:.2f}", *compared])
+        compared = (ratios([real], name, baseline) for baseline in BASELINES)
+        compared = (f"{found[0]:.2f}" if found else MISSING for found in compared)
+        rows.append([name, *(cell.format(**result) for cell in cells), *compared])
     header = ["", "batch", "sentences/s", "tokens/s", "BLEU", *(f"/ {baseline}" for baseline in BASELINES)]
     signature = next(iter(real["results"].values()))["bleu_signature"]
     return (
@@ -133,11 +137,3 @@ def _real(real: dict[str, Any], settings: dict[str, Any]) -> str:
         f"beams. Our fast decoder ranks by the paper's penalty (alpha {settings['alpha']:g}), the others by "
         f"length^{settings['length_penalty']:g}. {signature}."
     )
-
-
-def _cases(synthetic: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [case for size in synthetic for case in size["cases"]]
-
-
-def _columns(synthetic: list[dict[str, Any]]) -> list[str]:
-    return [f"{size['size']} B{case['batch_size']} b{case['beams']}" for size in synthetic for case in size["cases"]]

@@ -3,171 +3,136 @@
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from vanilla_transformer.benchmark.baselines import as_marian, write_ctranslate2
+from vanilla_transformer.benchmark.configuration import DecodingConfig, TimingConfig
 from vanilla_transformer.benchmark.machine import lacks_precision
+from vanilla_transformer.benchmark.timing import Measurement, measure_in_turns
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
+from vanilla_transformer.packed_linear import PRECISIONS
 
 MARIAN, GENERATE = "MarianMT generate", "ours, generate"
 CTRANSLATE2 = {"float32": "CTranslate2 float32", "int8": "CTranslate2 int8"}  # compute type → name
-FAST = {precision: f"ours, fast {precision}" for precision in ("float32", "bfloat16", "int8")}
+FAST = {precision: f"ours, fast {precision}" for precision in PRECISIONS}
 TORCH = "ours, fast float32 in torch"  # the decoder that a published folder has, without native kernels
-
-# Decodes the first n batches; returns the best target of each sentence, without start and end.
-Decode = Callable[[int], list[list[int]]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids of the sources that are decoded at once, and the most tokens of a target."""
+    """Sources that are decoded at once."""
 
-    sources: list[list[int]]
-    max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How to decode; see `RealConfig`."""
-
-    beams: int
-    is_fixed_length: bool  # every target gets `max_new_tokens`, whatever its tokens are
-    alpha: float
-    length_penalty: float
-    early_stopping: bool = True
+    sources: list[list[int]]  # token ids
+    max_new_tokens: int  # the most tokens of a target
+    is_fixed_length: bool = False  # every target gets `max_new_tokens`, whatever its tokens are
 
 
-class System(Protocol):
-    """One implementation with its weights."""
-
-    name: str
-
-    def prepare(self, batches: list[Batch], decoding: Decoding) -> Any:
-        """A context manager that gives a `Decode`; it makes the inputs before, and frees them afterwards."""
-        ...
+# Decodes the first n batches; returns the best target of each sentence, without start and end.
+Decode = Callable[[int], list[list[int]]]
+# The context manager makes the inputs, and frees them afterwards.
+System = Callable[[list[Batch], DecodingConfig], AbstractContextManager[Decode]]
 
 
-class TorchSystem:
-    """A model that decodes by `generate`.
+@contextmanager
+def torch_system(
+    model: Any, decoder: Decoder | None, batches: list[Batch], decoding: DecodingConfig, **options: Any
+) -> Iterator[Decode]:
+    """A model that decodes by `generate`; meanwhile it has another generation config.
 
     Args:
-        model: its generation config is replaced: transformers would fill in from it what the benchmark leaves open.
         decoder: encodes and decodes, with our own search, as in `translate`; `None`: transformers' search.
+        options: of our search, in place of `decoding.alpha`.
     """
+    pad, own = model.config.pad_token_id, model.generation_config
+    model.generation_config = GenerationConfig(
+        num_beams=decoding.beams,
+        length_penalty=decoding.length_penalty if decoding.beams > 1 else None,
+        early_stopping=decoding.early_stopping if decoding.beams > 1 else None,
+        pad_token_id=pad,
+        decoder_start_token_id=model.config.decoder_start_token_id,
+    )
+    if decoder is not None:
+        options = {"custom_generate": beam_search, "decoder": decoder, **(options or {"alpha": decoding.alpha})}
+    inputs = []
+    for batch in batches:
+        sources = [torch.tensor(source, device=model.device) for source in batch.sources]
+        input_ids = pad_sequence(sources, batch_first=True, padding_value=pad)  # (sentences, source_length)
+        mask = pad_sequence([torch.ones_like(source) for source in sources], batch_first=True)
+        end = None if batch.is_fixed_length else model.config.eos_token_id
+        limits = {"max_new_tokens": batch.max_new_tokens, "eos_token_id": end}
+        inputs.append(({"input_ids": input_ids, "attention_mask": mask}, limits))
 
-    def __init__(self, name: str, model: PreTrainedModel, decoder: Decoder | None = None):
-        self.name, self.model, self.decoder = name, model, decoder
-        config: Any = model.config
-        self.pad, self.end, self.start = config.pad_token_id, config.eos_token_id, config.decoder_start_token_id
-        model.generation_config = GenerationConfig(pad_token_id=self.pad, decoder_start_token_id=self.start)
+    def decode_batch(batch: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> list[list[int]]:
+        tensors, limits = batch
+        encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**tensors)}
+        targets = model.generate(**tensors, **encoded, **options | limits)[:, 1:].tolist()
+        end = limits["eos_token_id"]
+        return [target[: target.index(end)] if end in target else target for target in targets]
 
-    @contextmanager
-    def prepare(self, batches: list[Batch], decoding: Decoding) -> Iterator[Decode]:
-        end = None if decoding.is_fixed_length else self.end
-        decoder, options = self.decoder, {}
-        if decoder is not None:
-            options = {"custom_generate": beam_search, "decoder": decoder, "alpha": decoding.alpha}
-        inputs = [self._inputs(batch) for batch in batches]
-        configs = [
-            GenerationConfig(
-                num_beams=decoding.beams,
-                max_new_tokens=batch.max_new_tokens,
-                length_penalty=decoding.length_penalty if decoding.beams > 1 else None,
-                early_stopping=decoding.early_stopping if decoding.beams > 1 else None,
-                pad_token_id=self.pad,
-                eos_token_id=end,
-                decoder_start_token_id=self.start,
-            )
-            for batch in batches
-        ]
-        model: Any = self.model
+    def decode(count: int) -> list[list[int]]:
+        decoded = parallel_batches(decode_batch, inputs[:count], decoder.parallel_batches if decoder else 1)
+        return [target for batch in decoded for target in batch]
 
-        def decode_batch(batch: tuple[dict[str, torch.Tensor], GenerationConfig]) -> list[list[int]]:
-            tensors, config = batch
-            encoded = {} if decoder is None else {"encoder_outputs": decoder.encode(**tensors)}
-            return model.generate(**tensors, **encoded, generation_config=config, **options)[:, 1:].tolist()
-
-        def decode(count: int) -> list[list[int]]:
-            first = list(zip(inputs[:count], configs[:count], strict=True))
-            decoded = parallel_batches(decode_batch, first, 1 if decoder is None else decoder.parallel_batches)
-            targets = [target for batch in decoded for target in batch]
-            return [target[: target.index(end)] if end in target else target for target in targets]
-
+    try:
         yield decode
-
-    def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, `(sentences, source_length)`."""
-        sources = [torch.tensor(source, device=self.model.device) for source in batch.sources]
-        return {
-            "input_ids": pad_sequence(sources, batch_first=True, padding_value=self.pad),
-            "attention_mask": pad_sequence([torch.ones_like(source) for source in sources], batch_first=True),
-        }
+    finally:
+        model.generation_config = own
 
 
-class CTranslate2System:
+@contextmanager
+def ctranslate2_system(
+    folder: Path, compute_type: str, batches: list[Batch], decoding: DecodingConfig
+) -> Iterator[Decode]:
     """A CTranslate2 folder.
 
     Several batches have a worker for each thread, which is the fastest: 235 sentences per second where one worker of
     two threads translates 174. The translator exists only while it is measured: two thread pools on the same cores
     slow each other down.
     """
+    import ctranslate2
 
-    def __init__(self, name: str, folder: Path, compute_type: str):
-        self.name, self.folder, self.compute_type = name, folder, compute_type
+    threads = torch.get_num_threads()
+    workers = min(threads, len(batches))
+    load = partial(ctranslate2.Translator, device="cpu", compute_type=compute_type, inter_threads=workers)
+    # Loading in a thread that ends: quantizing computes in parallel where it is called, and its thread pool would
+    # stay beside the worker's. A list, to be emptied: the caller may hold `decode` for longer.
+    with ThreadPoolExecutor(1) as loading_thread:
+        translators = [loading_thread.submit(load, str(folder), intra_threads=threads // workers).result()]
+    inputs = [[[str(token) for token in source] for source in batch.sources] for batch in batches]
 
-    @contextmanager
-    def prepare(self, batches: list[Batch], decoding: Decoding) -> Iterator[Decode]:
-        import ctranslate2
-
-        threads = torch.get_num_threads()
-        workers = min(threads, len(batches))
-        # Loading in a thread that ends: quantizing computes in parallel where it is called, and its thread pool would
-        # stay beside the worker's. A list, to be emptied: the caller may hold `decode` for longer.
-        with ThreadPoolExecutor(1) as loading_thread:
-            loading = loading_thread.submit(
-                ctranslate2.Translator,
-                str(self.folder),
-                device="cpu",
-                compute_type=self.compute_type,
-                inter_threads=workers,
-                intra_threads=threads // workers,
+    def decode(count: int) -> list[list[int]]:
+        results = []
+        for batch, sources in zip(batches[:count], inputs[:count], strict=True):
+            results += translators[0].translate_batch(
+                sources,
+                asynchronous=True,
+                beam_size=decoding.beams,
+                length_penalty=decoding.length_penalty,
+                max_decoding_length=batch.max_new_tokens,
+                min_decoding_length=batch.max_new_tokens if batch.is_fixed_length else 1,
             )
-            translators = [loading.result()]
-            del loading
-        inputs = [[[str(token) for token in source] for source in batch.sources] for batch in batches]
+        return [[int(token) for token in result.result().hypotheses[0]] for result in results]
 
-        def decode(count: int) -> list[list[int]]:
-            results = []
-            for batch, sources in zip(batches[:count], inputs[:count], strict=True):
-                results += translators[0].translate_batch(
-                    sources,
-                    asynchronous=True,
-                    beam_size=decoding.beams,
-                    length_penalty=decoding.length_penalty,
-                    max_decoding_length=batch.max_new_tokens,
-                    min_decoding_length=batch.max_new_tokens if decoding.is_fixed_length else 1,
-                )
-            return [[int(token) for token in result.result().hypotheses[0]] for result in results]
-
-        try:
-            yield decode
-        finally:
-            translators.clear()
-            gc.collect()
+    try:
+        yield decode
+    finally:
+        translators.clear()
+        gc.collect()
 
 
 def skip_reasons(precisions: list[str], device: torch.device, has_ctranslate2: bool) -> dict[str, str | None]:
@@ -187,35 +152,61 @@ def skip_reasons(precisions: list[str], device: torch.device, has_ctranslate2: b
 
 
 @contextmanager
-def open_systems(names: list[str], model: PreTrainedModel, max_length: int) -> Iterator[tuple[list[System], Path]]:
+def open_systems(names: list[str], model: Any, max_length: int) -> Iterator[tuple[dict[str, System], Path]]:
     """The systems of these names, and CTranslate2's folder, a temporary one; arguments as for `build_system`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "ctranslate2")
         if not set(names).isdisjoint(CTRANSLATE2.values()):
             write_ctranslate2(model, folder, max_length)
-        yield [build_system(name, lambda: model, folder, max_length) for name in names], folder
+        yield {name: build_system(name, model, folder, max_length) for name in names}, folder
 
 
-def build_system(name: str, get_model: Callable[[], PreTrainedModel], folder: Path, max_length: int) -> System:
+def build_system(name: str, model: Any, folder: Path, max_length: int) -> System:
     """A system of `skip_reasons`; it shares the model's weights where it can use them as they are.
 
     Args:
-        get_model: gives a `VanillaTransformerForConditionalGeneration` on its device; not called for CTranslate2.
+        model: a `VanillaTransformerForConditionalGeneration` on its device; not used for CTranslate2.
         folder: what `write_ctranslate2` wrote.
         max_length: positions of sources and targets, in tokens.
     """
     for compute_type, ctranslate2_name in CTRANSLATE2.items():
         if name == ctranslate2_name:
-            return CTranslate2System(name, folder, compute_type)
-    model: Any = get_model()
+            return partial(ctranslate2_system, folder, compute_type)
     if name == MARIAN:
         marian: Any = as_marian(model, max_length)
-        return TorchSystem(name, marian.to(model.device))
+        return partial(torch_system, marian.to(model.device), None)
     if name == GENERATE:
-        return TorchSystem(name, model)
+        return partial(torch_system, model, None)
     if name == TORCH:
-        return TorchSystem(name, model, fast_decoder(model, "float32", "torch"))
+        return partial(torch_system, model, fast_decoder(model, "float32", "torch"))
     precision: Any = next(precision for precision, fast_name in FAST.items() if fast_name == name)
     if precision == "bfloat16":
         model = deepcopy(model).to(torch.bfloat16)
-    return TorchSystem(name, model, fast_decoder(model, precision))
+    return partial(torch_system, model, fast_decoder(model, precision))
+
+
+def measure_decoding(
+    systems: Mapping[str, System], batches: list[Batch], decoding: DecodingConfig, timing: TimingConfig
+) -> dict[str, Measurement]:
+    """`measure_in_turns` for decoding all batches, the largest first; the results are the targets.
+
+    Raises:
+        RuntimeError: targets of another length than asked for, with which speeds would not be comparable.
+    """
+    prepared = {name: partial(system, batches, decoding) for name, system in systems.items()}
+    found = measure_in_turns(prepared, len(batches), timing)
+    expected = [batch.max_new_tokens for batch in batches if batch.is_fixed_length for _ in batch.sources]
+    for name, measurement in found.items():
+        lengths = list(map(len, measurement.result))
+        if expected and lengths != expected:
+            raise RuntimeError(f"{name} decoded {sum(lengths)} tokens where {sum(expected)} were asked for")
+    return found
+
+
+def speeds(measurement: Measurement) -> dict[str, Any]:
+    """`seconds` of each round, `tokens_per_second` and `sentences_per_second`, for a result of `measure_decoding`."""
+    return {
+        "seconds": measurement.seconds,
+        "tokens_per_second": sum(map(len, measurement.result)) / measurement.median,
+        "sentences_per_second": len(measurement.result) / measurement.median,
+    }

@@ -3,20 +3,21 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from vanilla_transformer.benchmark.configuration import TimingConfig
-from vanilla_transformer.benchmark.systems import Batch, Decoding, System
 
 
 @dataclass
 class Measurement:
-    """Seconds per call of one system in each round, and the targets that it found."""
+    """Seconds per call of one system in each round, and what its last call returned."""
 
     seconds: list[float] = field(default_factory=list)
-    targets: list[list[int]] = field(default_factory=list)
+    result: Any = None
 
     @property
     def median(self) -> float:
@@ -24,37 +25,26 @@ class Measurement:
 
 
 def measure_in_turns(
-    systems: Sequence[System], batches: list[Batch], decoding: Decoding, timing: TimingConfig
+    systems: Mapping[str, Callable[[], AbstractContextManager[Callable[[int], Any]]]], steps: int, timing: TimingConfig
 ) -> dict[str, Measurement]:
-    """Time every system once in each round; returns a measurement for each name.
+    """Time every system once in each round (A B A B); returns a measurement for each name.
 
     Args:
-        batches: the largest first.
-
-    Raises:
-        RuntimeError: targets of another length than asked for, with which speeds would not be comparable.
+        systems: name → what prepares the system. The context manager gives a function that does the first n steps, and
+            frees the system afterwards.
+        steps: of one call, such as batches or updates. The first is the warm-up: it should need the most memory.
     """
-    found = {system.name: Measurement() for system in systems}
+    found = {name: Measurement() for name in systems}
     for _ in range(timing.repeats):
-        for system in systems:
-            measurement = found[system.name]
-            with system.prepare(batches, decoding) as decode:
+        for name, prepare in systems.items():
+            with prepare() as call:
                 time.sleep(timing.pause)
                 start = time.perf_counter()
-                decode(1)  # warm-up: selects kernels, and allocates memory for the first batch, the largest
-                estimate = (time.perf_counter() - start) * len(batches)
+                call(1)  # warm-up: selects kernels, and allocates memory
+                estimate = (time.perf_counter() - start) * steps
                 calls = max(1, math.ceil(timing.fill / estimate))
                 start = time.perf_counter()
                 for _ in range(calls):
-                    measurement.targets = decode(len(batches))
-                measurement.seconds.append((time.perf_counter() - start) / calls)
-            if decoding.is_fixed_length:
-                _check_lengths(system.name, measurement.targets, batches)
+                    found[name].result = call(steps)
+                found[name].seconds.append((time.perf_counter() - start) / calls)
     return found
-
-
-def _check_lengths(name: str, targets: list[list[int]], batches: list[Batch]) -> None:
-    expected = [batch.max_new_tokens for batch in batches for _ in batch.sources]
-    lengths = [len(target) for target in targets]
-    if lengths != expected:
-        raise RuntimeError(f"{name} decoded {sum(lengths)} tokens where {sum(expected)} were asked for")

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = SUBCOMMANDS[arguments.command]
 
     def work() -> int:
-        check_installed(arguments.command, module.NEEDS, module.EXTRA)
+        check_installed(module.NEEDS)
         return module.run(arguments)
 
     program = f"vanilla-transformer {arguments.command}"

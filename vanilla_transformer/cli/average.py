@@ -35,24 +35,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--output {output} exists and is not empty; choose another folder")
     check_output_folder(output, "--output")
     folders = [Path(folder) for folder in arguments.folders]
-    run_folder = folders[0] if arguments.last is not None else None
+    run_folder = folders[0]
     if arguments.last is not None:
         if len(folders) != 1:
             raise UsageError(f"--last takes one run's folder, {len(folders)} were given")
-        found = list_checkpoints(folders[0] / "checkpoints")
-        for damage, path in ((find_damage(path), path) for path in found[-arguments.last :]):
-            if damage is not None:
+        folders = list_checkpoints(run_folder / "checkpoints")[-arguments.last :]
+        if len(folders) < arguments.last:
+            raise ValueError(f"{run_folder} has {len(folders)} checkpoints, --last asks for {arguments.last}")
+        for path in folders:
+            if damage := find_damage(path):
                 raise ValueError(f"checkpoint {path} is damaged: {damage}; name whole ones instead of --last")
-        if len(found) < arguments.last:
-            raise ValueError(f"{folders[0]} has {len(found)} checkpoints, --last asks for {arguments.last}")
-        folders = found[-arguments.last :]
     model, tokenizer = average_checkpoints(folders), load_tokenizer(folders[-1])
     card = None
     with atomic_folder(output) as unfinished:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         write_license(unfinished)
-        if run_folder is not None:
+        if arguments.last is not None:
             name = output.resolve().name
             card = write_card_of_average(unfinished, run=run_folder, checkpoints=folders, name=name)
     print(f"mean of {len(folders)} checkpoints ({folders[0].name} … {folders[-1].name}): {output}")

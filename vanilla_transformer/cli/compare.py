@@ -29,9 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.comparison.compare import compare
-    from vanilla_transformer.comparison.configuration import load_compare_config
-    from vanilla_transformer.comparison.verdicts import verdict_lines
+    from vanilla_transformer.comparison.compare import compare, load_compare_config
+    from vanilla_transformer.comparison.verdicts import verdicts
 
     disable_progress_bar()  # of reading and writing weights
     config = load_compare_config(*config_and_overrides(arguments, DEFAULT))
@@ -41,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{(time.perf_counter() - start) / 60:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
 
     results = compare(config, show)
-    print(*verdict_lines(results), sep="\n")
+    for verdict in verdicts(results).values():
+        print(*verdict.sentences)
     print(f"report: {Path(config.output_dir) / 'report.md'}")
     return 0

@@ -19,7 +19,7 @@ from vanilla_transformer.cli.translate import open_translator
 from vanilla_transformer.console.shipped_configs import find_config
 
 if TYPE_CHECKING:
-    from vanilla_transformer.hub.card_facts import Score
+    from vanilla_transformer.hub.model_card import ComparedModel
     from vanilla_transformer.training.configuration import RunConfig
 
 EXTRA = "quickstart"
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
+    from vanilla_transformer.hub.run_facts import write_card_of_run
     from vanilla_transformer.training.subprocess_run import run_in_subprocess
 
     for word in arguments.words:
@@ -65,12 +66,19 @@ def run(arguments: argparse.Namespace) -> int:
     asked = [*references, *arguments.words]
     answers = {name: _pronounce(name, config, asked) for name, config in configs.items()}
     held_out = {name: texts[: len(references)] for name, texts in answers.items()}
-    scores = {name: _score(config, held_out[name], references) for name, config in configs.items()}
+    models = [_compared_model(name, config, held_out[name], references) for name, config in configs.items()]
     print(f"\n{len(references):,} words never seen in training:\n")
-    _print_table(_facts(configs, scores), align=">")
+    _print_table(_facts(models), align=">")
     difference = _difference(held_out, references)
     print(f"  {difference}\n")
-    _write_cards(configs, scores, difference)
+    for model in models:
+        write_card_of_run(
+            Path(configs[model.name].training.output_dir),
+            model.scores,
+            comparison=sorted(models, key=lambda other: other is not model),  # this one first
+            difference=f"{difference}.",
+            example_input=spell("attention"),
+        )
     _print_table(_answers(held_out, list(references)[:SHOWN], references))
     if arguments.words:
         own = {name: texts[len(references) :] for name, texts in answers.items()}
@@ -113,14 +121,18 @@ def _pronounce(name: str, config: "RunConfig", words: list[str]) -> list[str]:
         )
 
 
-def _score(config: "RunConfig", answers: list[str], references: dict[str, list[str]]) -> "list[Score]":
+def _compared_model(
+    name: str, config: "RunConfig", answers: list[str], references: dict[str, list[str]]
+) -> "ComparedModel":
     from vanilla_transformer.evaluation.error_rate import score_pronunciations
-    from vanilla_transformer.hub.card_facts import Score
+    from vanilla_transformer.hub.model_card import ComparedModel, Score
+    from vanilla_transformer.training.export import RESULTS
 
+    results = json.loads((Path(config.training.output_dir) / RESULTS).read_text("utf-8"))
     score = score_pronunciations(answers, list(references.values()))
     rates = {"word error rate": score.word_error_rate, "phoneme error rate": score.phoneme_error_rate}
     data_set = f"{config.data.name}: {score.words:,} words never seen in training"
-    return [Score(data_set, metric, rate) for metric, rate in rates.items()]
+    return ComparedModel(name, results, [Score(data_set, metric, rate) for metric, rate in rates.items()])
 
 
 def _difference(answers: dict[str, list[str]], references: dict[str, list[str]]) -> str:
@@ -133,32 +145,16 @@ def _difference(answers: dict[str, list[str]], references: dict[str, list[str]])
     )
 
 
-def _write_cards(configs: "dict[str, RunConfig]", scores: "dict[str, list[Score]]", difference: str) -> None:
-    """Write each model's card, with the scores of both models."""
-    from vanilla_transformer.data.cmudict import spell
-    from vanilla_transformer.hub.card_facts import Comparison
-    from vanilla_transformer.hub.run_facts import compared_model, write_card_of_run
-
-    output_dirs = {name: Path(config.training.output_dir) for name, config in configs.items()}
-    models = {name: compared_model(output_dirs[name], name, scores[name]) for name in configs}
-    for name, output_dir in output_dirs.items():
-        own_first = sorted(models.values(), key=lambda model: model.name != name)
-        comparison = Comparison(models=own_first, difference=f"{difference}.")
-        write_card_of_run(output_dir, scores[name], comparison=comparison, example_input=spell("attention"))
-
-
-def _facts(configs: "dict[str, RunConfig]", scores: "dict[str, list[Score]]") -> list[list[str]]:
+def _facts(models: "list[ComparedModel]") -> list[list[str]]:
     """Rows of a table with a column for each model."""
-    from vanilla_transformer.training.export import RESULTS
-
     labels = ["word error rate", "phoneme error rate", "parameters", "updates", "minutes of training"]
     columns = [["", *labels, "target tokens/s"]]
-    for name, config in configs.items():
-        facts = json.loads((Path(config.training.output_dir) / RESULTS).read_text("utf-8"))
-        seconds = facts["training_seconds"]
-        rates = [f"{score.value:.1%}" for score in scores[name]]
-        counts = [f"{facts['parameters']:,}", f"{facts['updates']:,}"]
-        columns.append([name, *rates, *counts, f"{seconds / 60:.1f}", f"{facts['target_tokens'] / seconds:,.0f}"])
+    for model in models:
+        results, rates = model.results, [f"{score.value:.1%}" for score in model.scores]
+        counts = [f"{results['parameters']:,}", f"{results['updates']:,}"]
+        seconds = results["training_seconds"]
+        speed = f"{results['target_tokens'] / seconds:,.0f}"
+        columns.append([model.name, *rates, *counts, f"{seconds / 60:.1f}", speed])
     return list(map(list, zip(*columns, strict=True)))
 
 

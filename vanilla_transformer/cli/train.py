@@ -38,9 +38,8 @@ def train_and_describe(config: "RunConfig | FineTuningConfig") -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.hub.run_facts import write_card_of_finetuning, write_card_of_run
+    from vanilla_transformer.hub.run_facts import write_card_of_run
     from vanilla_transformer.training.export import MODEL
-    from vanilla_transformer.training.finetuning import FineTuningConfig
     from vanilla_transformer.training.loop import train
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -48,6 +47,5 @@ def train_and_describe(config: "RunConfig | FineTuningConfig") -> None:
     disable_progress_bar()  # of reading and writing weights, which would tear the run's own bar
     run = train(config)
     if run.state.accelerator.is_main_process:
-        write_card = write_card_of_finetuning if isinstance(config, FineTuningConfig) else write_card_of_run
-        write_card(run.output_dir)
+        write_card_of_run(run.output_dir)
         print(f"finished model: {run.output_dir / MODEL}")

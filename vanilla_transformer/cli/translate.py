@@ -17,8 +17,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
-from vanilla_transformer.console.fast_imports import without_garbage_collection
-from vanilla_transformer.console.streams import LineReader, windows
+from vanilla_transformer.console.running import without_garbage_collection
+from vanilla_transformer.console.streams import windows
 
 if TYPE_CHECKING:
     import torch
@@ -118,12 +118,12 @@ def run(arguments: argparse.Namespace) -> int:
         beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
         if beams < needed:
             raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
-    reader, done = LineReader(sys.stdin.buffer, WINDOW), 0
+    done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         translations = translate_windows(
             translator.model,
             translator.tokenizer,
-            windows(reader, decode_lines(reader, "standard input"), WINDOW),
+            windows(sys.stdin.buffer, lambda lines: decode_lines(lines, "standard input"), WINDOW),
             decoder=translator.decoder,
             num_return_sequences=arguments.n_best or 1,
             on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),

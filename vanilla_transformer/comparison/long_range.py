@@ -110,23 +110,14 @@ class Job:
         return f"{self.task}, {quote(self.model, safe=' +')}, seed {self.seed}.json"
 
     @property
-    def measures_gradients(self) -> bool:
-        return self.task == GRADIENT_TASK
-
-    @property
     def settings(self) -> dict[str, Any]:
         """The settings that the job's result depends on, for its file."""
-        section = asdict(self.config)
-        return {
-            "task": self.task,
-            "model": self.model,
-            "task_section": section["tasks"][self.task],
-            "model_section": section["models"][self.model],
-            "seed": self.seed,
-            "device": self.device,
-            **{name: section[name] for name in ("batch_size", "warmup_updates", "check_every", "test_sequences")},
-            "gradient_length": self.config.gradient_length if self.measures_gradients else None,
-        }
+        settings = asdict(self.config)
+        tasks, models, _ = (settings.pop(name) for name in ("tasks", "models", "seeds"))
+        settings |= {"task_section": tasks[self.task], "model_section": models[self.model]}
+        if self.task != GRADIENT_TASK:
+            settings["gradient_length"] = None
+        return settings | {"task": self.task, "model": self.model, "seed": self.seed, "device": self.device}
 
 
 def list_jobs(config: LongRangeConfig, device: torch.device) -> list[Job]:
@@ -142,19 +133,19 @@ def build_model(job: Job) -> PreTrainedModel:
     return AutoModelForSeq2SeqLM.from_config(config).to(job.device)
 
 
-def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Train one model on one task, and test it at every distance.
+def train_on_task(job: Job) -> dict[str, Any]:
+    """Train one model on one task, and test it at every distance; in the copy task, measure gradients, too.
 
     The learning rate is the lower of two lines: one rises over `warmup_updates`, the other falls from the first of
     `updates` to 0 after the last. Training ends earlier after `EVALUATIONS_TO_BE_SOLVED` evaluations in a row without
     an error at `trained_at`.
 
     Returns:
-        The job's part of the results (`seconds`: of training, evaluations included; `accuracy`: by distance), and the
-        trained model, in evaluation mode.
+        The job's parts of the results: `run`, whose `seconds` are those of training and its evaluations, and
+        `gradients`, at initialisation and after training.
     """
     config, task = job.config, job.config.tasks[job.task]
-    model = build_model(job)
+    model, gradients = build_model(job), []
     learning_rate = config.models[job.model].learning_rate
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=BETAS, eps=EPS)
     schedule = LambdaLR(
@@ -167,6 +158,12 @@ def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
         batch = batch_at_distance(job.task, config.test_sequences, distance, task.trained_at, generator)
         return accuracy(model, *batch)
 
+    def measure_gradients(when: str) -> None:
+        if job.task == GRADIENT_TASK:
+            norms = gradient_norms(model, config.gradient_length, torch.Generator().manual_seed(GRADIENT_SEED))
+            gradients.append({"model": job.model, "seed": job.seed, "when": when, "norms": norms})
+
+    measure_gradients("initialisation")
     done = solved = 0
     start = time.perf_counter()
     while done < task.updates and solved < EVALUATIONS_TO_BE_SOLVED:
@@ -182,17 +179,17 @@ def train_on_task(job: Job) -> tuple[dict[str, Any], PreTrainedModel]:
             solved = solved + 1 if accuracy_at(task.trained_at, evaluation_generator) == 1 else 0
     seconds = time.perf_counter() - start
     tested = {str(d): accuracy_at(d, torch.Generator().manual_seed(TEST_SEED + d)) for d in task.tested_at}
-    result = {
+    measure_gradients("after training")
+    run = {
         "task": job.task,
         "model": job.model,
         "seed": job.seed,
         "trained_at": task.trained_at,
         "updates": done,
         "seconds": seconds,
-        "parameters": model.num_parameters(),
         "accuracy": tested,
     }
-    return result, model
+    return {"run": run, "gradients": gradients}
 
 
 @torch.no_grad()
@@ -233,22 +230,6 @@ def gradient_norms(model: PreTrainedModel, length: int, generator: torch.Generat
     return mean_squares.sqrt().flip(0).tolist()
 
 
-def run_job(job: Job, folder: Path) -> None:
-    """Train, test, measure gradients where the task asks for them, and write the job's file."""
-    gradients = []
-
-    def measure_gradients(when: str, model: PreTrainedModel) -> None:
-        norms = gradient_norms(model, job.config.gradient_length, torch.Generator().manual_seed(GRADIENT_SEED))
-        gradients.append({"model": job.model, "seed": job.seed, "when": when, "norms": norms})
-
-    if job.measures_gradients:
-        measure_gradients("initialisation", build_model(job))
-    result, model = train_on_task(job)
-    if job.measures_gradients:
-        measure_gradients("after training", model)
-    write_result(folder / job.file_name, job.settings, {"run": result, "gradients": gradients})
-
-
 def measure_long_range(
     config: LongRangeConfig, folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
@@ -257,8 +238,7 @@ def measure_long_range(
     Each job writes a file into `folder`, and is not run again. Interrupted on a CPU, the running jobs finish first.
 
     Args:
-        folder: of the jobs' files; made if it does not exist.
-        device: a CPU or an accelerator.
+        folder: the place of the jobs' files; made if it does not exist.
         on_progress: called with the finished jobs, all jobs, and a description of the last.
 
     Returns:
@@ -278,15 +258,19 @@ def measure_long_range(
         finished += 1
         on_progress(finished, len(jobs), f"{job.task}, {job.model}, seed {job.seed}")
     contents = [read_result(folder / job.file_name, job.settings) for job in jobs]
-    runs = [content["run"] for content in contents]
     return {
         "device": device.type,
-        "parameters": {run["model"]: run["parameters"] for run in runs},
-        "chance": {run["task"]: CHANCE[run["task"]] for run in runs},
+        "parameters": parameters,
+        "chance": {task: CHANCE[task] for task in config.tasks},
         "gradients": [gradients for content in contents for gradients in content["gradients"]],
-        "tasks": [{key: value for key, value in run.items() if key != "parameters"} for run in runs],
+        "tasks": [content["run"] for content in contents],
         "test_sequences": config.test_sequences,
     }
+
+
+def run_job(job: Job, folder: Path) -> None:
+    """Train, test and measure; write the job's file."""
+    write_result(folder / job.file_name, job.settings, train_on_task(job))
 
 
 def _run_in_turn(jobs: list[Job], folder: Path) -> Iterator[Job]:

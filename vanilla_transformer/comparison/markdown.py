@@ -2,7 +2,7 @@
 """Tables, text and ranges in GitHub's Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MISSING = "–"
 
@@ -23,14 +23,16 @@ def escape(text: str) -> str:
     return re.sub(r"&(?=#?\w+;)", r"\\&", text)
 
 
-def truncate(text: str, max_length: int = 200) -> str:
-    """The first characters of a text: a model that has learnt little repeats itself without end."""
-    return text if len(text) <= max_length else f"{text[:max_length]} …"
-
-
 def with_range(value: float, low: float, high: float, spec: str = ".1f", unit: str = "") -> str:
     """A figure with its range in parentheses, such as 92.5% (90.0 to 95.0)."""
     return f"{value:{spec}}{unit} ({low:{spec}} to {high:{spec}})"
+
+
+def with_extremes(
+    values: Sequence[float], average: Callable[[Sequence[float]], float], spec: str = ".1f", unit: str = ""
+) -> str:
+    """The average of the values with their lowest and highest, as `with_range`."""
+    return with_range(average(values), min(values), max(values), spec, unit)
 
 
 def number(value: float | None, spec: str) -> str:

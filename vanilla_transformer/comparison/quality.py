@@ -28,7 +28,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.subprocess_run import run_in_subprocess
-from vanilla_transformer.training.yaml_sections import merged, read_yaml
+from vanilla_transformer.training.yaml_sections import Word, merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"  # the budgets
 BUCKETS = 4  # of source length, with about as many sentences in each
@@ -55,8 +55,8 @@ class QualityConfig:
     updates: int = at_least(1)
     minutes: float = positive()
     test_sentences: int | None = at_least(1, default=None)
-    data: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Word | Any] = field(default_factory=dict)
+    training: dict[str, Word | Any] = field(default_factory=dict)
 
 
 def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConfig]:
@@ -108,19 +108,16 @@ def measure_quality(
     Raises:
         ValueError, FileNotFoundError: data or configurations that cannot be used, or that differ; a damaged file.
     """
-    all_runs = {name: load_runs(name, task, folder / name) for name, task in tasks.items()}  # errors come first
-    total, done, results = 2 * sum(map(len, all_runs.values())), 0, []
+    total, done, results = 2 * sum(len(task.runs) for task in tasks.values()), 0, []
     for name, task in tasks.items():
-        runs = all_runs[name]
+        runs = load_runs(name, task, folder / name)
         config = runs[TRANSFORMER]
         sources, references = load_test_set(name, task, config)
         assert config.data.train is not None
-        tokenizer = prepare_tokenizer(
-            config.tokenizer, load_corpus(config.data.train), Path(config.training.output_dir)
-        )
-        check_parameters(
-            f"quality.{name}.runs", {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
-        )
+        corpus, output_dir = load_corpus(config.data.train), Path(config.training.output_dir)
+        tokenizer = prepare_tokenizer(config.tokenizer, corpus, output_dir)
+        parameters = {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
+        check_parameters(f"quality.{name}.runs", parameters)
         precision = config.training.mixed_precision
         if precision == "auto":  # one choice for all models, which train one after the other
             precision = "bf16" if bfloat16_is_faster() else "no"
@@ -154,29 +151,25 @@ def _train_to_budgets(
     task: QualityConfig, run: RunConfig, sources: list[str], precision: str, folder: Path, device: torch.device
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(budget, outcome), in the order in which the run reaches them."""
-    settings, missing = _run_settings(task, run), {}
-    for budget, limit in ((UPDATES, {"max_updates": task.updates}), (TIME, {"max_minutes": task.minutes})):
+    settings, missing = _run_settings(task, run), []
+    for budget in (UPDATES, TIME):
         outcome = read_result(folder / f"{budget}.json", settings)
         if outcome is None:
-            missing[budget] = limit
+            missing.append(budget)
         else:
             yield budget, outcome
     while missing:
-        limits = {"max_updates": None, "max_minutes": None, "mixed_precision": precision}
-        for limit in missing.values():
-            limits |= limit
+        limits: dict[str, Any] = {"mixed_precision": precision}
+        limits["max_updates"] = task.updates if UPDATES in missing else None
+        limits["max_minutes"] = task.minutes if TIME in missing else None
         run_in_subprocess(_train, merged(run.to_dict(), {"training": limits}))
         facts = json.loads((folder / RESULTS).read_text("utf-8"))
         reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
         if reached == UPDATES and facts["updates"] != task.updates:
             raise ValueError(f"{folder} has {facts['updates']} updates already, more than {task.updates}; remove it")
-        del missing[reached]
-        translations = translate_lines(
-            load_model_folder(folder / MODEL, device),
-            load_tokenizer(folder / MODEL),
-            sources,
-            max_batch_tokens=run.generation.batch_tokens,
-        )
+        missing.remove(reached)
+        model, tokenizer = load_model_folder(folder / MODEL, device), load_tokenizer(folder / MODEL)
+        translations = translate_lines(model, tokenizer, sources, max_batch_tokens=run.generation.batch_tokens)
         outcome = {"facts": facts, "outputs": [best[0].text for best in translations]}
         write_result(folder / f"{reached}.json", settings, outcome)
         yield reached, outcome
@@ -198,39 +191,29 @@ def _score_task(
     references: Sequence[Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    (vocab_size,) = {outcome["facts"]["vocab_size"] for outcome in outcomes[UPDATES].values()}
-    buckets = _length_buckets(sources, tokenizer)
-    _, higher_is_better, unit = METRICS[task.metric]
+    buckets, budgets, signature = _length_buckets(sources, tokenizer), [], None
     amounts = {UPDATES: f"{task.updates:,} updates", TIME: f"{task.minutes:g} minute{'s' * (task.minutes != 1)}"}
-    budgets, signature = [], None
     for budget, amount in amounts.items():
         outputs = {model: outcome["outputs"] for model, outcome in outcomes[budget].items()}
         scored = score_systems(task.metric, outputs, references, TRANSFORMER)
         signature = scored["signature"]
-        models = {model: scored["scores"][model] | _training_facts(o["facts"]) for model, o in outcomes[budget].items()}
-        examples = [
-            {
-                "source": sources[i],
-                "reference": " | ".join(references[i]),
-                "outputs": {model: texts[i] for model, texts in outputs.items()},
-            }
-            for i in range(min(EXAMPLES, len(sources)))
-        ]
+        models = {}
+        for model, outcome in outcomes[budget].items():
+            facts = {key: outcome["facts"][key] for key in ("parameters", "updates", "epochs", "training_seconds")}
+            facts["target_tokens_per_second"] = outcome["facts"]["target_tokens"] / facts["training_seconds"]
+            models[model] = scored["scores"][model] | facts
         by_length = []
         for label, indices in buckets:
             chosen = [references[i] for i in indices]
             scores = {m: corpus_score(task.metric, [texts[i] for i in indices], chosen) for m, texts in outputs.items()}
             by_length.append({"bucket": label, "sentences": len(indices), "scores": scores})
-        budgets.append(
-            {
-                "budget": budget,
-                "amount": amount,
-                "models": models,
-                "paired": scored["paired"],
-                "by_length": by_length,
-                "examples": examples,
-            }
-        )
+        examples = []
+        for i, source in enumerate(sources[:EXAMPLES]):
+            texts = {model: texts[i] for model, texts in outputs.items()}
+            examples.append({"source": source, "reference": " | ".join(references[i]), "outputs": texts})
+        result = {"budget": budget, "amount": amount, "models": models, "paired": scored["paired"]}
+        budgets.append(result | {"by_length": by_length, "examples": examples})
+    _, higher_is_better, unit = METRICS[task.metric]
     return {
         "task": name,
         "metric": task.metric,
@@ -238,14 +221,9 @@ def _score_task(
         "unit": unit,
         "signature": signature,
         "sentences": len(sources),
-        "vocab_size": vocab_size,
+        "vocab_size": len(tokenizer),
         "budgets": budgets,
     }
-
-
-def _training_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: facts[name] for name in ("parameters", "updates", "epochs", "training_seconds")}
-    return known | {"target_tokens_per_second": facts["target_tokens"] / facts["training_seconds"]}
 
 
 def _length_buckets(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, list[int]]]:
@@ -256,7 +234,6 @@ def _length_buckets(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) 
     buckets, low = [], ordered[0]
     for edge in edges:
         indices = [i for i, length in enumerate(lengths) if low <= length <= edge]
-        if indices:
-            buckets.append((f"{low}-{edge}" if low < edge else f"{low}", indices))
+        buckets.append((f"{low}-{edge}" if low < edge else f"{low}", indices))
         low = edge + 1
     return buckets

@@ -14,65 +14,91 @@ torch, transformers, date), and three parts, each `None` if it was left out:
   the Transformer, the scores `by_length` of the source, and `examples`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import comb
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+
 from vanilla_transformer.comparison.fairness import TRANSFORMER
-from vanilla_transformer.comparison.markdown import MISSING, escape, number, plural, table
-from vanilla_transformer.comparison.sections import NOT_MEASURED, long_range_section, quality_section, speed_section
-from vanilla_transformer.comparison.verdicts import verdicts
+from vanilla_transformer.comparison.markdown import (
+    MISSING,
+    escape,
+    number,
+    plural,
+    table,
+    with_extremes,
+    with_range,
+)
+from vanilla_transformer.comparison.verdicts import (
+    SIGNIFICANCE_LEVEL,
+    Verdict,
+    accuracies_by_model,
+    p_text,
+    speeds_by_length,
+    verdicts,
+)
+from vanilla_transformer.training.reporting import truncate
+from vanilla_transformer.visualization import comparison as plots
+from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES, TASK_TITLES, Rows, Styles
 from vanilla_transformer.visualization.style import series_styles
 
+TEMPLATE = Path(__file__).with_name("report_template.md")
+PLOTTED_BUDGET = "equal time"
 
-def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write `folder/report.md` and its plots, over existing ones.
 
-    Returns:
-        The path of the report.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: results that cannot be compared; see `vanilla_transformer.comparison.verdicts`.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} of the report does not exist")
-    parameters = parameters_by_part(results)
+def write_report(results: Mapping[str, Any], folder: Path) -> None:
+    """Write `folder/report.md`, which is `report_template.md` filled in, and its plots, over existing ones."""
+    speed, long_range, quality = results["speed"], results["long_range"], results["quality"]
+    parameters = _parameters_by_part(results)
     models = dict.fromkeys(model for part in parameters.values() for model in part)  # the order decides the colours
     styles = series_styles(sorted(models, key=lambda model: model != TRANSFORMER))
-    blocks = [
-        f"# {TRANSFORMER} or recurrence: a comparison",
-        *_machines(results["machines"]),
-        "## Verdicts",
-        f'The claims of "Attention Is All You Need", put to the test here. In each comparison the {TRANSFORMER} meets '
-        "the rival that did best there.",
-        _verdicts(results),
-        "## Models",
-        f"Number of parameters in each part; {MISSING} where a model took no part.",
-        _parameter_table(parameters, list(styles)),
-        "## Speed of training",
-        *speed_section(results["speed"], styles, folder),
-        "## Long range",
-        *long_range_section(results["long_range"], styles, folder),
-        "## Quality",
-        *quality_section(results["quality"], styles, folder),
-        "## Fairness and chance",
-        "\n".join(f"- {caveat}" for caveat in _caveats(results)),
-        _reproduction(folder),
-    ]
-    path = folder / "report.md"
-    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
-    return path
+    judged = verdicts(results)
+    facts = {
+        **results,
+        "machines": _machines(results["machines"]),
+        "verdicts": [verdict.sentences for verdict in judged.values()],
+        "parameter_table": _parameter_table(parameters, styles),
+        "styles": styles,
+        "titles": TASK_TITLES,
+        "units": DISTANCE_UNITS,
+        "significance_level": SIGNIFICANCE_LEVEL,
+        "plotted_budget": PLOTTED_BUDGET,
+        "config": folder / "config.yaml",
+    }
+    if speed:
+        plots.plot_speed(speed, styles).savefig(folder / "speed.png")
+        facts["speed_table"] = _speed_table(speed["rows"], judged["speed"], styles)
+        facts["repeats"] = len(speed["rows"][0]["tokens_per_second"])
+    if long_range:
+        runs, gradients = long_range["tasks"], long_range["gradients"]
+        plots.plot_long_range(runs, long_range["chance"], styles).savefig(folder / "long_range.png")
+        facts["task_table"] = lambda task: _task_table([run for run in runs if run["task"] == task], styles)
+        facts["seeds"] = len({run["seed"] for run in runs})
+        if gradients:
+            plots.plot_gradients(gradients, styles).savefig(folder / "gradients.png")
+            facts["farthest"] = len(gradients[0]["norms"]) - 1
+            facts["gradient_table"] = _gradient_table(gradients, styles)
+    if quality:
+        plots.plot_quality_by_length(quality, PLOTTED_BUDGET, styles).savefig(folder / "quality_by_length.png")
+        facts["comparisons"] = sum(len(result["paired"]) for task in quality for result in task["budgets"])
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(undefined=StrictUndefined, **options)
+    environment.filters["escape"] = escape  # for Markdown
+    environment.globals |= {"budget_table": _budget_table, "length_table": _length_table, "comb": comb}
+    environment.globals |= {"example_table": _example_table, "scale": _scale, "share": _share}
+    text = environment.from_string(TEMPLATE.read_text("utf-8")).render(facts)
+    (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
 
 
-def parameters_by_part(results: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+def _parameters_by_part(results: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
     """Part or task of quality → model → number of parameters: a model may have another size in each."""
     titles = {"speed": "speed", "long_range": "long range"}
     parts = {title: results[part]["parameters"] for part, title in titles.items() if results[part]}
     for task in results["quality"] or []:
-        models = {name: model for result in task["budgets"] for name, model in result["models"].items()}
+        models = task["budgets"][0]["models"]
         parts[task["task"]] = {name: model["parameters"] for name, model in models.items()}
     return parts
 
@@ -86,70 +112,81 @@ def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"torch {machine['torch']}, transformers {machine['transformers']}."
         )
         parts.setdefault(line, []).append(part.replace("_", " "))
-    return [f"Measured ({', '.join(names)}) on {escape(line)}" for line, names in parts.items()]
+    return [f"({', '.join(names)}) on {escape(line)}" for line, names in parts.items()]
 
 
-def _verdicts(results: Mapping[str, Any]) -> str:
-    lines = []
-    for verdict in verdicts(results):
-        lines.append(f"- **{escape(verdict.answer)}**")
-        lines += [f"  - {escape(sentence)}" for sentence in verdict.evidence]
-    return "\n".join(lines)
-
-
-def _parameter_table(parameters: Mapping[str, Mapping[str, int]], models: Sequence[str]) -> str:
-    if not parameters:
-        return NOT_MEASURED
-    rows = [[escape(model), *(number(p.get(model), ",") for p in parameters.values())] for model in models]
+def _parameter_table(parameters: Mapping[str, Mapping[str, int]], styles: Styles) -> str:
+    rows = [[escape(model), *(number(part.get(model), ",") for part in parameters.values())] for model in styles]
     return table(["model", *map(escape, parameters)], rows)
 
 
-def _caveats(results: Mapping[str, Any]) -> list[str]:
-    """Which conditions were equal, which were not, and how often chance alone decides."""
-    speed, long_range, quality = results["speed"], results["long_range"], results["quality"]
-    caveats = [
-        f"The rival of each comparison is chosen by its result. That is hard on the {TRANSFORMER}: the more rivals, "
-        "the likelier is a lucky one.",
-        "Equal parameters are not equal work; the table above shows how equal the parameters are. Nothing here shows "
-        "that a model got the settings that suit it best: `config.yaml`, and the files it names, record which it got.",
+def _speed_table(measured: Rows, verdict: Verdict, styles: Styles) -> str:
+    models = plots.models_in_order(styles, measured)
+    batch_sizes = {row["length"]: row["batch_size"] for row in measured}
+    findings = {finding.where: f"{finding.evidence}: {finding.outcome}" for finding in verdict.findings}
+    rows = []
+    for length, repeats in speeds_by_length(measured).items():
+        speeds = [with_extremes(repeats[model], median, ",.0f") for model in models]
+        finding = escape(findings.get(f"length {length:,}", MISSING))
+        rows.append([f"{length:,}", str(batch_sizes[length]), *speeds, finding])
+    return table(["length (tokens)", "batch size", *map(escape, models), f"{TRANSFORMER} / fastest rival"], rows)
+
+
+def _gradient_table(gradients: Rows, styles: Styles) -> str:
+    rows = []
+    for model in plots.models_in_order(styles, gradients):
+        runs = [run for run in gradients if run["model"] == model]
+        norms = [[plots.relative_norms(run)[-1] for run in runs if run["when"] == when] for when in STAGES]
+        rows.append([escape(model), *(with_extremes(seeds, median, ".2g") for seeds in norms)])
+    return table(["model", *STAGES.values()], rows)
+
+
+def _task_table(runs: Rows, styles: Styles) -> str:
+    distances = sorted(map(int, runs[0]["accuracy"]))
+    accuracies = {distance: accuracies_by_model(runs, [distance]) for distance in distances}
+    rows = []
+    for model in plots.models_in_order(styles, runs):
+        model_runs = [run for run in runs if run["model"] == model]
+        minutes = median(run["seconds"] for run in model_runs) / 60
+        updates = median(run["updates"] for run in model_runs)
+        cells = [with_extremes(accuracies[distance][model], mean) for distance in distances]
+        rows.append([escape(model), *cells, str(len(model_runs)), f"{updates:,.0f}", f"{minutes:.1f}"])
+    columns = [f"{d:,} (longest in training)" if d == runs[0]["trained_at"] else f"{d:,}" for d in distances]
+    return table(["model", *columns, "seeds", "updates (median)", "minutes (median)"], rows)
+
+
+def _budget_table(task: Mapping[str, Any], result: Mapping[str, Any], styles: Styles) -> str:
+    pairs = {pair["model"]: f"{pair['difference']:+.1f}, {p_text(pair['p_value'])}" for pair in result["paired"]}
+    rows = []
+    for model in (model for model in styles if model in result["models"]):
+        facts = result["models"][model]
+        score = with_range(facts["score"], *facts["interval"])
+        minutes, speed = f"{facts['training_seconds'] / 60:.1f}", f"{facts['target_tokens_per_second']:,.0f}"
+        amounts = [f"{facts['updates']:,}", f"{facts['epochs']:.1f}", minutes, speed]
+        rows.append([escape(model), score, pairs.get(model, MISSING), *amounts])
+    difference = f"difference to {TRANSFORMER}"
+    header = ["model", escape(task["metric"]), difference, "updates", "epochs", "minutes", "target tokens/s"]
+    return table(header, rows)
+
+
+def _length_table(result: Mapping[str, Any], styles: Styles) -> str:
+    models = [model for model in styles if model in result["models"]]
+    rows = [
+        [escape(row["bucket"]), f"{row['sentences']:,}", *(f"{row['scores'][model]:.1f}" for model in models)]
+        for row in result["by_length"]
     ]
-    if speed:
-        repeats = min(len(row["tokens_per_second"]) for row in speed["rows"])
-        caveats.append(
-            "Speed: one device, one precision, and the batch sizes of the table. The speed of training says nothing "
-            "about the speed of decoding. Of two equally fast models, the same one would be faster in each of "
-            f"{repeats} repeats in {_share(2, 2**repeats)}, by chance."
-        )
-    if long_range:
-        seeds = len({run["seed"] for run in long_range["tasks"]})
-        caveats.append(
-            "Long range: a run counts as it ended, even if more training might have solved the task; the tables give "
-            f"its updates and minutes. Of two equally good models, with {seeds} seeds each, all seeds of one would be "
-            f"better than all of the other in {_share(2, comb(2 * seeds, seeds))}, by chance."
-        )
-    if quality:
-        comparisons = sum(len(result["paired"]) for task in quality for result in task["budgets"])
-        caveats.append(
-            "Quality: one vocabulary and one test set for all models of a task. At equal updates the slower model gets "
-            "more time; at equal time it gets fewer updates. Each model is trained once, and scored at both budgets: "
-            "confidence intervals and p-values account for other test sentences, not for other seeds. None of the "
-            f"{comparisons} p-values is corrected for multiple comparisons."
-        )
-    return caveats
+    return table(["source tokens", "sentences", *map(escape, models)], rows)
 
 
-def _reproduction(folder: Path) -> str:
-    return f"""## How to reproduce
+def _example_table(example: Mapping[str, Any], styles: Styles) -> str:
+    texts = {"source": example["source"], "reference": example["reference"]}
+    texts |= {model: example["outputs"][model] for model in styles if model in example["outputs"]}
+    return table(["", "text"], [[escape(name), escape(truncate(text, 200))] for name, text in texts.items()])
 
-In the folder where this comparison was run:
 
-```bash
-vanilla-transformer compare {folder / "config.yaml"} output_dir=runs/compare-again
-```
-
-`config.yaml` is the resolved configuration, and every run under `quality/` has its own beside its checkpoints.
-`results.json` holds every figure; verdicts, tables and plots are computed from it alone. A part is left out by
-`speed=null`, `long_range=null` or `quality=null`. Speeds depend on the machine and on what else runs on it."""
+def _scale(task: Mapping[str, Any]) -> str:
+    better = "higher" if task["higher_is_better"] else "lower"
+    return f"{escape(task['metric'])} in {escape(task['unit'])}, {better} is better"
 
 
 def _share(cases: int, of: int) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 
 
 def write_result(path: Path, settings: Any, result: Any) -> None:

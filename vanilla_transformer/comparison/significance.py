@@ -2,12 +2,13 @@
 """Scores of several systems, and paired bootstrap resampling (Koehn, 2004) with sacreBLEU."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 from sacrebleu.metrics.base import Metric, Score
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
+
+from vanilla_transformer.evaluation.translation_quality import reference_streams
 
 WORD_ERROR_RATE = "word error rate"
 
@@ -57,17 +58,17 @@ def score_systems(
         `difference`, `p_value`), and `signature`, sacreBLEU's; `None` for the word error rate.
     """
     metric = METRICS[metric_name][0]()
-    systems = [(name, list(outputs[name])) for name in (baseline, *(name for name in outputs if name != baseline))]
-    signatures, columns = PairedTest(systems, {metric_name: metric}, _streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
+    names = sorted(outputs, key=lambda name: name != baseline)  # sacreBLEU compares with the first
+    systems = [(name, list(outputs[name])) for name in names]
+    signatures, columns = PairedTest(systems, {metric_name: metric}, reference_streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
     results: Any = columns[metric_name]  # sacreBLEU types them like the column of names beside them
-    found = dict(zip((name for name, _ in systems), results, strict=True))
-    baseline_score = found[baseline].score
+    found = dict(zip(names, results, strict=True))
     scores, paired = {}, []
     for name in outputs:
         result = found[name]
         scores[name] = {"score": result.score, "interval": [result.mean - result.ci, result.mean + result.ci]}
         if name != baseline:
-            difference = result.score - baseline_score
+            difference = result.score - found[baseline].score
             # sacreBLEU counts resamples that differ more than the systems do; for equal scores it would return 0.001.
             p_value = result.p_value if difference else 1.0
             paired.append({"model": name, "baseline": baseline, "difference": difference, "p_value": p_value})
@@ -77,9 +78,4 @@ def score_systems(
 
 def corpus_score(metric_name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The score of one system, without a test."""
-    return METRICS[metric_name][0]().corpus_score(list(outputs), _streams(references)).score
-
-
-def _streams(references: Sequence[Sequence[str]]) -> Any:
-    """sacreBLEU's layout, (references, sentences), with None where a sentence has fewer, which its types leave out."""
-    return [list(stream) for stream in zip_longest(*references)]
+    return METRICS[metric_name][0]().corpus_score(list(outputs), reference_streams(references)).score

@@ -66,54 +66,45 @@ def measure_speed(
         models[name] = AutoModelForSeq2SeqLM.from_config(config).to(device).train()
     parameters = {name: model.num_parameters() for name, model in models.items()}
     check_parameters("speed.models", parameters)
-    steps = {name: _TrainStep(model, settings) for name, model in models.items()}
-
-    rows = []
+    # The learning rate does not affect the time.
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-4, fused=True) for name, model in models.items()}
+    rows, is_bf16 = [], settings.precision == "bf16"
     for index, length in enumerate(settings.lengths):
         batch_size = max(1, settings.batch_tokens // length)
-        shape = (batch_size, length)
-        batch = {side: torch.randint(FIRST_SYMBOL, settings.vocab_size, shape) for side in ("input_ids", "labels")}
-        batch = {side: ids.to(device) for side, ids in batch.items()}
+        ids = torch.randint(FIRST_SYMBOL, settings.vocab_size, (2, batch_size, length)).to(device)
+        batch = {"input_ids": ids[0], "labels": ids[1]}
+        tokens = batch_size * length * settings.updates
         speeds: dict[str, list[float]] = {name: [] for name in models}
-        for step in steps.values():
-            step(batch)  # warm-up: the first step of a shape allocates memory and selects kernels
+        for name in models:
+            # Warm-up: the first update of a shape allocates memory and selects kernels.
+            time_updates(models[name], optimizers[name], batch, 1, is_bf16)
         for _ in range(settings.repeats):
-            for name, step in steps.items():
-                _synchronize(device)
-                start = time.perf_counter()
-                for _ in range(settings.updates):
-                    step(batch)
-                _synchronize(device)
-                tokens = batch_size * length * settings.updates
-                speeds[name].append(tokens / (time.perf_counter() - start))
+            for name in models:
+                seconds = time_updates(models[name], optimizers[name], batch, settings.updates, is_bf16)
+                speeds[name].append(tokens / seconds)
         for name, repeats in speeds.items():
             rows.append({"model": name, "length": length, "batch_size": batch_size, "tokens_per_second": repeats})
         fastest = max(speeds, key=lambda name: median(speeds[name]))
         on_progress(index + 1, len(settings.lengths), f"length {length}: {fastest} is the fastest")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": "bfloat16 autocast" if settings.precision == "bf16" else "float32",
+        "precision": "bfloat16 autocast" if is_bf16 else "float32",
         "parameters": parameters,
         "rows": rows,
     }
 
 
-class _TrainStep:
-    """One update of one model."""
-
-    def __init__(self, model: PreTrainedModel, settings: SpeedConfig):
-        self.model = model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)  # the rate does not affect the time
-        self.is_bf16 = settings.precision == "bf16"
-
-    def __call__(self, batch: dict[str, torch.Tensor]) -> None:
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.is_bf16):
-            loss = self.model(**batch, skip_logits=True).loss
+def time_updates(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], count: int, is_bf16: bool
+) -> float:
+    """Update the model on one batch; return the seconds until its device has finished."""
+    start = time.perf_counter()
+    for _ in range(count):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=is_bf16):
+            loss = model(**batch, skip_logits=True).loss
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":  # an accelerator runs asynchronously
-        torch.accelerator.synchronize(device)
+        optimizer.step()
+        optimizer.zero_grad()
+    if model.device.type != "cpu":  # an accelerator runs asynchronously
+        torch.accelerator.synchronize(model.device)
+    return time.perf_counter() - start

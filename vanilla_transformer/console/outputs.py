@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks, before any work starts, that an output can be written."""
+"""Outputs: a check, before any work starts, that they can be written; text files that exist complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -24,8 +24,6 @@ def check_output_file(path: str | Path, option: str, makes_folders: bool = False
             if not makes_folders and not folder.exists():
                 raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}; make it first")
             _check_folder(folder)
-        elif path.is_file():
-            path.open("ab").close()
         elif not os.access(path, os.W_OK):  # opening a pipe or a device may block or have effects
             raise PermissionError(f"{option} {path} cannot be written; choose another place")
 
@@ -34,6 +32,13 @@ def check_output_folder(path: str | Path, option: str) -> None:
     """Raise OSError, in one line, if a folder cannot be made with its parents, or cannot be written to."""
     with _readable_errors(path, option):
         _check_folder(Path(path))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a hidden file beside the path, then rename it."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import Queue
 from threading import Thread
@@ -47,45 +47,29 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-class LineReader:
-    """Iterates over the lines of a stream, and knows how many can be read without waiting.
+def windows(stream: BinaryIO, decode: Callable[[Iterable[bytes]], Iterator[Line]], size: int) -> Iterator[list[Line]]:
+    """Yield lists of the lines that have arrived, at least one and at most `size`; all lines of a file are there.
 
-    A pipe or a terminal is read on a thread, because Windows offers no other way to know what has arrived.
+    A pipe or a terminal is read on a thread, because Windows offers no other way to know what has arrived. It reads
+    `size` lines ahead.
 
     Args:
-        max_ahead: lines that the thread reads ahead.
+        decode: makes lines of the stream's bytes.
 
     Raises:
         OSError: while iterating: the stream cannot be read.
+        ValueError: while iterating: `decode` raises it.
     """
-
-    def __init__(self, stream: BinaryIO, max_ahead: int):
-        self._stream = stream
-        self._is_file = _is_file(stream)
-        self._arrived: Queue[bytes | OSError | None] = Queue(max_ahead)
-        if not self._is_file:
-            Thread(target=self._read, args=(stream.fileno(),), daemon=True).start()
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._is_file:
-            yield from self._stream
-            return
-        while (line := self._arrived.get()) is not None:
-            if isinstance(line, OSError):
-                raise line
-            yield line
-
-    def available(self) -> int:
-        """Lines that can be read without waiting; all lines of a file."""
-        return sys.maxsize if self._is_file else self._arrived.qsize()
-
-    def _read(self, descriptor: int) -> None:
-        try:
-            for line in _lines_of(descriptor):
-                self._arrived.put(line)
-        except OSError as error:
-            self._arrived.put(error)
-        self._arrived.put(None)
+    if _is_file(stream):
+        lines = decode(stream)
+        while window := list(islice(lines, size)):
+            yield window
+        return
+    arrived: Queue[Line | Exception | None] = Queue(size)
+    Thread(target=_read, args=(stream.fileno(), decode, arrived), daemon=True).start()
+    lines = _taken(arrived)
+    for first in lines:
+        yield [first, *islice(lines, min(size - 1, arrived.qsize()))]
 
 
 def _is_file(stream: BinaryIO) -> bool:
@@ -95,17 +79,19 @@ def _is_file(stream: BinaryIO) -> bool:
         return True
 
 
-def _lines_of(descriptor: int) -> Iterator[bytes]:
-    # A buffer of its own: at exit Python needs the lock of standard input's, which a blocked read would hold.
-    with open(descriptor, "rb", closefd=False) as file:
-        yield from file
+def _read(descriptor: int, decode: Callable[[Iterable[bytes]], Iterator], arrived: Queue) -> None:
+    try:
+        # A buffer of its own: at exit Python needs the lock of standard input's, which a blocked read would hold.
+        with open(descriptor, "rb", closefd=False) as file:
+            for line in decode(file):
+                arrived.put(line)
+    except (OSError, ValueError) as error:
+        arrived.put(error)
+    arrived.put(None)
 
 
-def windows(reader: LineReader, lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Yield lists of the lines that have arrived: at least one, and at most `size`.
-
-    Args:
-        lines: an iterator over `reader`, such as one that decodes its lines.
-    """
-    for first in lines:
-        yield [first, *islice(lines, min(size - 1, reader.available()))]
+def _taken(arrived: Queue) -> Iterator:
+    while (line := arrived.get()) is not None:
+        if isinstance(line, Exception):
+            raise line
+        yield line

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler
@@ -104,10 +104,21 @@ class DistributedBatches(ABC):
 
     The pairs consumed so far are always the first of the list, so that a run with another number of processes resumes
     in the middle of an epoch. It calls `set_consumed` before `set_epoch`.
+
+    Args:
+        max_source_tokens, max_target_tokens: budget of each batch, as pairs x longest; about 25,000 in the paper.
+        seed: decides the order.
+        num_processes, process_index: each process yields its own batches, all the same number of them.
     """
 
     def __init__(
-        self, max_source_tokens: int, max_target_tokens: int, seed: int, num_processes: int, process_index: int
+        self,
+        *,
+        max_source_tokens: int,
+        max_target_tokens: int,
+        seed: int,
+        num_processes: int = 1,
+        process_index: int = 0,
     ):
         assert 0 <= process_index < num_processes
         self.budgets = (max_source_tokens, max_target_tokens)
@@ -162,48 +173,34 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
 
     Args:
         source_lengths, target_lengths: tokens of each pair.
-        max_source_tokens, max_target_tokens: budget of each batch, as pairs x longest; about 25,000 in the paper.
-        seed: decides the order.
         shuffle: `False`: in ascending length, the same in every epoch.
-        num_processes, process_index: each process yields its own batches, all the same number of them.
+        options: as for `DistributedBatches`.
 
     Raises:
         ValueError: there are no pairs, or too few for the processes; a pair alone exceeds a budget.
     """
 
     def __init__(
-        self,
-        source_lengths: Sequence[int],
-        target_lengths: Sequence[int],
-        *,
-        max_source_tokens: int,
-        max_target_tokens: int,
-        seed: int,
-        shuffle: bool = True,
-        num_processes: int = 1,
-        process_index: int = 0,
+        self, source_lengths: Sequence[int], target_lengths: Sequence[int], *, shuffle: bool = True, **options: Any
     ):
-        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
+        super().__init__(**options)
         # Slices: numpy would ask a column of `datasets` for one number at a time.
         self.lengths = np.array([source_lengths[:], target_lengths[:]], dtype=np.int64)  # (2, pairs)
-        self.num_pairs = self.lengths.shape[1]
         self.shuffle = shuffle
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         super().set_epoch(epoch, start_batch)
         self.batches = self._list_batches(epoch)
-        groups = list(self._distribute(self.batches, epoch, self.num_processes))
-        self.rest = [group[self.process_index] for group in groups]
-        self.step_pairs = [sum(map(len, group)) for group in groups]
+        self.groups = list(self._distribute(self.batches, epoch, self.num_processes))
 
     def _list_batches(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng((self.seed, epoch)) if self.shuffle else None
         return cut_batches(self.lengths, *self.budgets, generator)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.rest[self.start_batch :]:
-            yield batch.tolist()
+        for group in self.groups[self.start_batch :]:
+            yield group[self.process_index].tolist()
 
     def __len__(self) -> int:
         """Batches of this process in the whole epoch."""
@@ -211,7 +208,7 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
 
     def fraction_consumed(self, batches: int) -> float:
         """Fraction of the epoch's pairs consumed once each process has had `batches` batches."""
-        return 1 - sum(self.step_pairs[batches:]) / self.num_pairs
+        return 1 - sum(len(batch) for group in self.groups[batches:] for batch in group) / self.lengths.shape[1]
 
     def padding_share(self) -> float:
         """Fraction of the positions in the epoch's batches, both sides, that hold padding."""
@@ -231,27 +228,17 @@ class StreamingTokenBatches(DistributedBatches, IterableDataset):
 
     Args:
         pairs: `prepare_pairs` of a streaming corpus; the same in each process.
-        max_source_tokens, max_target_tokens, seed, num_processes, process_index: as for `TokenBatchSampler`.
         pool_size: pairs in a pool, and in the buffer from which the stream is shuffled; both are held in memory.
+        options: as for `DistributedBatches`.
 
     Raises:
         ValueError: while iterating: the stream has no pairs, or too few for the processes; a pair alone exceeds a
             budget (its number is the one within its pool).
     """
 
-    def __init__(
-        self,
-        pairs: "datasets.IterableDataset",
-        *,
-        max_source_tokens: int,
-        max_target_tokens: int,
-        seed: int,
-        pool_size: int = 20_000,
-        num_processes: int = 1,
-        process_index: int = 0,
-    ):
-        super().__init__(max_source_tokens, max_target_tokens, seed, num_processes, process_index)
-        self.pairs = pairs.shuffle(seed=seed, buffer_size=pool_size)
+    def __init__(self, pairs: "datasets.IterableDataset", *, pool_size: int = 20_000, **options: Any):
+        super().__init__(**options)
+        self.pairs = pairs.shuffle(seed=self.seed, buffer_size=pool_size)
         self.pool_size = pool_size
         self.set_epoch(0)
 

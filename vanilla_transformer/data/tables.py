@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NESTED = "translation"  # the field of many data sets that holds both sides, named by their languages
-JSON_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+NOT_WHITE_SPACE = re.compile(r"[^ \t\r\n]")  # as JSON has it
 ESCAPE = "\x10"  # Unicode's "data link escape"; the csv module ends a row at a carriage return that is not escaped
 ESCAPED = re.compile(f"[\r{ESCAPE}]")
 MAX_FIELD_SIZE = 2**31 - 1  # characters; by default the csv module refuses a field of more than 131,072
@@ -35,30 +35,24 @@ def parse_fields(lines: Iterable[str], name: str, columns: Columns, *, delimiter
         ValueError: a column is missing; a row has more or fewer fields than the first; a quoted field is not closed,
             or followed by text. Names the line where the row begins.
     """
-    rows = _split_rows(lines, name, delimiter)
-    header_line, header = next(rows, (0, None))
-    if header is None:
-        return
-    check_columns(name, header, columns)
-    source, target = map(header.index, columns)
-    for number, fields in rows:
-        if len(fields) != len(header):
-            raise ValueError(
-                f"{name}, line {number}: {len(fields)} fields, but line {header_line} names {len(header)} columns"
-            )
-        yield {"source": fields[source], "target": fields[target]}
-
-
-def _split_rows(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, fields) of each row."""
     csv.field_size_limit(MAX_FIELD_SIZE)
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    escaped = map(_escape, lines)
-    reader, number = csv.reader(escaped, strict=True, escapechar=ESCAPE, delimiter=delimiter, quoting=quoting), 1
+    reader = csv.reader(map(_escape, lines), strict=True, escapechar=ESCAPE, delimiter=delimiter, quoting=quoting)
+    number, header, header_line, source, target = 1, [], 0, 0, 0  # a row begins at line `number`
     try:
         for fields in reader:
-            if len(fields) > 1 or "".join(fields).strip(" \t"):
-                yield number, fields
+            if len(fields) < 2 and not "".join(fields).strip(" \t"):
+                pass  # a blank line
+            elif not header:
+                check_columns(name, fields, columns)
+                header, header_line = fields, number
+                source, target = map(fields.index, columns)
+            elif len(fields) != len(header):
+                raise ValueError(
+                    f"{name}, line {number}: {len(fields)} fields, but line {header_line} names {len(header)} columns"
+                )
+            else:
+                yield {"source": fields[source], "target": fields[target]}
             number = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
@@ -102,46 +96,37 @@ def parse_json(open_lines: Callable[[], Iterable[str]], name: str, columns: Colu
 
 
 def _json_rows(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place in the file, for messages, and object) of each row; `keys` must be unique in an object."""
-    for number, value in _json_values(lines, name, keys):
-        place = f"{name}, line {number}"
-        rows = [(place, value)]
-        if isinstance(value, list):
-            rows = [(f"{place}, item {i}", item) for i, item in enumerate(value, start=1)]
-        for row_place, row in rows:
-            if not isinstance(row, dict):
-                raise ValueError(f"{row_place}: {reprlib.repr(row)} is not an object with the columns as its keys")
-            yield row_place, row
+    """(place in the file, for messages, and object) of each row; `keys` must be unique in an object.
 
-
-def _json_values(lines: Iterable[str], name: str, keys: frozenset[str]) -> Iterator[tuple[int, Any]]:
-    """(number of its first line, value); a line may hold several values, and a value may take several lines."""
+    A line may hold several rows, and a row may take several lines.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=partial(_unique, keys=keys))
     numbered = enumerate(lines, start=1)
     for number, text in numbered:
         position, lookahead = 0, 1
-        while (start := _skip_white_space(text, position)) < len(text):
+        while found := NOT_WHITE_SPACE.search(text, position):
+            start = found.start()
             number += text.count("\n", position, start)
-            position = start
+            position, place = start, f"{name}, line {number}"
             try:
                 value, position = decoder.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
-                is_cut = isinstance(error, json.JSONDecodeError) and _skip_white_space(text, error.pos) == len(text)
+                is_cut = isinstance(error, json.JSONDecodeError) and not NOT_WHITE_SPACE.search(text, error.pos)
                 # Twice as many lines each time: a value of n lines is parsed log n times.
                 following = [line for _, line in islice(numbered, lookahead)] if is_cut else []
                 if not following:
                     reason = str(error).partition(": line ")[0]
-                    raise ValueError(f"{name}, line {number}: not a JSON object with the columns ({reason})") from error
+                    raise ValueError(f"{place}: not a JSON object with the columns ({reason})") from error
                 text, lookahead = "\n".join([text, *following]), 2 * lookahead
-            else:
-                yield number, value
-                number += text.count("\n", start, position)
-
-
-def _skip_white_space(text: str, position: int) -> int:
-    found = JSON_WHITE_SPACE.match(text, position)
-    assert found is not None  # it matches the empty text
-    return found.end()
+                continue
+            number += text.count("\n", start, position)
+            rows = [(place, value)]
+            if isinstance(value, list):
+                rows = [(f"{place}, item {i}", item) for i, item in enumerate(value, start=1)]
+            for row_place, row in rows:
+                if not isinstance(row, dict):
+                    raise ValueError(f"{row_place}: {reprlib.repr(row)} is not an object with the columns as its keys")
+                yield row_place, row
 
 
 def _unique(pairs: list[tuple[str, Any]], keys: frozenset[str]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    check_installed("the page", NEEDED, "demo")
+    check_installed(NEEDED)
     if arguments.write_space:
         check_output_folder(arguments.write_space, "--write-space")
 

@@ -3,19 +3,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
 import gradio as gr
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from vanilla_transformer.demo.shown_model import Answer, ShownModel, one_line
-from vanilla_transformer.evaluation.attention_weights import AttentionWeights
 from vanilla_transformer.visualization.attention_maps import plot_attention_maps
-from vanilla_transformer.visualization.layer_attention import LayerAttention, select_layers
-from vanilla_transformer.visualization.style import save_figure
+from vanilla_transformer.visualization.layer_attention import AttentionWeights, select_layers
 
 TITLE = "Attention Is All You Need: try it"
 INTRODUCTION = """\
@@ -93,7 +91,11 @@ class Panel:
         if attention is None or view is None or heads is None:
             return None
         kind, layer = self.model.views[view]
-        return draw(select_layers(attention, [kind], layer, **self.model.heads[heads]))
+        with _drawing:
+            layers = select_layers(attention, [kind], layer, **self.model.heads[heads])
+            canvas = FigureCanvasAgg(plot_attention_maps(layers))
+            canvas.draw()
+            return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def build_page(models: Sequence[ShownModel]) -> gr.Blocks:
@@ -131,15 +133,6 @@ def launch(page: gr.Blocks, **where: Any) -> tuple[Any, str, str]:
         share=False, ssr_mode=False, pwa=False, mcp_server=False, run_history=False, enable_monitoring=False,
         footer_links=[], max_file_size="1kb", css=STYLE, quiet=True, **where,
     )  # fmt: skip
-
-
-def draw(blocks: Sequence[LayerAttention]) -> Image.Image:
-    """A picture of attention, as the browser shows it."""
-    with _drawing, TemporaryDirectory() as folder:
-        path = Path(folder, "attention.png")
-        save_figure(plot_attention_maps(blocks), path)
-        with Image.open(path) as image:
-            return image.convert("RGB")
 
 
 def _choice(names: list[str], label: str, scale: int) -> gr.Dropdown:

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from transformers import PreTrainedConfig
-
-from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
-from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.evaluation.attention_weights import AttentionWeights, explain
+from vanilla_transformer.evaluation.attention_weights import explain
 from vanilla_transformer.inference.translate import Translation
 from vanilla_transformer.inference.translator import Translator
-from vanilla_transformer.visualization.layer_attention import KIND_NAMES, MAX_TOKENS, Kind
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, MAX_TOKENS, AttentionWeights, Kind
 
 MAX_CHARACTERS = 20_000  # longer texts are not tokenized
 MAX_SENTENCE_TOKENS = 512  # of a sentence: seconds on a CPU, while other visitors wait
@@ -48,11 +44,15 @@ class ShownModel:
         ValueError, RuntimeError: it cannot translate.
     """
 
-    def __init__(self, translator: Translator, path: str):
-        self.translator, self.path = translator, path
-        self.kind = kind_of_model(translator.model.config)
+    def __init__(self, path: str):
+        self.translator, self.path = Translator.from_pretrained(path), path
+        model: Any = self.translator.model
+        model_type = str(model.config.model_type)
+        kinds = {"vanilla_transformer": "Transformer", "rnn_seq2seq": f"RNN ({getattr(model.config, 'cell', '')})"}
+        self.kind = kinds.get(model_type, model_type)
+        self.name = f"{self.kind}: {path}"
         self._lock = Lock()  # `explain` changes the model's attention backend meanwhile
-        self.beams: int = translator.model.generation_config.num_beams or 1
+        self.beams: int = model.generation_config.num_beams or 1
         self.views: dict[str, tuple[Kind, int]] = {}
         self.heads: dict[str, dict[str, Any]] = {}
         self.no_attention_reason = ""
@@ -63,15 +63,6 @@ class ShownModel:
             self.no_attention_reason = str(error)
         else:
             self.views, self.heads = _views(attention), _heads(attention)
-
-    @classmethod
-    def open(cls, path: str) -> "ShownModel":
-        """Open a model folder or Hub id; raises as `Translator.from_pretrained` and the constructor."""
-        return cls(Translator.from_pretrained(path), path)
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}: {self.path}"
 
     def answer(self, sentence: str) -> Answer:
         """As many translations as the model has beams.
@@ -117,12 +108,6 @@ def one_line(sentence: str) -> str:
     return text
 
 
-def kind_of_model(config: PreTrainedConfig) -> str:
-    if isinstance(config, VanillaTransformerConfig):
-        return "Transformer"
-    return f"RNN ({config.cell})" if isinstance(config, RNNSeq2SeqConfig) else config.model_type
-
-
 def _views(attention: AttentionWeights) -> dict[str, tuple[Kind, int]]:
     """Every layer of every kind of attention; the last layer's cross-attention, the alignment, first."""
     kinds: tuple[Kind, ...] = ("cross", "decoder", "encoder")
@@ -145,8 +130,8 @@ def _heads(attention: AttentionWeights) -> dict[str, dict[str, Any]]:
 
 
 def open_models(paths: Sequence[str]) -> list[ShownModel]:
-    """Every model of a page; raises ValueError for a path given twice, and as `ShownModel.open`."""
+    """Every model of a page; raises ValueError for a path given twice, and as `ShownModel`."""
     for path in paths:
         if paths.count(path) > 1:
             raise ValueError(f"models: {path} is given twice; give each once")
-    return [ShownModel.open(path) for path in paths]
+    return [ShownModel(path) for path in paths]

@@ -58,7 +58,8 @@ def write_space(folder: str | Path, models: Sequence[ShownModel]) -> Path:
     if folder.exists():
         raise ValueError(f"--write-space {folder}: it exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    places = _places(models)
+    # Where the Space finds each model: a folder of its own, or a Hub id.
+    places = [f"models/{i}" if Path(model.path).is_dir() else model.path for i, model in enumerate(models, start=1)]
     data = SpaceCardData(
         title=TITLE,
         emoji="🔎",
@@ -88,16 +89,3 @@ def write_space(folder: str | Path, models: Sequence[ShownModel]) -> Path:
             (space / name).write_text(text, encoding="utf-8")
         os.rename(space, folder)
     return folder
-
-
-def _places(models: Sequence[ShownModel]) -> list[str]:
-    """Where the Space finds each model: a folder of its own, or a Hub id."""
-    places: list[str] = []
-    for model in models:
-        if not Path(model.path).is_dir():
-            places.append(model.path)
-            continue
-        name = "models/" + "".join(c if c.isalnum() else "_" for c in model.kind.lower()).strip("_")
-        taken = sum(place == name or place.startswith(f"{name}_") for place in places)
-        places.append(f"{name}_{taken + 1}" if taken else name)
-    return places

@@ -3,49 +3,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.inference.translate import (
-    Translation,
-    beam_width,
-    evaluation_mode,
-    generate,
-    needs_step_scores,
-    paper_decoding,
-)
+from vanilla_transformer.inference.translate import evaluation_mode, generate
 from vanilla_transformer.inference.translator import Translator
+from vanilla_transformer.visualization.layer_attention import AttentionWeights
 
 REPLACEMENT = "\ufffd"  # what incomplete bytes of a character decode to
 MAX_TOKENS_PER_CHARACTER = 8  # a character has four bytes at most, but a token may also hold the end of another
-
-
-@dataclass(frozen=True)
-class AttentionWeights:
-    """The attention in one translation (section 3.2.3 of the paper); every row of weights sums to 1.
-
-    Position i of the decoder reads `target_inputs[i]` and produces `target_tokens[i]`: the inputs are the produced
-    tokens shifted right.
-
-    Args:
-        source_tokens: with the EOS token.
-        target_tokens, target_inputs: of the same length.
-        encoder: self-attention, `(layers, heads, source_length, source_length)`; `None` for an RNN.
-        decoder: masked self-attention, `(layers, heads, target_length, target_length)`; its columns are
-            `target_inputs`. `None` for an RNN.
-        cross: over the source, `(layers, heads, target_length, source_length)`. An RNN has one layer and one head.
-    """
-
-    source_tokens: list[str]
-    target_tokens: list[str]
-    target_inputs: list[str]
-    encoder: np.ndarray | None
-    decoder: np.ndarray | None
-    cross: np.ndarray
 
 
 def attention_weights(
@@ -62,9 +30,7 @@ def attention_weights(
     Raises:
         ValueError: a source without a token; a target without a produced token; a model without attention.
     """
-    inputs = tokenizer([source], return_tensors="pt").to(model.device)  # (1, source_length)
-    if not source.strip() or inputs["input_ids"].shape[1] == 0:
-        raise ValueError("the sentence is empty: there is nothing to attend to")
+    inputs = _tokenize(model, tokenizer, source)
     if len(target) < 2:
         raise ValueError(f"target={list(target)} must hold the start token and at least one that was produced")
     decoder_input_ids = torch.tensor([target[:-1]], device=model.device)  # (1, target_length)
@@ -89,7 +55,7 @@ def attention_weights(
 
 def explain(
     translator: Translator, line: str, *, max_length: int | None = None, **options
-) -> tuple[Translation, AttentionWeights]:
+) -> tuple[str, AttentionWeights]:
     """Translate a sentence, and return the attention weights of the translation.
 
     Args:
@@ -101,21 +67,22 @@ def explain(
         ValueError: an empty sentence, or one longer than `max_length`, before it is translated; and as
             `attention_weights`.
     """
-    model: Any = translator.model
-    tokenizer = translator.tokenizer
-    length = len(tokenizer(line)["input_ids"]) if line.strip() else 0
-    if length == 0:
-        raise ValueError("the sentence is empty: there is nothing to translate")
+    model, tokenizer = translator.model, translator.tokenizer
+    inputs = _tokenize(model, tokenizer, line)
+    length = inputs["input_ids"].shape[1]
     if max_length is not None and length > max_length:
         raise ValueError(f"the sentence has {length:,} tokens, more than the limit of {max_length:,}; split it")
-    options |= paper_decoding(model, translator.decoder)
-    beams = beam_width(model, options)
-    inputs = tokenizer([line], return_tensors="pt").to(model.device)  # (1, source_length)
-    output = generate(model, inputs, options | {"output_scores": needs_step_scores(model, beams)})
-    target = output.sequences[0].tolist()
-    score = output.sequences_scores[0].item() if beams > 1 else None
+    target = generate(model, inputs, translator.decoder, options).sequences[0].tolist()
     text = str(tokenizer.decode(target, skip_special_tokens=True))
-    return Translation(text, score), attention_weights(model, tokenizer, line, target)
+    return text, attention_weights(model, tokenizer, line, target)
+
+
+def _tokenize(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str) -> Any:
+    """`input_ids` and `attention_mask`, `(1, source_length)`."""
+    inputs = tokenizer([sentence], return_tensors="pt").to(model.device)
+    if not sentence.strip() or inputs["input_ids"].shape[1] == 0:
+        raise ValueError("the sentence is empty: there is nothing to translate")
+    return inputs
 
 
 def readable_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

@@ -32,7 +32,7 @@ def score_translations(
     lists = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
     if not all(lists):
         raise ValueError("a translation has an empty list of references: give at least one")
-    streams: Any = list(zip_longest(*lists))  # sacreBLEU wants (references, sentences); None where one has fewer
+    streams = reference_streams(lists)
     bleu, chrf = BLEU(lowercase=lowercase), CHRF(lowercase=lowercase)
     bleu_score, chrf_score = bleu.corpus_score(predictions, streams), chrf.corpus_score(predictions, streams)
     return {
@@ -43,3 +43,8 @@ def score_translations(
         "length_ratio": bleu_score.sys_len / max(1, bleu_score.ref_len),
         "sentences": len(predictions),
     }
+
+
+def reference_streams(references: Sequence[Sequence[str]]) -> Any:
+    """sacreBLEU's layout, (references, sentences), with None where a sentence has fewer, which its types leave out."""
+    return [list(stream) for stream in zip_longest(*references)]

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from vanilla_transformer.hub.hub_errors import readable_hub_errors, refuse_address
@@ -73,8 +72,6 @@ def _check_card_on_hub(folder: Path) -> None:
     """The Hub's own check of the metadata, which needs no repository and no token."""
     try:
         ModelCard.load(folder / CARD).validate()
-    except HfHubHTTPError:
-        raise
     except ValueError as error:
         try:
             reason = "; ".join(problem["message"] for problem in json.loads(str(error))["errors"])

@@ -37,14 +37,14 @@ def check_folder(folder: str | Path) -> list[str]:
         raise FileNotFoundError(f"model folder {folder} does not exist")
     problems = [f"{name} is missing" for name in REQUIRED if not (folder / name).is_file()]
     for check in (_json_problems, _weight_problems, _code_problems, _card_problems, _unsafe_files):
-        problems.extend(check(folder))
+        problems.extend(" ".join(problem.split()) for problem in check(folder))
     return list(dict.fromkeys(problems))
 
 
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
     """The files of a model folder that are published: their paths within it, sorted, and their sizes in bytes."""
     folder = Path(folder)
-    names = {*REQUIRED, *_weight_files(folder), *_needed_code(folder)}
+    names = {*REQUIRED, INDEX, *filter(ANY_WEIGHTS.fullmatch, _weights(folder)), *_needed_code(folder)}
     return [(name, (folder / name).stat().st_size) for name in sorted(names) if (folder / name).is_file()]
 
 
@@ -66,48 +66,37 @@ def _json_problems(folder: Path) -> Iterator[str]:
 # Weights
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor → its file, by the index."""
-    found = _read_json(folder / INDEX).get("weight_map")
-    return {str(tensor): str(file) for tensor, file in found.items()} if isinstance(found, dict) else {}
-
-
-def _weight_files(folder: Path) -> list[str]:
+def _weights(folder: Path) -> dict[str, set[str]]:
+    """File of weights → the tensors that the index says it has; without an index the one file, and no tensors."""
     if not (folder / INDEX).is_file():
-        return [WEIGHTS]
-    return [INDEX, *(file for file in set(_weight_map(folder).values()) if ANY_WEIGHTS.fullmatch(file))]
+        return {WEIGHTS: set()}
+    weight_map, files = _read_json(folder / INDEX).get("weight_map"), {}
+    for tensor, file in weight_map.items() if isinstance(weight_map, dict) else ():
+        files.setdefault(str(file), set()).add(tensor)
+    return files
 
 
 def _weight_problems(folder: Path) -> Iterator[str]:
-    if not (folder / INDEX).is_file():
-        if (folder / WEIGHTS).is_file():
-            yield from _tensor_problems(folder / WEIGHTS, set())
-        else:
-            yield f"{WEIGHTS} is missing (or {INDEX} and the files that it names)"
-        return
-    if (folder / WEIGHTS).is_file():
-        yield f"both {WEIGHTS} and {INDEX} are there, and only the first would be read: remove what is out of date"
-    weight_map = _weight_map(folder)
-    if not weight_map:
+    files = _weights(folder)
+    if not files:
         yield f"{INDEX} names no weights"
-    for file in sorted(set(weight_map.values())):
-        if not ANY_WEIGHTS.fullmatch(file):
-            yield f"{INDEX} names {file!r}, which is not a file model-N-of-N.safetensors beside it"
-        elif not (folder / file).is_file():
-            yield f"{file} is missing: {INDEX} names it"
+    if WEIGHTS not in files and (folder / WEIGHTS).is_file():
+        yield f"both {WEIGHTS} and {INDEX} are there, and only the first would be read: remove what is out of date"
+    for name, expected in sorted(files.items()):
+        if not ANY_WEIGHTS.fullmatch(name):
+            yield f"{INDEX} names {name!r}, which is not a file model-N-of-N.safetensors beside it"
+            continue
+        try:
+            with safe_open(folder / name, framework="numpy") as file:  # checks the header, and the length of the file
+                missing = sorted(expected - set(file.keys()))
+        except FileNotFoundError:
+            why = f": {INDEX} names it" if expected else f" (or {INDEX} and the files that it names)"
+            yield f"{name} is missing{why}"
+        except (SafetensorError, OSError) as error:
+            yield f"{name} is damaged (truncated copy?): {error}"
         else:
-            yield from _tensor_problems(folder / file, {tensor for tensor in weight_map if weight_map[tensor] == file})
-
-
-def _tensor_problems(path: Path, expected: set[str]) -> Iterator[str]:
-    try:
-        with safe_open(path, framework="numpy") as file:  # checks the header, and the length of the file
-            missing = sorted(expected - set(file.keys()))
-    except (SafetensorError, OSError) as error:
-        yield f"{path.name} is damaged (truncated copy?): {_one_line(error)}"
-        return
-    if missing:
-        yield f"{path.name} lacks {len(missing)} of the tensors that {INDEX} names, the first is {missing[0]}"
+            if missing:
+                yield f"{name} lacks {len(missing)} of the tensors that {INDEX} names, the first is {missing[0]}"
 
 
 # Code
@@ -172,7 +161,7 @@ def _code_problems(folder: Path) -> Iterator[str]:
         except FileNotFoundError:  # is reported above
             continue
         except (SyntaxError, ValueError) as error:
-            yield f"{path.name} is no Python that can be read: {_one_line(error)}"
+            yield f"{path.name} is no Python that can be read: {error}"
             continue
         if class_name not in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:
             yield f"{path.name} defines no class {class_name}, which {where} names"
@@ -188,7 +177,7 @@ def _card_problems(folder: Path) -> Iterator[str]:
     try:
         card = ModelCard.load(folder / CARD)
     except (ValueError, yaml.YAMLError) as error:
-        yield f"{CARD} is no valid model card: {_one_line(error)}"
+        yield f"{CARD} is no valid model card: {error}"
         return
     if not card.data.to_dict():
         yield f"{CARD} has no metadata: it must begin with YAML between two lines of ---"
@@ -217,7 +206,3 @@ def _is_pickle(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(map(is_pickle_name, archive.namelist()))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

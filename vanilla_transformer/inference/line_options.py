@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of `generate` that have a value for each line, where row i of a batch is not line i.
-
-Lines are sorted by length, cut into batches and sharded over processes. An option with a value for each line follows
-its line; options that depend on the rows of a batch are refused.
-"""
+"""Options of `generate` with a value for each line follow their line, though row i of a batch is not line i."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from vanilla_transformer.generation import beam_search
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 PROMPT, PROMPT_MASK = "decoder_input_ids", "decoder_attention_mask"
 START = "decoder_start_token_id"  # one for all, or a list of one for each line
@@ -36,8 +35,11 @@ def check_options(model: PreTrainedModel, options: dict[str, Any]) -> None:
 
     Raises:
         ValueError: an option of `REFUSED`; any other tensor, whose rows may be lines; a mask without a prompt;
-            start tokens in a generation config, which has no lines.
+            start tokens in a generation config, which has no lines; `custom_generate` that asks a model of this
+            package for another decoding.
     """
+    if isinstance(model, BaseForConditionalGeneration) and options.get("custom_generate") not in (None, beam_search):
+        raise ValueError("custom_generate: models of this package are translated by beam_search; call model.generate")
     for name, value in options.items():
         if value is None:
             continue
@@ -92,9 +94,12 @@ def prompts_of(
             padding on the left.
     """
     rows, mask = options.get(PROMPT), options.get(PROMPT_MASK)
+    starts = _rows(options).get(START)
     if rows is None:
-        return [[int(start)] for start in options[START]] if START in _rows(options) else None
-    starts = _start_tokens(model, options, lines)
+        return None if starts is None else [[int(start)] for start in starts]
+    if starts is None:
+        start = resolved(model, options, START)
+        starts = [resolved(model, options, "bos_token_id") if start is None else start] * lines
     if not isinstance(rows, torch.Tensor) or rows.dim() != 2 or rows.shape[1] == 0:
         raise ValueError(f"{PROMPT} must be a tensor (lines, length) with at least one token in each row")
     mask = torch.ones_like(rows) if mask is None else mask
@@ -102,12 +107,12 @@ def prompts_of(
         raise ValueError(f"{PROMPT_MASK} must be a tensor of the shape of {PROMPT}, {tuple(rows.shape)}")
     prompts = []
     for number, (tokens, is_real, start) in enumerate(
-        zip(rows.tolist(), mask.bool().tolist(), starts, strict=True), start=first_line
+        zip(rows.tolist(), mask.bool().tolist(), starts, strict=True), first_line
     ):
         if not is_real[-1] or is_real != sorted(is_real):
             raise ValueError(f"{PROMPT_MASK}, line {number}: it may hide padding on the left alone")
         prompt = tokens[is_real.index(True) :]
-        prompts.append(prompt if start in (None, prompt[0]) else [start, *prompt])
+        prompts.append(prompt if start in (None, prompt[0]) else [int(start), *prompt])
     return prompts
 
 
@@ -120,11 +125,8 @@ def _rows(options: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
-def _start_tokens(model: PreTrainedModel, options: dict[str, Any], lines: int) -> list[int | None]:
-    """The first token of each target, as `generate` resolves it."""
-    if START in _rows(options):
-        return [int(token) for token in options[START]]
-    configs = [config for config in (options.get("generation_config"), model.generation_config) if config is not None]
-    given = [options.get(START), *(config.decoder_start_token_id for config in configs)]
-    given += [config.bos_token_id for config in configs]
-    return [next((int(token) for token in given if token is not None), None)] * lines
+def resolved(model: PreTrainedModel, options: dict[str, Any], name: str) -> Any:
+    """An option as `generate` resolves it: the keyword, else the generation config given, else the model's own."""
+    configs = (options.get("generation_config"), model.generation_config)
+    values = [options.get(name), *(getattr(config, name) for config in configs if config is not None)]
+    return next((value for value in values if value is not None), None)

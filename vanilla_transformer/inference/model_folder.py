@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from vanilla_transformer.inference.weight_files import INDEX, PICKLED_WEIGHTS, WEIGHTS
+from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS
 
 UNPICKLING = (
     "opening it can run any code, so it is not opened: if you trust it, open it with transformers and save it again, "
@@ -51,8 +51,7 @@ def load_model_folder(path: str | Path, device: torch.device | None = None) -> P
         _check_folder(folder)
     try:
         _check_config(path)
-        if not is_local:
-            _check_index_on_hub(str(path))
+        _check_index(path)
         with _without_reports():
             model, report = AutoModelForSeq2SeqLM.from_pretrained(
                 path,
@@ -106,15 +105,10 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
     _check_links(folder)
-    if (folder / WEIGHTS).is_file():
-        return
-    if not (folder / INDEX).is_file():
-        pickled = sorted(path.name for path in folder.glob(PICKLED_WEIGHTS))
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
         why = f"; it has {pickled[0]}, a pickle: {UNPICKLING}" if pickled else ""
         raise FileNotFoundError(f"{folder} has no weights: expected {WEIGHTS} (or {INDEX} and its shards){why}")
-    for name in _shards(folder / INDEX):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} lacks {name}, which {INDEX} names")
 
 
 def _check_links(folder: Path) -> None:
@@ -127,26 +121,20 @@ def _check_links(folder: Path) -> None:
             raise ValueError(f"{folder} has a link {name} to something outside of it; replace it by what it points to")
 
 
-def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names, which must be in its folder."""
+def _check_index(path: str | Path) -> None:
+    """transformers opens the files that an index names, and would unpickle those not called .safetensors."""
+    index = None
+    with suppress(OSError):  # no index; or no network, which opening the model reports
+        index = cached_file(path, INDEX)
+    if index is None:
+        return
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is damaged: it has no readable weight_map") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(f"{index} names {name!r}, which is not a .safetensors file of the folder")
-    return names
-
-
-def _check_index_on_hub(repo_id: str) -> None:
-    """transformers downloads the files that the index names, and would unpickle those not called .safetensors."""
-    try:
-        index = cached_file(repo_id, INDEX)
-    except OSError:  # no index; or no network, which opening the model reports
-        return
-    if index is not None:
-        _shards(Path(index))
 
 
 def _check_config(path: str | Path) -> None:

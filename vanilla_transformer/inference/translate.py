@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines in, translations out: batched by length, in the order of the input.
-
-Models of this package decode by the paper's beam search (`generation.beam_search`), with a `Decoder` that is built
-once; other encoder-decoders by transformers' own `generate`.
-"""
+"""Lines in, translations out: batched by length, in the order of the input."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -24,6 +19,7 @@ from vanilla_transformer.inference.line_options import (
     check_options,
     options_of,
     prompts_of,
+    resolved,
 )
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
@@ -83,11 +79,11 @@ def translate_lines(
             line; or `generate` refused a batch (options that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
-    bounded = (max_batch_tokens, max_length, num_return_sequences)
-    for name, value in zip(("max_batch_tokens", "max_length", "num_return_sequences"), bounded, strict=True):
+    bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
+    for name, value in (bounded | {"num_return_sequences": num_return_sequences}).items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    beams = beam_width(model, generate_kwargs)
+    beams = resolved(model, generate_kwargs, "num_beams") or 1
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     check_options(model, generate_kwargs)
@@ -100,11 +96,10 @@ def translate_lines(
     done = len(lines) - len(encoded)
     compute_after_fork()
     with evaluation_mode(model):
-        options = generate_kwargs | paper_decoding(model, decoder, generate_kwargs.get("custom_generate"))
-        options |= {"num_return_sequences": num_return_sequences, "output_scores": needs_step_scores(model, beams)}
-        at_once = options["decoder"].parallel_batches if "decoder" in options else 1
-        if len(encoded) < MIN_LINES_PER_BATCH * at_once:
-            at_once = 1
+        decoder = decoder or fast_decoder(model)
+        options = generate_kwargs | {"num_return_sequences": num_return_sequences}
+        is_short = len(encoded) < MIN_LINES_PER_BATCH * decoder.parallel_batches
+        at_once = 1 if is_short else decoder.parallel_batches
         sizes = [len(ids) * beams for ids in encoded]
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
@@ -116,7 +111,7 @@ def translate_lines(
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], own)
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -171,10 +166,10 @@ def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_l
 
 
 def _translate_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], options: dict
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoder: Decoder, options: dict
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
-    output = generate(model, inputs, options)
+    output = generate(model, inputs, decoder, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
@@ -201,65 +196,20 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def paper_decoding(model: PreTrainedModel, decoder: Decoder | None, custom_generate: Any = None) -> dict[str, Any]:
-    """The options that make `generate` the paper's decoding, for models of this package; none for others.
-
-    Raises:
-        ValueError: `custom_generate` asks a model of this package for another decoding.
-    """
-    if not isinstance(model, BaseForConditionalGeneration):
-        return {}
-    if custom_generate not in (None, beam_search):
-        raise ValueError("custom_generate: models of this package are translated by beam_search; call model.generate")
-    return {"custom_generate": beam_search, "decoder": decoder or fast_decoder(model)}
-
-
-def beam_width(model: PreTrainedModel, generate_kwargs: dict) -> int:
-    """The beams, as `generate` resolves it: the keyword, else the generation config given, else the model's own."""
-    configs = [generate_kwargs.get("generation_config"), model.generation_config]
-    widths = [generate_kwargs.get("num_beams"), *(config.num_beams for config in configs if config is not None)]
-    return next((width for width in widths if width is not None), 1)
-
-
 @torch.inference_mode()
-def generate(model: PreTrainedModel, inputs: Any, options: dict[str, Any]) -> Any:
-    """`model.generate` for a batch of sources, which the decoder encodes, too.
+def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
+    """`model.generate` for a batch of sources: the paper's decoding by `decoder`, for models of this package.
 
     Args:
         inputs: `input_ids` and `attention_mask`, `(batch, source_length)`.
-        options: for `generate`, with those of `paper_decoding`.
     """
-    if "decoder" in options:
-        options = options | {"encoder_outputs": options["decoder"].encode(**inputs)}
-    return model.generate(**inputs, **options, return_dict_in_generate=True)  # pyright: ignore[reportCallIssue] -- models mix it in; PreTrainedModel does not
-
-
-def needs_step_scores(model: PreTrainedModel, beams: int) -> bool:
-    """Whether `generate` returns the scores of beams only beside the scores of every step, as transformers' own."""
-    return beams > 1 and not isinstance(model, BaseForConditionalGeneration)
-
-
-def translate_stream(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    lines: Iterable[str],
-    *,
-    window: int = 2048,
-    **options,
-) -> Iterator[list[Translation]]:
-    """`translate_lines` for any iterable, without holding it all; yields in the order of the input.
-
-    Args:
-        window: lines that are read, and sorted by length, together.
-        options: as for `translate_lines`; the decoder is built once for the whole stream.
-
-    Raises:
-        ValueError: `window` below 1; and as `translate_lines`, line numbers counting from the stream's start.
-    """
-    if window < 1:
-        raise ValueError(f"window={window} must be at least 1 line")
-    lines = iter(lines)
-    return translate_windows(model, tokenizer, iter(lambda: list(islice(lines, window)), []), **options)
+    is_ours = isinstance(model, BaseForConditionalGeneration)
+    # transformers returns the scores of beams only beside the scores of every step.
+    needs_step_scores = not is_ours and (resolved(model, options, "num_beams") or 1) > 1
+    own: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": needs_step_scores}
+    if is_ours:
+        own |= {"custom_generate": beam_search, "decoder": decoder, "encoder_outputs": decoder.encode(**inputs)}
+    return model.generate(**inputs, **options | own)  # pyright: ignore[reportAttributeAccessIssue] -- it binds the mix-in to its own protocol
 
 
 def translate_windows(
@@ -267,14 +217,17 @@ def translate_windows(
     tokenizer: PreTrainedTokenizerBase,
     windows: Iterable[Sequence[str]],
     *,
-    decoder: Decoder | None = None,
+    decoder: Decoder,
     **options,
 ) -> Iterator[list[Translation]]:
-    """`translate_stream` for lines that come in windows already.
+    """`translate_lines` for a stream of windows, the lines of which are sorted by length together.
 
-    The lines of a window are sorted by length together. Options with a row for each line have rows for all windows.
+    Args:
+        options: as for `translate_lines`; those with a row for each line have rows for all windows.
+
+    Raises:
+        ValueError: as `translate_lines`, line numbers counting from the start of the stream.
     """
-    decoder = decoder or fast_decoder(model)
     done = 0
     for window in windows:
         own = options_of(options, range(done, done + len(window)))

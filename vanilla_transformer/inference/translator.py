@@ -2,6 +2,7 @@
 """A trained model, opened once to translate whatever comes."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
-from vanilla_transformer.inference.translate import Translation, translate_stream
-from vanilla_transformer.packed_linear import PRECISIONS, Precision
+from vanilla_transformer.inference.translate import Translation, translate_windows
+from vanilla_transformer.packed_linear import Precision
 
 
 def _stripped(lines: Iterable[str]) -> Iterator[str]:
@@ -55,8 +56,6 @@ class Translator:
             FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; an unknown precision; int8 for
                 another kind of model, or elsewhere than on a CPU; engine "native" where it cannot decode.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
         if device is None:
             device = "cpu" if precision == "int8" else default_device()
         model = load_model_folder(path, torch.device(device))
@@ -85,6 +84,7 @@ class Translator:
         alpha: float | None = None,
         coverage_penalty: float | None = None,
         max_batch_tokens: int = 8192,
+        window: int = 2048,
         **options,
     ) -> Iterator[list[Translation]]:
         """For every line, in order, its `count` best translations with their scores, best first.
@@ -98,18 +98,23 @@ class Translator:
             coverage_penalty: beta of Wu et al. (2016), which favours translations that attend to the whole source;
                 `None`: none.
             max_batch_tokens: as for `translate_lines`.
-            options: as for `translate_stream`: `window`, `max_length`, and what `model.generate` takes.
+            window: lines that are read, and sorted by length, together.
+            options: as for `translate_lines`: `max_length`, and what `model.generate` takes.
 
         Raises:
-            ValueError: one string instead of lines; and as `translate_lines`, while the translations are taken.
+            ValueError: one string instead of lines; `window` below 1; and as `translate_windows`, while the
+                translations are taken.
         """
         if isinstance(lines, str):
             raise ValueError("lines must be an iterable of strings; one string was given: put it into a list")
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1 line")
+        lines = _stripped(lines)
         given = {"num_beams": num_beams, "alpha": alpha, "coverage_penalty": coverage_penalty}
-        return translate_stream(
+        return translate_windows(
             self.model,
             self.tokenizer,
-            _stripped(lines),
+            iter(lambda: list(islice(lines, window)), []),
             decoder=self.decoder,
             num_return_sequences=count,
             max_batch_tokens=max_batch_tokens,

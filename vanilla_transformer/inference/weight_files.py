@@ -4,7 +4,6 @@
 from pathlib import PurePath
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLED_WEIGHTS = "pytorch_model*.bin"  # a pattern
 PICKLE_SUFFIXES = {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pth"}
 
 

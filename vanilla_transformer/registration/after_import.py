@@ -37,39 +37,32 @@ def _run_due_actions() -> None:
         _actions.pop(due.pop())()
 
 
-class _Loader:
-    """A module's own loader, and the due actions after the outermost import.
-
-    Not earlier: our models import parts of transformers that import the auto classes, so an auto class may be complete
-    while a model of ours is half executed.
-    """
-
-    def __init__(self, loader):
-        self._loader = loader
-
-    def __getattr__(self, name: str):
-        return getattr(self._loader, name)
-
-    def exec_module(self, module) -> None:
-        module.__loader__ = module.__spec__.loader = self._loader
-        _nested.imports += 1
-        try:
-            self._loader.exec_module(module)
-            if _nested.imports == 1:
-                _run_due_actions()
-        finally:
-            _nested.imports -= 1
-
-
 class _Finder:
     @staticmethod
     def find_spec(name: str, path=None, target=None) -> ModuleSpec | None:
-        """Where Python finds a watched module."""
+        """Where Python finds a watched module, whose loader also runs the due actions after the outermost import.
+
+        Not earlier: our models import parts of transformers that import the auto classes, so an auto class may be
+        complete while a model of ours is half executed.
+        """
         if name.partition(".")[0] not in _WATCHED:
             return None
         spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)  # pyright: ignore[reportAttributeAccessIssue] -- stands for any loader
+        if spec is None or spec.loader is None:
+            return spec
+        loader = spec.loader
+
+        def exec_module(module) -> None:
+            del loader.exec_module  # the loader is as Python made it again
+            _nested.imports += 1
+            try:
+                loader.exec_module(module)
+                if _nested.imports == 1:
+                    _run_due_actions()
+            finally:
+                _nested.imports -= 1
+
+        loader.exec_module = exec_module
         return spec
 
 

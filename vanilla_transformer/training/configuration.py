@@ -16,7 +16,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, finite, positive, probability
-from vanilla_transformer.training.yaml_sections import build_section, convert, field_of, read_yaml, type_name, words_of
+from vanilla_transformer.training.yaml_sections import build_section, convert_fields, field_error, read_yaml
 
 # The tokenizer or the run sets these; the section `model` may have the config's other fields.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
@@ -129,10 +129,16 @@ class TrainingConfig:
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
-    @property
-    def has_end(self) -> bool:
-        """Whether updates, epochs or minutes end the training."""
-        return (self.max_updates, self.max_epochs, self.max_minutes) != (None, None, None)
+    def __post_init__(self):
+        if (self.max_updates, self.max_epochs, self.max_minutes) == (None, None, None):
+            raise ValueError(
+                "training has no end: set training.max_updates, training.max_epochs or training.max_minutes"
+            )
+        if not 0 <= self.average_checkpoints <= self.keep_checkpoints:
+            raise ValueError(
+                f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
+                f"training.keep_checkpoints={self.keep_checkpoints}"
+            )
 
 
 @strict
@@ -202,7 +208,6 @@ def run_config_of(values: dict[str, Any]) -> RunConfig:
     """
     config = build_section(RunConfig, values, where="")
     check_model_section(config.model)
-    check_training_section(config.training)
     _check_corpora(config)
     _check_model(config)
     return config
@@ -225,40 +230,30 @@ def check_model_section(model: dict[str, Any]) -> None:
     """Raise ValueError for an impossible section `model`; convert its values to the types of their fields."""
     # The paper's fields, without those of PreTrainedConfig.
     annotations = _model_config_class(model).__annotations__ | Seq2SeqConfig.__annotations__
-    types = {name: kind for name, kind in annotations.items() if get_origin(kind) is not ClassVar}
-    allowed = ["model_type", *(name for name in types if name not in MODEL_FIELDS_SET_BY_THE_RUN)]
-    for key, value in list(model.items()):
-        if key not in allowed:
-            raise ValueError(f"unknown key model.{key}; known keys are {', '.join(allowed)}")
-        if key != "model_type":
-            model[key] = convert(types[key], value, f"model.{key}", words_of(model).get(key))
+    types = {"model_type": str} | {
+        name: kind
+        for name, kind in annotations.items()
+        if get_origin(kind) is not ClassVar and name not in MODEL_FIELDS_SET_BY_THE_RUN
+    }
+    model.update(convert_fields(types, model, "model"))
     try:
         model_config_of(model)
     except StrictDataclassFieldValidationError as error:
-        name = field_of(error)
-        raise ValueError(f"model.{name}={model[name]!r}: expected {type_name(types[name])}") from error
+        raise field_error(error, types, model, "model") from error
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
 
 
-def check_training_section(training: TrainingConfig) -> None:
-    """Raise ValueError for a run without end, or one that averages more checkpoints than it keeps."""
-    if not training.has_end:
-        raise ValueError("training has no end: set training.max_updates, training.max_epochs or training.max_minutes")
-    if not 0 <= training.average_checkpoints <= training.keep_checkpoints:
-        raise ValueError(
-            f"training.average_checkpoints={training.average_checkpoints} must lie between 0 and "
-            f"training.keep_checkpoints={training.keep_checkpoints}"
-        )
-
-
 def _check_corpora(config: RunConfig) -> None:
     data, training = config.data, config.training
-    for name in ("validation", "test"):
-        corpus = getattr(data, name)
-        if corpus is not None and corpus.streaming:
+    for name, corpus in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if corpus is not None and corpus.streaming and name != "train":
             raise ValueError(
                 f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
+            )
+        if corpus is not None and isinstance(corpus.target, list) and name != "test":
+            raise ValueError(
+                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
             )
     budget = min(training.max_source_tokens, training.max_target_tokens)
     if data.train is not None and data.train.streaming and data.max_length > budget:
@@ -267,12 +262,6 @@ def _check_corpora(config: RunConfig) -> None:
             f"{training.max_source_tokens}, max_target_tokens={training.max_target_tokens}); a stream would show a "
             "pair between them in the middle of an epoch"
         )
-    for name in ("train", "validation"):
-        corpus = getattr(data, name)
-        if corpus is not None and isinstance(corpus.target, list):
-            raise ValueError(
-                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
-            )
 
 
 def _check_model(config: RunConfig) -> None:

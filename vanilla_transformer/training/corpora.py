@@ -16,7 +16,7 @@ from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSa
 from vanilla_transformer.data.corpus import DroppedPairs, fingerprint, load_corpus, prepare_pairs
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.configuration import CorporaConfig, TrainingConfig
-from vanilla_transformer.training.progress import Progress
+from vanilla_transformer.training.train_state import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,6 @@ class Corpora:
     def pairs(self) -> int | None:
         """Training pairs; `None` for a stream, whose length nobody knows."""
         return len(self.train) if isinstance(self.train, Dataset) else None
-
-    def new_progress(self, processes: int) -> Progress:
-        """The progress of a run on these corpora, before its first update."""
-        return Progress(
-            processes=processes,
-            pairs=self.pairs(),
-            corpus=self.fingerprint,
-            validation_corpus=self.validation_fingerprint,
-        )
 
 
 def prepare_corpora(

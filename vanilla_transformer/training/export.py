@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.finetuning import FineTuningConfig
-from vanilla_transformer.training.flops import sustained_flops
 from vanilla_transformer.training.lora import merge_adapter, save_weights
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.validation import Validation
 
 MODEL, RESULTS, ADAPTER = "model", "results.json", "adapter"  # in the run's output_dir
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export_model(run: Run, validation: Validation | None) -> None:
@@ -103,3 +104,24 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         facts["loss"] = validation.loss if validation is not None else None
         facts["scores"] = _scores("validation", asdict(validation)) if validation is not None else []
     return facts
+
+
+def sustained_flops(device: torch.device, mixed_precision: str) -> float:
+    """A device's floating-point operations per second in a product of large matrices, at the run's precision.
+
+    The paper's estimate of training cost (section 6.1, Table 2) needs it.
+
+    The median of about half a second after a warm-up, on a CPU with the current number of threads. Processes that share
+    a CPU should measure at the same time, as they trained at the same time.
+
+    Args:
+        mixed_precision: Accelerate's: "no", "bf16" or "fp16".
+    """
+    size = 1024 if device.type == "cpu" else 4096  # large enough to be bound by computing, not by memory
+    generator = torch.Generator(device).manual_seed(0)  # does not advance the run's generator
+    matrices = {
+        name: torch.rand(size, size, generator=generator, device=device).to(DTYPES[mixed_precision])
+        for name in ("left", "right")
+    }
+    timer = Timer("left @ right", globals=matrices, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange().median

@@ -9,14 +9,9 @@ from huggingface_hub.dataclasses import strict
 
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, positive, probability
-from vanilla_transformer.training.configuration import (
-    BatchTokensConfig,
-    CorporaConfig,
-    TrainingConfig,
-    check_training_section,
-)
+from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig
 from vanilla_transformer.training.lora import LoRASectionConfig
-from vanilla_transformer.training.yaml_sections import Section, build_section, merged, read_yaml, words_of
+from vanilla_transformer.training.yaml_sections import build_section, merged, plain, read_yaml
 
 EPOCHS = 3  # where the configuration gives no end
 DEFAULTS = {  # of the section `training`, where they are not those of `train`
@@ -125,12 +120,13 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
         ValueError: not YAML, an unknown key, a wrong type, a value out of range; one line that names the place.
     """
     values = merged({"training": DEFAULTS}, _renamed(read_yaml(Path(path), overrides)))
+    section = values["training"]
+    if isinstance(section, dict) and all(
+        section.get(f"max_{unit}") is None for unit in ("updates", "epochs", "minutes")
+    ):
+        section["max_epochs"] = EPOCHS
     config = build_section(FineTuningConfig, values, where="")
-    training = config.training
-    if not training.has_end:
-        training.max_epochs = EPOCHS
-    check_training_section(training)
-    schedule = config.optimizer.schedule
+    training, schedule = config.training, config.optimizer.schedule
     if training.max_updates is None and training.max_epochs is None and schedule in ("linear", "cosine"):
         raise ValueError(
             f"optimizer.schedule={schedule!r} ends with the run; set training.max_updates or training.max_epochs"
@@ -145,26 +141,25 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     return config
 
 
-def _renamed(values: Section) -> Section:
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
     """The values under today's names."""
     training = values.get("training")
-    training = training if isinstance(training, Section) else Section()
-    for key in REMOVED.keys() & training:
-        if value := training.pop(key):  # false asks for nothing
+    for key in REMOVED.keys() & (training if isinstance(training, dict) else {}):
+        if value := plain(values["training"].pop(key)):  # false asks for nothing
             shown = "***" if key == "hub_token" else repr(value)
             raise ValueError(f"training.{key}={shown}: {REMOVED[key]}; leave it out")
     for old, new in RENAMED.items():
         old_section, old_key = old.split(".")
         new_section, new_key = new.split(".")
         section = values.get(old_section)
-        if not isinstance(section, Section) or old_key not in section:
+        if not isinstance(section, dict) or old_key not in section:
             continue
         if values.get(new_section) is None:
-            values[new_section] = Section()
+            values[new_section] = {}
         target = values[new_section]
         if new_key in target:
             raise ValueError(f"{old} is another name of {new}; give one of them")
-        target.set(new_key, section.pop(old_key), words_of(section).get(old_key))
+        target[new_key] = section.pop(old_key)
     if values.get("batches") == {}:
         del values["batches"]
     return values

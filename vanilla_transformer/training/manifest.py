@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 MANIFEST = "manifest.json"  # {"config.json": {"size": bytes, "sha256": hexadecimal}, …}; written last
 
@@ -42,43 +41,30 @@ def find_damage(folder: Path, hashes: bool = True) -> str | None:
     Args:
         hashes: compare hashes, which reads every byte, and not only sizes.
     """
-    name = MANIFEST
+    name, root = MANIFEST, folder.resolve()
+    not_a_list = f"{MANIFEST} does not list files with their size and sha256"
     try:
-        for name, expected in _read_manifest(folder).items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
+        files = json.loads((folder / MANIFEST).read_bytes())
+        if not files or not isinstance(files, dict):
+            return not_a_list
+        for name, entry in files.items():
+            path, expected_size, expected_hash = folder / name, entry["size"], entry["sha256"]
+            if not path.resolve().is_relative_to(root):
+                return f"{MANIFEST} names {name!r}, which is not a file of the folder"
             size = path.stat().st_size
-            if size != expected["size"]:
-                return f"{name} has {size} bytes, {MANIFEST} says {expected['size']}"
-            if hashes and _sha256(path) != expected["sha256"]:
+            if size != expected_size:
+                return f"{name} has {size} bytes, {MANIFEST} says {expected_size}"
+            if hashes and _sha256(path) != expected_hash:
                 return f"{name} has another sha256 than {MANIFEST} says"
-    except _Unreadable as error:
-        return str(error)
+    except FileNotFoundError:
+        return f"{name} is missing"
     except OSError as error:
         return f"{name} cannot be read ({error.strerror})"
-    return None
-
-
-class _Unreadable(Exception):
-    pass
-
-
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise _Unreadable(f"{MANIFEST} is missing")
-    try:
-        files = json.loads(path.read_bytes())
     except ValueError as error:  # of JSON or UTF-8
-        raise _Unreadable(f"{MANIFEST} is no JSON ({' '.join(str(error).split())})") from error
-    entries = [*files.values()] if isinstance(files, dict) else []
-    if not entries or not all(isinstance(entry, dict) and entry.keys() == {"size", "sha256"} for entry in entries):
-        raise _Unreadable(f"{MANIFEST} does not list files with their size and sha256")
-    for name in files:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise _Unreadable(f"{MANIFEST} names {name!r}, which is not a file of the folder")
-    return files
+        return f"{MANIFEST} is no JSON ({' '.join(str(error).split())})"
+    except (KeyError, TypeError):
+        return not_a_list
+    return None
 
 
 def _sha256(path: Path) -> str:

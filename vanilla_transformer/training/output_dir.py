@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from vanilla_transformer.console.atomic_write import write_atomically
+from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.atomic_folder import clear_interrupted
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's progress for a person: a bar, a line at each validation, and the same figures for trackers."""
 
-from types import TracebackType
-
 import torch
 from accelerate.utils import tqdm
 
@@ -20,16 +18,14 @@ class ProgressReport:
         self.training = run.config.training
         self.accelerator = run.state.accelerator
         self.progress = run.state.progress
+        total = planned_updates(self.training, run.sampler)
+        self.bar = tqdm(total=total, initial=self.progress.updates, unit=" updates", mininterval=1, smoothing=0.05)
         self._start_window()
 
     def __enter__(self) -> "ProgressReport":
-        total = planned_updates(self.training, self.run.sampler)
-        self.bar = tqdm(total=total, initial=self.progress.updates, unit=" updates", mininterval=1, smoothing=0.05)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
 
     def _start_window(self) -> None:
@@ -96,7 +92,7 @@ class ProgressReport:
             f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{best}"
         ]
         for source, translation, reference in result.examples:
-            lines += [f"    {_cut(source)}", f"      → {_cut(translation)}", f"      = {_cut(reference)}"]
+            lines += [f"    {truncate(source)}", f"      → {truncate(translation)}", f"      = {truncate(reference)}"]
         self.write("\n".join(lines))
 
     def write(self, text: str) -> None:
@@ -105,6 +101,6 @@ class ProgressReport:
             self.bar.write(text)
 
 
-def _cut(text: str, max_length: int = 100) -> str:
-    """A model that has learnt little repeats itself without end."""
+def truncate(text: str, max_length: int = 100) -> str:
+    """The first characters of a text: a model that has learnt little repeats itself without end."""
     return text if len(text) <= max_length else f"{text[:max_length]} …"

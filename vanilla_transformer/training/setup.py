@@ -28,7 +28,7 @@ from vanilla_transformer.training.model import build_model, configure_for_traini
 from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
-from vanilla_transformer.training.train_state import TrainState
+from vanilla_transformer.training.train_state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
-    base = load_base_model(config) if isinstance(config, FineTuningConfig) else None
+    model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
         with process_state().main_process_first():
             claim_output_dir(config)
@@ -93,15 +93,18 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
-    else:
-        assert base is not None
-        model = base
-        if config.lora is not None:
-            add_adapter(model, config.lora)
+    assert model is not None
+    if isinstance(config, FineTuningConfig) and config.lora is not None:
+        add_adapter(model, config.lora)
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
-    progress = corpora.new_progress(accelerator.num_processes)
+    progress = Progress(
+        processes=accelerator.num_processes,
+        pairs=corpora.pairs(),
+        corpus=corpora.fingerprint,
+        validation_corpus=corpora.validation_fingerprint,
+    )
     state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints)
@@ -150,7 +153,8 @@ def _resume_epoch(run: Run) -> None:
                 "the last batches of an epoch, and dropout's random numbers"
             )
         consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
-        progress.change_processes(processes, consumed)
+        progress.processes, progress.batches = processes, 0
+        progress.begun_epoch, progress.begun_pairs = progress.epoch, consumed
         run.sampler.set_consumed(progress.epoch, consumed)
     run.sampler.set_epoch(progress.epoch, progress.batches)
 

@@ -9,7 +9,7 @@ and safetensors, which hold nothing but values, and parameters have names.
 import json
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,50 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
-
-from vanilla_transformer.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
 SCHEDULE, PROGRESS, GRADIENT_SCALER = "schedule.json", "progress.json", "gradient_scaler.json"
-NAMELESS = {DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}  # flat buffers instead of parameters
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved in every checkpoint.
+
+    Args:
+        updates: updates of the weights so far.
+        epoch: finished epochs.
+        batches: micro-batches of the current epoch that each process has consumed since there are `processes`.
+        seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
+        target_tokens: target tokens trained on, over all processes.
+        best_bleu: best validation BLEU so far; -1 before the first.
+        processes: the number of processes.
+        pairs: in the training corpus; `None` for a stream.
+        corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
+        begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and how many of its pairs
+            were consumed before.
+        skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
+        halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
+    """
+
+    updates: int = 0
+    epoch: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    target_tokens: int = 0
+    best_bleu: float = -1.0
+    processes: int = 1
+    pairs: int | None = None
+    corpus: dict[str, str] = field(default_factory=dict)
+    validation_corpus: dict[str, str] = field(default_factory=dict)
+    begun_epoch: int = 0
+    begun_pairs: int = 0
+    skipped_updates: int = 0
+    halved_batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,9 +70,6 @@ class TrainState:
     Args:
         model: bare, or as Accelerate has wrapped it; names the optimizer's parameters.
         optimizer: bare, or as Accelerate has wrapped it.
-
-    Raises:
-        ValueError: Accelerate shards the optimizer in a way that keeps no parameters with names.
     """
 
     accelerator: Accelerator
@@ -48,14 +77,6 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     progress: Progress
-
-    def __post_init__(self) -> None:
-        kind = self.accelerator.distributed_type
-        if kind in NAMELESS or (kind == DistributedType.FSDP and not self.accelerator.is_fsdp2):
-            raise ValueError(
-                f"distributed_type {kind.value} cannot be checkpointed without pickles: its optimizer has no "
-                "parameters with names; use MULTI_GPU or FSDP with fsdp_version 2"
-            )
 
     def _random_states_file(self) -> str:
         return f"random_states_{self.accelerator.process_index}.json"
@@ -73,7 +94,7 @@ class TrainState:
         save_file(tensors, folder / OPTIMIZER)
         _write_json(folder / OPTIMIZER_GROUPS, groups)
         _write_json(folder / SCHEDULE, self.schedule.state_dict())
-        _write_json(folder / PROGRESS, self.progress.state_dict())
+        _write_json(folder / PROGRESS, asdict(self.progress))
         if self.accelerator.scaler is not None:
             _write_json(folder / GRADIENT_SCALER, self.accelerator.scaler.state_dict())
 
@@ -81,7 +102,7 @@ class TrainState:
         """Load all but the weights, which must be loaded already; all processes must call this."""
         self._load_optimizer_state(_read_json(folder / OPTIMIZER_GROUPS), load_file(folder / OPTIMIZER))
         self.schedule.load_state_dict(_read_json(folder / SCHEDULE))
-        self.progress.load_state_dict(_read_json(folder / PROGRESS))
+        vars(self.progress).update(_read_json(folder / PROGRESS))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
         path = folder / self._random_states_file()

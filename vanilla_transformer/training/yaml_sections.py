@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML files of sections into strict dataclasses, with errors that name the dotted place.
-
-YAML reads `no` as false, `010` as 8 and `2024-01-01` as a date. `Section` and `Items` keep the word as written beside
-YAML's value, and `convert` chooses between them by the field's type.
-"""
+"""YAML files of sections into strict dataclasses, with errors that name the dotted place."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -19,40 +14,25 @@ from vanilla_transformer.console.shipped_configs import missing_config
 
 # A token of the Hub (a shorter word is a name), or credentials in an address: https://user:password@host.
 SECRET = re.compile(r"(hf|api_org)_[A-Za-z0-9]{30,}|://[^/?#\s]*@")
-WORD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp", "null")}
 
 
-class Section(dict[str, Any]):
-    """A mapping of a YAML file; `words` has the text of each value that YAML does not read as text."""
+class Word(str):
+    """An unquoted word that YAML does not read as text: `no` is false, `010` is 8, `2024-01-01` a date.
 
-    def __init__(self, values: Any = (), words: dict[str, str] | None = None):
-        super().__init__(values)
-        self.words = dict(words or {})
+    `convert` chooses between the word and YAML's `value` by the type of the field. Messages show the value.
+    """
 
-    def set(self, key: str, value: Any, word: str | None) -> None:
-        self[key] = value
-        self.words.pop(key, None)
-        if word is not None:
-            self.words[key] = word
+    tag: str
+    value: Any
 
-
-class Items(list[Any]):
-    """A list of a YAML file; `words` has the text, by its index, of each item that YAML does not read as text."""
-
-    def __init__(self, values: Iterable[Any] = (), words: dict[int, str] | None = None):
-        super().__init__(values)
-        self.words = dict(words or {})
-
-
-READ_AS = {Section: dict, Items: list}  # in messages
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes Sections and Items; refuses duplicate keys, where PyYAML would take the last."""
+    """Keeps words; refuses duplicate keys, where PyYAML would take the last."""
 
-    def construct_section(self, node: yaml.MappingNode):
-        section = Section()
-        yield section  # an alias inside may point to it
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         keys = set()
         for key_node, _ in node.value:
             key = self._key(key_node)
@@ -62,34 +42,28 @@ class _Loader(yaml.SafeLoader):
                 )
             keys.add(key)
         self.flatten_mapping(node)  # merges `<<`, whose keys come first and may be given again
-        for key_node, value_node in node.value:
-            section.set(self._key(key_node), self.construct_object(value_node, deep=True), word_of(value_node))
+        return {self._key(key): self.construct_object(value, deep=True) for key, value in node.value}
 
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a word", node.start_mark)
         return node.value  # a word, even if YAML reads it as another type
 
-    def construct_items(self, node: yaml.SequenceNode):
-        items = Items()
-        yield items
-        items.extend(self.construct_object(item, deep=True) for item in node.value)
-        items.words = {i: word for i, item in enumerate(node.value) if (word := word_of(item)) is not None}
+    def construct_word(self, node: yaml.ScalarNode) -> Any:
+        value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        if node.style is not None:  # quoted
+            return value
+        word = Word(node.value)
+        word.tag, word.value = node.tag, value
+        return word
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_section)
-_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_items)
-yaml.SafeDumper.add_representer(Section, yaml.SafeDumper.represent_dict)
-yaml.SafeDumper.add_representer(Items, yaml.SafeDumper.represent_list)
+for name in ("bool", "int", "float", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{name}", _Loader.construct_word)
+yaml.SafeDumper.add_representer(Word, lambda dumper, word: dumper.represent_scalar(word.tag, word))
 
 
-def word_of(node: yaml.Node) -> str | None:
-    """The text of an unquoted scalar that YAML does not read as text; `None` if it is empty."""
-    is_word = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in WORD_TAGS
-    return node.value or None if is_word else None
-
-
-def read_yaml(path: Path, overrides: list[str] | None = None) -> Section:
+def read_yaml(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     """The values of a file, of the files that it extends, and of `section.key=value` overrides, which win.
 
     Raises:
@@ -109,39 +83,37 @@ def read_yaml(path: Path, overrides: list[str] | None = None) -> Section:
                 raise ValueError(f"override {override!r}: {other}=… is given, too; give each value once")
         given.append(key)
         try:
-            value, word = _read_value(text)
+            value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ValueError(
                 f"override {override!r}: {text!r} is not a YAML value; quote it inside, as '\"{text}\"'"
             ) from error
-        _set(values, key.split("."), value, word, override)
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            if section.get(name) is None:
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                raise ValueError(f"override {override!r}: {name} is a value, not a section")
+        section[last] = value
     return values
 
 
-def _read_value(text: str) -> tuple[Any, str | None]:
-    """The value of a YAML text, and its word."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        return (None, None) if node is None else (loader.construct_document(node), word_of(node))
-    finally:
-        loader.dispose()
-
-
-def _read_with_bases(path: Path) -> Section:
+def _read_with_bases(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(missing_config(path))
     try:
         text = path.read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):  # before an error repeats the line
             _refuse_secrets(line, f"configuration {path}, line {number}")
-        values = _read_value(text)[0] or Section()
+        values = yaml.load(text, _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Section):
-        found = READ_AS.get(type(values), type(values)).__name__
+    if not isinstance(values, dict):
+        found = type(plain(values)).__name__
         raise ValueError(f"configuration {path} must hold sections (data, model, training, …), not a {found}")
-    base = values.pop("extends", None)
+    base = plain(values.pop("extends", None))
     if base is None:
         return values
     if not isinstance(base, str):
@@ -158,67 +130,46 @@ def _refuse_secrets(text: str, where: str) -> None:
         )
 
 
-def merged(base: dict[str, Any], change: dict[str, Any]) -> Section:
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """A copy of `base` with the values of `change`, section by section."""
-    result = Section(base, words_of(base))
+    result = dict(base)
     for key, value in change.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         if key == "model" and both and "model_type" in value:
             both = False  # another model does not take over the base's fields
-        result.set(key, merged(result[key], value) if both else value, words_of(change).get(key))
+        result[key] = merged(result[key], value) if both else value
     return result
-
-
-def words_of(values: dict[str, Any]) -> dict[str, str]:
-    """The words of a section; none for a dictionary that was not read from YAML."""
-    return values.words if isinstance(values, Section) else {}
-
-
-def _set(values: Section, keys: list[str], value: Any, word: str | None, override: str) -> None:
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values.set(key, Section(), None)
-        values = values[key]
-        if not isinstance(values, Section):
-            raise ValueError(f"override {override!r}: {key} is a value, not a section")
-    values.set(keys[-1], value, word)
 
 
 def build_section(cls: type, values: Any, where: str) -> Any:
     """A strict dataclass from nested dictionaries; errors name the dotted place."""
     if not isinstance(values, dict):
         raise ValueError(f"{where or 'configuration'}: expected a section with keys, got {values!r}")
-    known = {f.name: f for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {dotted(where, key)}; known keys are {', '.join(known)}")
     types = get_type_hints(cls)
-    words = words_of(values)
-    built = {key: convert(types[key], value, dotted(where, key), words.get(key)) for key, value in values.items()}
-    for name, f in known.items():
-        if name not in built and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{dotted(where, name)} is missing")
+    built = convert_fields(types, values, where)
+    for field in fields(cls):
+        if field.name not in built and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{_dotted(where, field.name)} is missing")
     try:
         return cls(**built)
     except StrictDataclassFieldValidationError as error:
-        name = field_of(error)
-        if isinstance(error.__cause__, ValueError):  # raised by `bounds`; a wrong type is a TypeError
-            raise ValueError(f"{dotted(where, name)}={built[name]!r} {error.__cause__}") from error
-        raise ValueError(
-            f"{dotted(where, name)}={built[name]!r}: expected {type_name(types[name])}, "
-            f"got {READ_AS.get(type(built[name]), type(built[name])).__name__}"
-        ) from error
+        raise field_error(error, types, built, where) from error
 
 
-def convert(annotation: Any, value: Any, where: str, word: str | None = None) -> Any:
+def convert_fields(types: dict[str, Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values of a section in the types of its fields; raise ValueError for an unknown key."""
+    for key in values:
+        if key not in types:
+            raise ValueError(f"unknown key {_dotted(where, key)}; known keys are {', '.join(types)}")
+    return {key: _convert(types[key], value, _dotted(where, key)) for key, value in values.items()}
+
+
+def _convert(annotation: Any, value: Any, where: str) -> Any:
     """A value of YAML in the field's type; an unsuitable value stays, and the strict dataclass refuses it.
 
-    Sections become dataclasses. For a float, integers and "1e-9", which YAML reads as a string, become float.
-
-    Args:
-        word: the text, if YAML does not read it as text. It is taken where the field allows this very word, or text
-            and no value of YAML's type: `no` is a precision and a file's name, but null is no name where None is
-            allowed.
+    Sections become dataclasses. For a float, integers and "1e-9", which YAML reads as a string, become float. A `Word`
+    stays one where the field allows it, becomes text where the field allows this very word, or text and no value of
+    YAML's type (`no` is a precision and a file's name), and else is YAML's value.
     """
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     section = next((choice for choice in choices if is_dataclass(choice)), None)
@@ -226,35 +177,50 @@ def convert(annotation: Any, value: Any, where: str, word: str | None = None) ->
         return build_section(section, value, where)  # pyright: ignore[reportArgumentType] -- is_dataclass above
     for choice in choices:
         arguments = get_args(choice)
-        if isinstance(value, Items) and get_origin(choice) is list:
-            return [convert(arguments[0], item, f"{where}[{i}]", value.words.get(i)) for i, item in enumerate(value)]
-        if isinstance(value, Section) and get_origin(choice) is dict and arguments[1] is not Any:
-            return {k: convert(arguments[1], v, dotted(where, k), value.words.get(k)) for k, v in value.items()}
-    if word is not None and any(get_origin(choice) is Literal and word in get_args(choice) for choice in choices):
-        return word
-    if float in choices and isinstance(value, (str, int)) and not isinstance(value, bool):
+        if isinstance(value, list) and get_origin(choice) is list:
+            return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        if isinstance(value, dict) and get_origin(choice) is dict:
+            return {key: _convert(arguments[1], item, _dotted(where, key)) for key, item in value.items()}
+    if Word in choices:
+        return value
+    read, is_word = plain(value), isinstance(value, Word)
+    if is_word and any(get_origin(choice) is Literal and value in get_args(choice) for choice in choices):
+        return str(value)
+    if float in choices and isinstance(read, (str, int)) and not isinstance(read, bool):
         try:
-            return float(value)
+            return float(read)
         except ValueError:
-            return value
-    if word is not None and value is not None and str in choices and type(value) not in choices:
-        return word
-    return value
+            return read
+    return str(value) if is_word and str in choices and type(read) not in choices else read
 
 
-def field_of(error: StrictDataclassFieldValidationError) -> str:
-    """The field's name, which huggingface_hub has in the message alone."""
-    found = re.match("Validation error for field '(.+)'", str(error))
+def plain(value: Any) -> Any:
+    """The value as YAML reads it, without any `Word`."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.value if isinstance(value, Word) else value
+
+
+def field_error(
+    error: StrictDataclassFieldValidationError, types: dict[str, Any], values: dict[str, Any], where: str
+) -> ValueError:
+    """What is wrong with a field, in the words of a YAML file."""
+    found = re.match("Validation error for field '(.+)'", str(error))  # huggingface_hub has the name there alone
     assert found is not None, error
-    return found[1]
+    name = found[1]
+    given = f"{_dotted(where, name)}={values[name]!r}"
+    if isinstance(error.__cause__, ValueError):  # raised by `bounds`; a wrong type is a TypeError
+        return ValueError(f"{given} {error.__cause__}")
+    return ValueError(f"{given}: expected {_type_name(types[name])}, got {type(values[name]).__name__}")
 
 
-def dotted(where: str, key: str) -> str:
+def _dotted(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
 
 
-def type_name(annotation: Any) -> str:
-    """An annotation in the words of a YAML file."""
+def _type_name(annotation: Any) -> str:
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     names = []
     for choice in choices:

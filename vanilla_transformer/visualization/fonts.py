@@ -2,6 +2,7 @@
 """Fonts for tokens of any script: matplotlib's default, and installed fonts for the characters that it lacks."""
 
 import logging
+import unicodedata
 from collections.abc import Iterable
 
 from matplotlib import font_manager
@@ -10,16 +11,6 @@ from matplotlib.ft2font import FT2Font
 DEFAULT_FAMILY = "DejaVu Sans"  # comes with matplotlib: Latin, Greek, Cyrillic, much of Arabic and Hebrew
 PREFERRED = ("noto", "wqy", "source han", "droid", "unifont")  # in the name of a file: made for whole scripts
 MAX_NAMED = 8  # characters in a warning
-
-# First and last character of a script, and the Debian package with a font for it.
-PACKAGES = [
-    ("\u2e80", "\u9fff", "fonts-noto-cjk"),
-    ("\uac00", "\ud7af", "fonts-noto-cjk"),
-    ("\uf900", "\uffef", "fonts-noto-cjk"),
-    ("\U00020000", "\U0003ffff", "fonts-noto-cjk"),
-    ("\U0001f000", "\U0001faff", "fonts-symbola"),
-]
-DEFAULT_PACKAGE = "fonts-noto-core"
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +25,9 @@ def fonts_for(texts: Iterable[str]) -> list[str]:
     families = [DEFAULT_FAMILY]
     for path in _installed_fonts() if missing else []:
         if found := missing & _characters(path):
-            families.append(_register(path))
+            if path not in {font.fname for font in font_manager.fontManager.ttflist}:
+                font_manager.fontManager.addfont(path)
+            families.append(FT2Font(path).family_name)
             missing -= found
         if not missing:
             break
@@ -61,12 +54,9 @@ def _characters(path: str) -> set[str]:
         return set()
 
 
-def _register(path: str) -> str:
-    """Make a font known to matplotlib; return the name of its family."""
-    if path not in {font.fname for font in font_manager.fontManager.ttflist}:
-        font_manager.fontManager.addfont(path)
-    return FT2Font(path).family_name
-
-
 def _package(character: str) -> str:
-    return next((package for first, last, package in PACKAGES if first <= character <= last), DEFAULT_PACKAGE)
+    """The Debian package with a font for a character."""
+    if "\U0001f000" <= character <= "\U0001faff":
+        return "fonts-symbola"
+    is_of_east_asia = unicodedata.east_asian_width(character) in "WFH"  # wide, or a full or half width of its own
+    return "fonts-noto-cjk" if is_of_east_asia else "fonts-noto-core"

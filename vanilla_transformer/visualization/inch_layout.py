@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A figure whose parts are placed in inches, and which grows as large as they need."""
+"""Figures whose parts are placed in inches, and which grow as large as they need."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -10,52 +10,37 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
-from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Affine2D
 
 from vanilla_transformer.visualization.style import DOTS_PER_INCH, FONT_SIZE, MARGIN, without_missing_glyphs
 
 LINE_HEIGHT = 1.6 * FONT_SIZE / 72  # inches, of titles
+TITLE: dict[str, Any] = {"fontsize": FONT_SIZE, "va": "top"}  # its upper left corner is at (x, y)
 HALF_CAPITAL = 0.36  # of the font size: the middle of a capital above the baseline
 
 
-class InchLayout:
-    """Panels and lines of text at (inches from the left, inches downwards from the top)."""
+def inch_axes() -> Axes:
+    """Axes that cover a new figure; their coordinates are inches from the left, and downwards."""
+    axes = Figure(dpi=DOTS_PER_INCH).add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return axes
 
-    def __init__(self):
-        self.figure = Figure(figsize=(1, 1), dpi=DOTS_PER_INCH)
-        self.panels: list[tuple[Axes, tuple[float, float, float, float]]] = []
-        self.texts: list[tuple[Text, float, float]] = []
 
-    def panel(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Empty axes whose upper left corner is at (x, y)."""
-        axes = self.figure.add_axes((0, 0, 1, 1))
-        axes.tick_params(labelsize=FONT_SIZE)
-        self.panels.append((axes, (x, y, width, height)))
-        return axes
-
-    def text(self, x: float, y: float, words: str, **properties: Any) -> None:
-        """Words whose upper left corner is at (x, y)."""
-        text = self.figure.text(0, 0, words, fontsize=FONT_SIZE, va="top", ha="left", **properties)
-        self.texts.append((text, x, y))
-
-    def to_figure(self, width: float, height: float) -> Figure:
-        """The figure with this size, in inches, and a margin around it."""
-        width, height = width + 2 * MARGIN, height + 2 * MARGIN
-        self.figure.set_size_inches(width, height)
-        for axes, (x, y, w, h) in self.panels:
-            axes.set_position(((x + MARGIN) / width, 1 - (y + MARGIN + h) / height, w / width, h / height))
-        for text, x, y in self.texts:
-            text.set_position(((x + MARGIN) / width, 1 - (y + MARGIN) / height))
-        return self.figure
+def fit_figure(axes: Axes, width: float, height: float) -> Figure:
+    """The figure of `inch_axes` with this size, in inches, and a margin around it."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.set_size_inches(width + 2 * MARGIN, height + 2 * MARGIN)
+    axes.set(xlim=(-MARGIN, width + MARGIN), ylim=(height + MARGIN, -MARGIN))
+    return figure
 
 
 class TokenWriter:
     """Writes the tokens of a figure, all with one size and one list of fonts.
 
-    A figure has hundreds of tokens, most of them repeated. matplotlib would lay out each as a new text; here each
-    distinct token becomes an outline once.
+    A figure has hundreds of tokens, most of them repeated. matplotlib would lay out each as a new text, which doubles
+    the time of a large figure; here each distinct token becomes an outline once.
     """
 
     def __init__(self, size: float, families: list[str]):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch  # bertviz takes its tensors
 
-from vanilla_transformer.visualization.layer_attention import KIND_NAMES, KINDS, Attention, Kind, queries_and_keys
+from vanilla_transformer.visualization.layer_attention import KIND_NAMES, KINDS, AttentionWeights, Kind
 
 View = Literal["head", "model"]
 # The scripts that bertviz would download: package, file in it.
@@ -46,7 +46,7 @@ HELP = {
 }
 
 
-def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = KINDS, title: str = "") -> str:
+def interactive_page(attention: AttentionWeights, view: View, kinds: Sequence[Kind] = KINDS, title: str = "") -> str:
     """An HTML page with a view for each kind of attention that the model has.
 
     Args:
@@ -65,11 +65,11 @@ def interactive_page(attention: Attention, view: View, kinds: Sequence[Kind] = K
     )
 
 
-def _view(attention: Attention, kind: Kind, view: View) -> str:
+def _view(attention: AttentionWeights, kind: Kind, view: View) -> str:
     from bertviz import head_view, model_view
 
     weights = np.round(getattr(attention, kind).astype(np.float64), DECIMALS)  # (layers, heads, queries, keys)
-    queries, keys = queries_and_keys(attention, kind)
+    queries, keys = attention.queries_and_keys(kind)
     draw: Any = head_view if view == "head" else model_view
     # Every kind is passed as cross-attention, the only one whose two sides may differ.
     html = draw(

@@ -3,50 +3,65 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 Kind = Literal["encoder", "decoder", "cross"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KIND_NAMES = {"encoder": "Encoder self-attention", "decoder": "Decoder self-attention", "cross": "Cross-attention"}
-KEY_NAMES = {"encoder": "source token, attended to", "decoder": "target token read so far", "cross": "source token"}
+# Labels of the queries and of the keys.
+SIDE_NAMES = {
+    "encoder": ("source token, attending", "source token, attended to"),
+    "decoder": ("produced token", "target token read so far"),
+    "cross": ("produced token", "source token"),
+}
 MAX_TOKENS = 100  # of either side
 
 
-class Attention(Protocol):
-    """The attention weights of a translation: `vanilla_transformer.evaluation.attention_weights.AttentionWeights`."""
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The attention in one translation (section 3.2.3 of the paper); every row of weights sums to 1.
 
-    @property
-    def source_tokens(self) -> list[str]: ...
-    @property
-    def target_tokens(self) -> list[str]: ...
-    @property
-    def target_inputs(self) -> list[str]: ...
-    @property
-    def encoder(self) -> np.ndarray | None: ...
-    @property
-    def decoder(self) -> np.ndarray | None: ...
-    @property
-    def cross(self) -> np.ndarray: ...
+    Position i of the decoder reads `target_inputs[i]` and produces `target_tokens[i]`: the inputs are the produced
+    tokens shifted right.
+
+    Args:
+        source_tokens: with the EOS token.
+        target_tokens, target_inputs: of the same length.
+        encoder: self-attention, `(layers, heads, source_length, source_length)`; `None` for an RNN.
+        decoder: masked self-attention, `(layers, heads, target_length, target_length)`; its columns are
+            `target_inputs`. `None` for an RNN.
+        cross: over the source, `(layers, heads, target_length, source_length)`. An RNN has one layer and one head.
+    """
+
+    source_tokens: list[str]
+    target_tokens: list[str]
+    target_inputs: list[str]
+    encoder: np.ndarray | None
+    decoder: np.ndarray | None
+    cross: np.ndarray
+
+    def queries_and_keys(self, kind: Kind) -> tuple[list[str], list[str]]:
+        """The tokens that attend, and the tokens that they attend to."""
+        queries = self.source_tokens if kind == "encoder" else self.target_tokens
+        return queries, self.target_inputs if kind == "decoder" else self.source_tokens
 
 
 @dataclass(frozen=True)
 class LayerAttention:
     """The heads of one layer, for one picture."""
 
+    kind: Kind
     title: str  # kind and layer
     heads: list[str]  # their names
     weights: np.ndarray  # (heads, queries, keys)
     queries: list[str]  # tokens
     keys: list[str]
-    query_name: str  # label of the side
-    key_name: str
-    is_causal: bool = False  # query i sees the keys up to i only
 
 
 def select_layers(
-    attention: Attention,
+    attention: AttentionWeights,
     kinds: Sequence[Kind] = KINDS,
     layer: int | None = None,
     head: int | None = None,
@@ -70,38 +85,22 @@ def select_layers(
     if len(kinds) == 1 and kinds[0] not in present:
         has = ", ".join(present)
         raise ValueError(f"this model has no {kinds[0]} self-attention (an RNN has none); it has: {has}")
-    return [_select_layer(attention, kind, layer, head, average) for kind in kinds if kind in present]
-
-
-def queries_and_keys(attention: Attention, kind: Kind) -> tuple[list[str], list[str]]:
-    """The tokens that attend, and the tokens that they attend to."""
-    queries = attention.source_tokens if kind == "encoder" else attention.target_tokens
-    return queries, attention.target_inputs if kind == "decoder" else attention.source_tokens
-
-
-def _select_layer(
-    attention: Attention, kind: Kind, layer: int | None, head: int | None, average: bool
-) -> LayerAttention:
-    weights = getattr(attention, kind)  # (layers, heads, queries, keys)
-    layers, heads = weights.shape[:2]
-    layer = int(layers if layer is None else layer)
-    for what, number, count in (("layer", layer, layers), ("head", head, heads)):
-        if number is not None and not 1 <= number <= count:
-            raise ValueError(f"{what} of the {KIND_NAMES[kind].lower()}: {number} must be between 1 and {count}")
-    selected = weights[layer - 1]  # (heads, queries, keys)
-    names = [f"head {number}" for number in range(1, heads + 1)]
-    if head is not None:
-        selected, names = selected[head - 1 : head], names[head - 1 : head]
-    elif average:
-        selected, names = selected.mean(axis=0, keepdims=True), [f"average of {heads} head{'s' * (heads > 1)}"]
-    queries, keys = queries_and_keys(attention, kind)
-    return LayerAttention(
-        title=f"{KIND_NAMES[kind]}, layer {layer} of {layers}",
-        heads=names,
-        weights=selected,
-        queries=queries,
-        keys=keys,
-        query_name="source token, attending" if kind == "encoder" else "produced token",
-        key_name=KEY_NAMES[kind],
-        is_causal=kind == "decoder",
-    )
+    selected = []
+    for kind in kinds:
+        weights = getattr(attention, kind)  # (layers, heads, queries, keys)
+        if weights is None:
+            continue
+        layers, heads = weights.shape[:2]
+        number = layers if layer is None else layer
+        for what, chosen, count in (("layer", number, layers), ("head", head, heads)):
+            if chosen is not None and not 1 <= chosen <= count:
+                raise ValueError(f"{what} of the {KIND_NAMES[kind].lower()}: {chosen} must be between 1 and {count}")
+        weights = weights[number - 1]  # (heads, queries, keys)
+        names = [f"head {index}" for index in range(1, heads + 1)]
+        if head is not None:
+            weights, names = weights[head - 1 : head], names[head - 1 : head]
+        elif average:
+            weights, names = weights.mean(axis=0, keepdims=True), [f"average of {heads} head{'s' * (heads > 1)}"]
+        title = f"{KIND_NAMES[kind]}, layer {number} of {layers}"
+        selected.append(LayerAttention(kind, title, names, weights, *attention.queries_and_keys(kind)))
+    return selected

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all pictures share: sizes, the styles of series, empty figures, labels, and writing to files.
+"""What all pictures share: sizes, the styles of series, empty figures, labels.
 
 Text stays legible at half the pixels, about the width of a page on GitHub.
 """
 
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -20,7 +18,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 DOTS_PER_INCH = 150
 FONT_SIZE = 16  # points: 16 pixels at half size
-SUFFIXES = (".png", ".svg")
 MARGIN = 0.2  # inches around the drawing
 REFERENCE_LINE: dict[str, Any] = {"color": "0.35", "linewidth": 2.5, "zorder": 1}  # marks a value that was not measured
 
@@ -54,10 +51,8 @@ def series_styles(names: Sequence[str], noun: str = "models", remedy: str = "dra
     """A style for each name, by its place in the list; the second ten are dashed, and the first is drawn on top.
 
     Raises:
-        ValueError: a name that occurs twice; more than twenty of this `noun`, with the `remedy`.
+        ValueError: more than twenty of this `noun`, with the `remedy`.
     """
-    if len(set(names)) != len(names):
-        raise ValueError(f"{noun} {list(names)} must have different names")
     if len(names) > 2 * len(COLOURS):
         raise ValueError(
             f"{len(names)} {noun} cannot be told apart in a plot, {2 * len(COLOURS)} at most can: {remedy}"
@@ -99,39 +94,9 @@ def set_log_yscale(axes: Axes, multiples: Sequence[int], number_format: str) -> 
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def check_suffix(path: str | Path, allowed: Sequence[str] = SUFFIXES) -> Path:
-    """Return the path, or raise ValueError if its suffix is not allowed."""
-    path = Path(path)
-    if path.suffix.lower() not in allowed:
-        raise ValueError(f"output {path}: its suffix {path.suffix!r} must be one of {', '.join(allowed)}")
-    return path
-
-
 @contextmanager
 def without_missing_glyphs() -> Iterator[None]:
     """Silence matplotlib's warning for each character that no font has: `fonts_for` names them all in one line."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
-
-
-def save_figure(figure: Figure, path: str | Path) -> tuple[int, int]:
-    """Write a figure as PNG or SVG, by the suffix.
-
-    Returns:
-        Width and height: pixels of a PNG, points of an SVG.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: the file cannot be written.
-    """
-    path = check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with without_missing_glyphs():
-        if path.suffix.lower() == ".svg":
-            figure.savefig(path)
-            width, height = (round(72 * inches) for inches in figure.get_size_inches())
-            return width, height
-        # zlib's strategy for runs of equal bytes writes a figure of many panels in 0.6 of the time.
-        figure.savefig(path, pil_kwargs={"compress_type": zlib.Z_RLE})
-    return figure.canvas.get_width_height()

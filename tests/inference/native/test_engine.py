@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from transformers.utils.logging import warning_once
 
 from tests.families import FAMILIES
 from vanilla_transformer.inference.native import engine
@@ -62,7 +63,7 @@ def refuse(monkeypatch, reason: str) -> None:
 
 
 def test_a_fall_back_is_warned_of_once_for_each_reason(monkeypatch, caplog):
-    engine._warn_once.cache_clear()
+    warning_once.cache_clear()
     for reason in ("no compiler", "no compiler", "no folder", "no compiler"):
         refuse(monkeypatch, reason)
         assert native_decoder(FAMILIES[0].model(), "float32", "auto") is None
@@ -73,7 +74,7 @@ def test_a_fall_back_is_warned_of_once_for_each_reason(monkeypatch, caplog):
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [case for case in CASES.values() if case[2]])
 def test_the_callers_own_choice_is_not_warned_of(make, precision, reason, monkeypatch, caplog):
-    engine._warn_once.cache_clear()
+    warning_once.cache_clear()
     refuse(monkeypatch, "no compiler")
     assert native_decoder(make(), precision, "auto") is None
     assert native_decoder(FAMILIES[0].model(), "float32", "torch") is None

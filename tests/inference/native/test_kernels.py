@@ -24,9 +24,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def build(folder: Path, flags: list[str], program: str = str(PROGRAM)) -> str:
-    compiler = find_compiler()
-    assert compiler is not None
-    built = run(*compiler, *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test"))
+    built = run(*find_compiler(), *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test"))
     assert built.returncode == 0, built.stderr
     return str(folder / "kernels_test")
 

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,22 +23,21 @@ REMEDY = "name a folder of your own by XDG_CACHE_HOME"
 _errors: dict[tuple[str | None, ...], str] = {}  # by the values of VARIABLES
 
 
-def find_compiler() -> list[str] | None:
+def find_compiler() -> list[str]:
     """The program that `CXX` names, perhaps with arguments ("ccache g++"), else c++, g++ or clang++.
 
-    Returns:
-        `None`: there is none.
+    Raises:
+        ValueError: there is none.
     """
     named = os.environ.get("CXX", "").strip()
-    if not named:
-        found = map(shutil.which, ["c++", "g++", "clang++"])
-        return next(([path] for path in found if path is not None), None)
-    try:
-        program, *arguments = [named] if shutil.which(named) else shlex.split(named)
-    except ValueError:  # an unbalanced quotation mark
-        return None
-    path = shutil.which(program)
-    return None if path is None else [path, *arguments]
+    candidates = [[named]] if named else [["c++"], ["g++"], ["clang++"]]
+    with suppress(ValueError):  # an unbalanced quotation mark
+        candidates.append(shlex.split(named))
+    for program, *arguments in filter(None, candidates):
+        if (path := shutil.which(program)) is not None:
+            return [path, *arguments]
+    found = f"CXX={named!r} names no program" if named else "there is no C++ compiler"
+    raise ValueError(f"its kernels are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
 
 
 @cache
@@ -65,10 +65,6 @@ def library() -> ctypes.CDLL:
 
 def _load() -> ctypes.CDLL:
     compiler = find_compiler()
-    if compiler is None:
-        named = os.environ.get("CXX", "").strip()
-        found = f"CXX={named!r} names no program" if named else "there is no C++ compiler"
-        raise ValueError(f"its kernels are compiled once, and {found}: install one (Debian: g++), or name it by CXX")
     sources = (path.read_text(encoding="utf-8") for path in (SOURCE, *HEADERS))
     parts = (*sources, *compiler, _run(compiler, "--version").stdout, platform.platform(), cpu_features(), *FLAGS)
     key = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which engine decodes a model: kernels compiled for this machine, or PyTorch's operations."""
 
-import logging
-from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
+from transformers.utils.logging import get_logger
 
 from vanilla_transformer.decoder import BuildsDecoder, Decoder, ModelDecoder
 from vanilla_transformer.inference.native.compiler import library
@@ -18,7 +17,7 @@ from vanilla_transformer.seq2seq_base import is_unmodified
 Engine = Literal["auto", "native", "torch"]
 ENGINES = get_args(Engine)
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = "auto") -> Decoder:
@@ -73,9 +72,11 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
         except ValueError as error:  # no compiler, say
             reason = str(error)
             if engine == "auto":
-                _warn_once(reason)
+                logger.warning_once(
+                    "the native engine is not available, and PyTorch decodes, several times slower: %s", reason
+                )
         else:
-            return NativeDecoder(model, "int8" if precision == "int8" else "float32")
+            return NativeDecoder(model, precision)
     if engine == "native":
         raise ValueError(f"engine='native' cannot decode this: {reason}; use engine='torch', or 'auto'")
     return None
@@ -94,8 +95,3 @@ def native_unsupported_reason(model: Any, precision: Precision) -> str | None:
     if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):
         return "the model has adapters, hooks, shards or replaced modules"
     return None
-
-
-@cache
-def _warn_once(reason: str) -> None:
-    logger.warning("the native engine is not available, and PyTorch decodes, several times slower: %s", reason)

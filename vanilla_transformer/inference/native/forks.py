@@ -5,13 +5,12 @@ The child inherits OpenMP's record of a team of threads, but none of the threads
 computation in the parent counts: training, `generate` or another library.
 """
 
-import logging
 import os
-from functools import cache
 
 import torch
+from transformers.utils.logging import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _is_forked = False
 
 
@@ -30,15 +29,10 @@ def compute_after_fork() -> None:
     Nothing tells whether the parent has computed: torch and its libraries start threads as they are imported.
     """
     if _is_forked and (threads := torch.get_num_threads()) > 1:
-        _warn_once(os.getpid(), threads)
+        logger.warning_once(
+            "process %d was forked, without the %d threads of its parent, and computes on one: for more, start "
+            'processes by multiprocessing\'s "spawn" or "forkserver"',
+            os.getpid(),
+            threads,
+        )
         torch.set_num_threads(1)  # of this Python thread, and of later ones
-
-
-@cache
-def _warn_once(process: int, threads: int) -> None:
-    logger.warning(
-        "process %d was forked, without the %d threads of its parent, and computes on one: for more, start processes "
-        'by multiprocessing\'s "spawn" or "forkserver"',
-        process,
-        threads,
-    )

@@ -2,19 +2,18 @@
 """The native engine: the Transformer's encoder, decoder and choice of tokens in transformer.cpp."""
 
 from ctypes import POINTER, addressof, byref, c_void_p, pointer
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from vanilla_transformer.embeddings import positions_of_real_tokens
+from vanilla_transformer.fused_decoder import additive_mask
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import Arena, BufferPool
-from vanilla_transformer.packed_linear import fused_projections, int8_scales
+from vanilla_transformer.packed_linear import Precision, fused_projections, int8_scales
 from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
-
-NativePrecision = Literal["float32", "int8"]
 
 
 class PackedStack:
@@ -27,7 +26,7 @@ class PackedStack:
             overflows.
     """
 
-    def __init__(self, stack: Any, precision: NativePrecision, is_decoder: bool):
+    def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
         config = stack.config
         self.library, self.precision = structures.load_library(), precision
         self.constants = self.library.constants()
@@ -153,7 +152,7 @@ class NativeDecoder:
     engine = "native"
 
     @torch.no_grad()
-    def __init__(self, model: Any, precision: NativePrecision = "float32"):
+    def __init__(self, model: Any, precision: Precision = "float32"):
         compute_after_fork()
         encoder, decoder = model.model.encoder, model.model.decoder
         self.model, self.precision = model, precision
@@ -176,7 +175,7 @@ class NativeDecoder:
         sentences, length = input_ids.shape
         embedded = self.source_embedding(input_ids, positions_of_real_tokens(attention_mask)).contiguous()
         scratch = ScratchMemory(self.encoder, self.buffers, sentences * length, length)
-        mask = additive_mask(attention_mask)
+        mask = additive_mask(attention_mask, torch.float32)
         encoded = torch.empty_like(embedded)
         self.encoder.library.encode(
             byref(self.encoder.structure),
@@ -190,24 +189,8 @@ class NativeDecoder:
         )
         return Seq2SeqEncoderOutput(encoded, attention_mask=attention_mask)
 
-    def begin(
-        self,
-        encoder_outputs: Any,
-        attention_mask: torch.Tensor | None,
-        max_length: int,
-        beams: int,
-        output_attentions: bool = False,
-    ) -> "NativeDecoderState":
-        compute_after_fork()
-        encoded = encoder_outputs.last_hidden_state
-        return NativeDecoderState(self, encoded, attention_mask, max_length, beams, output_attentions)
-
-
-def additive_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The term added to scores, finite as the eager backend has it: a source may be padding alone."""
-    if mask is None or bool(mask.all()):
-        return None
-    return torch.zeros(mask.shape).masked_fill_(mask == 0, torch.finfo(torch.float32).min)
+    def begin(self, *arguments: Any, **options: Any) -> "NativeDecoderState":
+        return NativeDecoderState(self, *arguments, **options)
 
 
 def address(tensor: torch.Tensor | None) -> c_void_p:
@@ -225,12 +208,14 @@ class NativeDecoderState:
     def __init__(
         self,
         decoder: NativeDecoder,
-        encoded: torch.Tensor,
+        encoder_outputs: Any,
         mask: torch.Tensor | None,
         max_length: int,
         beams: int,
-        output_attentions: bool,
+        output_attentions: bool = False,
     ):
+        compute_after_fork()
+        encoded = encoder_outputs.last_hidden_state
         self.decoder, self.stack, self.threads = decoder, decoder.decoder, torch.get_num_threads()
         sentences, source_length, _ = encoded.shape
         rows, stack, config = sentences * beams, self.stack, self.stack.structure
@@ -240,7 +225,7 @@ class NativeDecoderState:
         self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.row_buffer = torch.empty(2 * rows + 1, dtype=torch.int32)
         self.source = self._project_source(encoded.float().contiguous())
-        self.mask, self.slots = additive_mask(mask), torch.arange(sentences)
+        self.mask, self.slots = additive_mask(mask, torch.float32), torch.arange(sentences)
         self.ancestors = torch.empty(sentences, beams, max_length, dtype=torch.int32)
         self.reorder_buffer = torch.empty(beams, max_length, dtype=torch.int32)
         self.cache_blocks: list[torch.Tensor] = []
