@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 IGNORE_INDEX = -100  # the label of positions without a target, as everywhere in transformers
-# Logits of a chunk. Each chunk adds to the whole gradient of the weight, and launches a dozen kernels, so fewer are faster.
+# Logits of a chunk. Each chunk launches a dozen kernels and adds to the whole gradient of the weight: fewer are faster.
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_A_CPU = 2**28, 2**25  # 1 GiB and 128 MiB in float32
 
 
