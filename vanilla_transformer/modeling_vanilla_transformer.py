@@ -70,8 +70,8 @@ class AddAndLayerNorm(nn.LayerNorm):
         """
         norm = super().forward
         if self.is_pre_norm:
-            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
-        return norm(hidden_states + self.dropout(sublayer(hidden_states))).to(hidden_states.dtype)
+            return self.dropout.add(hidden_states, sublayer(norm(hidden_states)))
+        return norm(self.dropout.add(hidden_states, sublayer(hidden_states))).to(hidden_states.dtype)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
