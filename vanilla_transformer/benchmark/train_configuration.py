@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from vanilla_transformer.benchmark.configuration import TimingConfig
 from vanilla_transformer.training.bounds import at_least
-from vanilla_transformer.training.configuration import model_config_of
+from vanilla_transformer.training.configuration import check_model_section, model_config_of
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
 
 OURS, RNN, MARIAN, TORCH, X_TRANSFORMERS = SYSTEMS = "ours", "our RNN", "MarianMT", "nn.Transformer", "x-transformers"
@@ -97,14 +97,17 @@ class TrainBenchmarkConfig:
     def model_config(self, size: str, kind: str) -> PreTrainedConfig:
         """The configuration of a size's "transformer" or "rnn"."""
         section = self.models[size]
+        if not isinstance(section, dict) or not isinstance(section.get("vocab_size"), int):
+            raise ValueError(f"models.{size}={section!r} must have vocab_size, batch_tokens, transformer and rnn")
         try:
-            return model_config_of(section[kind], vocab_size=section["vocab_size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"models.{size} must have vocab_size, transformer and rnn: {error!r}") from error
+            check_model_section(section[kind])
+        except (AttributeError, KeyError, ValueError) as error:
+            raise ValueError(f"models.{size}.{kind} must be a model's section: {error}") from error
+        return model_config_of(section[kind], vocab_size=section["vocab_size"])
 
     def batch_tokens(self, size: str, length: int) -> int:
         """Tokens a side of a batch of sentences of this length."""
-        tokens = self.models[size].get("batch_tokens", {}).get(str(length))
+        tokens = (self.models[size].get("batch_tokens") or {}).get(str(length))
         if not isinstance(tokens, int) or tokens < length:
             raise ValueError(f"models.{size}.batch_tokens.{length}={tokens!r} must be at least {length}")
         return tokens
