@@ -55,6 +55,7 @@ def benchmark_training(config: TrainBenchmarkConfig, on_progress: Callable[[str]
                 shown = (f"{name} {result['tokens_per_second']:,.0f}" for name, result in case["results"].items())
                 on_progress(f"{case_title(case)}: {', '.join(shown)} tokens/s")
                 write_result(output, settings, results)
+                torch.compiler.reset()  # graphs of one case count against the next one's limit of recompilations
                 gc.collect()  # before the next systems are there
                 if device.type != "cpu":
                     torch.accelerator.empty_cache()
@@ -118,7 +119,7 @@ def measure_case(
             step = TrainStep(name, config, size, length, device, precision)
             if is_compiled:
                 step.compile()
-            step(batch, 2)  # compiles, and allocates Adam's moments
+            step(batch, 1 + is_compiled)  # compiles, and allocates Adam's moments
             steps[name] = step
         except torch.OutOfMemoryError:
             no_memory.append(name)

@@ -22,7 +22,6 @@ from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import default_device
 from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.training.configuration import CorporaConfig, model_config_of, run_config_of
-from vanilla_transformer.training.corpora import MODEL_INPUTS
 from vanilla_transformer.training.loop import fit
 from vanilla_transformer.training.setup import set_up
 
@@ -131,7 +130,7 @@ def run_trainer(config: TrainBenchmarkConfig, warm: Path, pairs: int, started: f
         save_strategy="no",
         report_to="none",
     )
-    dataset, collator = rows.select_columns(list(MODEL_INPUTS)), DataCollatorForSeq2Seq(tokenizer, model=model)
+    dataset, collator = rows.select_columns(["input_ids", "labels"]), DataCollatorForSeq2Seq(tokenizer, model=model)
     trainer = Seq2SeqTrainer(model, arguments, train_dataset=dataset, data_collator=collator)
     meter = RunMeter(model, started)
     trainer.train()
