@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.distributed.fsdp import full_state_dict, is_sharded
+from vanilla_transformer.distributed.processes import wait_for_everyone
 from vanilla_transformer.inference.weight_files import WEIGHTS, is_pickle_name
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.configuration import TrainingConfig
@@ -72,7 +73,7 @@ class Checkpoints:
             for path in list_checkpoints(self.folder):
                 if path not in kept:
                     shutil.rmtree(path)
-        self.accelerator.wait_for_everyone()
+        wait_for_everyone()
 
     def newest(self, count: int) -> list[Path]:
         """The newest `count` undamaged checkpoints, oldest first: the regular ones, and the last one in any case."""
@@ -96,6 +97,7 @@ class Checkpoints:
                 choice = [self._choose()]
             except ValueError as error:  # the other processes must raise it, too, or they would wait
                 choice = [error]
+        wait_for_everyone()  # the main process has read gigabytes
         [chosen] = broadcast_object_list(choice)
         if isinstance(chosen, ValueError):
             raise chosen

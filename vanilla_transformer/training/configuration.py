@@ -98,6 +98,8 @@ class TrainingConfig:
         attention: the attention backend of training; `None`: the model's own.
         max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        compile: a Transformer's layers by torch.compile, one by one, for batches of any shape.
+        deterministic: deterministic algorithms on a GPU too, which are slower: a resumed run ends in the same bits.
         seed: decides initialisation, dropout and the order of the data.
         log_every, validate_every, checkpoint_every: in updates.
         validation_beams: beam width of the validation's translations; `None`: the model's own.
@@ -119,6 +121,8 @@ class TrainingConfig:
     attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = "sdpa"
     max_skipped_in_a_row: int = at_least(1, default=10)
     gradient_checkpointing: bool = False
+    compile: bool = False
+    deterministic: bool = False
     seed: int = 1
     log_every: int = at_least(1, default=50)
     validate_every: int = at_least(1, default=1000)
@@ -271,12 +275,22 @@ def _check_model(config: RunConfig) -> None:
             f"training.attention={config.training.attention!r} is for the Transformer; an RNN has its attention in "
             "model.attention: set training.attention to 'eager'"
         )
+    refuse_compiled_rnn(model, config.training)
     length = config.data.max_length + config.generation.max_tokens_beyond_source
     if max_positions(model) < length:
         raise ValueError(
             f"model.max_position_embeddings={max_positions(model)} is less than {length}, which "
             f"data.max_length={config.data.max_length} and generation.max_tokens_beyond_source="
             f"{config.generation.max_tokens_beyond_source} allow"
+        )
+
+
+def refuse_compiled_rnn(model: PreTrainedConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for `training.compile` of an RNN."""
+    if training.compile and isinstance(model, RNNSeq2SeqConfig):
+        raise ValueError(
+            "training.compile=true is for the Transformer: torch.compile would unroll an RNN's steps into a graph for "
+            "each length; set training.compile to false"
         )
 
 

@@ -14,6 +14,7 @@ from vanilla_transformer.data.batches import StreamingTokenBatches
 from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.device import deterministic_algorithms
 from vanilla_transformer.training.export import export_model
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.gradients import Batch, apply_update, backward, clip_gradients, skip_update
@@ -37,11 +38,12 @@ def train(config: RunConfig | FineTuningConfig) -> Run:
         ValueError: as `fit`.
         SystemExit: as `fit`.
     """
-    run = set_up(config)
-    validation = fit(run)
-    export_model(run, validation)
-    run.state.accelerator.end_training()
-    return run
+    with deterministic_algorithms(config.training.deterministic):
+        run = set_up(config)
+        validation = fit(run)
+        export_model(run, validation)
+        run.state.accelerator.end_training()
+        return run
 
 
 def fit(run: Run) -> Validation | None:

@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
-from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
-from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.distributed.fsdp import check_launch_options, fsdp_requested, is_sharded, shard_model
+from vanilla_transformer.distributed.processes import main_process_first
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
-from vanilla_transformer.training.device import start_accelerator
+from vanilla_transformer.training.device import LAUNCH_OPTIONS, idle_devices, seed_each_process, start_accelerator
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
@@ -69,19 +69,21 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, model, configuration or folder; unsupported
-            options of FSDP2 or ZeRO.
+            options of the launcher.
+        RuntimeError: a process has ended.
     """
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
+    check_launch_options(LAUNCH_OPTIONS)
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
-        with process_state().main_process_first():
+        with main_process_first():
             claim_output_dir(config)
         accelerator = start_accelerator(config.training)
-    with accelerator.main_process_first():
+    with main_process_first():
         text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
             test = load_references(config.data.test)  # now, so that its errors do not wait until training has ended
@@ -99,6 +101,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
+    seed_each_process(config.training.seed, accelerator)
     progress = Progress(
         processes=accelerator.num_processes,
         pairs=corpora.pairs(),
@@ -165,10 +168,11 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
     model, accelerator = state.bare_model(), state.accelerator
     logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
     logger.info(
-        f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
+        f"device: {accelerator.num_processes} x {accelerator.device.type}{idle_devices(accelerator)}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
         f"{', weights sharded by FSDP2' if is_sharded(model) else ''}"
         f"{', moments sharded by ZeRO-2' if isinstance(state.optimizer, ZeroOptimizer) else ''}"
+        f"{', layers compiled' if run.config.training.compile else ''}"
     )
     if isinstance(sampler, TokenBatchSampler):
         logger.info(

@@ -109,7 +109,8 @@ class TrainState:
         if path.is_file():
             self._load_random_states(_read_json(path))  # last, because loading may draw random numbers
         else:
-            logger.warning(f"{folder} is of fewer processes: number {self.accelerator.process_index} starts anew")
+            process = self.accelerator.process_index
+            logger.warning(f"{folder} is of fewer processes: dropout of process {process} begins by a seed of its own")
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from vanilla_transformer.distributed.fsdp import is_sharded, unsharded_copy
-from vanilla_transformer.distributed.processes import sum_over_processes
+from vanilla_transformer.distributed.processes import sum_over_processes, wait_for_everyone
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.loss import IGNORE_INDEX
@@ -49,6 +49,7 @@ def perplexity(negative_log_likelihood: float) -> float:
     return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf
 
 
+@torch.compiler.set_stance("force_eager")  # other modes would need other graphs, for few batches
 def validate(run: Run) -> Validation:
     """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`."""
     assert run.corpora.validation is not None
@@ -71,6 +72,7 @@ def validate(run: Run) -> Validation:
             with atomic_folder(run.output_dir / "best") as folder:
                 save_weights(model, folder)
                 run.tokenizer.save_pretrained(folder)
+        wait_for_everyone()
     return Validation(
         loss=loss,
         perplexity=perplexity(nll),
