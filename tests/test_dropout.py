@@ -45,3 +45,16 @@ def test_evaluation_mode_changes_nothing():
 def test_one_seed_gives_one_mask():
     first, second = (torch.manual_seed(3) and Dropout(0.5)(torch.ones(100)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_adding_to_a_residual_is_dropout_and_a_sum(rate):
+    residual, inputs = torch.randn(40, 7), torch.randn(40, 7, requires_grad=True)
+    dropout = Dropout(rate)
+    found, expected = (
+        torch.manual_seed(3) and function()
+        for function in (lambda: dropout.add(residual, inputs), lambda: residual + dropout(inputs))
+    )
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(output.square().sum(), inputs)[0] for output in (found, expected)]
+    torch.testing.assert_close(*gradients)

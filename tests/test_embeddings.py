@@ -5,9 +5,16 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerModel
-from vanilla_transformer.embeddings import InputEmbedding, LearnedPositions, positions_of_real_tokens, sinusoid
+from vanilla_transformer.embeddings import (
+    InputEmbedding,
+    LearnedPositions,
+    SinusoidalPositions,
+    positions_of_real_tokens,
+    sinusoid,
+)
 
 
 def formula(position: int, dimension: int, d_model: int) -> float:
@@ -73,3 +80,47 @@ def test_a_cached_target_longer_than_learned_positions_is_an_error():
     cache = model(torch.tensor([[4, 5]]), decoder_input_ids=torch.full((1, 6), 4), use_cache=True).cache
     with pytest.raises(ValueError, match="7 tokens.*max_position_embeddings=6"):
         model(torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[4]]), cache=cache)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
+def test_the_table_of_sinusoids_grows_with_the_sequence(layout):
+    positions = SinusoidalPositions(8, layout)
+    for length in (5, 3000, 4):
+        position_ids = torch.arange(length)[None].flip(1)
+        assert torch.equal(positions(position_ids, length), sinusoid(position_ids, 8, layout))
+
+
+def test_the_table_of_sinusoids_follows_the_device():
+    positions = SinusoidalPositions(8, "interleaved")
+    positions(torch.arange(3), 3)
+    assert positions(torch.arange(3, device="meta"), 3).device.type == "meta"
+    assert torch.equal(positions(torch.arange(3), 3), sinusoid(torch.arange(3), 8))
+
+
+def test_a_fake_tensor_leaves_no_table_behind():
+    positions = SinusoidalPositions(8, "interleaved")
+    with FakeTensorMode():
+        assert positions(torch.arange(3), 3).shape == (3, 8)
+    assert torch.equal(positions(torch.arange(3), 3), sinusoid(torch.arange(3), 8))
+
+
+def test_training_goes_on_with_the_table_of_inference_mode():
+    config = VanillaTransformerConfig(vocab_size=9, d_model=16, num_heads=2)
+    embedding, embedded = InputEmbedding(config), torch.randn(2, 3, 16, requires_grad=True)
+    with torch.inference_mode():
+        embedding(embedded, torch.arange(3)[None], max_length=3)
+    embedding(embedded, torch.arange(3)[None], max_length=3).sum().backward()
+    assert embedded.grad is not None
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)])
+def test_the_residual_stream_is_bfloat16_under_its_autocast(dtype, expected):
+    config = VanillaTransformerConfig(vocab_size=9, d_model=16, d_ff=8, num_layers=1, num_heads=2)
+    layer = VanillaTransformerModel(config).encoder.layers[0]
+    seen = []
+    layer.register_forward_hook(lambda module, args, output: seen.extend([args[0].dtype, output.dtype]))
+    encoder = VanillaTransformerModel(config).encoder
+    encoder.layers[0] = layer
+    with torch.autocast("cpu", dtype):
+        encoder(torch.randint(3, 9, (2, 5)))
+    assert seen == [expected, expected]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vanilla_transformer import linear as linear_module
-from vanilla_transformer.linear import MAX_ROWS, Linear
+from vanilla_transformer.linear import MAX_ROWS, Linear, joint_linear
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +58,34 @@ def test_gradients_are_those_of_one_product(products):
     part(inputs).sum().backward()
     torch.testing.assert_close(part.weight.grad, inputs.sum(0).expand(10, -1))
     assert not products
+
+
+def test_joint_linear_equals_each_layer_by_itself():
+    torch.manual_seed(0)
+    layers, inputs = [Linear(8, width) for width in (6, 6, 4)], torch.randn(2, 3, 8, requires_grad=True)
+    parameters = [inputs, *(parameter for layer in layers for parameter in layer.parameters())]
+    weights = [torch.randn(2, 3, width) for width in (6, 6, 4)]
+    found, expected = joint_linear(inputs, layers), [layer(inputs) for layer in layers]
+    gradients, others = (
+        torch.autograd.grad(sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)), parameters)
+        for outputs in (found, expected)
+    )
+    for one, other in zip([*found, *gradients], [*expected, *others], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("change", ["hook", "forward", "subclass"])
+def test_joint_linear_calls_layers_that_are_not_as_they_were(change):
+    """Such as those with an adapter, or those that Accelerate moves between devices."""
+    layers, inputs, called = [Linear(8, 4), Linear(8, 4)], torch.randn(3, 8), []
+    if change == "hook":
+        layers[1].register_forward_hook(lambda *args: called.append(change))
+    elif change == "forward":
+        forward = layers[1].forward
+        layers[1].forward = lambda input: called.append(change) or forward(input)
+    else:
+        layers[1].__class__ = type(
+            "Adapted", (Linear,), {"forward": lambda self, input: called.append(change) or input}
+        )
+    joint_linear(inputs, layers)
+    assert called == [change]

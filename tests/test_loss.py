@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from vanilla_transformer import loss as loss_module
-from vanilla_transformer.loss import cross_entropy_of_logits, smoothed_cross_entropy
+from vanilla_transformer.loss import chunk_tokens, cross_entropy_of_logits, smoothed_cross_entropy
 
 
 @pytest.fixture
@@ -106,3 +106,11 @@ def test_bfloat16_autocast_gives_gradients_near_float32s(case):
     for gradient, other in zip(torch.autograd.grad(loss, [hidden, weight]), expected, strict=True):
         assert gradient.dtype == torch.float32
         assert torch.allclose(gradient, other, atol=0.02 * other.abs().max().item())
+
+
+@pytest.mark.parametrize(("tokens", "vocab_size"), [(1, 5), (4096, 37_000), (25_000, 37_000), (7, 2**26)])
+def test_chunks_are_even_and_within_the_limit(tokens, vocab_size):
+    chunk = chunk_tokens(tokens, vocab_size, torch.device("cpu"))
+    chunks = -(-tokens // chunk)
+    assert chunk * vocab_size <= max(loss_module.CHUNK_ELEMENTS_ON_A_CPU + chunks * vocab_size, vocab_size)
+    assert chunk * chunks - tokens < chunks

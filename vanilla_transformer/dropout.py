@@ -19,11 +19,20 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Any shape; the same shape."""
+        mask = self._mask(input)
+        return super().forward(input) if mask is None else input * mask
+
+    def add(self, residual: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+        """`residual + dropout(input)`, on a CPU in one pass over memory instead of two."""
+        mask = self._mask(input)
+        return residual + self(input) if mask is None else torch.addcmul(residual, input, mask)
+
+    def _mask(self, input: torch.Tensor) -> torch.Tensor | None:
+        """0 or the scale for each element; `None` where torch's own dropout serves, or there is nothing to drop."""
         if not self.training or self.p == 0 or input.device.type != "cpu":
-            return super().forward(input)
+            return None
         dropped = min(round(self.p * 2**16), 2**16 - 1)  # how many of the 2^16 values drop their element
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: input.numel()].view(input.shape)  # uniform on -2^15 … 2^15 - 1
         # In place, where `>=` writes integers of the width that it reads: ten times as fast as through booleans.
-        mask = bits.ge_(dropped - 2**15).to(input.dtype).mul_(2**16 / (2**16 - dropped))
-        return input * mask
+        return bits.ge_(dropped - 2**15).to(input.dtype).mul_(2**16 / (2**16 - dropped))

@@ -2,6 +2,7 @@
 """The Transformer of "Attention Is All You Need" (Vaswani et al., 2017), section 3.1 and Figure 1."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,8 +71,8 @@ class AddAndLayerNorm(nn.LayerNorm):
         """
         norm = super().forward
         if self.is_pre_norm:
-            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
-        return norm(hidden_states + self.dropout(sublayer(hidden_states))).to(hidden_states.dtype)
+            return self.dropout.add(hidden_states, sublayer(norm(hidden_states)))
+        return norm(self.dropout.add(hidden_states, sublayer(hidden_states))).to(hidden_states.dtype)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -125,6 +126,21 @@ class DecoderLayer(GradientCheckpointingLayer):
             lambda x: self.cross_attention(x, encoder_attention_mask, encoder_hidden_states, **kwargs)[0],
         )
         return self.feed_forward_norm(hidden_states, lambda x: self.feed_forward(x))
+
+
+def padding_mask(
+    config: VanillaTransformerConfig,
+    embedded: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    encoder_hidden_states: torch.Tensor | None = None,
+) -> Any:
+    """transformers' mask over the source, in the form of the attention backend; `None` where nothing is masked.
+
+    On a CPU a mask without padding becomes `None` too. Elsewhere looking for padding would wait for the device.
+    """
+    may_look = embedded.device.type == "cpu"
+    options: Any = {"encoder_hidden_states": encoder_hidden_states, "allow_is_bidirectional_skip": may_look}
+    return create_bidirectional_mask(config, embedded, attention_mask, **options)
 
 
 def tensor_parallel_plan(*attentions: str) -> dict[str, str]:
@@ -190,7 +206,7 @@ class VanillaTransformerEncoder(VanillaTransformerPreTrainedModel):
 
         position_ids = positions_of_real_tokens(attention_mask)  # (batch, source_length)
         hidden_states = self.input_embedding(embedded, position_ids, max_length=embedded.shape[1])
-        mask = create_bidirectional_mask(self.config, embedded, attention_mask)
+        mask = padding_mask(self.config, embedded, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)  # (batch, source_length, d_model)
         return Seq2SeqEncoderOutput(self.norm(hidden_states), attention_mask=attention_mask)
@@ -263,9 +279,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
         hidden_states = self.input_embedding(embedded, position_ids, max_length=cached + target_length)
 
         mask = create_causal_mask(self.config, embedded, attention_mask, cache=self_attention_cache)
-        source_mask = create_bidirectional_mask(
-            self.config, embedded, encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
-        )
+        source_mask = padding_mask(self.config, embedded, encoder_attention_mask, encoder_hidden_states)
         for layer in self.layers:  # gradient checkpointing needs the tensors as positional arguments
             hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, cache=cache, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(self.norm(hidden_states), cache=cache)
