@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -150,8 +151,23 @@ def stand_in() -> Iterator[StandIn]:
     """Compute on the meta device; see `StandIn`."""
     is_enabled, autocast, tensor, as_tensor = torch.is_autocast_enabled, torch.autocast, torch.tensor, torch.as_tensor
 
+    apply = torch.nn.Module._apply
+
+    def move(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # torch moves a parameter to a GPU in its place, but makes a new one on `meta` unless it may swap them.
+        with mock.patch("torch.__future__._swap_module_params_on_conversion", True):
+            return apply(module, *args, **kwargs)
+
     def no_autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
         return nullcontext() if device_type == "meta" else autocast(device_type, *args, **kwargs)
+
+    get_module = torch.get_device_module
+    generator = SimpleNamespace(
+        get_rng_state=lambda _: torch.get_rng_state(), set_rng_state=lambda state, _: torch.set_rng_state(state)
+    )
+
+    def device_module(device: Any = None) -> Any:
+        return generator if device == ACCELERATOR else get_module(device)
 
     def made(make):
         def on_device(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
@@ -167,11 +183,11 @@ def stand_in() -> Iterator[StandIn]:
         mock.patch("torch.autocast", no_autocast),
         mock.patch("torch.tensor", made(tensor)),
         mock.patch("torch.as_tensor", made(as_tensor)),
+        mock.patch("torch.get_device_module", device_module),
         mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", return_value=["cpu", "meta"]),
         mock.patch("torch.accelerator.is_available", return_value=True),
         mock.patch("accelerate.PartialState.default_device", ACCELERATOR),
-        # torch moves a parameter to a GPU in its place, but makes a new one on `meta` unless it may swap them.
-        mock.patch("torch.__future__._swap_module_params_on_conversion", True),
+        mock.patch("torch.nn.Module._apply", move),
         StandIn() as device,
     ):
         yield device
