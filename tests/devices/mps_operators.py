@@ -16,10 +16,12 @@ import yaml
 TABLE = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
 
 VIEWS = "alias detach expand lift_fresh select slice split split_with_sizes squeeze t transpose transpose_ unbind"
-CALLS = dict.fromkeys(f"{VIEWS} unsqueeze _unsafe_view unsafe_split".split(), "as_strided")
-CALLS |= dict.fromkeys("empty_like new_empty new_empty_strided".split(), "empty.memory_format empty_strided")
-CALLS |= dict.fromkeys("zeros zeros_like new_zeros".split(), "empty.memory_format zero_")
-CALLS |= dict.fromkeys("ones ones_like new_ones full full_like new_full scalar_tensor".split(), "fill_.Scalar")
+CALLS: dict[str, str] = dict.fromkeys(f"{VIEWS} unsqueeze _unsafe_view unsafe_split".split(), "as_strided")
+CALLS |= dict.fromkeys(["empty_like", "new_empty", "new_empty_strided"], "empty.memory_format empty_strided")
+CALLS |= dict.fromkeys(["zeros", "zeros_like", "new_zeros"], "empty.memory_format zero_")
+CALLS |= dict.fromkeys(
+    ["ones", "ones_like", "new_ones", "full", "full_like", "new_full", "scalar_tensor"], "fill_.Scalar"
+)
 CALLS |= {
     "_foreach_add_": "add_.Tensor",
     "_foreach_mul_": "mul_.Tensor",
@@ -47,7 +49,7 @@ CALLS |= {
     "sum": "sum.IntList_out",
 }
 # Attention and normalisation on a CPU have kernels of their own. These take their place on MPS.
-ON_MPS = {
+ON_MPS: dict[str, str] = {
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "_scaled_dot_product_attention_math_for_mps",
 }
@@ -55,8 +57,7 @@ ON_MPS = {
 
 @cache
 def _table() -> dict[str, dict[str, Any]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    entries = yaml.load(TABLE.read_text("utf-8"), loader)  # noqa: S506 -- a safe loader
+    entries = yaml.load(TABLE.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return {entry["func"].partition("(")[0]: entry for entry in entries}
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs of both models on the stand-in for an accelerator."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import yaml
@@ -65,7 +67,7 @@ def test_an_update_waits_at_most_once_for_the_device_and_not_before_its_step(run
     check_operators(device, "bernoulli_.float")
     steps = [index for index, event in enumerate(device.history) if event == "aten._fused_adam_"]
     assert len(steps) == 5
-    for last, step in zip(steps[1:], steps[2:], strict=False):  # the first updates make the table of sinusoids
+    for last, step in pairwise(steps[1:]):  # the first updates make the table of sinusoids
         events = device.history[last:step]
         forward = events.index("aten.embedding")
         before_the_step = [event for event in events[forward:] if event.startswith(WAIT)]

@@ -50,7 +50,7 @@ def machine_line(machine: dict[str, Any], rounds: int) -> str:
     flags = ", ".join(machine["flags"]) or "none of interest"
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({flags}); {machine['threads']} threads for every system; "
-        f"models in torch on {machine['device']}; {versions}. One process, the same weights; median of "
+        f"every model on {machine['device']}; {versions}. One process, the same weights; median of "
         f"{rounds} rounds, each of which measures every system once."
     )
 

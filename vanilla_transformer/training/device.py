@@ -30,6 +30,7 @@ def start_accelerator(training: TrainingConfig) -> Accelerator:
             )
     device, output_dir = process_state().device, Path(training.output_dir)
     assert device is not None
+    allow_tf32(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
@@ -39,6 +40,16 @@ def start_accelerator(training: TrainingConfig) -> Accelerator:
     )
     set_seed(training.seed)
     return accelerator
+
+
+def allow_tf32(device: torch.device) -> None:
+    """On an NVIDIA GPU compute float32 products in TF32, as cuDNN does recurrent layers: one arithmetic for all models.
+
+    By torch's older interface, for torch.compile raises an error once the newer, `fp32_precision`, was used. The
+    environment variable NVIDIA_TF32_OVERRIDE=0 forbids TF32 to both.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:
