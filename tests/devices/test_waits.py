@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from tests.devices.stand_in import WAIT, stand_in
-from tests.families import END, FAMILIES, PAD, START
+from tests.families import END, FAMILIES, PAD, START, tiny_batch
 from vanilla_transformer.generation import beam_search
 
 STEP = "a step of decoding"
@@ -54,6 +54,28 @@ def decode(model, device: torch.device, on_step=lambda: None, **options):
         **options,
     )
     return {name: output[name].cpu() for name in ("sequences", "sequences_scores") if name in output}
+
+
+@pytest.mark.parametrize("mask_is_on", ["cpu", "meta"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_forward_and_backward_wait_at_most_once_and_never_for_lengths_that_the_host_has(family, mask_is_on):
+    """An RNN packs sentences by lengths that torch wants on the CPU; the Transformer needs none there."""
+    model, batch = family.model(), tiny_batch()
+    model(**batch, skip_logits=True).loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    is_recurrent = family.name.startswith("rnn")
+    with stand_in() as device:
+        model = family.model().to("meta")
+        model(**{name: tensor.to("meta") for name, tensor in batch.items()})  # makes tables
+        keeps_mask = is_recurrent and mask_is_on == "cpu"
+        inputs = {name: tensor.to("meta") for name, tensor in batch.items() if name != "attention_mask"}
+        inputs["attention_mask"] = batch["attention_mask"].to("cpu" if keeps_mask else "meta")
+        before = device.waits()
+        model(**inputs, skip_logits=True).loss.backward()
+        waits = device.waits() - before
+        gradients = {name: parameter.grad.cpu() for name, parameter in model.named_parameters()}
+    assert waits.total() == (1 if is_recurrent and mask_is_on == "meta" else 0), waits
+    torch.testing.assert_close(gradients, expected)
 
 
 SEARCHES = {
