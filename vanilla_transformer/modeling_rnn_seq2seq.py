@@ -332,6 +332,7 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
     """The model with the projection before the softmax, for translation."""
 
     decoder_class = RecurrentDecoder
+    host_inputs = frozenset({"attention_mask"})
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)

@@ -267,6 +267,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
     model: PreTrainedModel
     lm_head: nn.Linear
     decoder_class: Callable[[Any, Precision], Decoder]  # what `build_decoder` makes
+    host_inputs: frozenset[str] = frozenset()  # arguments that the host reads: better left on the CPU in training
     _tied_weights_keys = {
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
         "lm_head.weight": "model.encoder.embed_tokens.weight",

@@ -26,6 +26,7 @@ CALLS |= {
     "_foreach_add_": "add_.Tensor",
     "_foreach_mul_": "mul_.Tensor",
     "_foreach_norm": "linalg_vector_norm",
+    "_foreach_sub_": "sub_.Tensor",
     "_pack_padded_sequence": "as_strided cat",
     "_safe_softmax": "_softmax isneginf all.dim where.self",
     "_to_copy": "empty_strided _copy_from",
