@@ -19,11 +19,26 @@ PIPELINE = {"impl": "pipeline_translation.TranslationPipeline", "pt": ["AutoMode
 # Files of the package, and their names in the folder custom_generate/ of a model.
 CUSTOM_GENERATE = {"generation.py": "generate.py", "search.py": "search.py", "decoder.py": "decoder.py"}
 
+ATTENTION_BACKENDS = ("eager", "sdpa", "flex_attention")
+
 Bound = tuple[Callable[[Any], bool], str]  # a test of a field's value, and what the error says of one that fails
 SIZE: Bound = (lambda value: 1 <= value <= 2**31, "must lie between 1 and 2^31")
 RATE: Bound = (lambda value: 0 <= value < 1, "must be at least 0 and less than 1")
 POSITIVE: Bound = (lambda value: value > 0, "must be greater than 0")
 NOT_NEGATIVE: Bound = (lambda value: value >= 0, "must be at least 0")
+
+
+def check_attention(name: str, backend: Any) -> None:
+    """Raise ValueError if `backend`, the value of the field `name`, is flash attention, also as a kernel of the Hub.
+
+    transformers drops padding before it calls any of them. In attention over the source it looks for the queries'
+    padding in the source's mask: the result is wrong, without an error, wherever a source is padded.
+    """
+    if isinstance(backend, str) and ("flash" in backend or "/" in backend):
+        raise ValueError(
+            f"{name}={backend!r}: transformers' flash attention takes the source's padding for that of the queries, "
+            "so that translations of padded batches are wrong (transformers#35032); choose another attention backend"
+        )
 
 
 def bounded(bound: Bound, default: Any) -> Any:

@@ -243,9 +243,13 @@ def map_tensors(encoder_outputs: Any, function: Callable[[torch.Tensor], torch.T
 
 
 def compact_rows(tensors: Iterable[torch.Tensor], batch_indices: torch.Tensor) -> None:
-    """Copy row `batch_indices[i]` of each tensor to row i, in place, except rows that are there already."""
-    rows = torch.arange(len(batch_indices), device=batch_indices.device)
-    replaced = (batch_indices != rows).nonzero().squeeze(1)
-    replacements = batch_indices[replaced]
+    """Copy row `batch_indices[i]` of each tensor to row i, in place.
+
+    On a CPU, rows that are there already are not copied. Elsewhere the host would wait for their number.
+    """
+    rows, replacements = torch.arange(len(batch_indices), device=batch_indices.device), batch_indices
+    if batch_indices.device.type == "cpu":
+        rows = (batch_indices != rows).nonzero().squeeze(1)
+        replacements = batch_indices[rows]
     for tensor in tensors:
-        tensor[replaced] = tensor[replacements]
+        tensor[rows] = tensor[replacements]

@@ -149,7 +149,8 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
         Args:
             input_ids: `(batch, source_length)`.
             attention_mask: `(batch, source_length)`, 1 for real tokens. `None`: inferred from `pad_token_id` when
-                `input_ids` are given, else every position is real.
+                `input_ids` are given, else every position is real. It may stay on the CPU: the host has to know the
+                lengths, and then does not wait for the device.
             inputs_embeds: `(batch, source_length, embedding_size)` instead of `input_ids`.
             kwargs: `output_hidden_states` returns the embeddings and the output of every layer too.
 
@@ -165,7 +166,7 @@ class RNNSeq2SeqEncoder(RNNSeq2SeqPreTrainedModel):
         return RNNSeq2SeqEncoderOutput(
             last_hidden_state=self.dropout(layers[-1]),  # (batch, source_length, encoder_width)
             hidden_states=(embedded, *layers) if all_layers else None,
-            attention_mask=attention_mask,
+            attention_mask=attention_mask.to(embedded.device, non_blocking=True),
             final_hidden=final["hidden"],
             final_cell_state=final.get("cell_state"),
         )
@@ -232,6 +233,8 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
         target_length = embedded.shape[1]
         mask = None if attention_mask is None else attention_mask[:, -target_length:].bool()  # (batch, target_length)
         source_mask = encoder_outputs.attention_mask if encoder_attention_mask is None else encoder_attention_mask
+        if source_mask is not None:
+            source_mask = source_mask.to(embedded.device, non_blocking=True)  # as the encoder's, it may be on the CPU
 
         source = None  # keys, values and mask for the attention
         if self.attention is not None:
@@ -329,6 +332,7 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
     """The model with the projection before the softmax, for translation."""
 
     decoder_class = RecurrentDecoder
+    host_inputs = frozenset({"attention_mask"})
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)

@@ -157,7 +157,6 @@ class VanillaTransformerPreTrainedModel(Seq2SeqPreTrainedModel):
     config: VanillaTransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] -- transformers' idiom
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
     _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True

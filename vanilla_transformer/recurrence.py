@@ -2,7 +2,7 @@
 """Recurrent layers over padded sequences, and their state in the place of transformers' cache."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +18,21 @@ STEPS = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.l
 CPU_HAS_BFLOAT16 = onednn_has(torch.bfloat16)  # a constant, because torch.compile cannot trace the question
 
 Tensors = tuple[torch.Tensor, ...]
+
+
+class Lengths(NamedTuple):
+    """The lengths of padded sentences, the longest first, as torch packs them.
+
+    Args:
+        lengths: `(batch)` on the CPU; torch reads them there, and refuses 0.
+        rows, places: sentence `rows[i]` comes i-th, and sentence i comes `places[i]`-th, `(batch)` on the device.
+    """
+
+    lengths: torch.Tensor
+    rows: torch.Tensor
+    places: torch.Tensor
+
+
 STATE = ("hidden", "cell_state")  # the latter only in LSTMs
 
 
@@ -98,12 +113,12 @@ class RecurrentLayer(GradientCheckpointingLayer):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, inputs: torch.Tensor, lengths: torch.Tensor | None, mask: torch.Tensor | None, reverse: bool, *state: Any
+        self, inputs: torch.Tensor, lengths: Lengths | None, mask: torch.Tensor | None, reverse: bool, *state: Any
     ) -> Tensors:
         """Read `inputs` `(batch, length, input_size)`.
 
         Args:
-            lengths: `(batch)` on the CPU, the number of real tokens, which stand first; `None`: all are real.
+            lengths: the number of real tokens, which stand first; `None`: all are real.
             mask, reverse: as for `scan_rnn`, and only while compiling; otherwise `inputs` come in reading order.
             state: hidden state and, for LSTMs, cell state, `(batch, directions * hidden_size)` each; none: zeros.
 
@@ -125,12 +140,18 @@ class RecurrentLayer(GradientCheckpointingLayer):
                 outputs, state = scan_rnn(self.recurrence, outputs, state, mask, reverse)
             else:
                 if lengths is not None:
-                    outputs = pack_padded_sequence(outputs, lengths, batch_first=True, enforce_sorted=False)
+                    # Sorted here and not there, where the host would wait for the device in every layer.
+                    outputs = outputs.index_select(0, lengths.rows)
+                    outputs = pack_padded_sequence(outputs, lengths.lengths, batch_first=True)
+                    state = tuple(part.index_select(1, lengths.rows) for part in state)
                 # torch wants and returns a tuple for LSTMs only.
                 outputs, state = self.recurrence(outputs, state if len(state) == 2 else state[0] if state else None)
                 if lengths is not None:
                     outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
                 state = state if isinstance(state, tuple) else (state,)
+                if lengths is not None:
+                    outputs = outputs.index_select(0, lengths.places)
+                    state = tuple(part.index_select(1, lengths.places) for part in state)
         if self.has_residual:
             outputs = inputs + outputs
         return outputs, *(part.transpose(0, 1).flatten(1) for part in state)
@@ -157,7 +178,8 @@ class RecurrentStack(nn.Module):
 
         Args:
             state: `STATE` before, `(batch, num_layers, width)` each; missing: zeros.
-            mask: `(batch, length)`, true for real tokens; `None`: all are real.
+            mask: `(batch, length)`, true for real tokens, on any device; `None`: all are real. For a mask on the CPU
+                the host need not wait for the device.
             reverse: begin at the last real token, which needs a `mask`. The outputs keep the places of their tokens.
             all_layers: return the outputs of all layers, not only of the last.
 
@@ -166,15 +188,21 @@ class RecurrentStack(nn.Module):
         """
         # A compiled graph can neither ask whether there is padding nor pack it: its layers skip padding by themselves.
         is_compiling = torch.compiler.is_compiling()
-        has_padding = mask is not None and not is_compiling and not bool(mask.all())
-        order = inverse = lengths = None
+        lengths, order, inverse = None, None, None
+        if mask is not None and not is_compiling:
+            real = mask.sum(dim=1).cpu()  # (batch)
+            if bool((real < mask.shape[1]).any()):
+                # torch refuses a length of 0. A row without real tokens reads one position, which is undone below.
+                sorted_lengths, rows = real.clamp(min=1).sort(descending=True)
+                rows = rows.to(inputs.device, non_blocking=True)
+                lengths = Lengths(sorted_lengths, rows, rows.argsort())
+            mask = mask.to(inputs.device, non_blocking=True)
+        has_padding = lengths is not None
         if has_padding or (reverse and not is_compiling):
             assert mask is not None  # the encoder, which alone may begin at the end, has always one
             order = left_align_indices(mask, reverse)  # (batch, length)
             inverse = order.argsort(dim=1)
             inputs = gather_positions(inputs, order)
-            # torch refuses a length of 0. A row without real tokens reads one position, which is undone below.
-            lengths = mask.sum(dim=1).clamp(min=1).cpu() if has_padding else None  # (batch)
         before = [state[name] for name in STATE if name in state]
         outputs, finals = [], []
         for index, layer in enumerate(self.layers):

@@ -166,6 +166,8 @@ class BeamSearch:
         sentences, device = prompt.shape[0], prompt.device
         self.state, self.config, self.source_mask, self.coverage = state, config, source_mask, coverage
         self.selectable, self.ranking = _capabilities(state, config)
+        # On a CPU a read of a value costs nothing. Elsewhere the host waits for the device: at most once in a step.
+        self.reads_are_free = device.type == "cpu"
         self.length, self.has_finished = 0, False
         self.max_lengths, self.min_max_length = max_lengths, int(max_lengths.min())
         self.max_normalizer = config.length_normalizer(max_lengths.float())  # (sentences)
@@ -196,8 +198,10 @@ class BeamSearch:
                 attention = self.state.attention.float()
                 self.coverage = attention if self.coverage is None else self.coverage + attention
             self.length += 1
+            is_certain = self.has_finished or self.length >= self.min_max_length
             is_end = self._ends(beams, tokens)
-            if is_end is None:  # mostly; candidates are sorted, so the first go on
+            if (self.reads_are_free or not is_certain) and not bool(is_end.any()):
+                # Mostly. Candidates are sorted, so the first go on.
                 self.alive_scores = scores[:, :num_beams]
                 beams, tokens = beams[:, :num_beams], tokens[:, :num_beams]
             else:
@@ -209,7 +213,8 @@ class BeamSearch:
             if self.config.records is not None:
                 self.config.records.parents.append(beams)
             self._reorder(beams)
-            self._stop()
+            if self.has_finished:
+                self._stop(may_read=self.reads_are_free or is_certain)
         return self.results
 
     def _candidates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -238,14 +243,14 @@ class BeamSearch:
         """`(sentences, hypotheses)` twice → the targets, `(sentences, hypotheses, length)`."""
         return torch.cat([_gather_beams(self.alive, beams), tokens[..., None]], dim=-1)
 
-    def _ends(self, beams: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Whether each candidate ends, by its token, its length or the user's criteria; `None`: none does."""
+    def _ends(self, beams: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Whether each candidate ends, by its token, its length or the user's criteria."""
         is_end = (tokens[..., None] == self.config.eos_token_ids).any(dim=-1)  # (sentences, candidates)
         if self.length >= self.min_max_length:
             is_end |= (self.max_lengths <= self.length)[:, None]
         if self.config.stopping_criteria is not None:
             is_end |= self.config.stops(self._extend(beams, tokens).flatten(0, 1)).view_as(is_end)
-        return is_end if bool(is_end.any()) else None
+        return is_end
 
     def _finish(self, scores: torch.Tensor, beams: torch.Tensor, tokens: torch.Tensor, is_end: torch.Tensor) -> None:
         """Among the best `num_beams` candidates, move the ended ones to the finished hypotheses."""
@@ -259,10 +264,13 @@ class BeamSearch:
         self.finished.insert(ranked, self._extend(beams, tokens), beams, self.length)
         self.has_finished = True
 
-    def _stop(self) -> None:
-        """Decide which sentences are done (`BeamSearchConfig.stopping`), and remove them where the decoder can."""
-        if not self.has_finished:
-            return
+    def _stop(self, may_read: bool) -> None:
+        """Decide which sentences are done (`BeamSearchConfig.stopping`), and remove them where the decoder can.
+
+        Args:
+            may_read: whether the host may ask for their number. If not, they leave after the next step: nothing is
+                added to their finished hypotheses.
+        """
         config, best_alive = self.config, self.alive_scores[:, 0]
         if config.stopping == "heuristic":
             self.is_done |= best_alive / config.length_normalizer(self.length) <= self.finished.scores[:, -1]
@@ -273,20 +281,23 @@ class BeamSearch:
             self.is_done |= self.finished.scores[:, -1].isfinite()
         if self.length >= self.min_max_length:
             self.is_done |= self.max_lengths <= self.length
-        if bool(self.is_done.any()) and (self.selectable is not None or bool(self.is_done.all())):
-            self._remove_finished()
+        if not may_read:
+            return
+        # One read for both: the number of sentences, and whether their scores are finite.
+        best = torch.where(self.is_done, self.finished.scores[:, 0], 0.0)
+        done, total = torch.stack([self.is_done.sum(dtype=best.dtype), best.sum()]).tolist()
+        if done and (self.selectable is not None or done == len(self.rows)):
+            if not math.isfinite(total):  # torch ranks NaN highest, so it stays to the end
+                raise _decoding_error(best, self.rows, self.length)
+            self._remove_finished(len(self.rows) - int(done))
 
-    def _remove_finished(self) -> None:
-        """Unfinished sentences from the end of the batch replace the finished ones, so that few rows move."""
-        done = self.is_done.nonzero().squeeze(1)
-        best = self.finished.scores[done, 0]
-        if not bool(best.isfinite().all()):  # torch ranks NaN highest, so it stays to the end
-            raise _decoding_error(best, self.rows[done], self.length)
+    def _remove_finished(self, count: int) -> None:
+        """Unfinished sentences, `count`, from the end of the batch replace the finished ones: few rows move."""
+        unfinished, done = self.is_done.int().argsort(stable=True).split([count, len(self.rows) - count])
         self.results.store(self.rows[done], self.finished, done)
-        count = len(self.rows) - len(done)
-        order = torch.arange(len(self.rows), device=done.device)
-        order[done[done < count]] = order[count:][~self.is_done[count:]]
-        order = order[:count]
+        is_hole = self.is_done[:count]
+        moved = unfinished[(is_hole.cumsum(0) - is_hole.sum() - 1) % max(count, 1)]  # its last, in their order
+        order = torch.where(is_hole, moved, torch.arange(count, device=done.device))
         for name in ("rows", "max_lengths", "max_normalizer", "is_done", "alive", "alive_scores"):
             setattr(self, name, getattr(self, name)[order])
         if self.coverage is not None and self.source_mask is not None:
@@ -328,8 +339,6 @@ def greedy_search(
             best, token = blockwise_topk(scores, 1)
         else:
             best, _, token = ranking.topk_step(tokens[:, None], None, 1, config.eos_token_ids[:0])
-        if not math.isfinite(float(best.sum(dtype=torch.float32))):
-            raise _decoding_error(best[:, 0], rows, length + 1)
         tokens = token[:, 0].masked_fill(is_done, config.pad_token_id) if has_done else token[:, 0]
         targets[rows, end] = tokens
         length, end = length + 1, end + 1
@@ -338,13 +347,16 @@ def greedy_search(
             is_end |= max_lengths <= length
         if config.stopping_criteria is not None:
             is_end |= config.stops(targets[rows, :end])
-        if not bool(is_end.any()):
-            continue
-        is_done, has_done = is_done | is_end, True
-        if bool(is_done.all()):
+        is_done = is_done | is_end if has_done else is_end
+        # One read for both: whether the logits are finite, and the number of finished sentences.
+        total, done = torch.stack([best.sum(dtype=torch.float32), is_done.sum(dtype=torch.float32)]).tolist()
+        if not math.isfinite(total):
+            raise _decoding_error(best[:, 0], rows, length)
+        has_done = done > 0
+        if done == len(rows):
             break
-        if selectable is not None:
-            unfinished = (~is_done).nonzero().squeeze(1)
+        if has_done and selectable is not None:
+            unfinished = is_done.int().argsort(stable=True)[: len(rows) - int(done)]
             rows, tokens, max_lengths, is_done = (part[unfinished] for part in (rows, tokens, max_lengths, is_done))
             selectable.select(unfinished)
             has_done = False

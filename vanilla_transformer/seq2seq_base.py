@@ -16,6 +16,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .configuration_base import check_attention
 from .decoder import Decoder
 from .loss import IGNORE_INDEX, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
 from .packed_linear import Precision
@@ -72,6 +73,11 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs) -> str:
+        """As in transformers, but refuses flash attention, with the reason; see `check_attention`."""
+        check_attention("attn_implementation", attn_implementation)
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
     @classmethod
     def maybe_distribute_model(cls, model: PreTrainedModel, distributed_config: Any, mesh_manager):
@@ -261,6 +267,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
     model: PreTrainedModel
     lm_head: nn.Linear
     decoder_class: Callable[[Any, Precision], Decoder]  # what `build_decoder` makes
+    host_inputs: frozenset[str] = frozenset()  # arguments that the host reads: better left on the CPU in training
     _tied_weights_keys = {
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
         "lm_head.weight": "model.encoder.embed_tokens.weight",

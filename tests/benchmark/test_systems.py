@@ -16,6 +16,7 @@ from vanilla_transformer.benchmark.systems import (
     TORCH,
     Batch,
     build_system,
+    ctranslate2_system,
     measure_decoding,
     skip_reasons,
     speeds,
@@ -108,6 +109,23 @@ def test_without_ctranslate2_the_extra_is_named(monkeypatch):
         skip_reasons(["float32"], torch.device("cpu"), has_ctranslate2=True)
     names = skip_reasons(["float32"], torch.device("cpu"), has_ctranslate2=False)
     assert [name for name, reason in names.items() if reason is None] == [MARIAN, GENERATE, TORCH, FAST["float32"]]
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_ctranslate2_computes_on_the_device_of_the_other_systems(monkeypatch, model, batch, tmp_path, gpus):
+    import ctranslate2
+
+    # The stand-in for a GPU is counted, and records what it is asked for.
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: gpus)
+    reason = skip_reasons(["float32"], torch.device("cuda"), has_ctranslate2=True)[CTRANSLATE2["float32"]]
+    assert (reason is None) == bool(gpus)
+    assert gpus or "does not compute on cuda here, and on another device it would be no comparison" in str(reason)
+    reason = skip_reasons(["float32"], torch.device("mps"), has_ctranslate2=True)[CTRANSLATE2["float32"]]
+    assert "does not compute on mps" in str(reason)
+    asked: list[dict] = []
+    monkeypatch.setattr(ctranslate2, "Translator", lambda folder, **options: asked.append(options))
+    with ctranslate2_system(tmp_path, "float32", torch.device("cuda"), [batch, batch], search(1)):
+        assert (asked[0]["device"], asked[0]["inter_threads"]) == ("cuda", 1)
 
 
 def test_the_models_own_generation_config_comes_back(model, batch, tmp_path):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import torch
 
-from vanilla_transformer.comparison.fairness import check_parameters, check_runs
+from vanilla_transformer.comparison.fairness import check_parameters, check_precision, check_runs
 
 
 def test_parameters_within_five_percent_are_equal():
@@ -11,6 +12,15 @@ def test_parameters_within_five_percent_are_equal():
 def test_unequal_parameters_are_refused_with_both_names():
     with pytest.raises(ValueError, match="speed.models: GRU has 106,000 parameters and Transformer 100,000"):
         check_parameters("speed.models", {"Transformer": 100_000, "GRU": 106_000})
+
+
+def test_a_precision_that_not_all_models_would_have_is_refused():
+    models = {"Transformer": {"d_model": 16, "num_heads": 2}, "GRU": {"model_type": "rnn_seq2seq", "cell": "gru"}}
+    check_precision("speed.precision", "no", models, torch.device("cuda"))
+    check_precision("speed.precision", "bf16", models, torch.device("cpu"))
+    check_precision("speed.precision", "bf16", {"Transformer": models["Transformer"]}, torch.device("cuda"))
+    with pytest.raises(ValueError, match="speed.precision='bf16': on cuda the recurrent layers of GRU would .*float32"):
+        check_precision("speed.precision", "bf16", models, torch.device("cuda"))
 
 
 def test_runs_may_differ_in_model_and_optimizer(tiny_run):

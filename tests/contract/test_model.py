@@ -5,6 +5,7 @@ Loading, generation and export have files of their own beside this one.
 """
 
 import copy
+import re
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_unsupported_attention_backends_are_refused(family):
         else:
             model.set_attn_implementation(backend)
             assert model.model.decoder.config._attn_implementation == backend
+
+
+FLASH = ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2", "paged|flash_attention_2"]
+FLASH += ["kernels-community/flash-attn3:flash_attention", "someone/attention"]
+
+
+@pytest.mark.parametrize("backend", FLASH)
+def test_flash_attention_is_refused_with_the_reason(family, tmp_path, backend):
+    model = family.model()
+    model.save_pretrained(tmp_path)
+    ways = [
+        lambda: model.set_attn_implementation(backend),
+        lambda: model.set_attn_implementation({"": backend}),
+        lambda: type(model).from_pretrained(tmp_path, attn_implementation=backend),
+        lambda: type(model)._from_config(family.config(), attn_implementation=backend),
+    ]
+    for way in ways:
+        with pytest.raises(
+            ValueError, match=f"attn_implementation='{re.escape(backend)}': .*#35032.*another"
+        ) as caught:
+            way()
+        assert "\n" not in str(caught.value)
+    assert "flash" not in model.config._attn_implementation
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float32", "float64"])

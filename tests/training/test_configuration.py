@@ -73,6 +73,14 @@ def test_each_type_of_model_has_its_own_keys(tmp_path: Path):
     assert message_of(tmp_path, LEAST + rnn, "model.num_layers=0").startswith("model.num_layers=0 must lie between")
 
 
+def test_flash_attention_is_refused_with_the_reason(tmp_path: Path):
+    said = message_of(tmp_path, LEAST, "training.attention=flash_attention_2")
+    assert "training.attention='flash_attention_2': transformers' flash attention" in said
+    said = message_of(tmp_path, LEAST, "training.attention=fast")
+    assert "training.attention='fast' must be one of eager, sdpa, flex_attention" in said
+    assert load(tmp_path, LEAST, "training.attention=null").training.attention is None
+
+
 def test_an_rnn_has_no_attention_kernels(tmp_path: Path):
     said = message_of(tmp_path, LEAST, "model.model_type=rnn_seq2seq", "training.attention=sdpa")
     assert "training.attention='sdpa' is for the Transformer" in said

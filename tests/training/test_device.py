@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from vanilla_transformer.training import setup
 from vanilla_transformer.training.device import (
+    allow_tf32,
     bfloat16_is_faster,
     deterministic_algorithms,
     idle_devices,
@@ -77,6 +78,22 @@ def test_a_run_on_one_of_several_gpus_says_how_to_use_all(monkeypatch, device, p
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
     assert idle_devices(accelerator)[: len(said) or None] == said  # pyright: ignore[reportArgumentType] -- as above
+
+
+@pytest.fixture
+def float32_precision():
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_float32_on_a_gpu_is_tf32_in_products_and_in_recurrent_layers(float32_precision):
+    backends = torch.backends
+    allow_tf32(torch.device("cpu"))
+    assert not backends.cuda.matmul.allow_tf32
+    allow_tf32(torch.device("cuda"))
+    assert backends.cuda.matmul.fp32_precision == backends.cudnn.rnn.fp32_precision == "tf32"
+    assert torch.get_float32_matmul_precision() == "high"  # torch.compile asks; it may not raise
+    assert backends.mkldnn.matmul.fp32_precision == "none"  # products on the CPU stay as they are
 
 
 def test_a_tracker_that_is_not_installed_is_named(tiny_run):

@@ -130,6 +130,25 @@ def test_random_generators_are_restored(tmp_path: Path):
     assert draws() + draws() == expected
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_the_accelerators_random_generator_is_restored(tmp_path: Path, monkeypatch, caplog, kind):
+    generator, device = torch.Generator().manual_seed(7), torch.device(kind)  # stands in for that of the device
+    module = torch.get_device_module(kind)
+    monkeypatch.setattr(module, "get_rng_state", lambda asked: generator.get_state() if asked == device else None)
+    monkeypatch.setattr(module, "set_rng_state", lambda state, _: generator.set_state(state))
+    state = new_state()
+    (tmp_path / "cpu").mkdir()
+    state.save(tmp_path / "cpu")
+    monkeypatch.setattr(Accelerator, "device", device)
+    state.save(tmp_path)
+    expected = torch.rand(3, generator=generator)
+    state.load(tmp_path)
+    assert torch.equal(torch.rand(3, generator=generator), expected)
+    assert not caplog.text
+    state.load(tmp_path / "cpu")
+    assert f"was written without {kind}: random numbers on this device start anew" in caplog.text
+
+
 def test_a_process_without_saved_random_states_keeps_its_seed(tmp_path: Path, caplog):
     new_state().save(tmp_path)
     (tmp_path / "random_states_0.json").rename(tmp_path / "random_states_1.json")

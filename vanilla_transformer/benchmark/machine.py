@@ -19,8 +19,9 @@ PACKAGES = ("torch", "transformers", "ctranslate2", "x-transformers", "vanilla-t
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Processors, their instructions for matrix products, threads, and versions of packages (`None`: missing)."""
+    arithmetic = f"float32 products {'by' if torch.backends.cuda.matmul.allow_tf32 else 'without'} TF32"
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": f"{torch.cuda.get_device_name(device)}, {arithmetic}" if device.type == "cuda" else device.type,
         "cpu": _cpu_info().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],

@@ -49,7 +49,7 @@ def machine_line(machine: dict[str, Any]) -> str:
     """What `describe_machine` found."""
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["versions"].items())
     flags = ", ".join(machine["flags"]) or "none of interest"
-    return f"{machine['cpu']}, {machine['cores']} cores ({flags}); models in torch on {machine['device']}; {versions}."
+    return f"{machine['cpu']}, {machine['cores']} cores ({flags}); every model on {machine['device']}; {versions}."
 
 
 def rounds_line(rounds: int) -> str:

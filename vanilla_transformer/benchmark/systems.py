@@ -96,19 +96,19 @@ def torch_system(
 
 @contextmanager
 def ctranslate2_system(
-    folder: Path, compute_type: str, batches: list[Batch], decoding: DecodingConfig
+    folder: Path, compute_type: str, device: torch.device, batches: list[Batch], decoding: DecodingConfig
 ) -> Iterator[Decode]:
-    """A CTranslate2 folder.
+    """A CTranslate2 folder on the device of the other systems, in whose float32 products nobody uses TF32.
 
-    Several batches have a worker for each thread, which is the fastest: 235 sentences per second where one worker of
-    two threads translates 174. The translator exists only while it is measured: two thread pools on the same cores
-    slow each other down.
+    On a CPU several batches have a worker for each thread, which is the fastest: 235 sentences per second where one
+    worker of two threads translates 174. The translator exists only while it is measured: two thread pools on the same
+    cores slow each other down.
     """
     import ctranslate2
 
     threads = torch.get_num_threads()
-    workers = min(threads, len(batches))
-    load = partial(ctranslate2.Translator, device="cpu", compute_type=compute_type, inter_threads=workers)
+    workers = min(threads, len(batches)) if device.type == "cpu" else 1
+    load = partial(ctranslate2.Translator, device=device.type, compute_type=compute_type, inter_threads=workers)
     # Loading in a thread that ends: quantizing computes in parallel where it is called, and its thread pool would
     # stay beside the worker's. A list, to be emptied: the caller may hold `decode` for longer.
     with ThreadPoolExecutor(1) as loading_thread:
@@ -146,9 +146,21 @@ def skip_reasons(precisions: list[str], device: torch.device, has_ctranslate2: b
             "CTranslate2 is not installed: pip install 'vanilla-transformer[benchmark]', or set ctranslate2=false"
         )
     reasons: dict[str, str | None] = {MARIAN: None}
-    reasons |= dict.fromkeys(CTRANSLATE2.values(), None if has_ctranslate2 else "ctranslate2 is false")
+    reason = _lacks_ctranslate2(device) if has_ctranslate2 else "ctranslate2 is false"
+    reasons |= dict.fromkeys(CTRANSLATE2.values(), reason)
     reasons |= {GENERATE: None, TORCH: None}
     return reasons | {FAST[precision]: lacks_precision(precision, device) for precision in precisions}
+
+
+def _lacks_ctranslate2(device: torch.device) -> str | None:
+    """Why CTranslate2 cannot compute on the device of the other systems; `None`: it can."""
+    if device.type == "cpu":
+        return None
+    import ctranslate2
+
+    if device.type != "cuda" or not ctranslate2.get_cuda_device_count():
+        return f"CTranslate2 does not compute on {device.type} here, and on another device it would be no comparison"
+    return None
 
 
 @contextmanager
@@ -171,7 +183,7 @@ def build_system(name: str, model: Any, folder: Path, max_length: int) -> System
     """
     for compute_type, ctranslate2_name in CTRANSLATE2.items():
         if name == ctranslate2_name:
-            return partial(ctranslate2_system, folder, compute_type)
+            return partial(ctranslate2_system, folder, compute_type, model.device)
     if name == MARIAN:
         marian: Any = as_marian(model, max_length)
         return partial(torch_system, marian.to(model.device), None)

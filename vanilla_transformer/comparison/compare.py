@@ -24,6 +24,7 @@ from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.speed import SpeedConfig, measure_speed
 from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.inference.model_folder import default_device
+from vanilla_transformer.training.device import allow_tf32
 from vanilla_transformer.training.yaml_sections import build_section, read_yaml
 
 PARTS = "parts"  # the folder of finished parts, a file for each
@@ -80,6 +81,7 @@ def compare(config: CompareConfig, on_progress: Callable[[str, int, int, str], N
             differ in data or vocabulary.
     """
     folder, device = Path(config.output_dir), default_device()
+    allow_tf32(device)
     parts: dict[str, tuple[Any, Callable[..., Any]]] = {}  # name → the settings that its result depends on, measure
     if config.speed is not None:
         parts["speed"] = asdict(config.speed), partial(measure_speed, config.speed)
@@ -118,7 +120,9 @@ def _write_config(folder: Path, config: CompareConfig) -> None:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    name = f"{platform.machine()} {device.type}"
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}, float32 by TF32 in all models"
     return {
         "device": f"{name}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
+from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.training.configuration import RunConfig, check_model_section, model_config_of
 
 TRANSFORMER = "Transformer"  # the name of the model that all others are compared with
@@ -51,6 +52,16 @@ def check_parameters(where: str, parameters: Mapping[str, int]) -> None:
         raise ValueError(
             f"{where}: {largest} has {parameters[largest]:,} parameters and {smallest} {parameters[smallest]:,}, more "
             f"than {PARAMETER_TOLERANCE:.0%} apart; change their widths until they are equal"
+        )
+
+
+def check_precision(where: str, precision: str, models: Mapping[str, Any], device: torch.device) -> None:
+    """Raise ValueError if the models, sections `model`, would not compute in the same precision on this device."""
+    recurrent = [name for name, model in models.items() if isinstance(model_config_of(model), RNNSeq2SeqConfig)]
+    if precision != "no" and device.type != "cpu" and recurrent:
+        raise ValueError(
+            f"{where}={precision!r}: on {device.type} the recurrent layers of {', '.join(recurrent)} would compute in "
+            f"float32 all the same, and the {TRANSFORMER} would not; only 'no' compares them in the same precision"
         )
 
 

@@ -13,7 +13,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from vanilla_transformer.comparison.fairness import TRANSFORMER, check_parameters, check_runs, count_parameters
+from vanilla_transformer.comparison.fairness import (
+    TRANSFORMER,
+    check_parameters,
+    check_precision,
+    check_runs,
+    count_parameters,
+)
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
@@ -120,7 +126,10 @@ def measure_quality(
         check_parameters(f"quality.{name}.runs", parameters)
         precision = config.training.mixed_precision
         if precision == "auto":  # one choice for all models, which train one after the other
-            precision = "bf16" if bfloat16_is_faster() else "no"
+            # On a GPU recurrent layers would not compute in bfloat16.
+            precision = "bf16" if device.type == "cpu" and bfloat16_is_faster() else "no"
+        sections = {model: run.model for model, run in runs.items()}
+        check_precision(f"quality.{name}.runs: training.mixed_precision", precision, sections, device)
         outcomes: dict[str, dict[str, Any]] = {UPDATES: {}, TIME: {}}  # budget → model → outcome
         for model, run in runs.items():
             for budget, outcome in _train_to_budgets(task, run, sources, precision, folder / name / model, device):

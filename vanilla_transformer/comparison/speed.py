@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from huggingface_hub.dataclasses import strict
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from vanilla_transformer.comparison.fairness import check_models, check_parameters
+from vanilla_transformer.comparison.fairness import check_models, check_parameters, check_precision
 from vanilla_transformer.comparison.tasks import FIRST_SYMBOL
 from vanilla_transformer.training.bounds import at_least
 from vanilla_transformer.training.configuration import model_config_of
@@ -57,8 +57,9 @@ def measure_speed(
         The part `speed` of the results; `vanilla_transformer.comparison.report` documents it.
 
     Raises:
-        ValueError: models whose parameters differ by more than 5%.
+        ValueError: models whose parameters differ by more than 5%; a precision that not all would have on this device.
     """
+    check_precision("speed.precision", settings.precision, settings.models, device)
     models = {}
     for name, section in settings.models.items():
         set_seed(1)
@@ -88,7 +89,7 @@ def measure_speed(
         on_progress(index + 1, len(settings.lengths), f"length {length}: {fastest} is the fastest")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": "bfloat16 autocast" if is_bf16 else "float32",
+        "precision": "bfloat16 autocast" if is_bf16 else "float32 by TF32" if device.type == "cuda" else "float32",
         "parameters": parameters,
         "rows": rows,
     }

@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
-from vanilla_transformer.configuration_base import Seq2SeqConfig
+from vanilla_transformer.configuration_base import ATTENTION_BACKENDS, Seq2SeqConfig, check_attention
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
@@ -95,7 +95,7 @@ class TrainingConfig:
         max_source_tokens, max_target_tokens: padded size of a batch per side, process and micro-batch.
         gradient_accumulation_steps: micro-batches in an update; the last update of an epoch may have fewer.
         mixed_precision: "auto" takes bf16 where a matrix product is measured to be faster in it than in float32.
-        attention: the attention backend of training; `None`: the model's own.
+        attention: the attention backend of training, "eager", "sdpa" or "flex_attention"; `None`: the model's own.
         max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         compile: a Transformer's layers by torch.compile, one by one, for batches of any shape.
@@ -118,7 +118,7 @@ class TrainingConfig:
     max_target_tokens: int = at_least(1, default=25000)
     gradient_accumulation_steps: int = at_least(1, default=1)
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
-    attention: Literal["eager", "sdpa", "flex_attention", "flash_attention_2"] | None = "sdpa"
+    attention: str | None = "sdpa"
     max_skipped_in_a_row: int = at_least(1, default=10)
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -138,6 +138,9 @@ class TrainingConfig:
             raise ValueError(
                 "training has no end: set training.max_updates, training.max_epochs or training.max_minutes"
             )
+        check_attention("training.attention", self.attention)
+        if self.attention not in (None, *ATTENTION_BACKENDS):
+            raise ValueError(f"training.attention={self.attention!r} must be one of {', '.join(ATTENTION_BACKENDS)}")
         if not 0 <= self.average_checkpoints <= self.keep_checkpoints:
             raise ValueError(
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "

@@ -47,6 +47,7 @@ def start_accelerator(training: TrainingConfig) -> Accelerator:
             )
     device, output_dir = process_state().device, Path(training.output_dir)
     assert device is not None
+    allow_tf32(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
@@ -94,6 +95,16 @@ def idle_devices(accelerator: Accelerator) -> str:
     if accelerator.num_processes > 1 or devices == 1:
         return ""
     return f" of {devices} (`accelerate launch` or `torchrun` uses all of them by DDP)"
+
+
+def allow_tf32(device: torch.device) -> None:
+    """On an NVIDIA GPU compute float32 products in TF32, as cuDNN does recurrent layers: one arithmetic for all models.
+
+    By torch's older interface, for torch.compile raises an error once the newer, `fp32_precision`, was used. The
+    environment variable NVIDIA_TF32_OVERRIDE=0 forbids TF32 to both.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def bfloat16_is_faster(size: int = 256, repeats: int = 5) -> bool:

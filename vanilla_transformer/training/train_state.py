@@ -157,23 +157,25 @@ class TrainState:
         device = self.accelerator.device
         numpy: Any = np.random.get_state(legacy=False)
         numpy["state"]["key"] = numpy["state"]["key"].tolist()
-        return {
-            "python": random.getstate(),
-            "numpy": numpy,
-            "torch": _to_hex(torch.get_rng_state()),
-            "cuda": _to_hex(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
-        }
+        states = {"python": random.getstate(), "numpy": numpy, "torch": _to_hex(torch.get_rng_state())}
+        if device.type != "cpu":  # "cuda", "mps"
+            states[device.type] = _to_hex(torch.get_device_module(device).get_rng_state(device))
+        return states
 
     def _load_random_states(self, states: dict[str, Any]) -> None:
         version, numbers, gauss = states["python"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(states["numpy"])
         torch.set_rng_state(_from_hex(states["torch"]))
-        if self.accelerator.device.type == "cuda":
-            if states["cuda"] is None:
-                logger.warning("the checkpoint was written without a GPU: random numbers on this one start anew")
-            else:
-                torch.cuda.set_rng_state(_from_hex(states["cuda"]), self.accelerator.device)
+        device = self.accelerator.device
+        if device.type == "cpu":
+            return
+        if states.get(device.type) is None:
+            logger.warning(
+                f"the checkpoint was written without {device.type}: random numbers on this device start anew"
+            )
+        else:
+            torch.get_device_module(device).set_rng_state(_from_hex(states[device.type]), device)
 
 
 def _shard_like(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
