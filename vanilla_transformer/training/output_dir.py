@@ -19,6 +19,7 @@ from vanilla_transformer.training.run_lock import lock_for_this_run
 # A resumed run may change these; any other change makes it another run.
 MAY_CHANGE = {
     "data": {"test", "name", "license", "weights_license", "source_language", "target_language"},
+    "tokenizer": {"max_training_lines"},  # a run that goes on has its tokenizer
     "training": {
         *("output_dir", "resume", "trackers", "max_updates", "max_epochs", "max_minutes", "max_skipped_in_a_row"),
         *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "average_checkpoints"),
