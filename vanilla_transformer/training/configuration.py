@@ -102,6 +102,7 @@ class TrainingConfig:
         log_every, validate_every, checkpoint_every: in updates.
         validation_beams: beam width of the validation's translations; `None`: the model's own.
         validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
+        profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
         trackers: Accelerate's, such as tensorboard.
@@ -125,6 +126,7 @@ class TrainingConfig:
     checkpoint_every: int = at_least(1, default=1000)
     validation_beams: int | None = at_least(1, default=1)
     validation_sentences: int | None = at_least(1, default=1000)
+    profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import patch_environment
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
@@ -18,6 +17,7 @@ from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_
 from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
@@ -39,7 +39,7 @@ class Run:
 
     Args:
         state: what updates change.
-        sampler, batches: `batches` loads the micro-batches of the epoch that `sampler` is set to.
+        sampler, batches: `batches` prepares the micro-batches of the epoch that `sampler` is set to.
         validation_batches: `None` without a validation corpus.
     """
 
@@ -48,8 +48,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     corpora: Corpora
     sampler: TokenBatchSampler | StreamingTokenBatches
-    batches: DataLoader
-    validation_batches: DataLoader | None
+    batches: PreparedAhead
+    validation_batches: PreparedAhead | None
     checkpoints: Checkpoints
 
     @property

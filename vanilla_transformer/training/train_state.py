@@ -45,6 +45,10 @@ class Progress:
             were consumed before.
         skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
+        max_positions: source and target positions of a batch, padding included, that fit in memory; larger batches
+            are halved. `None`: all batches fitted so far.
+        proven_positions, newest_positions: those of the largest batch that has fitted in any process, up to the last
+            but one update, which several processes go by, and up to the last.
     """
 
     updates: int = 0
@@ -61,6 +65,9 @@ class Progress:
     begun_pairs: int = 0
     skipped_updates: int = 0
     halved_batches: int = 0
+    max_positions: int | None = None
+    proven_positions: int = 0
+    newest_positions: int = 0
 
 
 @dataclass(frozen=True)
