@@ -78,6 +78,6 @@ def test_no_more_batches_are_read_once_the_loop_has_ended():
 
     batches = iter(PreparedAhead(loader()))
     next(batches)
-    batches.close()
+    del batches  # as when the loop breaks
     assert len(read) <= BATCHES_AHEAD + 1
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())

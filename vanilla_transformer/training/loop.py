@@ -18,7 +18,7 @@ from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.gradients import backward, clip_gradients
 from vanilla_transformer.training.reporting import ProgressReport, profiler
 from vanilla_transformer.training.setup import Run, set_up
-from vanilla_transformer.training.update_queue import Answers, UpdateQueue, decides_on_device
+from vanilla_transformer.training.update_queue import Answers, Interval, UpdateQueue, decides_on_device
 from vanilla_transformer.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
@@ -60,37 +60,49 @@ def fit(run: Run) -> Validation | None:
     state.model.train()
     with stop_requests() as stop, ProgressReport(run) as report, profiler(run) as profile:
         queue = UpdateQueue(run, report)
+        validation = Interval(progress, training.validate_every, training.validate_every_minutes)
+        if run.corpora.validation is None:
+            validation = Interval(progress, None, None)
+        checkpoint = Interval(progress, training.checkpoint_every, training.checkpoint_every_minutes)
         for micro_batches in updates(run):
             losses = backward(state, micro_batches, training)
             norm = clip_gradients(state, optimizer.max_grad_norm)
-            answers = Answers(end=bool(stop) or is_over(run, queue.seconds()))
+            seconds = queue.seconds()
+            answers = Answers(
+                bool(stop) or is_over(run, seconds), validation.is_due(seconds), checkpoint.is_due(seconds)
+            )
             queue.add(losses, norm, answers, micro_batches)
             updates_before = progress.updates
-            due = queue.settle(keep=0 if must_settle(run, queue, answers) else 1)
+            due = queue.settle(keep=0 if must_settle(run, queue, answers, validation, checkpoint) else 1)
             if profile is not None:
                 profile.step()
             if due.end or progress.updates == training.max_updates:
                 break
-            if queue.pending or progress.updates == updates_before:
-                continue  # skipped: the checkpoint of this number of updates is written already
-            if run.corpora.validation is not None and progress.updates % training.validate_every == 0:
-                report.show_validation(validate(run))
-            if progress.updates % training.checkpoint_every == 0:
-                run.checkpoints.save()
+            if queue.pending:
+                continue
+            has_counted = progress.updates > updates_before  # otherwise what this number calls for has been done
+            if due.validation or (has_counted and validation.is_at(progress.updates)):
+                with validation.timed():
+                    report.show_validation(validate(run))
+            if due.checkpoint or (has_counted and checkpoint.is_at(progress.updates)):
+                with checkpoint.timed():
+                    run.checkpoints.save()
             queue.start_clock()  # validation and checkpoints are not counted
         queue.settle()
         run.checkpoints.save()
+        run.checkpoints.wait()
         is_stopped, is_done = any_process(run, bool(stop), is_complete(run))
         if is_stopped and not is_done:
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
         if run.corpora.validation is None:
             return None
-        validation = validate(run)
-        report.show_validation(validation)
-        if validation.is_best:
+        result = validate(run)
+        report.show_validation(result)
+        if result.is_best:
             run.checkpoints.save()  # with best_bleu: a longer run must not take a worse model for the best
-        return validation
+            run.checkpoints.wait()
+        return result
 
 
 def updates(run: Run) -> Iterator[list[Batch]]:
@@ -98,7 +110,8 @@ def updates(run: Run) -> Iterator[list[Batch]]:
 
     An update never spans two epochs: the last one of an epoch may have fewer micro-batches. Nothing is dropped.
     """
-    progress, accumulation = run.state.progress, run.config.training.gradient_accumulation_steps
+    progress = run.state.progress
+    accumulation = run.config.training.micro_batches(run.state.accelerator.num_processes)
     if is_complete(run):
         return
     # No look at the clock here, which would end some processes an epoch before the others.
@@ -114,7 +127,7 @@ def updates(run: Run) -> Iterator[list[Batch]]:
             logger.info(f"data.train, epoch {progress.epoch}: {run.corpora.dropped}, in all that was read so far")
 
 
-def must_settle(run: Run, queue: UpdateQueue, answers: Answers) -> bool:
+def must_settle(run: Run, queue: UpdateQueue, answers: Answers, *intervals: Interval) -> bool:
     """Whether the last update may be one after which something else comes, so that its results are needed now."""
     training = run.config.training
     updates = run.state.progress.updates + len(queue.pending)  # if none is skipped
@@ -122,8 +135,7 @@ def must_settle(run: Run, queue: UpdateQueue, answers: Answers) -> bool:
         not decides_on_device(run.state)
         or (run.state.accelerator.num_processes == 1 and any(answers))  # of several, all know at the next update
         or updates == training.max_updates
-        or updates % training.checkpoint_every == 0
-        or (run.corpora.validation is not None and updates % training.validate_every == 0)
+        or any(interval.is_at(updates) for interval in intervals)
         or queue.skipped_in_a_row + len(queue.pending) >= training.max_skipped_in_a_row
     )
 

@@ -3,6 +3,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +19,9 @@ from vanilla_transformer.training.configuration import RunConfig
 from vanilla_transformer.training.gradients import Losses
 from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.setup import Run
-from vanilla_transformer.training.train_state import TrainState
+from vanilla_transformer.training.train_state import Progress, TrainState
 
+MAX_SHARE = 0.03  # of the time
 EXACT = 2**20  # numbers below are exact in float32, the one type of all results: MPS has no float64
 
 
@@ -28,6 +31,35 @@ class Answers(NamedTuple):
     end: bool = False
     validation: bool = False
     checkpoint: bool = False
+
+
+class Interval:
+    """When something that interrupts the updates comes round: by their number, and by minutes of training.
+
+    Args:
+        every: in updates; `None`: not by updates.
+        minutes: since the last time; it waits longer if it would take more than `MAX_SHARE` of the time.
+    """
+
+    def __init__(self, progress: Progress, every: int | None, minutes: float | None):
+        self.progress = progress
+        self.every = every
+        self.seconds = math.inf if minutes is None else minutes * 60
+        self.last, self.cost = progress.seconds, 0.0
+
+    def is_at(self, updates: int) -> bool:
+        return self.every is not None and updates % self.every == 0
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether it is due by the clock, after so many seconds of training in this process."""
+        return seconds - self.last >= max(self.seconds, self.cost / MAX_SHARE)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Do it now, in the block."""
+        start = time.perf_counter()
+        yield
+        self.last, self.cost = self.progress.seconds, time.perf_counter() - start
 
 
 class _Queued:
@@ -161,6 +193,7 @@ def check_skipped(run: Run, in_a_row: int) -> None:
     """Raise ValueError if this many updates in a row, since the start or resumption, were too many to skip."""
     if in_a_row < run.config.training.max_skipped_in_a_row:
         return
+    run.checkpoints.wait()
     checkpoints = list_checkpoints(run.checkpoints.folder)
     last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
     rate = "learning_rate_scale" if isinstance(run.config, RunConfig) else "learning_rate"
