@@ -9,12 +9,16 @@ from functools import cache
 import torch
 from accelerate.utils import tqdm
 
-from vanilla_transformer.training.export import sustained_flops
+from vanilla_transformer.training import export
 from vanilla_transformer.training.optimizer import planned_updates
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.validation import Validation, perplexity
 
-measured_once = cache(sustained_flops)  # several runs in a process are on one device
+
+@cache
+def measured_once(device: torch.device, mixed_precision: str) -> float:
+    """`sustained_flops`, for all runs of this process."""
+    return export.sustained_flops(device, mixed_precision)
 
 
 class ProgressReport:
