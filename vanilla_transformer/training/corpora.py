@@ -3,6 +3,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import PAIRS_PER_SHARD, StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.data.corpus import fingerprint, load_corpus
 from vanilla_transformer.data.tokenized_pairs import DroppedPairs, prepare_pairs, read_lengths
 from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.training.batch import PreparedAhead, collate
 from vanilla_transformer.training.configuration import CorporaConfig, TrainingConfig
 from vanilla_transformer.training.train_state import Progress
 
@@ -120,12 +122,15 @@ def make_batches(
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
     shuffle: bool = True,
-) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
-    """This process's batch sampler (by token budget) and the loader of its batches."""
-    collate = DataCollatorForSeq2Seq(tokenizer)
+) -> tuple[TokenBatchSampler | StreamingTokenBatches, PreparedAhead]:
+    """This process's batch sampler (by token budget), and its batches, which a thread prepares and pins."""
     # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
     # in the middle of an epoch, would draw one more than the uninterrupted one.
-    generator = torch.Generator()
+    loading: dict[str, Any] = {
+        "collate_fn": partial(collate, tokenizer=tokenizer),
+        "generator": torch.Generator(),
+        "pin_memory": accelerator.device.type == "cuda",
+    }
     options: dict[str, Any] = {
         "max_source_tokens": training.max_source_tokens,
         "max_target_tokens": training.max_target_tokens,
@@ -135,12 +140,7 @@ def make_batches(
     }
     if isinstance(pairs, IterableDataset):
         sampler = StreamingTokenBatches(pairs, **options)
-        return sampler, DataLoader(
-            sampler,
-            batch_size=None,  # the stream's items are batches
-            generator=generator,
-            collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
-        )
+        return sampler, PreparedAhead(DataLoader(sampler, batch_size=None, **loading))  # the stream's items are batches
     sampler = TokenBatchSampler(*read_lengths(pairs), shuffle=shuffle, **options)
     rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # torch's Dataset is a protocol that it follows
-    return sampler, DataLoader(rows, batch_sampler=sampler, collate_fn=collate, generator=generator)
+    return sampler, PreparedAhead(DataLoader(rows, batch_sampler=sampler, **loading))

@@ -23,7 +23,13 @@ MAY_CHANGE = {
     "training": {
         *("output_dir", "resume", "trackers", "max_updates", "max_epochs", "max_minutes", "max_skipped_in_a_row"),
         *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "average_checkpoints"),
-        *("validation_beams", "validation_sentences"),
+        *(
+            "validation_beams",
+            "validation_sentences",
+            "profile_updates",
+            "validate_every_minutes",
+            "checkpoint_every_minutes",
+        ),
     },
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import patch_environment
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
@@ -18,8 +17,9 @@ from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_
 from vanilla_transformer.distributed.fsdp import check_launch_options, fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import main_process_first
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
-from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.configuration import RunConfig, TrainingConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
 from vanilla_transformer.training.device import LAUNCH_OPTIONS, idle_devices, seed_each_process, start_accelerator
 from vanilla_transformer.training.finetuning import FineTuningConfig
@@ -39,7 +39,7 @@ class Run:
 
     Args:
         state: what updates change.
-        sampler, batches: `batches` loads the micro-batches of the epoch that `sampler` is set to.
+        sampler, batches: `batches` prepares the micro-batches of the epoch that `sampler` is set to.
         validation_batches: `None` without a validation corpus.
     """
 
@@ -48,8 +48,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     corpora: Corpora
     sampler: TokenBatchSampler | StreamingTokenBatches
-    batches: DataLoader
-    validation_batches: DataLoader | None
+    batches: PreparedAhead
+    validation_batches: PreparedAhead | None
     checkpoints: Checkpoints
 
     @property
@@ -83,6 +83,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         with main_process_first():
             claim_output_dir(config)
         accelerator = start_accelerator(config.training)
+    _check_tokens_per_update(config.training, accelerator.num_processes)
     with main_process_first():
         text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
@@ -121,6 +122,15 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     return run
 
 
+def _check_tokens_per_update(training: TrainingConfig, processes: int) -> None:
+    least = processes * training.max_target_tokens
+    if training.tokens_per_update is not None and training.tokens_per_update < least:
+        raise ValueError(
+            f"training.tokens_per_update={training.tokens_per_update} must be at least {least}: one micro-batch of "
+            f"training.max_target_tokens={training.max_target_tokens} in each of {processes} processes"
+        )
+
+
 def _distribute(
     config: RunConfig | FineTuningConfig,
     accelerator: Accelerator,
@@ -148,11 +158,13 @@ def _resume_epoch(run: Run) -> None:
     run.sampler.set_consumed(progress.begun_epoch, progress.begun_pairs)
     if progress.processes != processes:
         if run.state.accelerator.is_main_process:
-            steps = run.config.training.gradient_accumulation_steps
+            before, now = (
+                count * run.config.training.micro_batches(count) for count in (progress.processes, processes)
+            )
             logger.warning(
                 f"processes: {progress.processes} before, {processes} now; the batches go on in the same order, each "
                 "pair once an epoch, but the weights will not be exactly those of an uninterrupted run: different are "
-                f"the number of batches in an update ({progress.processes * steps} before, {processes * steps} now), "
+                f"the number of batches in an update ({before} before, {now} now), "
                 "the last batches of an epoch, and dropout's random numbers"
             )
         consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
@@ -178,6 +190,13 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
         logger.info(
             f"batches: {len(sampler):,} an epoch for each process, "
             f"{sampler.padding_share():.1%} of their positions padding"
+        )
+    training, processes = run.config.training, accelerator.num_processes
+    if training.tokens_per_update is not None:
+        steps, budget = training.micro_batches(processes), training.max_target_tokens
+        logger.info(
+            f"training.tokens_per_update={training.tokens_per_update}: {processes} processes x {steps} micro-batches x "
+            f"{budget:,} target tokens = {processes * steps * budget:,}"
         )
     if checkpoint is not None:
         progress = state.progress
