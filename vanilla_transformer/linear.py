@@ -52,8 +52,9 @@ def joint_linear(input: torch.Tensor, layers: Sequence[nn.Module]) -> Sequence[t
     if not torch.is_grad_enabled() or not all(map(_is_plain, layers)):
         return [layer(input) for layer in layers]
     linears = [layer for layer in layers if isinstance(layer, Linear)]
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    weight = torch.cat([linear.weight for linear in linears])  # (all out_features, in_features)
+    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weights: list[torch.Tensor] = [linear.weight for linear in linears]
+    weight = torch.cat(weights)  # (all out_features, in_features)
     output = nn.functional.linear(input, weight, torch.cat(biases) if biases else None)
     return output.split([linear.out_features for linear in linears], dim=-1)
 

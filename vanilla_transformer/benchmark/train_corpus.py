@@ -17,7 +17,8 @@ from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer, 
 from vanilla_transformer.benchmark.baselines import marian_config
 from vanilla_transformer.benchmark.memory import in_own_process
 from vanilla_transformer.benchmark.train_configuration import MARIAN, OURS, TrainBenchmarkConfig
-from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus
+from vanilla_transformer.data.tokenized_pairs import prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import default_device
 from vanilla_transformer.loss import IGNORE_INDEX

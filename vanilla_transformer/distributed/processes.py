@@ -56,8 +56,12 @@ def _store_of_restart() -> dict[str, Any]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or dist.is_initialized():
         return {}
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    return {"store": dist.PrefixStore(f"attempt-{attempt}", store), "rank": rank, "world_size": world_size}
+    store, rank, world_size = next(dist.distributed_c10d.rendezvous("env://", timeout=TIMEOUT))
+    return {
+        "store": dist.distributed_c10d.PrefixStore(f"attempt-{attempt}", store),
+        "rank": rank,
+        "world_size": world_size,
+    }
 
 
 def _destroy_process_group() -> None:

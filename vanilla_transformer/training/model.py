@@ -106,12 +106,11 @@ def configure_for_training(model: BaseForConditionalGeneration, training: Traini
     model.train()
 
 
-def compile_layers(model: BaseForConditionalGeneration, backend: str = "inductor") -> None:
+def compile_layers(model: Any, backend: str = "inductor") -> None:
     """Compile a Transformer's layers in place, one by one, for batches of any shape.
 
     All layers of a kind share their graphs, and the names of the weights stay as they are.
     """
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    stacks: Any = model.model
-    for layer in [*stacks.encoder.layers, *stacks.decoder.layers]:
+    for layer in [*model.model.encoder.layers, *model.model.decoder.layers]:
         layer.compile(dynamic=True, backend=backend)
