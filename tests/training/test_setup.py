@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
