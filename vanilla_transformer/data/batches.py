@@ -211,11 +211,13 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
         self.pairs = len(self.lengths[0])
         self.shards = -(-self.pairs // PAIRS_PER_SHARD)
         self.shuffle = shuffle
+        self.epoch = -1
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        if epoch != self.epoch:
+            self.first_shard = list(self._cut_shard(epoch, 0))  # all of a corpus that is not long
         super().set_epoch(epoch, start_batch)
-        self.first_shard = list(self._cut_shard(epoch, 0))  # all of a corpus that is not long
         if self.shards == 1:  # too few pairs for the processes are found now; a long corpus has enough
             self.count_consumed(epoch, self.num_processes, len(self.first_shard))
 
