@@ -19,13 +19,14 @@ help:
 	@echo "make quickstart [WORDS=\"words to pronounce\"]   Transformer and RNN learn to pronounce English: 8 minutes"
 	@echo "make compare     the two in speed, long range and quality: runs/compare/report.md, at most 15 minutes"
 	@echo "make bench-decode   speed of decoding beside MarianMT and CTranslate2: runs/benchmark/decode.json, 10 minutes"
+	@echo "make bench-train    speed of training beside MarianMT and others: runs/benchmark/train.json, 40 minutes"
 	@echo "make test        all tests but the slow ones"
 	@echo "make test-random SEED=1   all tests but the slow ones, in another order (WORKERS=2 processes, of THREADS=1)"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make check       ruff and pyright"
 	@echo "make docs        the documents as a site: build/site/index.html"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
-	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart, compare, bench-decode)"
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer; it creates $(VENV)), SET=\"section.key=value ...\" (quickstart, compare, bench-decode, bench-train)"
 
 quickstart: $(QUICKSTART)
 	@$(VENV)/bin/vanilla-transformer quickstart $$WORDS $(foreach change,$(SET),--set $(change))
@@ -35,6 +36,9 @@ compare: $(COMPARISON)
 
 bench-decode: $(BENCHMARK)
 	@$(VENV)/bin/python scripts/benchmark.py decode configs/benchmark_decode.yaml $(SET)
+
+bench-train: $(BENCHMARK)
+	@$(VENV)/bin/python scripts/benchmark.py train configs/benchmark_train.yaml $(SET)
 
 # In the order of the folders: by number of tests, the longest files come last, and one core waits for the other.
 IN_PROCESSES = OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -105,4 +109,4 @@ $(DOCS): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@$(PIP) --target $@ --no-deps --no-build-isolation deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection
 	@touch $@
 
-.PHONY: help quickstart compare bench-decode test test-random test-slow check docs clean
+.PHONY: help quickstart compare bench-decode bench-train test test-random test-slow check docs clean

@@ -42,7 +42,9 @@ def files_of_the_checkout() -> set[str]:
     configs = {
         f"vanilla_transformer/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.yaml")
     }
-    texts = {"vanilla_transformer/hub/model_card.md", "vanilla_transformer/hub/LICENSE"}
+    texts = {
+        f"vanilla_transformer/{name}" for name in ("hub/model_card.md", "hub/LICENSE", "comparison/report_template.md")
+    }
     return {str(path.relative_to(REPOSITORY)) for path in sources} | configs | texts
 
 
@@ -109,7 +111,7 @@ print(json.dumps([str(CONFIGS), config_names(), read_yaml(find_config("paper/big
     folder, names, big = json.loads(run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert folder == str(installed / "vanilla_transformer" / "configs")
     assert names == config_names()
-    assert (big["model"]["num_layers"], big["model"]["d_model"]) == (6, 1024)  # paper/base's, and its own
+    assert (big["model"]["num_layers"], big["model"]["d_model"]) == ("6", "1024")  # paper/base's word, and its own
 
 
 def test_training_by_a_configs_name_away_from_a_checkout(installed: Path, tmp_path: Path):

@@ -126,7 +126,7 @@ class MultiHeadAttention(nn.Module):
         return key, value
 
     def _extend(self, cache: Cache | None, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(batch, length, num_heads * width)` → `(batch, num_heads, key_length, width)`, those in the cache included."""
+        """`(batch, length, num_heads * width)` → `(batch, num_heads, key_length, width)`, cached ones included."""
         key, value = self._split_heads(key, self.d_k), self._split_heads(value, self.d_v)
         if cache is None:
             return key, value

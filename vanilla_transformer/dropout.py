@@ -10,7 +10,7 @@ class Dropout(nn.Dropout):
 
     On a CPU torch draws a double for each element (`bernoulli_`), a sixth of a training step at small widths. Here one
     64-bit number serves four elements. The rate is exact to 2^-16, and the scale is that of the rate in force, so the
-    expectation is exact. Other devices use torch's own fused kernel.
+    expectation is exact. Other devices and compiled graphs use torch's own kernel.
     """
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
@@ -29,7 +29,7 @@ class Dropout(nn.Dropout):
 
     def _mask(self, input: torch.Tensor) -> torch.Tensor | None:
         """0 or the scale for each element; `None` where torch's own dropout serves, or there is nothing to drop."""
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         dropped = min(round(self.p * 2**16), 2**16 - 1)  # how many of the 2^16 values drop their element
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

@@ -22,7 +22,8 @@ from pathlib import Path
 from datasets import IterableDataset
 
 from vanilla_transformer.data.batches import StreamingTokenBatches
-from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, prepare_pairs
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus
+from vanilla_transformer.data.tokenized_pairs import prepare_pairs
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 
 FILES = 16
@@ -66,7 +67,8 @@ def stream(folder: Path, pairs: int, pool_size: int) -> Iterator[Size]:
     milestone, seen, total, start = next(milestones), 0, 0, time.process_time()
     for number, batch in enumerate(batches, start=1):
         seen += len(batch)
-        total += sum(int(row["target"].replace(" ", "")[::-1]) for row in batch)
+        digits = (tokenizer.convert_ids_to_tokens(row["labels"][-2::-1]) for row in batch)  # without </s>
+        total += sum(int("".join(tokens)) for tokens in digits)
         if seen >= milestone:
             yield Size(seen, number, time.process_time() - start, max_megabytes())
             milestone = next(milestones, sys.maxsize)
@@ -82,7 +84,7 @@ def max_megabytes() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=1_000_000)
-    parser.add_argument("--pool-size", type=int, default=20_000, help="pairs in a pool, and in the shuffle's buffer")
+    parser.add_argument("--pool-size", type=int, default=100_000, help="pairs in a pool")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder), arguments.pairs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
+from vanilla_transformer.data import batches
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler, distribute_evenly
 
 Lengths = tuple[list[int], list[int]]
@@ -249,20 +250,71 @@ class TestTokenBatchSampler:
             sampler(([150] * 5, [150] * 5), num_processes=2)
 
 
+class TestShards:
+    """A corpus of several shards keeps every promise of one that fits."""
+
+    @pytest.fixture(autouse=True)
+    def shards(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(batches, "PAIRS_PER_SHARD", 128)
+        monkeypatch.setattr(batches, "PAIRS_PER_RUN", 8)
+
+    @pytest.mark.parametrize("shuffle", [False, True])
+    @pytest.mark.parametrize("num_processes", [1, 2, 3])
+    def test_every_pair_once_within_both_budgets(self, lengths: Lengths, num_processes: int, shuffle: bool):
+        assert sampler(lengths).shards == 4
+        found = steps(lengths, num_processes, epoch=1, shuffle=shuffle)
+        assert pairs_of(found) == Counter(range(500))
+        for batch in flat(found):
+            source, target = padded_sizes(batch, lengths)
+            assert source <= 200
+            assert target <= 150
+
+    def test_order_is_a_function_of_seed_and_epoch(self, lengths: Lengths):
+        orders = [flat(steps(lengths, 1, epoch, seed=seed)) for seed, epoch in ((3, 0), (3, 0), (3, 1), (4, 0))]
+        assert orders[0] == orders[1]
+        assert orders[1] != orders[2] != orders[3] != orders[1]
+
+    def test_a_shard_draws_from_the_whole_corpus(self, lengths: Lengths):
+        first = list(chain.from_iterable(flat(steps(lengths, 1))))[:120]
+        assert len({number // 100 for number in first}) == 5
+
+    @pytest.mark.parametrize("now", NUMBERS_OF_PROCESSES)
+    @pytest.mark.parametrize("before", NUMBERS_OF_PROCESSES)
+    def test_resuming_in_any_shard_continues_the_order(self, lengths: Lengths, before: int, now: int):
+        order, together = flat(steps(lengths, 1, 2)), steps(lengths, before, 2)
+        for taken in (0, 1, len(together) // 2, len(together) - 3):
+            consumed_pairs = sampler(lengths).count_consumed(2, before, taken)
+            left = steps(lengths, now, 2, consumed_pairs)
+            assert pairs_of(together[:taken]) + pairs_of(left) == Counter(range(500))
+            whole = len(flat(left)) - 2 * now  # the last ones may be halved
+            assert flat(left)[:whole] == order[taken * before :][:whole]
+
+    def test_resuming_skips_the_first_batches(self, lengths: Lengths):
+        assert steps(lengths, 2, 3, start_batch=9) == steps(lengths, 2, 3)[9:]
+
+    def test_number_of_batches_and_fraction_are_near_the_true_ones(self, lengths: Lengths):
+        each = sampler(lengths, num_processes=2)
+        number = len(list(each))
+        assert len(each) == pytest.approx(number, rel=0.1)
+        assert each.fraction_consumed(number // 2) == pytest.approx(0.5, abs=0.1)
+        assert each.fraction_consumed(2 * number) == 1
+
+    def test_memory_does_not_hold_the_other_shards(self, lengths: Lengths):
+        assert sum(map(len, sampler(lengths).first_shard)) <= 128
+
+
 class TestStreamingTokenBatches:
     def batches(self, lengths: Lengths, **options) -> StreamingTokenBatches:
-        rows = {
-            "number": list(range(len(lengths[0]))),
-            "source_length": lengths[0],
-            "target_length": lengths[1],
-        }
+        """Tokens are the pair's number, as often as its side is long."""
+        sides = zip(("input_ids", "labels"), lengths, strict=True)
+        rows = {name: [[number] * length for number, length in enumerate(side)] for name, side in sides}
         stream = Dataset.from_dict(rows).to_iterable_dataset()
         defaults = {"max_source_tokens": 200, "max_target_tokens": 150, "seed": 3, "pool_size": 120}
         return StreamingTokenBatches(stream, **defaults | options)
 
     @staticmethod
     def numbers(batches: StreamingTokenBatches) -> list[list[int]]:
-        return [[row["number"] for row in batch] for batch in batches]
+        return [[row["input_ids"][0] for row in batch] for batch in batches]
 
     def test_every_pair_once_within_both_budgets(self, lengths: Lengths):
         found = self.numbers(self.batches(lengths))
@@ -271,6 +323,11 @@ class TestStreamingTokenBatches:
             source, target = padded_sizes(batch, lengths)
             assert source <= 200
             assert target <= 150
+
+    def test_batches_have_less_padding_than_batches_sorted_by_the_source(self, lengths: Lengths):
+        """Of the same pairs, all of which fit in a pool."""
+        padded = sum(sum(padded_sizes(batch, lengths)) for batch in self.numbers(self.batches(lengths, pool_size=500)))
+        assert padded < sum(sum(padded_sizes(batch, lengths)) for batch in sampler(lengths))
 
     def test_order_is_a_function_of_seed_and_epoch(self, lengths: Lengths):
         travelled, fresh = self.batches(lengths), self.batches(lengths)

@@ -17,11 +17,9 @@ from vanilla_transformer.data.corpus import (
     decode_lines,
     fingerprint,
     load_corpus,
-    prepare_pairs,
     read_aligned,
     read_lines,
 )
-from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 
 STREAMING = pytest.mark.parametrize("streaming", [False, True])
 # Each line would be cut, or joined with the next, by some reader of lines or of tables.
@@ -334,54 +332,3 @@ class TestFingerprint:
     def test_missing_file(self, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             fingerprint(CorpusConfig(path=str(tmp_path / "c.csv")))
-
-
-class TestPreparePairs:
-    """One symbol is one token, and each side ends with one more."""
-
-    TEXTS = [("a b", "x"), ("", "x"), ("a", " \t "), ("a a a a", "x"), ("a", "x x x x"), ("a b b", "x x x")]
-    KEPT = [("a b", "x"), ("a b b", "x x x")]
-
-    def prepare(self, texts: list[tuple[str, str]], streaming: bool = False, max_length: int = 4):
-        tokenizer = train_tokenizer(["a b x"], TokenizerConfig(kind="symbols"))
-        corpus = Dataset.from_dict({"source": [s for s, _ in texts], "target": [t for _, t in texts]})
-        return tokenizer, *prepare_pairs(corpus.to_iterable_dataset() if streaming else corpus, tokenizer, max_length)
-
-    @STREAMING
-    def test_kept_and_dropped_pairs_are_counted(self, streaming: bool):
-        tokenizer, pairs, dropped = self.prepare(self.TEXTS, streaming)
-        kept = list(pairs)
-        for (source, target), row in zip(self.KEPT, kept, strict=True):
-            for text, ids, length in (
-                (source, row["input_ids"], row["source_length"]),
-                (target, row["labels"], row["target_length"]),
-            ):
-                assert tokenizer.convert_ids_to_tokens(ids) == [*text.split(), "</s>"]
-                assert length == len(text.split()) + 1
-        assert (dropped.kept, dropped.empty, dropped.too_long) == (2, 2, 2)
-
-    def test_columns(self):
-        _, pairs, _ = self.prepare(self.TEXTS)
-        assert set(pairs.column_names) == {"source", "target", "input_ids", "labels", "source_length", "target_length"}
-
-    def test_counts_of_a_stream_grow_while_it_is_read(self):
-        _, pairs, dropped = self.prepare(self.TEXTS, streaming=True)
-        assert dropped.kept + dropped.empty + dropped.too_long == 0
-        list(pairs)
-        assert dropped.kept + dropped.empty + dropped.too_long == len(self.TEXTS)
-
-    def test_log_line_has_every_count(self):
-        _, _, dropped = self.prepare([*self.TEXTS, ("", "")])
-        assert str(dropped) == (
-            "2 pairs kept, 3 with an empty side dropped, 2 with more than 4 tokens on a side dropped"
-        )
-
-    def test_no_pair_left_is_an_error(self):
-        with pytest.raises(ValueError, match="no pair is left to train on: 0 pairs kept, 1 with an empty side"):
-            self.prepare([("", "x")])
-
-    def test_line_of_a_megabyte_is_dropped(self):
-        tokenizer = train_tokenizer(["the cat"] * 9, TokenizerConfig(vocab_size=260))
-        corpus = Dataset.from_dict({"source": ["the cat", "the cat " * 131_072], "target": ["x", "y"]})
-        pairs, dropped = prepare_pairs(corpus, tokenizer, 100)
-        assert (len(pairs), dropped.too_long) == (1, 1)

@@ -3,14 +3,19 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from tests.conftest import write_reversals
 from tests.distributed.launching import FSDP2, TRAIN, launch, start_together, train_here, weights
+from vanilla_transformer.training import model as training_model
 from vanilla_transformer.training.configuration import load_run_config
+from vanilla_transformer.training.gradients import backward
+from vanilla_transformer.training.loop import train, updates
 from vanilla_transformer.training.setup import set_up
 from vanilla_transformer.training.validation import validate
 
@@ -64,3 +69,47 @@ def test_several_processes_validate_as_one(tiny_run, environment):
         for name in ("loss", "perplexity"):
             assert found.pop(name) == pytest.approx(alone[name], rel=1e-5)
         assert found == {name: alone[name] for name in found}
+
+
+def first_update_here(config: Path, overrides: list[str]) -> None:
+    """The weights and the random numbers before the first update; the storages of its gradients."""
+    run = set_up(load_run_config(config, overrides))
+    process, model = run.state.accelerator.process_index, run.state.bare_model()
+    before = {"numbers": torch.rand(4)} | {name: weight.clone() for name, weight in model.named_parameters()}
+    torch.save(before, config.parent / f"before-{process}.pt")
+    backward(run.state, next(updates(run)), run.config.training)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
+    (config.parent / f"storages-{process}.json").write_text(json.dumps([len(gradients), len(storages)]))
+
+
+def test_processes_begin_with_equal_weights_and_draw_different_dropout(tiny_run):
+    """And their gradients live in the one bucket that DDP reduces."""
+    start_together(first_update_here, 2, tiny_run.config, [])
+    first, second = (torch.load(tiny_run.folder / f"before-{process}.pt") for process in (0, 1))
+    assert not torch.equal(first.pop("numbers"), second.pop("numbers"))
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    for process in (0, 1):
+        gradients, storages = json.loads((tiny_run.folder / f"storages-{process}.json").read_text())
+        assert storages == 1 < gradients
+
+
+def train_compiled_here(config: Path, overrides: list[str]) -> None:
+    training_model.compile_layers = partial(training_model.compile_layers, backend="eager")
+    train(load_run_config(config, overrides))
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
+def test_several_processes_train_compiled_layers_as_plain_ones(tiny_run, environment):
+    """Validation and a checkpoint come in between."""
+    options = ["model.dropout=0.0", *tiny_run.validation(), "training.validate_every=3"]
+    found = []
+    for name, function, more in (("plain", train_here, "false"), ("compiled", train_compiled_here, "true")):
+        settings = [f"training.output_dir={tiny_run.folder / name}", f"training.compile={more}"]
+        start_together(function, 2, tiny_run.config, [*options, *settings], **environment)
+        found.append(weights(tiny_run.folder / name / "model"))
+    assert found[0].keys() == found[1].keys()
+    for name, weight in found[1].items():
+        torch.testing.assert_close(weight, found[0][name], rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ import torch
 from tests.system.process_faults import unless
 from tests.system.trial_runs import MAX_UPDATES, Chain, Trials
 from vanilla_transformer.training import loop
-from vanilla_transformer.training.gradients import Batch
+from vanilla_transformer.training.batch import Batch
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.train_state import TrainState
 
@@ -118,11 +118,9 @@ def _in_parts(most: int) -> None:
     every = loop.updates
 
     def cut(batch: Batch) -> list[Batch]:
-        pairs = len(batch["labels"])
-        if pairs <= most:
+        if len(batch["labels"]) <= most:
             return [batch]
-        rows = (slice(0, pairs // 2), slice(pairs // 2, pairs))
-        return [part for half in rows for part in cut({name: tensor[half] for name, tensor in batch.items()})]
+        return [part for half in batch.halves() for part in cut(half)]
 
     loop.updates = lambda run: ([part for batch in batches for part in cut(batch)] for batches in every(run))
 

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 from tests.conftest import TinyRun
 from tests.distributed.launching import free_port
 from tests.families import FAMILIES
-from vanilla_transformer.training import manifest
+from vanilla_transformer.training import atomic_folder, loop, manifest
 from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.schedule import paper_schedule
@@ -177,7 +178,7 @@ def test_the_last_undamaged_checkpoint_outlives_a_failed_save(copy, monkeypatch)
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(TrainState, "save", fail)
+    monkeypatch.setattr(TrainState, "copy", lambda self: fail)
     with pytest.raises(OSError, match="update-00000006 cannot be written .*No space left"):
         copy.go_on(6, "training.keep_checkpoints=1")
     assert copy.names() == ["update-00000004", "update-00000008"]
@@ -188,6 +189,36 @@ def test_damaged_checkpoints_do_not_count_as_kept(copy):
     truncate(copy.checkpoints / "update-00000008" / "model.safetensors")
     copy.go_on(6, "training.keep_checkpoints=2")
     assert copy.names() == ["update-00000004", "update-00000006"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tiny_run, monkeypatch):
+    """It holds the state of its own update, however late it is written; the next one waits for it."""
+    whole = tiny_run.train(f"training.output_dir={tiny_run.folder / 'whole'}")
+    trained, begun, write = threading.Event(), [], atomic_folder.write_manifest
+
+    def wait_for_updates(folder: Path) -> None:
+        if "update-" in folder.name:
+            begun.append(threading.current_thread())
+            assert len(begun) > 1 or trained.wait(60)
+        write(folder)
+
+    step = loop.backward
+
+    def backward(state, *rest):
+        if state.progress.updates == 6:
+            assert list_checkpoints(tiny_run.output_dir / "checkpoints") == []
+            trained.set()
+        return step(state, *rest)
+
+    monkeypatch.setattr(atomic_folder, "write_manifest", wait_for_updates)
+    monkeypatch.setattr(loop, "backward", backward)
+    run = tiny_run.train()
+    assert len(begun) == 2
+    assert threading.main_thread() not in begun
+    for name in ("update-00000004", "update-00000008"):
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            found, expected = (load_file(each.output_dir / "checkpoints" / name / file) for each in (run, whole))
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_old_damaged_checkpoints_do_not_count_as_kept(copy):
@@ -256,7 +287,7 @@ def save_sharded(rank: int, port: int, folder: Path, tokenizer: PreTrainedTokeni
     optimizer.step()
     progress.updates = 1
     expected = [parameter.to_local().clone() for parameter in model.parameters()]
-    checkpoints.save(progress)
+    checkpoints.save()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

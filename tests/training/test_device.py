@@ -1,12 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 import time
 from itertools import accumulate, cycle
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from vanilla_transformer.training.device import allow_tf32, bfloat16_is_faster
+from vanilla_transformer.training import setup
+from vanilla_transformer.training.device import (
+    allow_tf32,
+    bfloat16_is_faster,
+    deterministic_algorithms,
+    idle_devices,
+    seed_each_process,
+)
+
+
+def draws_of_process(index: int, seed: int = 1) -> list[float]:
+    """Of each generator, after the same initialisation."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    process = SimpleNamespace(process_index=index, is_main_process=index == 0)
+    seed_each_process(seed, process)  # pyright: ignore[reportArgumentType] -- stands for an Accelerator
+    return [*torch.rand(4).tolist(), np.random.random()]
+
+
+def test_seed_differs_by_process_and_the_main_one_goes_on_with_the_runs():
+    drawn = [draws_of_process(index) for index in range(8)] + [draws_of_process(index, seed=2) for index in range(8)]
+    assert len({tuple(numbers[:4]) for numbers in drawn}) == len({numbers[4] for numbers in drawn}) == len(drawn)
+    assert draws_of_process(3) == drawn[3]
+    torch.manual_seed(1)
+    assert drawn[0][:4] == torch.rand(4).tolist()
+
+
+def test_deterministic_algorithms_are_requested_of_torch_for_the_run_alone(tiny_run, monkeypatch):
+    """On a CPU they change nothing."""
+    requested, set_up = [], setup.start_accelerator
+
+    def start_accelerator(training):
+        requested.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return set_up(training)
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(setup, "start_accelerator", start_accelerator)
+    found = []
+    for name in ("false", "true"):
+        run = tiny_run.train(f"training.deterministic={name}", f"training.output_dir={tiny_run.folder / name}")
+        found.append(load_file(run.output_dir / "model" / "model.safetensors"))
+    assert requested == [(False, None), (True, ":16:8")]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert all(torch.equal(weight, found[1][key]) for key, weight in found[0].items())
+
+
+def test_deterministic_algorithms_end_with_an_error_too():
+    found = []
+
+    @deterministic_algorithms(True)
+    def fail():
+        found.append(torch.are_deterministic_algorithms_enabled())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert found == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "said"), [("cuda", 1, " of 4 (`accelerate launch`"), ("cuda", 4, ""), ("cpu", 1, "")]
+)
+def test_a_run_on_one_of_several_gpus_says_how_to_use_all(monkeypatch, device, processes, said):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
+    assert idle_devices(accelerator)[: len(said) or None] == said  # pyright: ignore[reportArgumentType] -- as above
 
 
 @pytest.fixture

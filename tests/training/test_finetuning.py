@@ -2,6 +2,7 @@
 """Fine-tuning a finished model: its batches, its loss, its scores, its adapter, and what it refuses."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -287,6 +288,18 @@ def test_checkpoints_of_the_trainer_of_earlier_versions_are_refused(base_transfo
         ValueError, match=r"tuned holds checkpoints of transformers' Trainer \(checkpoint-14\), by which"
     ):
         tune(tmp_path, base_transformer)
+
+
+def test_without_a_launcher_one_of_several_gpus_is_used_and_said(base_transformer, tmp_path, caplog, monkeypatch):
+    """And not all of them by nn.DataParallel. `meta` stands for the GPU of a run that is not started."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    caplog.set_level(logging.INFO, logger="vanilla_transformer")
+    run = set_up(tmp_path, base_transformer)
+    assert not any(isinstance(module, torch.nn.DataParallel) for module in run.state.model.modules())
+    monkeypatch.setattr(run.state.accelerator.state, "device", torch.device("meta"))
+    setup._describe(run, None)
+    assert "device: 1 x cpu, mixed" in caplog.text
+    assert "device: 1 x meta of 4 (`accelerate launch` or `torchrun` uses all of them by DDP), mixed" in caplog.text
 
 
 def test_fsdp_is_refused(base_transformer, tmp_path, monkeypatch):

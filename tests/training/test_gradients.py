@@ -3,6 +3,8 @@
 
 import gc
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from tests.distributed.launching import FSDP2, start_together
+from tests.distributed.launching import FSDP2, start_together, train_here
+from vanilla_transformer.training import gradients as gradients_module
 from vanilla_transformer.training import loop
 from vanilla_transformer.training.checkpoint import Checkpoints, list_checkpoints
 from vanilla_transformer.training.configuration import load_run_config
@@ -69,6 +72,40 @@ def infinite_gradient(positions: set[int]):
         return losses
 
     return change
+
+
+@pytest.mark.parametrize("bad", [{2, 5}, {0, 3, 4}, {7, 8}], ids=str)
+def test_rates_after_skipped_updates_are_those_without_them(tiny_run, monkeypatch, bad):
+    """The device chooses the rate of an update before the host knows whether the one before was skipped."""
+    options = ["model.dropout=0.0", "training.max_updates=8", "training.checkpoint_every=1000", "training.log_every=50"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "updates", without(bad))
+        expected = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'without'}")
+    after_backward(monkeypatch, nan_loss(bad))
+    run = tiny_run.train(*options)
+    torch.testing.assert_close(state_of(run), state_of(expected), rtol=0, atol=0)
+    assert run.state.progress.skipped_updates == len(bad)
+
+
+def test_a_stop_request_beside_a_skipped_update_resumes_to_the_bit(tiny_run, monkeypatch):
+    """It comes while the host does not know yet that an update before, or the same one, is skipped."""
+    bad = {3, 5, 8}
+    with monkeypatch.context() as patch:
+        after_backward(patch, nan_loss(bad))
+        whole = tiny_run.train("training.max_updates=9", f"training.output_dir={tiny_run.folder / 'whole'}")
+
+    def spoil(state, position, losses):
+        if position in (4, 5, 8):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return nan_loss(bad)(state, position, losses)
+
+    after_backward(monkeypatch, spoil)
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            tiny_run.train("training.max_updates=9")
+    resumed = tiny_run.train("training.max_updates=9")
+    assert resumed.state.progress.skipped_updates == whole.state.progress.skipped_updates == 3
+    torch.testing.assert_close(state_of(resumed), state_of(whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("clipping", ["null", "0.5"])
@@ -184,8 +221,8 @@ def limit_pairs(run, most: int, where: str) -> None:
 def test_gradients_of_a_halved_batch_equal_those_of_the_whole(tiny_run, where):
     run = prepared(tiny_run, "model.tie_word_embeddings=false")
     micro_batches = list(run.batches)[:3]
-    micro_batches[0] = {name: tensor[:4] for name, tensor in micro_batches[0].items()}
-    micro_batches[2] = {name: tensor[:7] for name, tensor in micro_batches[2].items()}
+    micro_batches[0] = micro_batches[0].split(4)[0]
+    micro_batches[2] = micro_batches[2].split(7)[0]
     assert len(micro_batches[1]["labels"]) > 4
     whole = backward(run.state, micro_batches, run.config.training)
     expected = gradients(run)
@@ -202,7 +239,7 @@ def test_a_batch_of_seven_is_halved_down_to_single_pairs(tiny_run):
     run = prepared(tiny_run)
     batch = next(iter(run.batches))
     limit_pairs(run, 1, "forward")
-    backward(run.state, [{name: tensor[:7] for name, tensor in batch.items()}], run.config.training)
+    backward(run.state, [batch.split(7)[0]], run.config.training)
     assert run.state.progress.halved_batches == 6
 
 
@@ -222,6 +259,56 @@ def test_out_of_memory_batches_train_to_the_same_weights(tiny_run, monkeypatch):
     assert run.state.progress.target_tokens == expected.state.progress.target_tokens
     # Adam's eps is 1e-9: it magnifies rounding
     torch.testing.assert_close(state_of(run), state_of(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_the_size_that_fits_is_kept_said_once_and_resumed(tiny_run, monkeypatch):
+    said, failures, prepare = [], [], loop.set_up
+    monkeypatch.setattr(loop.ProgressReport, "write", lambda self, text: said.append(text))
+
+    def short_of_memory(config):
+        run = prepare(config)
+        limit_pairs(run, 15, "forward")
+        return run
+
+    monkeypatch.setattr(loop, "set_up", short_of_memory)
+    halve = gradients_module._halves
+    monkeypatch.setattr(gradients_module, "_halves", lambda *a, **b: failures.append(0) or halve(*a, **b))
+    run = tiny_run.train("training.max_updates=4")
+    assert failures
+    kept = run.state.progress.max_positions
+    [line] = [text for text in said if "did not fit in memory" in text][-1:]
+    assert f"more than {kept:,} source and target positions" in line
+    failed = len(failures)
+    resumed = tiny_run.train("training.max_updates=8")
+    assert resumed.state.progress.max_positions <= kept
+    # Sizes are in positions, and this memory in pairs: some batch of short pairs may still fail, but not each of them.
+    assert len(failures) - failed < 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 8 GB)",
+        "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8",
+        "std::bad_alloc",
+    ],
+)
+def test_messages_of_a_full_memory_are_recognised(tiny_run, words):
+    run, calls = prepared(tiny_run), []
+
+    def fail_once(*_):
+        calls.append(0)
+        if len(calls) == 1:
+            raise RuntimeError(words)
+
+    run.state.bare_model().get_input_embeddings().register_forward_hook(fail_once)
+    backward(run.state, [next(iter(run.batches))], run.config.training)
+    assert run.state.progress.halved_batches == 1
 
 
 def test_out_of_memory_for_a_single_pair_names_its_lengths(tiny_run):
@@ -271,3 +358,35 @@ def test_all_processes_skip_an_update_that_is_not_finite_in_one(tiny_run, enviro
     first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert first == second
     assert (first["skipped"], first["updates"], first["seen"]) == (1, 5, 6)
+
+
+def train_short_of_memory(config: Path, overrides: list[str]) -> None:
+    """In each of several processes: the second has memory for 15 pairs."""
+    prepare = loop.set_up
+
+    def short_of_memory(config):
+        run = prepare(config)
+        if run.state.accelerator.process_index == 1:
+            limit_pairs(run, 15, "backward")
+        return run
+
+    loop.set_up = short_of_memory
+    run = loop.train(load_run_config(config, overrides))
+    progress = run.state.progress
+    path = config.parent / f"{run.state.accelerator.process_index}.json"
+    path.write_text(json.dumps([progress.max_positions, progress.halved_batches > 0]), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_size_that_fits_in_all(tiny_run):
+    options = ["model.dropout=0.0", "training.max_updates=6"]
+    start_together(train_short_of_memory, 2, tiny_run.config, options)
+    first, second = (json.loads((tiny_run.folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    assert first[0] == second[0] is not None
+    assert (first[1], second[1]) == (False, True)
+    short = load_file(tiny_run.output_dir / "model" / "model.safetensors")
+    whole = f"training.output_dir={tiny_run.folder / 'whole'}"
+    start_together(train_here, 2, tiny_run.config, [*options, whole])
+    expected = load_file(tiny_run.folder / "whole" / "model" / "model.safetensors")
+    # Adam's eps is 1e-9: it magnifies rounding
+    torch.testing.assert_close(short, expected, rtol=1e-3, atol=1e-5)

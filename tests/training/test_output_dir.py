@@ -2,6 +2,43 @@
 import fcntl
 
 import pytest
+import yaml
+
+from vanilla_transformer.training import output_dir
+from vanilla_transformer.training.output_dir import claim_output_dir
+
+
+class AnotherMachine:
+    """What stands for the state of a process on it."""
+
+    is_main_process, process_index = False, 8
+
+
+@pytest.mark.parametrize("has_one_of_its_own", [False, True])
+def test_a_disk_that_machines_do_not_share_is_named(tiny_run, monkeypatch, has_one_of_its_own):
+    """Without a configuration of the main process there, or with that of another run."""
+    if has_one_of_its_own:
+        claim_output_dir(tiny_run.load("training.seed=5"))
+    monkeypatch.setattr(output_dir, "process_state", AnotherMachine)
+    with pytest.raises(ValueError, match=r"process 8 on .* does not see there what the main process wrote; choose a"):
+        claim_output_dir(tiny_run.load())
+
+
+def test_other_processes_see_what_the_main_one_wrote(tiny_run, monkeypatch):
+    claim_output_dir(tiny_run.load())
+    monkeypatch.setattr(output_dir, "process_state", AnotherMachine)
+    claim_output_dir(tiny_run.load())
+
+
+def test_a_run_of_before_a_field_was_added_goes_on(tiny_run):
+    tiny_run.train("training.max_updates=2")
+    path = tiny_run.output_dir / "config.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del values["training"]["compile"], values["training"]["deterministic"]
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"another training\.deterministic \(False there, True now\)"):
+        tiny_run.train("training.max_updates=4", "training.deterministic=true")
+    assert tiny_run.train("training.max_updates=4").state.progress.updates == 4
 
 
 def test_a_folder_that_cannot_be_written(tiny_run):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import fcntl
 import json
 import os
@@ -90,6 +91,21 @@ def test_the_next_run_of_a_process_releases_the_folder_before(tmp_path: Path):
         folder.mkdir()
         lock_for_this_run(folder)
     assert [is_locked(folder) for folder in folders] == [False, True]
+
+
+def test_a_file_system_without_flock_is_named(tiny_run, monkeypatch):
+    """As Lustre without its option `flock`, and NFS without a lock daemon."""
+
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(
+        ValueError, match=r"training\.output_dir=.*run is on a file system without flock \(No locks"
+    ) as found:
+        tiny_run.train()
+    assert "choose a folder on another one, or mount it with locks" in str(found.value)
+    assert "\n" not in str(found.value)
 
 
 def test_a_holder_that_has_not_yet_written_who_it_is(tmp_path: Path):

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer
+from vanilla_transformer.training import run_tokenizer
 from vanilla_transformer.training.checkpoint import list_checkpoints
+from vanilla_transformer.training.run_tokenizer import _train_once, _training_lines
 
 
 def test_the_tokenizer_of_the_run_is_used_again(tiny_run):
@@ -68,3 +71,41 @@ def test_a_tokenizer_that_does_not_end_its_texts(tiny_run, tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "startless")
     with pytest.raises(ValueError, match="it has no bos_token"):
         tiny_run.train(f"tokenizer.path={tmp_path / 'startless'}")
+
+
+class TestTrainingLines:
+    def corpus(self, streaming: bool):
+        pairs = Dataset.from_dict({side: [f"{side} {i}" for i in range(9000)] for side in ("source", "target")})
+        return pairs.to_iterable_dataset() if streaming else pairs
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_all_lines_of_a_corpus_within_the_limit(self, streaming: bool):
+        lines = list(_training_lines(self.corpus(streaming), TokenizerConfig(max_training_lines=18_000)))
+        assert sorted(lines) == sorted(f"{side} {i}" for i in range(9000) for side in ("source", "target"))
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_part_of_a_longer_corpus_is_the_same_every_time(self, streaming: bool):
+        config = TokenizerConfig(max_training_lines=4000)
+        lines = list(_training_lines(self.corpus(streaming), config))
+        assert lines == list(_training_lines(self.corpus(streaming), config))
+        assert len(set(lines)) == 4000
+        sources = {line.split()[1] for line in lines if line.startswith("source")}
+        assert sources == {line.split()[1] for line in lines if line.startswith("target")}
+        assert sources != {str(number) for number in range(2000)}
+
+    def test_symbols_are_collected_from_all_lines(self):
+        config = TokenizerConfig(kind="symbols", max_training_lines=4000)
+        assert len(list(_training_lines(self.corpus(streaming=False), config))) == 18_000
+
+    def test_fewer_lines_than_a_pair_has(self):
+        with pytest.raises(ValueError, match="max_training_lines=1 must be at least 2"):
+            TokenizerConfig(max_training_lines=1)
+
+
+@pytest.mark.parametrize("limit", [10_000_000, 4])
+def test_bpe_is_trained_once_for_a_corpus(monkeypatch, limit: int):
+    text = Dataset.from_dict({"source": [f"the cat {limit}"] * 9, "target": ["le chat"] * 9})
+    config = TokenizerConfig(vocab_size=262, max_training_lines=limit)
+    trained = _train_once(text, config).get_vocab()
+    monkeypatch.setattr(run_tokenizer, "train_tokenizer", None)
+    assert _train_once(text, config).get_vocab() == trained

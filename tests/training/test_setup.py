@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vanilla_transformer.training import loop
+
 
 def test_setup_logs_model_device_and_data(tiny_run, caplog):
     caplog.set_level(logging.INFO, logger="vanilla_transformer")
@@ -33,6 +35,7 @@ SMALL_BATCHES = ("training.max_source_tokens=40", "training.max_target_tokens=40
 def save_as_if_of_two_processes(run) -> None:
     run.state.progress.processes = 2
     run.checkpoints.save()
+    run.checkpoints.wait()
 
 
 def test_another_number_of_processes_goes_on_in_the_epoch(tiny_run, caplog):
@@ -82,6 +85,7 @@ def test_resuming_with_another_number_of_pairs_is_refused(tiny_run):
     run = tiny_run.train("training.max_updates=3")
     run.state.progress.pairs = 121
     run.checkpoints.save()
+    run.checkpoints.wait()
     with pytest.raises(ValueError, match=r"was trained on 121 pairs, and now data\.train has 120"):
         tiny_run.train()
 
@@ -124,3 +128,26 @@ def test_resuming_with_other_text_is_refused(tiny_run, tmp_path, corpus: str, ho
     with pytest.raises(ValueError, match=f"{message.format(used)}.*, and .*; bring it back as it was") as error:
         tiny_run.train("training.max_updates=3", *given)
     assert "\n" not in str(error.value)
+
+
+def test_tokens_per_update_decide_the_micro_batches(tiny_run, caplog, monkeypatch):
+    counts, step = [], loop.backward
+    monkeypatch.setattr(
+        loop, "backward", lambda state, parts, *rest: counts.append(len(parts)) or step(state, parts, *rest)
+    )
+    caplog.set_level("INFO", logger="vanilla_transformer")
+    run = tiny_run.train("training.tokens_per_update=310", "training.max_updates=1")
+    line = "training.tokens_per_update=310: 1 processes x 3 micro-batches x 100 target tokens = 300"
+    assert line in caplog.text
+    assert counts[0] == 3
+    assert run.config.training.micro_batches(3) == 1
+
+
+def test_tokens_per_update_of_less_than_a_batch_in_each_process_are_refused(tiny_run):
+    with pytest.raises(ValueError, match=r"training.tokens_per_update=99 must be at least 100: one micro-batch of"):
+        tiny_run.train("training.tokens_per_update=99")
+
+
+def test_tokens_per_update_beside_gradient_accumulation_are_refused(tiny_run):
+    with pytest.raises(ValueError, match=r"tokens_per_update=800 and training.gradient_accumulation_steps=2 both"):
+        tiny_run.load("training.tokens_per_update=800", "training.gradient_accumulation_steps=2")

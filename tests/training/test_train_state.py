@@ -158,7 +158,7 @@ def test_a_process_without_saved_random_states_keeps_its_seed(tmp_path: Path, ca
     torch.manual_seed(3)
     state.load(tmp_path)
     assert torch.equal(torch.rand(3), expected)
-    assert "is of fewer processes: number 0 starts anew" in caplog.text
+    assert "is of fewer processes: dropout of process 0 begins by a seed of its own" in caplog.text
 
 
 def test_gradient_scaler_of_fp16_is_restored(tmp_path: Path):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding speed beside the baselines, in one process with the same weights."""
+"""Speed of decoding and of training beside the baselines, in one process."""

@@ -35,6 +35,27 @@ def check_baseline_supports(config: PreTrainedConfig) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r}: the baselines support only {value!r}")
 
 
+def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
+    """MarianMT of the size of a `VanillaTransformerConfig`; arguments and errors as for `as_marian`.
+
+    Args:
+        options: other fields.
+    """
+    check_baseline_supports(config)
+    return MarianConfig(
+        **{name: getattr(config, name) for name in SAME_FIELDS},
+        encoder_layers=config.num_layers,
+        decoder_layers=config.num_decoder_layers,
+        encoder_ffn_dim=config.d_ff,
+        decoder_ffn_dim=config.d_ff,
+        encoder_attention_heads=config.num_heads,
+        decoder_attention_heads=config.num_heads,
+        max_position_embeddings=max_length,
+        forced_eos_token_id=None,
+        **options,
+    )
+
+
 def as_marian(model: Any, max_length: int) -> MarianMTModel:
     """MarianMT with the weights of `model`: the same function, in evaluation mode, on the CPU.
 
@@ -46,20 +67,7 @@ def as_marian(model: Any, max_length: int) -> MarianMTModel:
         ValueError: MarianMT does not have this architecture.
     """
     config = model.config
-    check_baseline_supports(config)
-    marian = MarianMTModel(
-        MarianConfig(
-            **{name: getattr(config, name) for name in SAME_FIELDS},
-            encoder_layers=config.num_layers,
-            decoder_layers=config.num_decoder_layers,
-            encoder_ffn_dim=config.d_ff,
-            decoder_ffn_dim=config.d_ff,
-            encoder_attention_heads=config.num_heads,
-            decoder_attention_heads=config.num_heads,
-            max_position_embeddings=max_length,
-            forced_eos_token_id=None,
-        )
-    ).eval()
+    marian = MarianMTModel(marian_config(config, max_length)).eval()
     # Marian's attention has biases, the paper's has none.
     weights = {name: torch.zeros_like(bias) for name, bias in marian.named_parameters() if name.endswith("_proj.bias")}
     for name, weight in model.state_dict().items():

@@ -18,7 +18,7 @@ from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-DEFAULT = "benchmark_decode"
+DEFAULT, DEFAULT_OF_TRAINING = "benchmark_decode", "benchmark_train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         stderr).
     """
     prepare_streams()
-    parser = ArgumentParser(description="Decoding speed beside the baselines, and whether decoding is exact.")
+    parser = ArgumentParser(
+        description="Speed of decoding and training beside the baselines, and whether decoding is exact."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     decode = commands.add_parser("decode", help="speed beside MarianMT and CTranslate2")
     add_config_arguments(decode, "YAML file (default: %(default)s)", DEFAULT)
     decode.set_defaults(run=_decode)
+    train = commands.add_parser("train", help="whole updates beside MarianMT, nn.Transformer and x-transformers")
+    add_config_arguments(train, "YAML file (default: %(default)s)", DEFAULT_OF_TRAINING)
+    train.set_defaults(run=_train)
     exact = commands.add_parser("exact", help="fast decoding against transformers' search and teacher forcing")
     exact.add_argument("model", help="folder of a trained model")
     exact.add_argument("source", help="text file, plain or .gz")
@@ -65,6 +70,17 @@ def _decode(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
     config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
     check_output_file(config.output, "output", makes_folders=True)
     print(report(benchmark_decoding(config, show)))
+    print(f"\nAll figures: {config.output}")
+
+
+def _train(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
+    from vanilla_transformer.benchmark.train import benchmark_training
+    from vanilla_transformer.benchmark.train_configuration import load_train_benchmark
+    from vanilla_transformer.benchmark.train_report import train_report
+
+    config = load_train_benchmark(*config_and_overrides(arguments, DEFAULT_OF_TRAINING))
+    check_output_file(config.output, "output", makes_folders=True)
+    print(train_report(benchmark_training(config, show)))
     print(f"\nAll figures: {config.output}")
 
 

@@ -13,7 +13,7 @@ import torch
 from vanilla_transformer.benchmark.configuration import BenchmarkConfig, DecodingConfig
 from vanilla_transformer.benchmark.machine import check_import_order, describe_machine
 from vanilla_transformer.benchmark.memory import decoding_memory, in_own_process
-from vanilla_transformer.benchmark.random_model import SEED, random_model
+from vanilla_transformer.benchmark.random_model import random_model, random_sources
 from vanilla_transformer.benchmark.real_sentences import measure_real
 from vanilla_transformer.benchmark.roofline import (
     WEIGHT_BYTES,
@@ -26,8 +26,6 @@ from vanilla_transformer.benchmark.systems import FAST, Batch, measure_decoding,
 from vanilla_transformer.benchmark.thresholds import check_thresholds
 from vanilla_transformer.comparison.result_file import write_result
 from vanilla_transformer.inference.model_folder import default_device
-
-FIRST_TOKEN = 5  # after the special tokens
 
 
 def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], None]) -> dict[str, Any]:
@@ -94,9 +92,7 @@ def _measure_size(
     }
 
     def inputs(sentences: int, beams: int) -> tuple[Batch, DecodingConfig]:
-        generator = torch.Generator().manual_seed(SEED)
-        shape = (sentences, config.source_tokens)
-        sources = torch.randint(FIRST_TOKEN, model_config.vocab_size, shape, generator=generator).tolist()
+        sources = random_sources(model_config.vocab_size, sentences, config.source_tokens)
         # No length penalty: it changes no order among targets of one length.
         decoding = DecodingConfig(beams=beams, alpha=0.0, length_penalty=0.0, early_stopping=True)
         return Batch(sources, config.target_tokens, is_fixed_length=True), decoding

@@ -4,8 +4,7 @@
 import os
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from vanilla_transformer.inference.native.compiler import cpu_features
 # Instructions for matrix products, on x86 and Arm.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-PACKAGES = ("torch", "transformers", "ctranslate2", "vanilla-transformer")
+PACKAGES = ("torch", "transformers", "ctranslate2", "x-transformers", "vanilla-transformer")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Processors, their instructions for matrix products, threads, and versions of packages (`None`: missing)."""
-    versions = {name: version(name) if find_spec(name.replace("-", "_")) else None for name in PACKAGES}
     arithmetic = f"float32 products {'by' if torch.backends.cuda.matmul.allow_tf32 else 'without'} TF32"
     return {
         "device": f"{torch.cuda.get_device_name(device)}, {arithmetic}" if device.type == "cuda" else device.type,
@@ -28,8 +26,15 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout on the PYTHONPATH is not installed
+        return None
 
 
 def cpu_flags() -> set[str]:

@@ -32,9 +32,22 @@ def reset_peak() -> int:
     return peak_bytes()
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result in a new process, with the libraries imported and as many threads as here. Linux only."""
-    context = multiprocessing.get_context("forkserver")
+def peak_of(work: Callable[[], Any]) -> int:
+    """This process' peak of resident memory during some work. Linux only."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep
+    reset_peak()
+    work()
+    return peak_bytes()
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any, imports_anew: bool = False) -> Any:
+    """The function's result in a new process, with as many threads as here.
+
+    Args:
+        imports_anew: import everything there, as a command does; else the libraries are imported. Linux only.
+    """
+    context = multiprocessing.get_context("spawn" if imports_anew else "forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as process:
         return process.submit(function, *arguments).result()
@@ -55,8 +68,4 @@ def decoding_memory(
     system = build_system(name, model, folder, max_length)
     del model  # unless the system needs it
     with system([batch], decoding) as decode:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # returns memory that the C library would keep after building
-        reset_peak()
-        decode(1)
-    return peak_bytes() - before
+        return peak_of(lambda: decode(1)) - before

@@ -21,8 +21,9 @@ def report(results: dict[str, Any]) -> str:
     }
     parts = [
         "# Decoding",
-        machine_line(results["machine"], settings["timing"]["repeats"]),
-        "\n".join(f"- {name} is left out: {reason}." for name, reason in results["skipped"].items()),
+        f"{machine_line(results['machine'])} {results['machine']['threads']} threads for every system; one process, "
+        f"the same weights; {rounds_line(settings['timing']['repeats'])}",
+        skipped_lines(results["skipped"]),
         "## Thresholds",
         thresholds_table(results["thresholds"]),
         "## Output tokens per second",
@@ -44,15 +45,21 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def machine_line(machine: dict[str, Any], rounds: int) -> str:
-    """What `describe_machine` found, and how often the systems took turns on it."""
+def machine_line(machine: dict[str, Any]) -> str:
+    """What `describe_machine` found."""
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine["versions"].items())
     flags = ", ".join(machine["flags"]) or "none of interest"
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores ({flags}); {machine['threads']} threads for every system; "
-        f"every model on {machine['device']}; {versions}. One process, the same weights; median of "
-        f"{rounds} rounds, each of which measures every system once."
-    )
+    return f"{machine['cpu']}, {machine['cores']} cores ({flags}); every model on {machine['device']}; {versions}."
+
+
+def rounds_line(rounds: int) -> str:
+    """How often the systems took turns."""
+    return f"median of {rounds} rounds, each of which measures every system once."
+
+
+def skipped_lines(skipped: dict[str, str]) -> str:
+    """The systems that could not run, and why."""
+    return "\n".join(f"- {name} is left out: {reason}." for name, reason in skipped.items())
 
 
 def thresholds_table(thresholds: list[dict[str, Any]]) -> str:

@@ -78,6 +78,12 @@ def peak_operations(settings: RooflineConfig, device: torch.device) -> dict[str,
     return found
 
 
+def matrix_peak(width: int, precision: str, device: torch.device, repeats: int) -> float:
+    """Operations per second of torch's own square product, two for each multiplication."""
+    left, right = torch.rand(2, width, width, device=device, dtype=getattr(torch, precision))
+    return 2 * width**3 / _fastest(lambda: left @ right, repeats)
+
+
 @torch.inference_mode()
 def _fastest(function: Callable[[], Any], repeats: int) -> float:
     timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())

@@ -51,7 +51,7 @@ def check_thresholds(
 def _compare(cases: list[dict[str, Any]], name: str, baseline: str, how: str, required: float) -> dict[str, Any]:
     found = ratios(cases, name, baseline)
     measured = None if not found else geometric_mean(found) if how == MEAN else min(found)
-    return _threshold(f"{name} / {baseline}: {how}", required, measured)
+    return threshold(f"{name} / {baseline}: {how}", required, measured)
 
 
 def _best_precision(
@@ -63,7 +63,7 @@ def _best_precision(
     means = {precision: geometric_mean(found) for precision, found in each.items() if found}
     description = f"best exact enough precision / {baseline}: {MEAN}"
     if not means:
-        return _threshold(description, required, None)
+        return threshold(description, required, None)
     best = note = max(exact_enough(real, thresholds) & means.keys(), key=means.__getitem__)
     measured: float | None = means[best]
     if real is None:
@@ -71,9 +71,10 @@ def _best_precision(
         fastest = max(means, key=means.__getitem__)
         if means[best] < required <= means[fastest]:
             note, measured = f"{fastest}: {means[fastest]:.2f}, its exactness unknown without a real file", None
-    return _threshold(f"{description} ({note})", required, measured)
+    return threshold(f"{description} ({note})", required, measured)
 
 
-def _threshold(ratio: str, required: float, measured: float | None) -> dict[str, Any]:
+def threshold(ratio: str, required: float, measured: float | None) -> dict[str, Any]:
+    """A row of `check_thresholds`."""
     is_met = None if measured is None else measured >= required
     return {"ratio": ratio, "required": required, "measured": measured, "is_met": is_met}

@@ -16,7 +16,8 @@ PARAMETER_TOLERANCE = 0.05  # of the smallest number of parameters
 # The controlled variables: what a model is given to learn, and how its outputs are made.
 CONTROLLED_SECTIONS = ("data", "tokenizer", "generation")
 CONTROLLED_TRAINING = (
-    *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "mixed_precision", "seed"),
+    *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "tokens_per_update"),
+    *("mixed_precision", "seed"),
     *("checkpoint_every", "keep_checkpoints", "average_checkpoints"),
 )
 

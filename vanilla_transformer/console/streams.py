@@ -66,7 +66,8 @@ def windows(stream: BinaryIO, decode: Callable[[Iterable[bytes]], Iterator[Line]
             yield window
         return
     arrived: Queue[Line | Exception | None] = Queue(size)
-    Thread(target=_read, args=(stream.fileno(), decode, arrived), daemon=True).start()
+    # A descriptor of its own: the stream's may be closed, and its number given to another file, during a blocked read.
+    Thread(target=_read, args=(os.dup(stream.fileno()), decode, arrived), daemon=True).start()
     lines = _taken(arrived)
     for first in lines:
         yield [first, *islice(lines, min(size - 1, arrived.qsize()))]
@@ -82,7 +83,7 @@ def _is_file(stream: BinaryIO) -> bool:
 def _read(descriptor: int, decode: Callable[[Iterable[bytes]], Iterator], arrived: Queue) -> None:
     try:
         # A buffer of its own: at exit Python needs the lock of standard input's, which a blocked read would hold.
-        with open(descriptor, "rb", closefd=False) as file:
+        with open(descriptor, "rb") as file:
             for line in decode(file):
                 arrived.put(line)
     except (OSError, ValueError) as error:

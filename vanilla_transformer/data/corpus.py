@@ -2,19 +2,20 @@
 """Corpora of parallel text, through `datasets`: text files, tables, JSON lines, parquet, the Hub."""
 
 import gzip
-import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 
+from vanilla_transformer.data.cache import file_fingerprint, prepared_once, unfinished
 from vanilla_transformer.data.tables import (
     NESTED,
     Columns,
+    Pairs,
     has_nested_columns,
     parse_fields,
     parse_json,
@@ -24,12 +25,10 @@ from vanilla_transformer.data.tables import (
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedTokenizerBase
-
-    Corpus = TypeVar("Corpus", Dataset, IterableDataset)
 
 BYTE_ORDER_MARK = "\ufeff"  # Windows programs begin a file with it
-READERS_VERSION = 3  # part of the key of datasets' cache: raise it whenever a reader gives other rows
+READERS_VERSION = 3  # part of the cache's key: raise it whenever a reader gives other rows
+ROWS_PER_BLOCK = 20_000  # written and mapped at a time; an open corpus takes a few kilobytes of memory for each block
 
 
 @strict
@@ -73,27 +72,6 @@ class CorpusConfig:
         for name, where in unused.items():
             if getattr(self, name) != getattr(CorpusConfig, name):
                 raise ValueError(f"{name}={getattr(self, name)} is used only with {where}; leave it out")
-
-
-@dataclass
-class DroppedPairs:
-    """Numbers of pairs that `prepare_pairs` kept and dropped; of a stream, they grow whenever it is read."""
-
-    kept: int = 0
-    empty: int = 0
-    too_long: int = 0
-    max_length: int = 0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kept:,} pairs kept, {self.empty:,} with an empty side dropped, "
-            f"{self.too_long:,} with more than {self.max_length} tokens on a side dropped"
-        )
-
-    def count(self, outcome: str) -> bool:
-        """Count one pair; returns whether it is kept."""
-        setattr(self, outcome, getattr(self, outcome) + 1)
-        return outcome == "kept"
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
@@ -197,7 +175,7 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
         FileNotFoundError, ValueError: one line that names the file and its fault.
     """
     from datasets import Dataset, IterableDataset, disable_progress_bars
-    from datasets.exceptions import DatasetGenerationError
+    from datasets.arrow_reader import ArrowReader
     from datasets.fingerprint import Hasher
 
     disable_progress_bars()
@@ -214,12 +192,21 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     arguments = {name: str(Path(path).resolve()) for name, path in files.items()} | columns
     if config.streaming:
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
-    # The key of datasets' cache, whose own would outlive a change of a file.
     key = Hasher.hash([READERS_VERSION, arguments, *map(_fingerprint_of_file, files.values())])
-    try:
-        return Dataset.from_generator(reader, gen_kwargs=arguments, features=_features(), fingerprint=key)
-    except DatasetGenerationError as error:
-        raise error.__cause__ or error from None
+    with prepared_once(f"text-{key}.arrow") as path:
+        if not path.exists():
+            _write(reader(**arguments), path)
+    return Dataset(ArrowReader.read_table(str(path)), fingerprint=key)
+
+
+def _write(pairs: Pairs, path: Path) -> None:
+    """Write all pairs as an Arrow stream, the format that `datasets` maps."""
+    import pyarrow as pa
+
+    schema = _features().arrow_schema
+    with unfinished(path) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        while rows := list(islice(pairs, ROWS_PER_BLOCK)):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def load_references(config: CorpusConfig) -> tuple[list[str], list[list[str]]]:
@@ -256,9 +243,7 @@ def _files(config: CorpusConfig) -> dict[str, str]:
 
 
 def _fingerprint_of_file(path: str) -> str:
-    with _existing(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{file.tell()} bytes, SHA-256 {digest}"
+    return file_fingerprint(_existing(path))
 
 
 def _existing(path: str | Path) -> Path:
@@ -312,49 +297,3 @@ def _select_pairs(
     rows = [dict(zip(needed, row, strict=True)) for row in zip(*(batch[name] for name in needed), strict=True)]
     pairs = [select_pair(row, nested, f"{where}, row {i + 1}", columns) for i, row in zip(indices, rows, strict=True)]
     return {side: [pair[side] for pair in pairs] for side in ("source", "target")}
-
-
-def prepare_pairs(
-    corpus: "Corpus", tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> "tuple[Corpus, DroppedPairs]":
-    """Tokenise both sides, and drop pairs of which a side is empty or has more than `max_length` tokens.
-
-    Args:
-        corpus: columns `source` and `target`.
-        max_length: of a side, in tokens, with the end of the sentence.
-
-    Returns:
-        The pairs with their text and columns `input_ids`, `labels`, `source_length`, `target_length`; and the counts
-        of kept and dropped pairs.
-
-    Raises:
-        ValueError: no pair is left.
-    """
-    from datasets import Dataset
-
-    dropped = DroppedPairs(max_length=max_length)
-    pairs = corpus.map(_tokenize, batched=True, fn_kwargs={"tokenizer": tokenizer, "max_length": max_length})
-    if not isinstance(pairs, Dataset):
-        return pairs.filter(dropped.count, input_columns="outcome").remove_columns("outcome"), dropped
-    kept = [i for i, outcome in enumerate(pairs["outcome"][:]) if dropped.count(outcome)]
-    if not kept:
-        raise ValueError(f"no pair is left to train on: {dropped}")
-    return pairs.select(kept).remove_columns("outcome"), dropped
-
-
-def _tokenize(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, list]:
-    encoded = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False, verbose=False)
-    input_ids, labels = encoded["input_ids"], encoded["labels"]
-    outcomes = []
-    for source, target, source_ids, target_ids in zip(batch["source"], batch["target"], input_ids, labels, strict=True):
-        if not source.strip() or not target.strip():
-            outcomes.append("empty")
-        else:
-            outcomes.append("too_long" if max(len(source_ids), len(target_ids)) > max_length else "kept")
-    return {
-        "input_ids": input_ids,
-        "labels": labels,
-        "source_length": list(map(len, input_ids)),
-        "target_length": list(map(len, labels)),
-        "outcome": outcomes,
-    }

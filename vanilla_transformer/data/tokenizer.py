@@ -34,12 +34,22 @@ class TokenizerConfig:
         kind: "bpe": byte-level byte-pair encoding, in which no text has unknown tokens. "symbols": for data that is
             tokens separated by white space already (phonemes, SCAN, numbers).
         vocab_size: of the shared vocabulary; "symbols" takes all symbols of the corpus, up to this number.
+        max_training_lines: lines, of both sides, that "bpe" is trained on: of a longer corpus a random part, the same
+            every time. "symbols" reads all.
         path: folder or Hub id of an existing tokenizer, which is used instead of training one.
+
+    Raises:
+        ValueError: max_training_lines is less than 2, a pair.
     """
 
     kind: Literal["bpe", "symbols"] = "bpe"
     vocab_size: int = 37000
+    max_training_lines: int = 10_000_000
     path: str | None = None
+
+    def __post_init__(self):
+        if self.max_training_lines < 2:
+            raise ValueError(f"max_training_lines={self.max_training_lines} must be at least 2")
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTransformerTokenizer":

@@ -19,7 +19,7 @@ RECIPE = {
     "tokenizer": ("kind",),
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
-        *("gradient_accumulation_steps", "seed", "checkpoint_every", "average_checkpoints"),
+        *("gradient_accumulation_steps", "tokens_per_update", "seed", "checkpoint_every", "average_checkpoints"),
     ),
     "optimizer": None,
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),

@@ -245,10 +245,12 @@ def translate_on_all_processes(
     """
     from accelerate.utils import gather_object  # not at the top: translating on one process needs no Accelerate
 
-    from vanilla_transformer.distributed.processes import process_state
+    from vanilla_transformer.distributed.processes import process_state, wait_for_everyone
 
     check_counts(options, len(lines))
     state = process_state()
     start, end = (len(lines) * (state.process_index + i) // state.num_processes for i in (0, 1))
     own = options_of(options, range(start, end))
-    return gather_object(translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **own))
+    translations = translate_lines(model, tokenizer, lines[start:end], first_line=start + 1, **own)
+    wait_for_everyone(uneven=True)
+    return gather_object(translations)

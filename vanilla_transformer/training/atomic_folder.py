@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from vanilla_transformer.distributed.processes import wait_for_everyone
 from vanilla_transformer.training.manifest import sync, sync_folder, write_manifest
 
 UNFINISHED, REPLACED = ".unfinished-", ".replaced-"  # prefixes of a folder's name
@@ -31,9 +32,11 @@ def atomic_folder(folder: Path, accelerator: Accelerator | None = None, manifest
         if is_main:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-        _wait(accelerator)
+        if accelerator is not None:
+            wait_for_everyone()
         yield unfinished
-        _wait(accelerator)
+        if accelerator is not None:
+            wait_for_everyone()
         if is_main and manifest:
             write_manifest(unfinished)
         elif is_main:
@@ -53,11 +56,6 @@ def atomic_folder(folder: Path, accelerator: Accelerator | None = None, manifest
         unfinished.rename(folder)
         sync(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _wait(accelerator: Accelerator | None) -> None:
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
 
 
 def clear_interrupted(parent: Path) -> None:

@@ -4,6 +4,8 @@
 import logging
 import re
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.distributed.fsdp import full_state_dict, is_sharded
+from vanilla_transformer.distributed.processes import wait_for_everyone
 from vanilla_transformer.inference.weight_files import WEIGHTS, is_pickle_name
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.configuration import TrainingConfig
@@ -53,31 +56,51 @@ class Checkpoints:
         self.tokenizer = tokenizer
         self.state = state
         self.accelerator = state.accelerator
+        self._writing: Future[None] | None = None
         self._damages: dict[Path, str | None] = {}  # the finding for each checkpoint whose hashes were compared
 
     def save(self) -> None:
-        """Save the state, and remove checkpoints beyond `keep_checkpoints`; all processes must call this.
+        """Copy the state, and write it while training goes on; all processes must call this.
+
+        The main process writes for all. Checkpoints beyond `keep_checkpoints` are removed once it is there.
+
+        Raises:
+            OSError: as `wait`, of the checkpoint before.
+        """
+        self.wait()
+        weights, write_state = self._copy_weights(), self.state.copy()
+        if self.accelerator.is_main_process:
+            checkpoint = self.folder / checkpoint_name(self.state.progress.updates)
+            thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+            self._writing = thread.submit(self._write, checkpoint, weights, write_state)
+            thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written; the main process alone knows of an error.
 
         Raises:
             OSError: it cannot be written; earlier checkpoints are as they were.
         """
-        checkpoint = self.folder / checkpoint_name(self.state.progress.updates)
-        with atomic_folder(checkpoint, self.accelerator, manifest=True) as folder:
-            self._save_model(folder)
-            self.state.save(folder)
-        if self.accelerator.is_main_process:
-            self._damages[checkpoint] = None
-            kept = self.newest(self.training.keep_checkpoints)
-            assert checkpoint in kept
-            for path in list_checkpoints(self.folder):
-                if path not in kept:
-                    shutil.rmtree(path)
-        self.accelerator.wait_for_everyone()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, checkpoint: Path, weights: dict[str, Any], write_state: Callable[[Path], None]) -> None:
+        with atomic_folder(checkpoint, manifest=True) as folder:
+            save_weights(self.state.bare_model(), folder, weights)
+            self.tokenizer.save_pretrained(folder)
+            write_state(folder)
+        self._damages[checkpoint] = None
+        kept = self.newest(self.training.keep_checkpoints)
+        assert checkpoint in kept
+        for path in list_checkpoints(self.folder):
+            if path not in kept:
+                shutil.rmtree(path)
 
     def newest(self, count: int) -> list[Path]:
         """The newest `count` undamaged checkpoints, oldest first: the regular ones, and the last one in any case."""
         found = [path for path in list_checkpoints(self.folder) if self._damage(path) is None]
-        every = self.training.checkpoint_every
+        every = self.training.checkpoint_every or 1  # without it all are regular
         updates = [int(path.name.removeprefix("update-")) for path in found]
         return [path for path, at in zip(found, updates, strict=True) if at == updates[-1] or at % every == 0][-count:]
 
@@ -90,12 +113,14 @@ class Checkpoints:
         Raises:
             ValueError: all are damaged, or the newest undamaged one is of a version that wrote pickles.
         """
+        self.wait()
         choice: list[Path | ValueError | None] = [None]
         if self.accelerator.is_main_process:
             try:
                 choice = [self._choose()]
             except ValueError as error:  # the other processes must raise it, too, or they would wait
                 choice = [error]
+        wait_for_everyone()  # the main process has read gigabytes
         [chosen] = broadcast_object_list(choice)
         if isinstance(chosen, ValueError):
             raise chosen
@@ -138,15 +163,18 @@ class Checkpoints:
         self._damages[checkpoint] = damage
         return damage
 
-    def _save_model(self, folder: Path) -> None:
-        model, weights = self.state.bare_model(), None
+    def _copy_weights(self) -> dict[str, Any]:
+        """Copies on the CPU, in the main process; all processes gather a sharded model's."""
+        model = self.state.bare_model()
         if is_sharded(model):
             weights = full_state_dict(model, cpu_offload=True)
-            for name in model.all_tied_weights_keys:  # gathered once for each name
-                weights.pop(name, None)  # other processes than the main one have no weights
-        if self.accelerator.is_main_process:
-            save_weights(model, folder, weights)
-            self.tokenizer.save_pretrained(folder)
+        elif self.accelerator.is_main_process:
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+        else:
+            weights = {}
+        for name in model.all_tied_weights_keys:  # copied once for each name
+            weights.pop(name, None)
+        return weights
 
     def _load_model(self, folder: Path) -> None:
         model = self.state.bare_model()

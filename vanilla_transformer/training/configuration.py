@@ -94,14 +94,22 @@ class TrainingConfig:
             count training itself (not validation, nor the preparation of data), summed over resumed parts.
         max_source_tokens, max_target_tokens: padded size of a batch per side, process and micro-batch.
         gradient_accumulation_steps: micro-batches in an update; the last update of an epoch may have fewer.
+        tokens_per_update: padded target tokens of an update, over processes and micro-batches, to the nearest number of
+            micro-batches, in place of gradient_accumulation_steps; `None`: that decides.
         mixed_precision: "auto" takes bf16 where a matrix product is measured to be faster in it than in float32.
         attention: the attention backend of training, "eager", "sdpa" or "flex_attention"; `None`: the model's own.
         max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        compile: a Transformer's layers by torch.compile, one by one, for batches of any shape.
+        deterministic: deterministic algorithms on a GPU too, which are slower: a resumed run ends in the same bits.
         seed: decides initialisation, dropout and the order of the data.
-        log_every, validate_every, checkpoint_every: in updates.
+        log_every, validate_every, checkpoint_every: in updates; `None`: the latter two not by updates.
+        validate_every_minutes, checkpoint_every_minutes: also after so many minutes of training since the last time, or
+            later where it would take more than 3% of the time; `None`: not by minutes. With checkpoint_every, the
+            checkpoints by minutes are removed by the next one.
         validation_beams: beam width of the validation's translations; `None`: the model's own.
         validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
+        profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
         trackers: Accelerate's, such as tensorboard.
@@ -115,16 +123,22 @@ class TrainingConfig:
     max_source_tokens: int = at_least(1, default=25000)
     max_target_tokens: int = at_least(1, default=25000)
     gradient_accumulation_steps: int = at_least(1, default=1)
+    tokens_per_update: int | None = at_least(1, default=None)
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     attention: str | None = "sdpa"
     max_skipped_in_a_row: int = at_least(1, default=10)
     gradient_checkpointing: bool = False
+    compile: bool = False
+    deterministic: bool = False
     seed: int = 1
     log_every: int = at_least(1, default=50)
-    validate_every: int = at_least(1, default=1000)
-    checkpoint_every: int = at_least(1, default=1000)
+    validate_every: int | None = at_least(1, default=1000)
+    validate_every_minutes: float | None = positive(default=None)
+    checkpoint_every: int | None = at_least(1, default=1000)
+    checkpoint_every_minutes: float | None = positive(default=None)
     validation_beams: int | None = at_least(1, default=1)
     validation_sentences: int | None = at_least(1, default=1000)
+    profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -137,11 +151,22 @@ class TrainingConfig:
         check_attention("training.attention", self.attention)
         if self.attention not in (None, *ATTENTION_BACKENDS):
             raise ValueError(f"training.attention={self.attention!r} must be one of {', '.join(ATTENTION_BACKENDS)}")
+        if self.tokens_per_update is not None and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"training.tokens_per_update={self.tokens_per_update} and training.gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} both decide how many micro-batches an update has; give one of them"
+            )
         if not 0 <= self.average_checkpoints <= self.keep_checkpoints:
             raise ValueError(
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
                 f"training.keep_checkpoints={self.keep_checkpoints}"
             )
+
+    def micro_batches(self, processes: int) -> int:
+        """Micro-batches of each process in an update."""
+        if self.tokens_per_update is None:
+            return self.gradient_accumulation_steps
+        return max(1, round(self.tokens_per_update / (processes * self.max_target_tokens)))
 
 
 @strict
@@ -274,12 +299,22 @@ def _check_model(config: RunConfig) -> None:
             f"training.attention={config.training.attention!r} is for the Transformer; an RNN has its attention in "
             "model.attention: set training.attention to 'eager'"
         )
+    refuse_compiled_rnn(model, config.training)
     length = config.data.max_length + config.generation.max_tokens_beyond_source
     if max_positions(model) < length:
         raise ValueError(
             f"model.max_position_embeddings={max_positions(model)} is less than {length}, which "
             f"data.max_length={config.data.max_length} and generation.max_tokens_beyond_source="
             f"{config.generation.max_tokens_beyond_source} allow"
+        )
+
+
+def refuse_compiled_rnn(model: PreTrainedConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for `training.compile` of an RNN."""
+    if training.compile and isinstance(model, RNNSeq2SeqConfig):
+        raise ValueError(
+            "training.compile=true is for the Transformer: torch.compile would unroll an RNN's steps into a graph for "
+            "each length; set training.compile to false"
         )
 
 

@@ -3,6 +3,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import DroppedPairs, fingerprint, load_corpus, prepare_pairs
+from vanilla_transformer.data.batches import PAIRS_PER_SHARD, StreamingTokenBatches, TokenBatchSampler
+from vanilla_transformer.data.corpus import fingerprint, load_corpus
+from vanilla_transformer.data.tokenized_pairs import DroppedPairs, prepare_pairs, read_lengths
 from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.training.batch import PreparedAhead, collate
 from vanilla_transformer.training.configuration import CorporaConfig, TrainingConfig
 from vanilla_transformer.training.train_state import Progress
 
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MODEL_INPUTS = ("input_ids", "labels")
 Test = tuple[list[str], list[list[str]]]  # sources, and the references of each
+# Beside the training corpus' fingerprints, where older versions made other batches of the same pairs.
+ORDER = "order of the batches"
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Corpora:
     """The run's corpora; `validation` and `test` may be `None`.
 
     Args:
-        train, validation: text and tokens.
+        train, validation: tokens; `validation` has its text too.
         dropped: what was left out of `train`.
         fingerprint, validation_fingerprint: tell whether `train` and `validation` are the same another time.
     """
@@ -62,9 +67,14 @@ def prepare_corpora(
         validation_fingerprint = fingerprint(config.validation)
         validation_text = load_corpus(config.validation)
         assert isinstance(validation_text, Dataset)  # the configuration refuses a stream
-        validation, validation_dropped = prepare_pairs(validation_text, tokenizer, config.max_length)
+        validation, validation_dropped = prepare_pairs(validation_text, tokenizer, config.max_length, with_text=True)
         _log_dropped("validation", validation_dropped)
-    return Corpora(train, dropped, validation, test, fingerprint(config.train), validation_fingerprint)
+    train_fingerprint = fingerprint(config.train)
+    if not isinstance(train, Dataset):
+        train_fingerprint[ORDER] = "pools of 100,000 pairs"
+    elif len(train) > PAIRS_PER_SHARD:
+        train_fingerprint[ORDER] = f"shards of {PAIRS_PER_SHARD:,} pairs"
+    return Corpora(train, dropped, validation, test, train_fingerprint, validation_fingerprint)
 
 
 def _log_dropped(name: str, dropped: DroppedPairs | str) -> None:
@@ -77,6 +87,11 @@ def check_same_corpora(progress: Progress, corpora: Corpora, output_dir: Path) -
 
     The rest of an epoch is known by counting, and scores are to be compared. Paths do not matter.
     """
+    if ORDER in corpora.fingerprint and ORDER not in progress.corpus:
+        raise ValueError(
+            f"{output_dir} was begun by an older version, which made other batches of a stream, and of more than "
+            f"{PAIRS_PER_SHARD:,} pairs; finish it with that version, or choose another training.output_dir"
+        )
     rest, scores = "the rest of the epoch is not known", "scores cannot be compared with those before"
     _check_same_text(output_dir, "trained", progress.corpus, corpora.fingerprint, rest)
     _check_same_text(output_dir, "validated", progress.validation_corpus, corpora.validation_fingerprint, scores)
@@ -107,12 +122,15 @@ def make_batches(
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
     shuffle: bool = True,
-) -> tuple[TokenBatchSampler | StreamingTokenBatches, DataLoader]:
-    """This process's batch sampler (by token budget) and the loader of its batches."""
-    collate = DataCollatorForSeq2Seq(tokenizer)
+) -> tuple[TokenBatchSampler | StreamingTokenBatches, PreparedAhead]:
+    """This process's batch sampler (by token budget), and its batches, which a thread prepares and pins."""
     # A DataLoader draws a number whenever it is iterated over. From the common generator, a resumed run, which starts
     # in the middle of an epoch, would draw one more than the uninterrupted one.
-    generator = torch.Generator()
+    loading: dict[str, Any] = {
+        "collate_fn": partial(collate, tokenizer=tokenizer),
+        "generator": torch.Generator(),
+        "pin_memory": accelerator.device.type == "cuda",
+    }
     options: dict[str, Any] = {
         "max_source_tokens": training.max_source_tokens,
         "max_target_tokens": training.max_target_tokens,
@@ -122,12 +140,7 @@ def make_batches(
     }
     if isinstance(pairs, IterableDataset):
         sampler = StreamingTokenBatches(pairs, **options)
-        return sampler, DataLoader(
-            sampler,
-            batch_size=None,  # the stream's items are batches
-            generator=generator,
-            collate_fn=lambda rows: collate([{name: row[name] for name in MODEL_INPUTS} for row in rows]),
-        )
-    sampler = TokenBatchSampler(pairs["source_length"], pairs["target_length"], shuffle=shuffle, **options)
+        return sampler, PreparedAhead(DataLoader(sampler, batch_size=None, **loading))  # the stream's items are batches
+    sampler = TokenBatchSampler(*read_lengths(pairs), shuffle=shuffle, **options)
     rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # torch's Dataset is a protocol that it follows
-    return sampler, DataLoader(rows, batch_sampler=sampler, collate_fn=collate, generator=generator)
+    return sampler, PreparedAhead(DataLoader(rows, batch_sampler=sampler, **loading))

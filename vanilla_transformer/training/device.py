@@ -2,15 +2,32 @@
 """Where a run computes, and in which precision."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    patch_environment,
+    set_seed,
+)
 
+from vanilla_transformer.distributed.fsdp import LaunchOptions
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.configuration import TrainingConfig
+
+LAUNCH_OPTIONS: LaunchOptions = {
+    # Accelerate would compile the whole model, under other names for its weights.
+    "ACCELERATE_DYNAMO_BACKEND": ({None, "no"}, "set training.compile=true instead"),
+}
+# The one value that torch accepts and with which cuDNN's recurrent layers are deterministic, too.
+CUBLAS_WORKSPACE_CONFIG = ":16:8"
 
 
 def start_accelerator(training: TrainingConfig) -> Accelerator:
@@ -37,9 +54,47 @@ def start_accelerator(training: TrainingConfig) -> Accelerator:
         log_with=[*training.trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
         step_scheduler_with_optimizer=False,
+        # Gradients live in the buckets that DDP reduces: no second copy of them, and no copying.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     set_seed(training.seed)
     return accelerator
+
+
+def seed_each_process(seed: int, accelerator: Accelerator) -> None:
+    """Give every process random numbers of its own, once all have drawn the same weights: dropout should differ.
+
+    The main process goes on with its numbers, so that a run of one process is what it was.
+    """
+    if not accelerator.is_main_process:
+        [own_seed] = np.random.SeedSequence((seed, accelerator.process_index)).generate_state(1)
+        set_seed(int(own_seed))
+
+
+@contextmanager
+def deterministic_algorithms(requested: bool) -> Iterator[None]:
+    """If requested, the same operations give the same bits on a GPU too; torch raises RuntimeError where it cannot.
+
+    To be entered before the first operation on a GPU, which reads these variables.
+    """
+    if not requested:
+        yield
+        return
+    was_requested = torch.are_deterministic_algorithms_enabled()
+    with patch_environment(cublas_workspace_config=CUBLAS_WORKSPACE_CONFIG, flash_attention_deterministic="1"):
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was_requested)
+
+
+def idle_devices(accelerator: Accelerator) -> str:
+    """For the log: the devices that a run without a launcher leaves idle, and how to use them."""
+    devices = torch.accelerator.device_count() if accelerator.device.type != "cpu" else 1
+    if accelerator.num_processes > 1 or devices == 1:
+        return ""
+    return f" of {devices} (`accelerate launch` or `torchrun` uses all of them by DDP)"
 
 
 def allow_tf32(device: torch.device) -> None:

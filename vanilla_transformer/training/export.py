@@ -13,6 +13,7 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
 from vanilla_transformer.console.outputs import write_atomically
+from vanilla_transformer.distributed.processes import wait_for_everyone
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_on_all_processes
@@ -43,7 +44,7 @@ def export_model(run: Run, validation: Validation | None) -> None:
             run.tokenizer.save_pretrained(folder)
         results["parameters"] = model.num_parameters()
     _write_results(run, results)
-    run.state.accelerator.wait_for_everyone()
+    wait_for_everyone()
     if run.corpora.test is not None:
         _write_results(run, results | {"scores": _score_on_test(run, *run.corpora.test)})
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of an update: accumulated in parts that fit in memory, clipped, or dropped if they are not finite."""
+"""The gradients of an update: accumulated in parts that fit in memory, and clipped."""
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -11,11 +12,16 @@ from torch.distributed.tensor import DTensor
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer
 from vanilla_transformer.distributed.fsdp import is_sharded
 from vanilla_transformer.distributed.processes import sum_over_processes
-from vanilla_transformer.loss import IGNORE_INDEX
+from vanilla_transformer.training.batch import Batch, to_device
 from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.train_state import TrainState
 
-Batch = dict[str, torch.Tensor]
+# What allocators and libraries say, beside what Accelerate knows: CUDA, cuBLAS, cuDNN, HIP, XPU, MPS, oneDNN, C++.
+OUT_OF_MEMORY = re.compile(
+    "out of (device |host )?memory|out_of_(device|host)_memory|alloc_failed|bad_alloc|can(no|')t allocate memory|"
+    "not enough memory|invalid buffer size|could not create a memory object",
+    re.IGNORECASE,
+)
 
 
 class Losses(NamedTuple):
@@ -36,24 +42,53 @@ def backward(state: TrainState, micro_batches: list[Batch], training: TrainingCo
     """Gradients of the mean loss over the target tokens of the whole update: all micro-batches, all processes.
 
     A micro-batch that does not fit in memory is halved along its pairs, repeatedly if necessary, and all gradients of
-    the update are computed anew. They equal those of the whole up to rounding, but dropout draws other masks.
+    the update are computed anew. They equal those of the whole up to rounding, but dropout draws other masks. From then
+    on `progress.max_positions` bounds every part.
 
     Raises:
-        ValueError: a single pair does not fit; or a micro-batch does not, and there are several processes: one cannot
-            begin anew while the others wait for its gradients.
+        ValueError: a single pair does not fit; or a part does not that several processes compute together.
     """
-    tokens = torch.tensor(sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in micro_batches))
-    tokens = sum_over_processes(state.accelerator, tokens)
-    parts = list(micro_batches)
+    accelerator = state.accelerator
+    tokens = to_device(torch.tensor(sum(batch.target_tokens for batch in micro_batches)), accelerator.device)
+    tokens = sum_over_processes(accelerator, tokens)
+    parts = _parts_that_fit(state, micro_batches)
     while True:
         loss, nll, too_large = _accumulate(state, parts, tokens)
         if too_large is None:
             return Losses(loss, nll, tokens)
-        halves = _halves(state, parts[too_large], training)
+        halves = _halves(state, parts[too_large], training, is_last=too_large == len(parts) - 1)
         state.optimizer.zero_grad()  # the failed backward pass has left some gradients
         clear_device_cache(garbage_collection=True)
         state.progress.halved_batches += 1
+        state.progress.max_positions = max(half.positions() for half in halves)
         parts[too_large : too_large + 1] = halves
+
+
+def _parts_that_fit(state: TrainState, micro_batches: list[Batch]) -> list[Batch]:
+    """The micro-batches, halved to at most `max_positions`.
+
+    Of several processes, one that fails in the last part would leave the others waiting for its gradients. So if that
+    part is larger than all before, it is computed without its last pair, alone, before that pair, together.
+    """
+    progress = state.progress
+    parts = []
+    for batch in micro_batches:
+        pending = [batch]
+        while pending:
+            part = pending.pop(0)
+            if progress.max_positions is None or part.positions() <= progress.max_positions or len(part["labels"]) == 1:
+                parts.append(part)
+            else:
+                pending[:0] = part.halves()
+    if _can_fail_alone(state) and parts[-1].positions() > progress.proven_positions:
+        parts[-1:] = parts[-1].split(len(parts[-1]["labels"]) - 1)
+    return parts
+
+
+def _can_fail_alone(state: TrainState) -> bool:
+    """Whether one of several processes may compute the parts before the last without the others."""
+    several = state.accelerator.num_processes > 1
+    return several and not isinstance(state.optimizer, ZeroOptimizer) and not is_sharded(state.model)
 
 
 def _accumulate(
@@ -66,16 +101,12 @@ def _accumulate(
     for index, batch in enumerate(parts):
         try:
             with _gradient_sync(state, is_last=index == len(parts) - 1):
-                moved = {
-                    name: tensor.to(accelerator.device, non_blocking=True)
-                    for name, tensor in batch.items()
-                    if name not in host_inputs
-                }
+                moved = {name: to_device(batch[name], accelerator.device) for name in batch.keys() - host_inputs}
                 output = state.model(**batch | moved, num_items_in_batch=tokens, skip_logits=True)
                 # DistributedDataParallel, FSDP2 and ZeRO take the mean of the processes' gradients; we need their sum.
                 accelerator.backward(output.loss * accelerator.num_processes)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+        except (RuntimeError, MemoryError) as error:
+            if not should_reduce_batch_size(error) and not OUT_OF_MEMORY.search(str(error)):
                 raise
             return loss, nll, index  # halve outside: the error holds the tensors of the failed pass
         loss = loss + output.loss.detach()
@@ -96,25 +127,23 @@ def _gradient_sync(state: TrainState, is_last: bool) -> AbstractContextManager:
     return state.accelerator.no_sync(state.model)
 
 
-def _halves(state: TrainState, batch: Batch, training: TrainingConfig) -> list[Batch]:
+def _halves(state: TrainState, batch: Batch, training: TrainingConfig, is_last: bool) -> list[Batch]:
     pairs = len(batch["labels"])
     budgets = (
         f"training.max_source_tokens={training.max_source_tokens} and "
         f"training.max_target_tokens={training.max_target_tokens}"
     )
-    if state.accelerator.num_processes > 1:
+    if state.accelerator.num_processes > 1 and (is_last or not _can_fail_alone(state)):
         raise ValueError(
-            f"process {state.accelerator.process_index} has no memory for a batch of {pairs} pairs, and several "
-            f"processes cannot go on with a smaller one; lower {budgets}"
+            f"process {state.accelerator.process_index} has no memory for a batch of {pairs} pairs, which all "
+            f"processes compute together; lower {budgets}"
         )
     if pairs == 1:
-        source, target = int(batch["attention_mask"].sum()), int((batch["labels"] != IGNORE_INDEX).sum())
         raise ValueError(
-            f"there is no memory for a single pair of {source} source and {target} target tokens; lower "
-            f"data.max_length or the model's sizes ({budgets} allow such a pair)"
+            f"there is no memory for a single pair of {batch.source_tokens} source and {batch.target_tokens} target "
+            f"tokens; lower data.max_length or the model's sizes ({budgets} allow such a pair)"
         )
-    middle = pairs // 2
-    return [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, middle), slice(middle, pairs))]
+    return batch.halves()
 
 
 def clip_gradients(state: TrainState, max_norm: float | None) -> torch.Tensor:
@@ -129,20 +158,3 @@ def clip_gradients(state: TrainState, max_norm: float | None) -> torch.Tensor:
         state.accelerator.unscale_gradients()  # fp16 gradients are scaled; clipping unscales them by itself
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def skip_update(state: TrainState) -> None:
-    """Drop the gradients: weights, moments and schedule stay as they are, and the batches are consumed."""
-    state.progress.skipped_updates += 1
-    state.optimizer.zero_grad()
-    if state.accelerator.scaler is not None:
-        state.accelerator.scaler.update()  # fp16: a smaller factor for the next update
-
-
-def apply_update(state: TrainState, tokens: int) -> None:
-    """Step optimizer and schedule, once an update and not once a micro-batch; count the target tokens."""
-    state.optimizer.step()
-    state.optimizer.zero_grad()
-    state.schedule.step()
-    state.progress.updates += 1
-    state.progress.target_tokens += tokens

@@ -3,7 +3,6 @@
 
 import logging
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -12,13 +11,15 @@ import torch
 
 from vanilla_transformer.data.batches import StreamingTokenBatches
 from vanilla_transformer.distributed.processes import sum_over_processes
-from vanilla_transformer.training.checkpoint import list_checkpoints
+from vanilla_transformer.training.batch import Batch
 from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.device import deterministic_algorithms
 from vanilla_transformer.training.export import export_model
 from vanilla_transformer.training.finetuning import FineTuningConfig
-from vanilla_transformer.training.gradients import Batch, apply_update, backward, clip_gradients, skip_update
-from vanilla_transformer.training.reporting import ProgressReport
+from vanilla_transformer.training.gradients import backward, clip_gradients
+from vanilla_transformer.training.reporting import ProgressReport, profiler
 from vanilla_transformer.training.setup import Run, set_up
+from vanilla_transformer.training.update_queue import Answers, Interval, UpdateQueue, decides_on_device
 from vanilla_transformer.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
@@ -37,11 +38,12 @@ def train(config: RunConfig | FineTuningConfig) -> Run:
         ValueError: as `fit`.
         SystemExit: as `fit`.
     """
-    run = set_up(config)
-    validation = fit(run)
-    export_model(run, validation)
-    run.state.accelerator.end_training()
-    return run
+    with deterministic_algorithms(config.training.deterministic):
+        run = set_up(config)
+        validation = fit(run)
+        export_model(run, validation)
+        run.state.accelerator.end_training()
+        return run
 
 
 def fit(run: Run) -> Validation | None:
@@ -58,51 +60,51 @@ def fit(run: Run) -> Validation | None:
     state, training, optimizer = run.state, run.config.training, run.config.optimizer
     progress = state.progress
     state.model.train()
-    with stop_requests() as stop, ProgressReport(run) as report:
-        skipped_in_a_row = 0
-        start = time.perf_counter()
+    with stop_requests() as stop, ProgressReport(run) as report, profiler(run) as profile:
+        queue = UpdateQueue(run, report)
+        validation = Interval(progress, training.validate_every, training.validate_every_minutes)
+        if run.corpora.validation is None:
+            validation = Interval(progress, None, None)
+        checkpoint = Interval(progress, training.checkpoint_every, training.checkpoint_every_minutes)
         for micro_batches in updates(run):
             losses = backward(state, micro_batches, training)
             norm = clip_gradients(state, optimizer.max_grad_norm)
-            is_finite = torch.isfinite(losses.loss) & torch.isfinite(norm)
-            tokens = int(losses.tokens)  # waits for the device, so that the clock counts its work
-            now = time.perf_counter()
-            progress.seconds += now - start
-            start = now
-            # One reduction for both answers. What follows it counts as the next update's time.
-            is_over, is_skipped = any_process(run, bool(stop) or is_complete(run), not is_finite)
-            if is_skipped:
-                skipped_in_a_row += 1
-                report.show_skipped(skipped_in_a_row, float(norm))
-                skip_update(state)
-                check_skipped(run, skipped_in_a_row)
-            else:
-                skipped_in_a_row = 0
-                apply_update(state, tokens)
-                report.add(losses.loss, losses.nll, tokens)
-
-            if is_over or is_complete(run):
+            seconds = queue.seconds()
+            answers = Answers(
+                bool(stop) or is_over(run, seconds), validation.is_due(seconds), checkpoint.is_due(seconds)
+            )
+            queue.add(losses, norm, answers, micro_batches)
+            updates_before = progress.updates
+            due = queue.settle(keep=0 if must_settle(run, queue, answers, validation, checkpoint) else 1)
+            if profile is not None:
+                profile.step()
+            if due.end or progress.updates == training.max_updates:
                 break
-            if is_skipped:
-                continue  # the checkpoint of this number of updates is written already
-            paused_at = time.perf_counter()  # validation and checkpoints are not counted
-            if run.corpora.validation is not None and progress.updates % training.validate_every == 0:
-                report.show_validation(validate(run))
-            if progress.updates % training.checkpoint_every == 0:
-                run.checkpoints.save()
-            start += time.perf_counter() - paused_at
+            if queue.pending:
+                continue
+            has_counted = progress.updates > updates_before  # otherwise what this number calls for has been done
+            if due.validation or (has_counted and validation.is_at(progress.updates)):
+                with validation.timed():
+                    report.show_validation(validate(run))
+            if due.checkpoint or (has_counted and checkpoint.is_at(progress.updates)):
+                with checkpoint.timed():
+                    run.checkpoints.save()
+            queue.start_clock()  # validation and checkpoints are not counted
+        queue.settle()
         run.checkpoints.save()
+        run.checkpoints.wait()
         is_stopped, is_done = any_process(run, bool(stop), is_complete(run))
         if is_stopped and not is_done:
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
         if run.corpora.validation is None:
             return None
-        validation = validate(run)
-        report.show_validation(validation)
-        if validation.is_best:
+        result = validate(run)
+        report.show_validation(result)
+        if result.is_best:
             run.checkpoints.save()  # with best_bleu: a longer run must not take a worse model for the best
-        return validation
+            run.checkpoints.wait()
+        return result
 
 
 def updates(run: Run) -> Iterator[list[Batch]]:
@@ -110,8 +112,12 @@ def updates(run: Run) -> Iterator[list[Batch]]:
 
     An update never spans two epochs: the last one of an epoch may have fewer micro-batches. Nothing is dropped.
     """
-    progress, accumulation = run.state.progress, run.config.training.gradient_accumulation_steps
-    while not is_complete(run):
+    progress = run.state.progress
+    accumulation = run.config.training.micro_batches(run.state.accelerator.num_processes)
+    if is_complete(run):
+        return
+    # No look at the clock here, which would end some processes an epoch before the others.
+    while progress.epoch != run.config.training.max_epochs:
         run.sampler.set_epoch(progress.epoch, start_batch=progress.batches)
         batches = iter(run.batches)
         while micro_batches := list(islice(batches, accumulation)):
@@ -123,13 +129,31 @@ def updates(run: Run) -> Iterator[list[Batch]]:
             logger.info(f"data.train, epoch {progress.epoch}: {run.corpora.dropped}, in all that was read so far")
 
 
+def must_settle(run: Run, queue: UpdateQueue, answers: Answers, *intervals: Interval) -> bool:
+    """Whether the last update may be one after which something else comes, so that its results are needed now."""
+    training = run.config.training
+    updates = run.state.progress.updates + len(queue.pending)  # if none is skipped
+    return (
+        not decides_on_device(run.state)
+        or (run.state.accelerator.num_processes == 1 and any(answers))  # of several, all know at the next update
+        or updates == training.max_updates
+        or any(interval.is_at(updates) for interval in intervals)
+        or queue.skipped_in_a_row + len(queue.pending) >= training.max_skipped_in_a_row
+    )
+
+
+def is_over(run: Run, seconds: float) -> bool:
+    """Whether max_minutes are over."""
+    return run.config.training.max_minutes is not None and seconds >= run.config.training.max_minutes * 60
+
+
 def is_complete(run: Run) -> bool:
     """Whether max_updates, max_epochs or max_minutes is reached."""
     training, progress = run.config.training, run.state.progress
     return (
         (training.max_updates is not None and progress.updates >= training.max_updates)
         or (training.max_epochs is not None and progress.epoch >= training.max_epochs)
-        or (training.max_minutes is not None and progress.seconds >= training.max_minutes * 60)
+        or is_over(run, progress.seconds)
     )
 
 
@@ -139,20 +163,6 @@ def any_process(run: Run, *answers: bool) -> list[bool]:
     if accelerator.num_processes == 1:
         return list(answers)
     return (sum_over_processes(accelerator, torch.tensor(answers, dtype=torch.int64)) > 0).tolist()
-
-
-def check_skipped(run: Run, in_a_row: int) -> None:
-    """Raise ValueError if this many updates in a row, since the start or resumption, were too many to skip."""
-    if in_a_row < run.config.training.max_skipped_in_a_row:
-        return
-    checkpoints = list_checkpoints(run.checkpoints.folder)
-    last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-    rate = "learning_rate_scale" if isinstance(run.config, RunConfig) else "learning_rate"
-    raise ValueError(
-        f"{in_a_row} updates in a row were skipped after update {run.state.progress.updates}, because their loss or "
-        f"gradient was not finite; nothing was written since, and {last}. Try a lower optimizer.{rate}, "
-        "optimizer.max_grad_norm=1.0 or training.mixed_precision=no, in another training.output_dir"
-    )
 
 
 @contextmanager

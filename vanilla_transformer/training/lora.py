@@ -65,7 +65,7 @@ def save_weights(model: PreTrainedModel, folder: Path, weights: dict[str, Any] |
     """Save the model, or of a model with an adapter the adapter alone, which PEFT opens.
 
     Args:
-        weights: in place of the model's own, which are sharded.
+        weights: in place of the model's own, which are sharded, or change meanwhile.
     """
     if not any(".lora_" in name for name, _ in model.named_parameters()):
         model.save_pretrained(folder, state_dict=weights)
@@ -75,7 +75,9 @@ def save_weights(model: PreTrainedModel, folder: Path, weights: dict[str, Any] |
     adapted: Any = model
     [config] = adapted.peft_config.values()
     config.save_pretrained(str(folder))
-    adapter = {PREFIX + name: weight.contiguous() for name, weight in get_peft_model_state_dict(adapted).items()}
+    adapter = {
+        PREFIX + name: weight.contiguous() for name, weight in get_peft_model_state_dict(adapted, weights).items()
+    }
     save_file(adapter, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 
 

@@ -2,14 +2,26 @@
 """The model of a run: a new one for its tokenizer, or the one that fine-tuning starts from."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
-from vanilla_transformer.training.configuration import RunConfig, TrainingConfig, max_positions, model_config_of
+from vanilla_transformer.training.configuration import (
+    RunConfig,
+    TrainingConfig,
+    max_positions,
+    model_config_of,
+    refuse_compiled_rnn,
+)
 from vanilla_transformer.training.finetuning import FineTuningConfig
+
+# Of encoder and decoder layers together. Batches with and without padding, of one pair or one token, and of as many
+# pairs as tokens have graphs of their own; torch's limit is 8, and beyond it a layer would be computed without a graph.
+MAX_GRAPHS = 64
 
 
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseForConditionalGeneration:
@@ -67,6 +79,7 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
             f"model={config.model} has model_type={model.config.model_type!r}; fine-tuning is for the models of this "
             "package, vanilla_transformer and rnn_seq2seq"
         )
+    refuse_compiled_rnn(model.config, config.training)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, its config.json "
@@ -81,9 +94,24 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
 
 
 def configure_for_training(model: BaseForConditionalGeneration, training: TrainingConfig) -> None:
-    """Set the attention backend and gradient checkpointing of the section `training`, and train mode."""
+    """Set attention backend, gradient checkpointing and compilation of the section `training`, and train mode."""
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:
         model.activation_checkpointing_enable()
+        # Hooks for checkpoints of another kind; with them, the fast decoder would not decode the validation.
+        model.disable_input_require_grads()
+    if training.compile:
+        compile_layers(model)
     model.train()
+
+
+def compile_layers(model: BaseForConditionalGeneration, backend: str = "inductor") -> None:
+    """Compile a Transformer's layers in place, one by one, for batches of any shape.
+
+    All layers of a kind share their graphs, and the names of the weights stay as they are.
+    """
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    stacks: Any = model.model
+    for layer in [*stacks.encoder.layers, *stacks.decoder.layers]:
+        layer.compile(dynamic=True, backend=backend)

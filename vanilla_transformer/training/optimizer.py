@@ -34,5 +34,5 @@ def planned_updates(training: TrainingConfig, sampler: TokenBatchSampler | Strea
     """The updates at which `max_updates` or `max_epochs` ends the run; `None` if nobody can know."""
     ends = [] if training.max_updates is None else [training.max_updates]
     if training.max_epochs is not None and isinstance(sampler, TokenBatchSampler):
-        ends.append(training.max_epochs * math.ceil(len(sampler) / training.gradient_accumulation_steps))
+        ends.append(training.max_epochs * math.ceil(len(sampler) / training.micro_batches(sampler.num_processes)))
     return min(ends, default=None)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: whether it is free, and whether this run may go on in it."""
 
+import platform
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,17 @@ from vanilla_transformer.training.run_lock import lock_for_this_run
 # A resumed run may change these; any other change makes it another run.
 MAY_CHANGE = {
     "data": {"test", "name", "license", "weights_license", "source_language", "target_language"},
+    "tokenizer": {"max_training_lines"},  # a run that goes on has its tokenizer
     "training": {
         *("output_dir", "resume", "trackers", "max_updates", "max_epochs", "max_minutes", "max_skipped_in_a_row"),
         *("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "average_checkpoints"),
-        *("validation_beams", "validation_sentences"),
+        *(
+            "validation_beams",
+            "validation_sentences",
+            "profile_updates",
+            "validate_every_minutes",
+            "checkpoint_every_minutes",
+        ),
     },
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},
 }
@@ -33,7 +42,7 @@ def claim_output_dir(config: RunConfig | FineTuningConfig) -> None:
 
     Raises:
         ValueError: another process runs in the folder, or it holds a run with another configuration; the message names
-            the process, or the first difference.
+            the process, or the first difference. The main process has written to another disk.
         PermissionError: the folder cannot be written.
     """
     output_dir = Path(config.training.output_dir)
@@ -44,20 +53,23 @@ def claim_output_dir(config: RunConfig | FineTuningConfig) -> None:
             clear_interrupted(output_dir / CHECKPOINTS)
         resolved = output_dir / "config.yaml"
         values = config.to_dict()
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        if not process_state().is_main_process:  # the main one comes first
+            _check_shared(resolved, text)
         if list_checkpoints(output_dir / CHECKPOINTS):
             if not config.training.resume:
                 raise ValueError(
                     f"{output_dir} holds the checkpoints of a run, which training.resume=false would not go on from; "
                     "choose another training.output_dir, or remove that folder"
                 )
-            difference = _first_difference(_read_resolved(resolved), values)
+            difference = _first_difference(_with_new_fields(_read_resolved(resolved), config), values)
             if difference:
                 raise ValueError(
                     f"{output_dir} holds a run with another {difference}; "
                     "choose another training.output_dir, or remove that folder to start anew"
                 )
         if process_state().is_main_process:
-            write_atomically(resolved, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            write_atomically(resolved, text)
     except OSError as error:
         raise PermissionError(
             f"training.output_dir={output_dir} cannot be written ({error.strerror}); choose another folder"
@@ -69,6 +81,27 @@ def _read_resolved(path: Path) -> dict[str, Any]:
         return yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}, which tells what its run is, is damaged: {' '.join(str(error).split())}") from error
+
+
+def _check_shared(resolved: Path, text: str) -> None:
+    """A process on another machine would read a tokenizer and checkpoints that are not there, or not the run's."""
+    if not resolved.is_file() or resolved.read_text("utf-8") != text:
+        state = process_state()
+        raise ValueError(
+            f"training.output_dir={resolved.parent}: process {state.process_index} on {platform.node()} does not see "
+            "there what the main process wrote; choose a folder on a disk that all machines share"
+        )
+
+
+def _with_new_fields(values: dict[str, Any], config: RunConfig | FineTuningConfig) -> dict[str, Any]:
+    """The values of a run, with the defaults of fields that there were not yet when it began."""
+    filled = dict(values)
+    for section in fields(config):
+        now, before = getattr(config, section.name), values.get(section.name)
+        if is_dataclass(now) and isinstance(before, dict):
+            defaults = {field.name: field.default for field in fields(now) if field.default is not MISSING}
+            filled[section.name] = defaults | before
+    return filled
 
 
 def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:

@@ -24,7 +24,8 @@ def lock_for_this_run(output_dir: Path) -> None:
     """Take the folder's lock until this process ends or takes another; only the main one of several processes calls it.
 
     Raises:
-        ValueError: a run in another process has the lock; the message names that process.
+        ValueError: a run in another process has the lock, and the message names that process; or the file system has
+            no locks.
     """
     _held.close()
     file = _held.enter_context((output_dir / LOCK).open("a+", encoding="utf-8"))  # does not empty the other run's file
@@ -37,6 +38,12 @@ def lock_for_this_run(output_dir: Path) -> None:
         _held.close()
         raise ValueError(
             f"{output_dir} is in use by {holder}; wait for its end, or choose another training.output_dir"
+        ) from error
+    except OSError as error:
+        _held.close()
+        raise ValueError(
+            f"training.output_dir={output_dir} is on a file system without flock ({error.strerror}), so that two runs "
+            "could write there at once; choose a folder on another one, or mount it with locks (Lustre: -o flock)"
         ) from error
     file.truncate(0)
     since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,11 +3,17 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import tokenizers
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from vanilla_transformer.data.cache import prepared_once
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.atomic_folder import atomic_folder
@@ -15,6 +21,8 @@ from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoint
 from vanilla_transformer.training.manifest import find_damage
 
 logger = logging.getLogger(__name__)
+
+LINES_BLOCK = 1000  # pairs that are read together, and drawn together where not all are
 
 
 def prepare_tokenizer(
@@ -36,7 +44,7 @@ def prepare_tokenizer(
         tokenizer = load_tokenizer(config.path)
         _check(config.path, tokenizer)
     else:
-        tokenizer = train_tokenizer(_both_sides(text), config)
+        tokenizer = _train_once(text, config)
     _write(tokenizer, folder)
     return tokenizer
 
@@ -72,8 +80,36 @@ def _check(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _both_sides(text: Dataset | IterableDataset) -> Iterable[str]:
-    for batch in text.iter(batch_size=1000):
-        assert isinstance(batch, dict)
-        yield from batch["source"]
-        yield from batch["target"]
+def _train_once(text: Dataset | IterableDataset, config: TokenizerConfig) -> PreTrainedTokenizerBase:
+    """Train a tokenizer, or open the one that an earlier run has trained on the same corpus."""
+    if isinstance(text, IterableDataset):
+        return train_tokenizer(_training_lines(text, config), config)
+    name = f"tokenizer-{Hasher.hash([text._fingerprint, asdict(config), tokenizers.__version__])}"
+    with prepared_once(name) as folder:
+        if find_damage(folder) is None:
+            return load_tokenizer(folder)
+        tokenizer = train_tokenizer(_training_lines(text, config), config)
+        if len(tokenizer) >= config.vocab_size:  # a smaller one comes with a warning, and from a small corpus
+            _write(tokenizer, folder)
+        return tokenizer
+
+
+def _training_lines(text: Dataset | IterableDataset, config: TokenizerConfig) -> Iterable[str]:
+    """Both sides of all pairs; for BPE of at most `max_training_lines` / 2, drawn in blocks from the whole corpus.
+
+    A stream's are its first pairs, once its files and a buffer are shuffled.
+    """
+    pairs = config.max_training_lines // 2
+    if isinstance(text, IterableDataset):
+        if config.kind == "bpe":
+            text = text.shuffle(seed=0, buffer_size=LINES_BLOCK).take(pairs)
+        blocks: Iterable[Any] = text.iter(batch_size=LINES_BLOCK)
+    else:
+        size = min(LINES_BLOCK, pairs)
+        starts = np.arange(0, len(text), size)
+        if config.kind == "bpe" and len(text) > pairs:
+            starts = np.sort(np.random.default_rng(0).permutation(starts)[: pairs // size])
+        blocks = (text[int(start) : int(start) + size] for start in starts)
+    for block in blocks:
+        yield from block["source"]
+        yield from block["target"]

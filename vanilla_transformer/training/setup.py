@@ -9,19 +9,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import patch_environment
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.data.corpus import load_corpus, load_references
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
-from vanilla_transformer.distributed.fsdp import fsdp_requested, is_sharded, shard_model
-from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.distributed.fsdp import check_launch_options, fsdp_requested, is_sharded, shard_model
+from vanilla_transformer.distributed.processes import main_process_first
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
-from vanilla_transformer.training.configuration import RunConfig
+from vanilla_transformer.training.configuration import RunConfig, TrainingConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
-from vanilla_transformer.training.device import start_accelerator
+from vanilla_transformer.training.device import LAUNCH_OPTIONS, idle_devices, seed_each_process, start_accelerator
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
@@ -39,7 +39,7 @@ class Run:
 
     Args:
         state: what updates change.
-        sampler, batches: `batches` loads the micro-batches of the epoch that `sampler` is set to.
+        sampler, batches: `batches` prepares the micro-batches of the epoch that `sampler` is set to.
         validation_batches: `None` without a validation corpus.
     """
 
@@ -48,8 +48,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     corpora: Corpora
     sampler: TokenBatchSampler | StreamingTokenBatches
-    batches: DataLoader
-    validation_batches: DataLoader | None
+    batches: PreparedAhead
+    validation_batches: PreparedAhead | None
     checkpoints: Checkpoints
 
     @property
@@ -69,19 +69,22 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: unusable data, model, configuration or folder; unsupported
-            options of FSDP2 or ZeRO.
+            options of the launcher.
+        RuntimeError: a process has ended.
     """
     if config.data.train is None:  # before a folder is made
         raise ValueError("data.train is missing: give data.train.source and data.train.target, or data.train.path")
+    check_launch_options(LAUNCH_OPTIONS)
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
-        with process_state().main_process_first():
+        with main_process_first():
             claim_output_dir(config)
         accelerator = start_accelerator(config.training)
-    with accelerator.main_process_first():
+    _check_tokens_per_update(config.training, accelerator.num_processes)
+    with main_process_first():
         text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
             test = load_references(config.data.test)  # now, so that its errors do not wait until training has ended
@@ -99,6 +102,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
+    seed_each_process(config.training.seed, accelerator)
     progress = Progress(
         processes=accelerator.num_processes,
         pairs=corpora.pairs(),
@@ -116,6 +120,15 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         _describe(run, checkpoint)
     accelerator.init_trackers("vanilla_transformer")
     return run
+
+
+def _check_tokens_per_update(training: TrainingConfig, processes: int) -> None:
+    least = processes * training.max_target_tokens
+    if training.tokens_per_update is not None and training.tokens_per_update < least:
+        raise ValueError(
+            f"training.tokens_per_update={training.tokens_per_update} must be at least {least}: one micro-batch of "
+            f"training.max_target_tokens={training.max_target_tokens} in each of {processes} processes"
+        )
 
 
 def _distribute(
@@ -145,11 +158,13 @@ def _resume_epoch(run: Run) -> None:
     run.sampler.set_consumed(progress.begun_epoch, progress.begun_pairs)
     if progress.processes != processes:
         if run.state.accelerator.is_main_process:
-            steps = run.config.training.gradient_accumulation_steps
+            before, now = (
+                count * run.config.training.micro_batches(count) for count in (progress.processes, processes)
+            )
             logger.warning(
                 f"processes: {progress.processes} before, {processes} now; the batches go on in the same order, each "
                 "pair once an epoch, but the weights will not be exactly those of an uninterrupted run: different are "
-                f"the number of batches in an update ({progress.processes * steps} before, {processes * steps} now), "
+                f"the number of batches in an update ({before} before, {now} now), "
                 "the last batches of an epoch, and dropout's random numbers"
             )
         consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
@@ -165,15 +180,23 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
     model, accelerator = state.bare_model(), state.accelerator
     logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
     logger.info(
-        f"device: {accelerator.num_processes} x {accelerator.device.type}, mixed precision "
+        f"device: {accelerator.num_processes} x {accelerator.device.type}{idle_devices(accelerator)}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"
         f"{', weights sharded by FSDP2' if is_sharded(model) else ''}"
         f"{', moments sharded by ZeRO-2' if isinstance(state.optimizer, ZeroOptimizer) else ''}"
+        f"{', layers compiled' if run.config.training.compile else ''}"
     )
     if isinstance(sampler, TokenBatchSampler):
         logger.info(
             f"batches: {len(sampler):,} an epoch for each process, "
             f"{sampler.padding_share():.1%} of their positions padding"
+        )
+    training, processes = run.config.training, accelerator.num_processes
+    if training.tokens_per_update is not None:
+        steps, budget = training.micro_batches(processes), training.max_target_tokens
+        logger.info(
+            f"training.tokens_per_update={training.tokens_per_update}: {processes} processes x {steps} micro-batches x "
+            f"{budget:,} target tokens = {processes * steps * budget:,}"
         )
     if checkpoint is not None:
         progress = state.progress

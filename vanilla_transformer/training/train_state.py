@@ -9,6 +9,7 @@ and safetensors, which hold nothing but values, and parameters have names.
 import json
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -45,6 +47,10 @@ class Progress:
             were consumed before.
         skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
+        max_positions: source and target positions of a batch, padding included, that fit in memory; larger batches
+            are halved. `None`: all batches fitted so far.
+        proven_positions, newest_positions: those of the largest batch that has fitted in any process, up to the last
+            but one update, which several processes go by, and up to the last.
     """
 
     updates: int = 0
@@ -61,6 +67,9 @@ class Progress:
     begun_pairs: int = 0
     skipped_updates: int = 0
     halved_batches: int = 0
+    max_positions: int | None = None
+    proven_positions: int = 0
+    newest_positions: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,17 +95,31 @@ class TrainState:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def save(self, folder: Path) -> None:
-        """Save all but the weights; all processes must call this, and each writes its random states."""
-        _write_json(folder / self._random_states_file(), self._random_states())
+        """Save all but the weights; all processes must call this, and the main one writes."""
+        self.copy()(folder)
+
+    def copy(self) -> Callable[[Path], None]:
+        """Copy all but the weights; all processes must call this.
+
+        Returns:
+            Writes the copy into a folder, later and from any thread; other processes than the main one write nothing.
+        """
+        states = gather_object([self._random_states()])  # of each process
         groups, tensors = self._optimizer_state()
-        if not self.accelerator.is_main_process:
-            return
-        save_file(tensors, folder / OPTIMIZER)
-        _write_json(folder / OPTIMIZER_GROUPS, groups)
-        _write_json(folder / SCHEDULE, self.schedule.state_dict())
-        _write_json(folder / PROGRESS, asdict(self.progress))
+        files = {f"random_states_{process}.json": state for process, state in enumerate(states)}
+        files |= {OPTIMIZER_GROUPS: groups, SCHEDULE: self.schedule.state_dict(), PROGRESS: asdict(self.progress)}
         if self.accelerator.scaler is not None:
-            _write_json(folder / GRADIENT_SCALER, self.accelerator.scaler.state_dict())
+            files[GRADIENT_SCALER] = self.accelerator.scaler.state_dict()
+        texts = {name: json.dumps(values) + "\n" for name, values in files.items()}
+        is_main = self.accelerator.is_main_process
+
+        def write(folder: Path) -> None:
+            for name, text in texts.items() if is_main else ():
+                (folder / name).write_text(text, encoding="utf-8")
+            if is_main:
+                save_file(tensors, folder / OPTIMIZER)
+
+        return write
 
     def load(self, folder: Path) -> None:
         """Load all but the weights, which must be loaded already; all processes must call this."""
@@ -109,7 +132,8 @@ class TrainState:
         if path.is_file():
             self._load_random_states(_read_json(path))  # last, because loading may draw random numbers
         else:
-            logger.warning(f"{folder} is of fewer processes: number {self.accelerator.process_index} starts anew")
+            process = self.accelerator.process_index
+            logger.warning(f"{folder} is of fewer processes: dropout of process {process} begins by a seed of its own")
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.
@@ -124,7 +148,7 @@ class TrainState:
                 for key, tensor in optimizer.state[parameter].items() if parameter in optimizer.state else ():
                     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
                     if self.accelerator.is_main_process:
-                        tensors[f"{names[parameter]}.{key}"] = full.cpu().contiguous()
+                        tensors[f"{names[parameter]}.{key}"] = full.to("cpu", copy=True).contiguous()
         return groups, tensors
 
     def _load_optimizer_state(self, groups: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
@@ -191,10 +215,6 @@ def _to_hex(state: torch.Tensor) -> str:
 
 def _from_hex(text: str) -> torch.Tensor:
     return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
-
-
-def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
 from vanilla_transformer.distributed.fsdp import is_sharded, unsharded_copy
-from vanilla_transformer.distributed.processes import sum_over_processes
+from vanilla_transformer.distributed.processes import sum_over_processes, wait_for_everyone
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_on_all_processes
-from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.atomic_folder import atomic_folder
+from vanilla_transformer.training.batch import PreparedAhead, to_device
 from vanilla_transformer.training.lora import save_weights
 from vanilla_transformer.training.setup import Run
 
@@ -49,6 +48,7 @@ def perplexity(negative_log_likelihood: float) -> float:
     return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf
 
 
+@torch.compiler.set_stance("force_eager")  # other modes would need other graphs, for few batches
 def validate(run: Run) -> Validation:
     """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`."""
     assert run.corpora.validation is not None
@@ -71,6 +71,7 @@ def validate(run: Run) -> Validation:
             with atomic_folder(run.output_dir / "best") as folder:
                 save_weights(model, folder)
                 run.tokenizer.save_pretrained(folder)
+        wait_for_everyone()
     return Validation(
         loss=loss,
         perplexity=perplexity(nll),
@@ -85,17 +86,17 @@ def validate(run: Run) -> Validation:
 
 @torch.no_grad()
 def mean_loss(
-    model: BaseForConditionalGeneration, batches: DataLoader, accelerator: Accelerator
+    model: BaseForConditionalGeneration, batches: PreparedAhead, accelerator: Accelerator
 ) -> tuple[float, float]:
     """Mean smoothed loss and mean unsmoothed negative log-likelihood per target token, over all processes."""
     model.eval()
-    sums = torch.zeros(3)  # loss, negative log-likelihood, target tokens
+    sums = torch.zeros(3, device=accelerator.device)  # loss, negative log-likelihood, target tokens
     for batch in batches:
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        inputs = {name: to_device(tensor, accelerator.device) for name, tensor in batch.items()}
         with accelerator.autocast():
-            output = model(**batch, num_items_in_batch=1, skip_logits=True)
-        tokens = (batch["labels"] != IGNORE_INDEX).sum()
-        sums += torch.stack([output.loss, output.negative_log_likelihood, tokens]).cpu()
+            output = model(**inputs, num_items_in_batch=1, skip_logits=True)
+        tokens = torch.full_like(output.loss, batch.target_tokens)
+        sums += torch.stack([output.loss, output.negative_log_likelihood, tokens])
     model.train()
     loss, nll, tokens = sum_over_processes(accelerator, sums).tolist()
     return loss / tokens, nll / tokens
