@@ -59,7 +59,6 @@ def test_the_table_of_mps_tells_what_it_lacks():
     assert lack_on_mps("linalg_eigh") == "linalg_eigh"
 
 
-@pytest.mark.xfail(reason="training/loop.py and gradients.py wait several times", strict=False)
 def test_an_update_waits_at_most_once_for_the_device_and_not_before_its_step(run_of_a_model):
     options = ["training.max_updates=5", "training.checkpoint_every=1000", "training.log_every=1000"]
     with stand_in() as device:

@@ -97,11 +97,12 @@ def _accumulate(
     """Add every part's gradients; the third result is the index of a part that does not fit in memory, if any."""
     accelerator = state.accelerator
     loss = nll = torch.zeros((), device=accelerator.device)
+    host_inputs = state.bare_model().host_inputs
     for index, batch in enumerate(parts):
         try:
             with _gradient_sync(state, is_last=index == len(parts) - 1):
-                inputs = {name: to_device(tensor, accelerator.device) for name, tensor in batch.items()}
-                output = state.model(**inputs, num_items_in_batch=tokens, skip_logits=True)
+                moved = {name: to_device(batch[name], accelerator.device) for name in batch.keys() - host_inputs}
+                output = state.model(**batch | moved, num_items_in_batch=tokens, skip_logits=True)
                 # DistributedDataParallel, FSDP2 and ZeRO take the mean of the processes' gradients; we need their sum.
                 accelerator.backward(output.loss * accelerator.num_processes)
         except (RuntimeError, MemoryError) as error:
