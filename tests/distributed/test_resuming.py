@@ -50,6 +50,7 @@ def case(processes: int, accumulation: int, *options: str, fsdp2: bool = False):
         case(1, 3),
         case(1, 3, *STREAM),
         case(2, 1),
+        case(3, 1),
         case(2, 2),
         case(2, 2, *STREAM),
         case(2, 2, fsdp2=True),

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
+from torch.distributed.rendezvous import rendezvous
 
 # Until all processes have started and imported (torchrun has the same), and of every collective afterwards: a process
 # that is lost without a word holds the others for this long.
@@ -56,12 +57,9 @@ def _store_of_restart() -> dict[str, Any]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or dist.is_initialized():
         return {}
-    store, rank, world_size = next(dist.distributed_c10d.rendezvous("env://", timeout=TIMEOUT))
-    return {
-        "store": dist.distributed_c10d.PrefixStore(f"attempt-{attempt}", store),
-        "rank": rank,
-        "world_size": world_size,
-    }
+    store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+    store = dist.PrefixStore(f"attempt-{attempt}", store)  # pyright: ignore[reportPrivateImportUsage] -- torch documents it
+    return {"store": store, "rank": rank, "world_size": world_size}
 
 
 def _destroy_process_group() -> None:

@@ -17,6 +17,7 @@ from accelerate.utils import (
     patch_environment,
     set_seed,
 )
+from torch.nn.parallel import DistributedDataParallel
 
 from vanilla_transformer.distributed.fsdp import LaunchOptions
 from vanilla_transformer.distributed.processes import process_state
@@ -69,6 +70,20 @@ def seed_each_process(seed: int, accelerator: Accelerator) -> None:
     if not accelerator.is_main_process:
         [own_seed] = np.random.SeedSequence((seed, accelerator.process_index)).generate_state(1)
         set_seed(int(own_seed))
+
+
+def settle_gradient_buckets(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """A backward pass without effect, after which DDP orders the gradients in its buckets for good.
+
+    From three processes on, the place of a gradient decides in which order it is summed. A resumed run must have that
+    order from its first update on, as the uninterrupted one has.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return
+    ids = torch.ones(2, 3, dtype=torch.long, device=accelerator.device)
+    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+        accelerator.backward(model(input_ids=ids, attention_mask=ids, labels=ids, skip_logits=True).loss)
+    model.zero_grad()
 
 
 @contextmanager

@@ -21,7 +21,13 @@ from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, TrainingConfig
 from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
-from vanilla_transformer.training.device import LAUNCH_OPTIONS, idle_devices, seed_each_process, start_accelerator
+from vanilla_transformer.training.device import (
+    LAUNCH_OPTIONS,
+    idle_devices,
+    seed_each_process,
+    settle_gradient_buckets,
+    start_accelerator,
+)
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
@@ -102,6 +108,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     configure_for_training(model, config.training)
     updates = planned_updates(config.training, sampler)
     wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
+    settle_gradient_buckets(wrapped, accelerator)
     seed_each_process(config.training.seed, accelerator)
     progress = Progress(
         processes=accelerator.num_processes,
