@@ -80,7 +80,7 @@ def first_update_here(config: Path, overrides: list[str]) -> None:
     backward(run.state, next(updates(run)), run.config.training)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
-    (config.parent / f"storages-{process}.json").write_text(json.dumps([len(gradients), len(storages)]))
+    (config.parent / f"storages-{process}.json").write_text(json.dumps([len(gradients), len(storages)]), encoding="utf-8")
 
 
 def test_processes_begin_with_equal_weights_and_draw_different_dropout(tiny_run):
@@ -90,7 +90,7 @@ def test_processes_begin_with_equal_weights_and_draw_different_dropout(tiny_run)
     assert not torch.equal(first.pop("numbers"), second.pop("numbers"))
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     for process in (0, 1):
-        gradients, storages = json.loads((tiny_run.folder / f"storages-{process}.json").read_text())
+        gradients, storages = json.loads((tiny_run.folder / f"storages-{process}.json").read_text("utf-8"))
         assert storages == 1 < gradients
 
 
