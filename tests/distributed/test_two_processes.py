@@ -80,7 +80,9 @@ def first_update_here(config: Path, overrides: list[str]) -> None:
     backward(run.state, next(updates(run)), run.config.training)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
-    (config.parent / f"storages-{process}.json").write_text(json.dumps([len(gradients), len(storages)]), encoding="utf-8")
+    (config.parent / f"storages-{process}.json").write_text(
+        json.dumps([len(gradients), len(storages)]), encoding="utf-8"
+    )
 
 
 def test_processes_begin_with_equal_weights_and_draw_different_dropout(tiny_run):
