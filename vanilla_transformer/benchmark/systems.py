@@ -177,13 +177,15 @@ def build_system(name: str, model: Any, folder: Path, max_length: int) -> System
     """A system of `skip_reasons`; it shares the model's weights where it can use them as they are.
 
     Args:
-        model: a `VanillaTransformerForConditionalGeneration` on its device; not used for CTranslate2.
+        model: a `VanillaTransformerForConditionalGeneration` on its device. For CTranslate2 only the device counts, and
+            `None` means the CPU.
         folder: what `write_ctranslate2` wrote.
         max_length: positions of sources and targets, in tokens.
     """
     for compute_type, ctranslate2_name in CTRANSLATE2.items():
         if name == ctranslate2_name:
-            return partial(ctranslate2_system, folder, compute_type, model.device)
+            device = torch.device("cpu") if model is None else model.device
+            return partial(ctranslate2_system, folder, compute_type, device)
     if name == MARIAN:
         marian: Any = as_marian(model, max_length)
         return partial(torch_system, marian.to(model.device), None)
