@@ -114,3 +114,11 @@ def test_chunks_are_even_and_within_the_limit(tokens, vocab_size):
     chunks = -(-tokens // chunk)
     assert chunk * vocab_size <= max(loss_module.CHUNK_ELEMENTS_ON_A_CPU + chunks * vocab_size, vocab_size)
     assert chunk * chunks - tokens < chunks
+
+
+def test_no_tokens_have_no_loss_and_zero_gradients():
+    hidden, weight = torch.randn(0, 3, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    loss, nll = smoothed_cross_entropy(hidden, weight, torch.zeros(0, 3, dtype=torch.long), 0.1)
+    (loss + 0 * weight.sum()).backward()
+    assert loss.item() == nll.item() == 0
+    assert not weight.grad.any()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.2 of the paper: scaled dot-product and multi-head attention; and the attention of the RNNs before it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -140,14 +141,14 @@ class MultiHeadAttention(nn.Module):
         return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
-class RecurrentAttention(nn.Module):
+class RecurrentAttention(nn.Module, ABC):
     """Attention of an RNN's decoder: a score for each h_j of the source, softmax, and the weighted mean of the h_j."""
 
     k_proj: nn.Linear  # makes the keys, the same for every target token: `(batch, source_length, hidden_size)`
 
+    @abstractmethod
     def scores(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """`(batch, target_length, hidden_size)`, `(batch, source_length, hidden_size)` → score of every pair."""
-        raise NotImplementedError
 
     def forward(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None

@@ -108,7 +108,7 @@ def chunk_tokens(tokens: int, vocab_size: int, device: torch.device) -> int:
     """The tokens of a chunk: chunks of equal size, whose logits do not exceed the limit for the device."""
     limit = CHUNK_ELEMENTS_ON_A_CPU if device.type == "cpu" else CHUNK_ELEMENTS
     chunks = math.ceil(tokens * vocab_size / limit)
-    return math.ceil(tokens / max(1, chunks))
+    return max(1, math.ceil(tokens / max(1, chunks)))
 
 
 def smoothed_cross_entropy(

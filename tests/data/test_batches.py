@@ -325,7 +325,7 @@ class TestStreamingTokenBatches:
             assert target <= 150
 
     def test_batches_have_less_padding_than_batches_sorted_by_the_source(self, lengths: Lengths):
-        """Of the same pairs, all of which fit in a pool."""
+        """Both batch the same pairs, and the pool holds all pairs."""
         padded = sum(sum(padded_sizes(batch, lengths)) for batch in self.numbers(self.batches(lengths, pool_size=500)))
         assert padded < sum(sum(padded_sizes(batch, lengths)) for batch in sampler(lengths))
 

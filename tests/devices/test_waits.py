@@ -97,7 +97,7 @@ def test_a_step_of_decoding_waits_at_most_once_for_the_device(family, search):
     torch.testing.assert_close(found, expected)
     starts = [index for index, event in enumerate(device.history) if event == STEP]
     assert len(starts) > 5
-    # What comes after the last step belongs to the batch.
+    # Waits after the last step belong to the batch.
     for start, end in pairwise(starts):
         waits = [event for event in device.history[start:end] if event.startswith(WAIT)]
         assert len(waits) <= 1, waits

@@ -284,7 +284,7 @@ def test_an_installed_package_has_both_files_beside_the_module(tmp_path: Path, m
 
 
 def cells(table: str) -> list[list[str]]:
-    """Of the rows that begin with a bar."""
+    """The rows that begin with a bar."""
     rows = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 

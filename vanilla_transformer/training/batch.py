@@ -69,7 +69,7 @@ class PreparedAhead:
     """The batches of a loader in its order, read by a thread while the device computes.
 
     A thread and not a process: a stream counts its dropped pairs, and the run reports them; and a batch need not be
-    copied between processes. The loader's own generator draws no number of the run's.
+    copied between processes. The loader draws from its own generator and leaves the run's alone.
 
     Args:
         loader: can be iterated over once an epoch.

@@ -21,12 +21,12 @@ from vanilla_transformer.training.reporting import ProgressReport
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.train_state import Progress, TrainState
 
-MAX_SHARE = 0.03  # of the time
+MAX_SHARE = 0.03  # validation and checkpoints by minutes take at most this fraction of the time
 EXACT = 2**20  # numbers below are exact in float32, the one type of all results: MPS has no float64
 
 
 class Answers(NamedTuple):
-    """What is due after an update: in any process, as clocks and signals differ but all processes must act alike."""
+    """The steps due after an update. One process suffices: clocks and signals differ, but all must act alike."""
 
     end: bool = False
     validation: bool = False
