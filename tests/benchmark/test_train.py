@@ -10,7 +10,7 @@ import torch
 from tests.benchmark.train_examples import TINY, tiny_benchmark
 from vanilla_transformer.benchmark import train
 from vanilla_transformer.benchmark.command import main
-from vanilla_transformer.benchmark.train import benchmark_training, cpu_threads, measure_case
+from vanilla_transformer.benchmark.train import benchmark_training, measure_case
 from vanilla_transformer.benchmark.train_configuration import MARIAN, OURS, RNN, SYSTEMS
 from vanilla_transformer.benchmark.train_systems import TrainStep, skip_reasons
 
@@ -46,13 +46,6 @@ def test_the_rnn_is_not_compiled(monkeypatch):
     monkeypatch.setattr(TrainStep, "compile", lambda step: compiled.append(step.name))
     found = measure_case(tiny_benchmark(), [OURS, RNN], "tiny", "float32", 6, True, CPU, peak=1.0)
     assert (compiled, list(found["results"])) == ([OURS], [OURS])
-
-
-def test_threads_are_set_and_restored():
-    before = torch.get_num_threads()
-    with cpu_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
 
 
 def test_every_case_is_measured_and_written(tmp_path, monkeypatch):

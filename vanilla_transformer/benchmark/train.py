@@ -3,8 +3,8 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -21,6 +21,7 @@ from vanilla_transformer.benchmark.train_configuration import RNN, TrainBenchmar
 from vanilla_transformer.benchmark.train_systems import TrainStep, random_batch, skip_reasons
 from vanilla_transformer.benchmark.train_thresholds import check_train_thresholds
 from vanilla_transformer.comparison.result_file import write_result
+from vanilla_transformer.comparison.threads import cpu_threads
 from vanilla_transformer.inference.model_folder import default_device
 
 
@@ -76,17 +77,6 @@ def case_title(case: dict[str, Any]) -> str:
     """Such as "base, 512 tokens, bfloat16, 2 threads"."""
     threads = f"{case['threads']} thread{'s' * (case['threads'] > 1)}{', compiled' * case['compiled']}"
     return f"{case['size']}, {case['length']} tokens, {case['precision']}, {threads}"
-
-
-@contextmanager
-def cpu_threads(threads: int) -> Iterator[None]:
-    """torch computes with this number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure_case(

@@ -9,6 +9,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.training.configuration import RunConfig, check_model_section, model_config_of
+from vanilla_transformer.training.device import bfloat16_is_faster
 
 TRANSFORMER = "Transformer"  # the name of the model that all others are compared with
 
@@ -64,6 +65,14 @@ def check_precision(where: str, precision: str, models: Mapping[str, Any], devic
             f"{where}={precision!r}: on {device.type} the recurrent layers of {', '.join(recurrent)} would compute in "
             f"float32 all the same, and the {TRANSFORMER} would not; only 'no' compares them in the same precision"
         )
+
+
+def choose_precision(device: torch.device) -> str:
+    """The `mixed_precision` that "auto" stands for: one choice for all models of a comparison.
+
+    On a GPU it is "no", because recurrent layers would not compute in bfloat16.
+    """
+    return "bf16" if device.type == "cpu" and bfloat16_is_faster() else "no"
 
 
 def check_runs(where: str, runs: Mapping[str, RunConfig]) -> None:

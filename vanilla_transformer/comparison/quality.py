@@ -3,7 +3,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from vanilla_transformer.comparison.crossing import find_crossings
 from vanilla_transformer.comparison.fairness import (
     TRANSFORMER,
     check_parameters,
     check_precision,
     check_runs,
+    choose_precision,
     count_parameters,
 )
 from vanilla_transformer.comparison.result_file import read_result, write_result
@@ -29,7 +31,6 @@ from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.bounds import at_least, positive
 from vanilla_transformer.training.configuration import RunConfig, run_config_of
-from vanilla_transformer.training.device import bfloat16_is_faster
 from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
@@ -50,23 +51,54 @@ class QualityConfig:
         runs: model → file of its run's configuration; one of them "Transformer". They may differ in model and
             optimizer alone, and in parameters by 5%.
         metric: "word error rate" on the held-out words of the CMU Pronouncing Dictionary, or "BLEU" on `data.test`.
-        updates: of the optimizer, the budget at equal updates.
-        minutes: of training, the budget at equal time.
+        minutes: of training, a budget or several. Each is a run of its own, which ends there, as does its schedule: a
+            longer run that is scored half-way has not lowered its learning rate yet.
+        updates: of the optimizer, likewise; `None`: runs end by time alone, and say how many updates they made.
         test_sentences: the first of the test set, which are scored; `None`: all.
         data, training: values for these sections of every run.
     """
 
     runs: dict[str, str]
     metric: Literal["word error rate", "BLEU"]
-    updates: int = at_least(1)
-    minutes: float = positive()
+    minutes: float | list[float] = positive()  # noqa: RUF009 -- declares a field
+    updates: int | list[int] | None = at_least(1, default=None)  # noqa: RUF009 -- declares a field
     test_sentences: int | None = at_least(1, default=None)
     data: dict[str, Word | Any] = field(default_factory=dict)
     training: dict[str, Word | Any] = field(default_factory=dict)
 
+    @property
+    def budgets(self) -> list["Budget"]:
+        """Those of updates, then those of minutes, the smallest first."""
+        updates = [Budget(UPDATES, updates) for updates in _listed(self.updates)]
+        return updates + [Budget(TIME, minutes) for minutes in _listed(self.minutes)]
 
-def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConfig]:
-    """The configuration of every run, whose output folder is under `folder`.
+
+def _listed(values: float | list[float] | list[int] | None) -> list[float]:
+    return sorted({*values} if isinstance(values, list) else () if values is None else (values,))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every model of a task may spend in a run, of one `kind`: updates or minutes."""
+
+    kind: str
+    amount: float
+
+    @property
+    def updates(self) -> int | None:
+        return int(self.amount) if self.kind == UPDATES else None
+
+    @property
+    def minutes(self) -> float | None:
+        return self.amount if self.kind == TIME else None
+
+    def __str__(self) -> str:
+        unit = "update" if self.kind == UPDATES else "minute"
+        return f"{self.amount:,.10g} {unit}{'s' * (self.amount != 1)}"
+
+
+def load_runs(name: str, task: QualityConfig, budget: Budget, folder: Path) -> dict[str, RunConfig]:
+    """The configuration of every model's run with this budget, whose output folder is under `folder`.
 
     Raises:
         ValueError, FileNotFoundError: a configuration that cannot be used; runs that differ in more than the model.
@@ -74,8 +106,9 @@ def load_runs(name: str, task: QualityConfig, folder: Path) -> dict[str, RunConf
     runs = {}
     for model, file in task.runs.items():
         values = merged(read_yaml(Path(file)), {"data": task.data, "training": task.training})
-        budget = {"max_updates": task.updates, "max_minutes": task.minutes, "max_epochs": None}
-        values = merged(values, {"training": budget | {"output_dir": str(folder / model), "trackers": []}})
+        limits = {"max_updates": budget.updates, "max_minutes": budget.minutes, "max_epochs": None}
+        place = {"output_dir": str(folder / model / str(budget)), "trackers": []}
+        values = merged(values, {"training": limits | place})
         runs[model] = run_config_of(values)
         if task.metric == "BLEU" and runs[model].data.test is None:
             raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
@@ -90,7 +123,12 @@ def quality_settings(tasks: Mapping[str, QualityConfig], folder: Path) -> dict[s
         ValueError, FileNotFoundError: as `load_runs`.
     """
     return {
-        name: {model: _run_settings(task, run) for model, run in load_runs(name, task, folder / name).items()}
+        name: {
+            str(budget): {
+                model: _run_settings(task, run) for model, run in load_runs(name, task, budget, folder / name).items()
+            }
+            for budget in task.budgets
+        }
         for name, task in tasks.items()
     }
 
@@ -103,10 +141,9 @@ def _run_settings(task: QualityConfig, run: RunConfig) -> dict[str, Any]:
 def measure_quality(
     tasks: Mapping[str, QualityConfig], folder: Path, device: torch.device, on_progress: Callable[[int, int, str], None]
 ) -> list[dict[str, Any]]:
-    """Train every run until both budgets are spent, score it at each, and test the differences.
+    """Train every model within every budget, score it, and test the differences.
 
-    A run stops at the budget that it reaches first, translates, and resumes until the other. The translations at each
-    budget are written into `folder`, and a restarted run resumes from its checkpoints.
+    Each run's translations are written into `folder`, and a restarted run resumes from its checkpoints.
 
     Returns:
         The part `quality` of the results; `vanilla_transformer.comparison.report` documents it.
@@ -114,9 +151,9 @@ def measure_quality(
     Raises:
         ValueError, FileNotFoundError: data or configurations that cannot be used, or that differ; a damaged file.
     """
-    total, done, results = 2 * sum(len(task.runs) for task in tasks.values()), 0, []
+    total, done, results = sum(len(task.budgets) * len(task.runs) for task in tasks.values()), 0, []
     for name, task in tasks.items():
-        runs = load_runs(name, task, folder / name)
+        runs = load_runs(name, task, task.budgets[0], folder / name)
         config = runs[TRANSFORMER]
         sources, references = load_test_set(name, task, config)
         assert config.data.train is not None
@@ -125,15 +162,15 @@ def measure_quality(
         parameters = {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
         check_parameters(f"quality.{name}.runs", parameters)
         precision = config.training.mixed_precision
-        if precision == "auto":  # one choice for all models, which train one after the other
-            # On a GPU recurrent layers would not compute in bfloat16.
-            precision = "bf16" if device.type == "cpu" and bfloat16_is_faster() else "no"
+        if precision == "auto":  # once, as the models train one after the other
+            precision = choose_precision(device)
         sections = {model: run.model for model, run in runs.items()}
         check_precision(f"quality.{name}.runs: training.mixed_precision", precision, sections, device)
-        outcomes: dict[str, dict[str, Any]] = {UPDATES: {}, TIME: {}}  # budget → model → outcome
-        for model, run in runs.items():
-            for budget, outcome in _train_to_budgets(task, run, sources, precision, folder / name / model, device):
-                outcomes[budget][model] = outcome
+        outcomes: dict[Budget, dict[str, dict[str, Any]]] = {}  # budget → model → outcome
+        for budget in task.budgets:
+            outcomes[budget] = {}
+            for model, run in load_runs(name, task, budget, folder / name).items():
+                outcomes[budget][model] = _train_and_translate(task, run, sources, precision, device)
                 done += 1
                 on_progress(done, total, f"{name}, {model}, {budget}")
         results.append(_score_task(name, task, outcomes, sources, references, tokenizer))
@@ -156,32 +193,21 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> tuple[li
     return sources[: task.test_sentences], references[: task.test_sentences]
 
 
-def _train_to_budgets(
-    task: QualityConfig, run: RunConfig, sources: list[str], precision: str, folder: Path, device: torch.device
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(budget, outcome), in the order in which the run reaches them."""
-    settings, missing = _run_settings(task, run), []
-    for budget in (UPDATES, TIME):
-        outcome = read_result(folder / f"{budget}.json", settings)
-        if outcome is None:
-            missing.append(budget)
-        else:
-            yield budget, outcome
-    while missing:
-        limits: dict[str, Any] = {"mixed_precision": precision}
-        limits["max_updates"] = task.updates if UPDATES in missing else None
-        limits["max_minutes"] = task.minutes if TIME in missing else None
-        run_in_subprocess(_train, merged(run.to_dict(), {"training": limits}))
-        facts = json.loads((folder / RESULTS).read_text("utf-8"))
-        reached = UPDATES if UPDATES in missing and facts["updates"] >= task.updates else TIME
-        if reached == UPDATES and facts["updates"] != task.updates:
-            raise ValueError(f"{folder} has {facts['updates']} updates already, more than {task.updates}; remove it")
-        missing.remove(reached)
+def _train_and_translate(
+    task: QualityConfig, run: RunConfig, sources: list[str], precision: str, device: torch.device
+) -> dict[str, Any]:
+    """The run's `facts` and the `outputs` for the sources; both are in a file beside its folder once it has ended."""
+    folder = Path(run.training.output_dir)
+    settings, file = _run_settings(task, run), folder.with_name(f"{folder.name}.json")
+    outcome = read_result(file, settings)
+    if outcome is None:
+        run_in_subprocess(_train, merged(run.to_dict(), {"training": {"mixed_precision": precision}}))
         model, tokenizer = load_model_folder(folder / MODEL, device), load_tokenizer(folder / MODEL)
         translations = translate_lines(model, tokenizer, sources, max_batch_tokens=run.generation.batch_tokens)
+        facts = json.loads((folder / RESULTS).read_text("utf-8"))
         outcome = {"facts": facts, "outputs": [best[0].text for best in translations]}
-        write_result(folder / f"{reached}.json", settings, outcome)
-        yield reached, outcome
+        write_result(file, settings, outcome)
+    return outcome
 
 
 def _train(values: dict[str, Any]) -> None:
@@ -195,19 +221,18 @@ def _train(values: dict[str, Any]) -> None:
 def _score_task(
     name: str,
     task: QualityConfig,
-    outcomes: Mapping[str, Mapping[str, dict[str, Any]]],
+    outcomes: Mapping[Budget, Mapping[str, dict[str, Any]]],
     sources: Sequence[str],
     references: Sequence[Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     buckets, budgets, signature = _length_buckets(sources, tokenizer), [], None
-    amounts = {UPDATES: f"{task.updates:,} updates", TIME: f"{task.minutes:g} minute{'s' * (task.minutes != 1)}"}
-    for budget, amount in amounts.items():
-        outputs = {model: outcome["outputs"] for model, outcome in outcomes[budget].items()}
+    for budget, by_model in outcomes.items():
+        outputs = {model: outcome["outputs"] for model, outcome in by_model.items()}
         scored = score_systems(task.metric, outputs, references, TRANSFORMER)
         signature = scored["signature"]
         models = {}
-        for model, outcome in outcomes[budget].items():
+        for model, outcome in by_model.items():
             facts = {key: outcome["facts"][key] for key in ("parameters", "updates", "epochs", "training_seconds")}
             facts["target_tokens_per_second"] = outcome["facts"]["target_tokens"] / facts["training_seconds"]
             models[model] = scored["scores"][model] | facts
@@ -220,10 +245,11 @@ def _score_task(
         for i, source in enumerate(sources[:EXAMPLES]):
             texts = {model: texts[i] for model, texts in outputs.items()}
             examples.append({"source": source, "reference": " | ".join(references[i]), "outputs": texts})
-        result = {"budget": budget, "amount": amount, "models": models, "paired": scored["paired"]}
+        result: dict[str, Any] = {"budget": budget.kind, "amount": str(budget)}
+        result |= {"updates": budget.updates, "minutes": budget.minutes, "models": models, "paired": scored["paired"]}
         budgets.append(result | {"by_length": by_length, "examples": examples})
     _, higher_is_better, unit = METRICS[task.metric]
-    return {
+    measured = {
         "task": name,
         "metric": task.metric,
         "higher_is_better": higher_is_better,
@@ -233,6 +259,7 @@ def _score_task(
         "vocab_size": len(tokenizer),
         "budgets": budgets,
     }
+    return measured | {"crossings": find_crossings(measured)}
 
 
 def _length_buckets(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, list[int]]]:

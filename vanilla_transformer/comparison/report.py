@@ -4,14 +4,20 @@
 The results are one dict, saved as results.json: `machines`, where and when each part was measured (device, threads,
 torch, transformers, date), and three parts, each `None` if it was left out:
 
-- `speed`: `device`, `precision`, `parameters` of each model, and `rows`, one for a model and a length (tokens), with
-  `batch_size` and `tokens_per_second`, the target tokens per second of each repeat;
+- `speed`: `device`, `parameters` of each model, `training` (`precision` and `threads` of the setting that training
+  uses), `left_out` (settings that were not measured, and why), `kernels` of each model (`layer`, a row of Table 1,
+  `attention`, and what `describe_kernels` returns), and `rows`, one for a model, a length (tokens), a `batch_size`
+  (sequences; 1 is one sequence at a time), a `precision` and a number of `threads` (`None` on devices other than
+  CPUs), with `attention` (the Transformer's backend, the fastest there) and `tokens_per_second`, the target tokens per
+  second of each repeat;
 - `long_range`: `device`, `parameters`, `test_sequences`, `chance` (accuracy, 0 to 1) of each task, `gradients`
   (`model`, `seed`, `when`: "initialisation" or "after training", and `norms` for each distance from 0) and `tasks`
   (`task`, `model`, `seed`, `trained_at`, `updates`, `seconds`, and `accuracy` (0 to 1) by distance, as a string);
 - `quality`: for each task `task`, `metric`, `higher_is_better`, `unit`, `signature`, `sentences` (number),
-  `vocab_size` and `budgets`; each budget has its `amount`, the scores of the `models`, the `paired` comparisons with
-  the Transformer, the scores `by_length` of the source, and `examples`.
+  `vocab_size`, `budgets`, those of updates first and the most minutes last, and `crossings` (see `find_crossings`).
+  Each budget is a run of every model: `budget` ("equal updates" or "equal time"), `amount` in words, `updates` or
+  `minutes` (the other is `None`), the scores of the `models`, the `paired` comparisons with the Transformer, the scores
+  `by_length` of the source, and `examples`.
 """
 
 from collections.abc import Mapping
@@ -22,6 +28,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from vanilla_transformer.comparison.crossing import crossing_table
 from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.comparison.markdown import (
     MISSING,
@@ -32,12 +39,17 @@ from vanilla_transformer.comparison.markdown import (
     with_extremes,
     with_range,
 )
+from vanilla_transformer.comparison.speed_tables import (
+    describe_setting,
+    kernel_table,
+    ratio_table,
+    scaling_table,
+    speed_table,
+)
 from vanilla_transformer.comparison.verdicts import (
     SIGNIFICANCE_LEVEL,
-    Verdict,
     accuracies_by_model,
     p_text,
-    speeds_by_length,
     verdicts,
 )
 from vanilla_transformer.training.reporting import truncate
@@ -46,7 +58,6 @@ from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES,
 from vanilla_transformer.visualization.style import series_styles
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
-PLOTTED_BUDGET = "equal time"
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> None:
@@ -65,12 +76,17 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
         "titles": TASK_TITLES,
         "units": DISTANCE_UNITS,
         "significance_level": SIGNIFICANCE_LEVEL,
-        "plotted_budget": PLOTTED_BUDGET,
         "config": folder / "config.yaml",
     }
     if speed:
         plots.plot_speed(speed, styles).savefig(folder / "speed.png")
-        facts["speed_table"] = _speed_table(speed["rows"], judged["speed"], styles)
+        facts["training_setting"] = describe_setting(speed["training"])
+        facts["tables"] = {
+            "speed": speed_table(speed, styles),
+            "ratios": ratio_table(speed, styles),
+            "scaling": scaling_table(speed, styles),
+            "kernels": kernel_table(speed, styles),
+        }
         facts["repeats"] = len(speed["rows"][0]["tokens_per_second"])
     if long_range:
         runs, gradients = long_range["tasks"], long_range["gradients"]
@@ -82,13 +98,15 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
             facts["farthest"] = len(gradients[0]["norms"]) - 1
             facts["gradient_table"] = _gradient_table(gradients, styles)
     if quality:
-        plots.plot_quality_by_length(quality, PLOTTED_BUDGET, styles).savefig(folder / "quality_by_length.png")
+        plots.plot_learning_curves(quality, styles).savefig(folder / "quality.png")
+        plots.plot_quality_by_length(quality, styles).savefig(folder / "quality_by_length.png")
         facts["comparisons"] = sum(len(result["paired"]) for task in quality for result in task["budgets"])
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(undefined=StrictUndefined, **options)
     environment.filters["escape"] = escape  # for Markdown
     environment.globals |= {"budget_table": _budget_table, "length_table": _length_table, "comb": comb}
     environment.globals |= {"example_table": _example_table, "scale": _scale, "share": _share}
+    environment.globals |= {"crossing_table": crossing_table}
     text = environment.from_string(TEMPLATE.read_text("utf-8")).render(facts)
     (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
 
@@ -118,18 +136,6 @@ def _machines(machines: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _parameter_table(parameters: Mapping[str, Mapping[str, int]], styles: Styles) -> str:
     rows = [[escape(model), *(number(part.get(model), ",") for part in parameters.values())] for model in styles]
     return table(["model", *map(escape, parameters)], rows)
-
-
-def _speed_table(measured: Rows, verdict: Verdict, styles: Styles) -> str:
-    models = plots.models_in_order(styles, measured)
-    batch_sizes = {row["length"]: row["batch_size"] for row in measured}
-    findings = {finding.where: f"{finding.evidence}: {finding.outcome}" for finding in verdict.findings}
-    rows = []
-    for length, repeats in speeds_by_length(measured).items():
-        speeds = [with_extremes(repeats[model], median, ",.0f") for model in models]
-        finding = escape(findings.get(f"length {length:,}", MISSING))
-        rows.append([f"{length:,}", str(batch_sizes[length]), *speeds, finding])
-    return table(["length (tokens)", "batch size", *map(escape, models), f"{TRANSFORMER} / fastest rival"], rows)
 
 
 def _gradient_table(gradients: Rows, styles: Styles) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vanilla_transformer.comparison.fairness import TRANSFORMER
 from vanilla_transformer.comparison.markdown import listing, plural, with_extremes, with_range
-from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, TASK_TITLES
+from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, TASK_TITLES, training_rows
 
 SIGNIFICANCE_LEVEL = 0.05  # a difference counts if its p-value is smaller
 OUTCOME_TITLES = {"ahead": f"{TRANSFORMER} ahead", "behind": "A rival ahead", "even": "No clear difference"}
@@ -78,13 +78,14 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Verdict]:
 
 
 def _judge_speed(speed: Mapping[str, Any]) -> tuple[list[Finding], str, str]:
-    """Findings (one for each length, the shortest first), scope and note.
+    """Findings (one for each length in the setting of training, the shortest first), scope and note.
 
     The rival is the fastest by its median. Repeats are paired by their index: the models were interleaved, so that a
     slow moment of the machine affects both. The Transformer is ahead if it was faster in all pairs.
     """
     findings = []
-    for length, repeats in speeds_by_length(speed["rows"]).items():
+    whole, _ = training_rows(speed)
+    for length, repeats in speeds_by_length(whole).items():
         if rival := _best_rival({model: median(speeds) for model, speeds in repeats.items()}):
             ratios = [own / other for own, other in zip(repeats[TRANSFORMER], repeats[rival], strict=True)]
             outcome = _outcome(min(ratios) > 1, max(ratios) < 1)
@@ -169,7 +170,7 @@ def _judge_quality(quality: Sequence[Mapping[str, Any]]) -> tuple[list[Finding],
                 f"{task['metric']} {' against '.join(scores)}"
             )
             outcome = _outcome(is_significant and lead > 0, is_significant and lead < 0)
-            findings.append(Finding(f"{task['task']}, {result['budget']}", outcome, rival, evidence))
+            findings.append(Finding(f"{task['task']}, {result['amount']}", outcome, rival, evidence))
     note = (
         f"The 95% confidence interval of each score is in parentheses; a difference counts if p < {SIGNIFICANCE_LEVEL} "
         "(paired bootstrap resampling of the test sentences)."

@@ -26,6 +26,10 @@ from vanilla_transformer.visualization.style import (
 TASK_TITLES = {"copy": "copy", "recall": "associative recall", "parity": "parity (state tracking)"}
 DISTANCE_UNITS = {"copy": "symbols", "recall": "pairs", "parity": "bits"}
 STAGES = {"initialisation": "at initialisation", "after training": "after training"}
+COSTS = {"minutes": "training (minutes)", "updates": "training (updates)"}  # of quality, and how the axis is named
+# A ring around the point, so that the curves stay visible in it.
+CROSSING: dict[str, Any] = {"marker": "o", "markersize": 20, "markerfacecolor": "none", "markeredgecolor": "0.15"}
+CROSSING |= {"markeredgewidth": 2.5, "linestyle": "none", "zorder": 4}
 
 # Smaller norms are drawn here: a float32 sum keeps seven digits, so no optimizer sees the difference, and a scale
 # down to 1e-40 would hide the differences that it does see.
@@ -50,21 +54,34 @@ def relative_norms(run: Mapping[str, Any]) -> list[float]:
     return [norm / nearest for norm in run["norms"]]
 
 
+def training_rows(speed: Mapping[str, Any]) -> tuple[Rows, Rows]:
+    """The rows in the setting of training: the largest batch of each length, and batches of one sequence."""
+    rows = [row for row in speed["rows"] if speed["training"].items() <= row.items()]
+    largest = {row["length"]: row["batch_size"] for row in sorted(rows, key=lambda row: row["batch_size"])}
+    whole = [row for row in rows if row["batch_size"] == largest[row["length"]]]
+    return whole, [row for row in rows if row["batch_size"] == 1]
+
+
 def plot_speed(speed: Mapping[str, Any], styles: Styles) -> Figure:
-    """Training speed (tokens/s) against length (tokens), both logarithmic: the median, and a band over the repeats."""
-    figure, (axes,) = empty_figure(1, 1, (11, 6))
-    rows = speed["rows"]
-    for model in models_in_order(styles, rows):
-        measured = sorted((row["length"], row["tokens_per_second"]) for row in rows if row["model"] == model)
-        lengths, repeats = zip(*measured, strict=True)
-        _plot_band(axes, styles[model], lengths, repeats, median)
-    _set_log_xscale(axes, {row["length"] for row in rows})
-    set_log_yscale(axes, (1, 2, 3, 5, 7), "{x:,.0f}")
-    title = f"Training speed on {speed['device']}, {speed['precision']}"
-    label_axes(axes, title, "length of the sequences (tokens)", "training speed (tokens/s)")
-    longest = max(row["length"] for row in rows)
-    ends = {row["model"]: median(row["tokens_per_second"]) for row in rows if row["length"] == longest}
-    _add_legend(figure, styles, rows, ends)
+    """Training speed (tokens/s) against length (tokens), both logarithmic: the median, and a band over the repeats.
+
+    All in the setting of training; a panel for whole batches, and one for batches of one sequence.
+    """
+    figure, panels = empty_figure(1, 2, (16, 6), sharey=True)
+    whole, alone = training_rows(speed)
+    titles = f"whole batches on {speed['device']}, {speed['training']['precision']}", "one sequence at a time"
+    for axes, rows, title in zip(panels, (whole, alone), titles, strict=True):
+        for model in models_in_order(styles, rows):
+            measured = sorted((row["length"], row["tokens_per_second"]) for row in rows if row["model"] == model)
+            lengths, repeats = zip(*measured, strict=True)
+            _plot_band(axes, styles[model], lengths, repeats, median)
+        _set_log_xscale(axes, {row["length"] for row in rows})
+        set_log_yscale(axes, (1, 2, 3, 5, 7), "{x:,.0f}")
+        label_axes(axes, title, "length of the sequences (tokens)")
+    label_axes(panels[0], y="training speed (tokens/s)")
+    longest = max(row["length"] for row in alone or whole)
+    ends = {row["model"]: median(row["tokens_per_second"]) for row in alone or whole if row["length"] == longest}
+    _add_legend(figure, styles, whole, ends)
     return figure
 
 
@@ -118,9 +135,54 @@ def plot_long_range(runs: Rows, chance: Mapping[str, float], styles: Styles) -> 
     return figure
 
 
-def plot_quality_by_length(quality: Rows, budget: str, styles: Styles) -> Figure:
-    """Scores under one budget by length of the source (tokens): a panel for each task, a bar for each model."""
-    chosen = [(task, result) for task in quality for result in task["budgets"] if result["budget"] == budget]
+def learning_curve(task: Mapping[str, Any], model: str, cost: str) -> list[tuple[float, float, tuple[float, float]]]:
+    """(cost, score, interval of the score) of each of the model's runs, the lowest cost first.
+
+    A run that ends by time costs its budget: a last update, longer in one model than in another, is no difference.
+    """
+    points = []
+    for result in task["budgets"]:
+        facts = result["models"][model]
+        minutes = facts["training_seconds"] / 60 if result["minutes"] is None else result["minutes"]
+        cost_of_run = {"minutes": minutes, "updates": facts["updates"]}[cost]
+        points.append((cost_of_run, facts["score"], tuple(facts["interval"])))
+    return sorted(points)
+
+
+def plot_learning_curves(quality: Rows, styles: Styles) -> Figure:
+    """Scores against minutes and against updates, both logarithmic, with 95% intervals: a row for each task."""
+    figure, panels = empty_figure(len(quality), len(COSTS), (15, 1 + 5 * len(quality)))
+    ends: dict[str, float] = {}
+    for row, task in enumerate(quality):
+        models = [model for model in styles if model in task["budgets"][0]["models"]]
+        better = "higher" if task["higher_is_better"] else "lower"
+        for (cost, axis), axes in zip(COSTS.items(), panels[row * len(COSTS) :], strict=False):
+            measured = set()
+            for model in models:
+                costs, scores, intervals = zip(*learning_curve(task, model, cost), strict=True)
+                low, high = zip(*intervals, strict=True)
+                style = styles[model]
+                axes.plot(costs, scores, zorder=style.zorder, **style.line)
+                axes.fill_between(costs, low, high, color=style.colour, alpha=0.22, linewidth=0)
+                axes.vlines(costs, low, high, color=style.colour, linewidth=1.5)  # the band of one point is invisible
+                measured |= {*costs}
+                ends.setdefault(model, scores[-1])
+            for found in task["crossings"]:
+                if found["cost"] == cost:
+                    for crossing in found["crossings"]:
+                        axes.plot(crossing["at"], crossing["score"], **CROSSING)
+            _set_log_xscale(axes, measured)
+            label_axes(axes, f"{task['task']}: {better} is better", axis)
+        label_axes(panels[row * len(COSTS)], y=f"{task['metric']} ({task['unit']})")
+    has_crossing = any(found["crossings"] for task in quality for found in task["crossings"])
+    references = {"crossing": Line2D([], [], **CROSSING)} if has_crossing else {}
+    _add_legend(figure, styles, [{"model": model} for model in ends], ends, references)
+    return figure
+
+
+def plot_quality_by_length(quality: Rows, styles: Styles) -> Figure:
+    """Scores under the last budget by length of the source (tokens): a panel for each task, a bar for each model."""
+    chosen = [(task, task["budgets"][-1]) for task in quality]
     figure, panels = empty_figure(len(chosen), 1, (13, 1 + 4.5 * len(chosen)))
     for axes, (task, result) in zip(panels, chosen, strict=True):
         models = [model for model in styles if model in result["models"]]
@@ -133,7 +195,7 @@ def plot_quality_by_length(quality: Rows, budget: str, styles: Styles) -> Figure
         axes.set_xticks(range(len(buckets)), buckets)
         axes.grid(visible=False, axis="x")
         better = "higher" if task["higher_is_better"] else "lower"
-        title = f"{task['task']}, {budget} ({result['amount']}): {better} is better"
+        title = f"{task['task']}, {result['budget']} ({result['amount']}): {better} is better"
         label_axes(axes, title, y=f"{task['metric']} ({task['unit']})")
     label_axes(panels[-1], x="length of the source in tokens (number of sentences)")
     drawn = {model: Patch(**styles[model].bar) for model in styles if any(model in r["models"] for _, r in chosen)}
@@ -160,14 +222,14 @@ def _plot_band(
     axes.fill_between(xs, low, high, color=style.colour, alpha=0.22, linewidth=0, zorder=style.zorder - 1)
 
 
-def _set_log_xscale(axes: Axes, measured: set[int]) -> None:
+def _set_log_xscale(axes: Axes, measured: set[float]) -> None:
     """A logarithmic axis whose ticks are measured values, as many as there is room for."""
     ticks = []
     for value in sorted(measured):
         if not ticks or value >= 1.8 * ticks[-1]:
             ticks.append(value)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:.0f}" if tick >= 100 else f"{tick:.3g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
