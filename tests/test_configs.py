@@ -106,7 +106,7 @@ def test_every_comparison_is_of_equal_runs(path: Path, tmp_path: Path):
     for name, task in (config.quality or {}).items():
         if task.metric == "BLEU":
             task.data = {"test": {"source": "the.user's", "target": "the.user's"}}
-        runs = load_runs(name, task, tmp_path)  # raises where they differ in more than the model
+        runs = load_runs(name, task, task.budgets[0], tmp_path)  # raises where they differ in more than the model
         sizes = {model: meta_model(run.model, 72).num_parameters() for model, run in runs.items()}
         if task.metric == "word error rate":  # 72: the vocabulary of letters and phonemes
             check_parameters(name, sizes)

@@ -13,8 +13,11 @@ MODELS = {
 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> str:
+    monkeypatch.setattr(speed, "LENGTHS", (2, 4))  # of the sentences that are profiled
     monkeypatch.setattr(speed, "check_parameters", lambda where, parameters: None)  # too small to be equal
-    section = {"models": MODELS, "vocab_size": 20, "lengths": [3], "batch_tokens": 6, "repeats": 2, "updates": 1}
+    section = {"models": MODELS, "vocab_size": 20, "lengths": [3], "compared_lengths": [3], "one_sequence": [3]}
+    section |= {"batch_tokens": 6, "precisions": ["no"], "threads": [1], "attention": ["eager"]}
+    section |= {"repeats": 2, "updates": 1}
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "speed": section}), encoding="utf-8")
     return str(path)
@@ -30,7 +33,7 @@ def test_verdicts_and_report_are_printed(config, tmp_path, capsys):
         "Superior quality",
     ]
     assert lines[3] == f"report: {tmp_path}/out/report.md"
-    assert "speed 1/1: length 3" in output.err
+    assert "speed 1/2: 2 sequences of 3 tokens" in output.err
     assert "GRU" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ def train_here(function, values) -> None:
 
 
 def task_of(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> QualityConfig:
-    """The Transformer of `tiny_run` and an RNN, at 3 updates and a fraction of a second."""
+    """The Transformer of `tiny_run` and an RNN, for 3 and 5 updates and a fraction of a second."""
     monkeypatch.setattr(quality, "run_in_subprocess", train_here)
     monkeypatch.setattr(quality, "check_parameters", lambda where, parameters: None)  # too small to be equal
     rnn = {"extends": tiny_run.config.name, "model": {"model_type": "rnn_seq2seq", "hidden_size": 12,
@@ -36,7 +36,7 @@ def task_of(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> QualityConfig
     return QualityConfig(
         runs={"Transformer": str(tiny_run.config), "RNN": str(tiny_run.folder / "rnn.yaml")},
         metric="BLEU",
-        updates=3,
+        updates=[3, 5],
         minutes=0.005,
         data={"test": write_reversals(tiny_run.folder, "test", 20)},
     )
@@ -75,11 +75,13 @@ def measured(measured_once: Measured, monkeypatch) -> Measured:
     return measured_once
 
 
-def test_every_model_is_scored_at_both_budgets(measured):
+def test_every_model_is_trained_and_scored_within_every_budget(measured):
     result = measured.result
-    updates, time = result["budgets"]
-    assert (updates["budget"], time["budget"]) == ("equal updates", "equal time")
-    assert [model["updates"] for model in updates["models"].values()] == [3, 3]
+    three, five, time = result["budgets"]
+    amounts = [(budget["budget"], budget["amount"], budget["updates"], budget["minutes"]) for budget in (three, time)]
+    assert amounts == [("equal updates", "3 updates", 3, None), ("equal time", "0.005 minutes", None, 0.005)]
+    assert [model["updates"] for model in three["models"].values()] == [3, 3]
+    assert [model["updates"] for model in five["models"].values()] == [5, 5]
     assert all(model["training_seconds"] >= 0.3 for model in time["models"].values())
     assert [pair["model"] for pair in time["paired"]] == ["RNN"]
     assert set(time["examples"][0]["outputs"]) == {"Transformer", "RNN"}
@@ -87,11 +89,42 @@ def test_every_model_is_scored_at_both_budgets(measured):
     assert result["sentences"] == 20
 
 
-def test_a_model_that_reaches_the_time_first_resumes_to_the_updates(task, tmp_path):
-    task.minutes, task.updates = 1e-6, 5
-    updates, time = measure(task, tmp_path / "quality")["budgets"]
-    assert [model["updates"] for model in time["models"].values()] == [1, 1]
-    assert [model["updates"] for model in updates["models"].values()] == [5, 5]
+def test_every_budget_is_a_run_that_ends_there(measured):
+    # A schedule that falls to zero needs the end of its own run; 5 updates after 3 would not do.
+    for budget, end in (("3 updates", "max_updates"), ("5 updates", "max_updates"), ("0.005 minutes", "max_minutes")):
+        for model in ("Transformer", "RNN"):
+            run = measured.folder / "letters" / model / budget
+            training = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["training"]
+            ends = {key for key in ("max_updates", "max_minutes", "max_epochs") if training[key] is not None}
+            assert ends == {end}
+            assert training[end] == float(budget.split()[0])
+
+
+def test_an_unfinished_run_resumes(task, tmp_path):
+    task.updates, folder = 5, tmp_path / "quality"
+    run = load_runs("letters", task, task.budgets[0], folder / "letters")["RNN"]
+    quality.run_in_subprocess(
+        quality._train, run.to_dict() | {"training": run.to_dict()["training"] | {"max_updates": 3}}
+    )
+    updates, _ = measure(task, folder)["budgets"]
+    assert updates["models"]["RNN"]["updates"] == 5
+
+
+def test_the_crossings_are_against_minutes_and_updates(measured):
+    assert [found["cost"] for found in measured.result["crossings"]] == ["minutes", "updates"]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "updates", "budgets"),
+    [
+        (2.0, None, ["2 minutes"]),
+        ([1.0, 0.5], 1000, ["1,000 updates", "0.5 minutes", "1 minute"]),
+        ([2.0, 2.0], [1, 30], ["1 update", "30 updates", "2 minutes"]),
+    ],
+)
+def test_budgets_are_those_of_updates_then_of_minutes(task, minutes, updates, budgets):
+    task.minutes, task.updates = minutes, updates
+    assert [str(budget) for budget in task.budgets] == budgets
 
 
 def test_finished_outcomes_are_not_measured_again(measured):
@@ -99,15 +132,15 @@ def test_finished_outcomes_are_not_measured_again(measured):
 
 
 def test_a_damaged_outcome_is_named(task, tmp_path):
-    path = tmp_path / "quality" / "letters" / "RNN" / "equal updates.json"
+    path = tmp_path / "quality" / "letters" / "RNN" / "3 updates.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"settings": {"upd', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"RNN/equal updates.json is damaged: remove it, and the same command"):
+    with pytest.raises(ValueError, match=r"RNN/3 updates.json is damaged: remove it, and the same command"):
         measure(task, tmp_path / "quality")
 
 
 def test_an_outcome_of_other_settings_is_named(measured):
-    with pytest.raises(ValueError, match="equal updates.json was made with other settings"):
+    with pytest.raises(ValueError, match="3 updates.json was made with other settings"):
         measure(replace(measured.task, test_sentences=5), measured.folder)
 
 
@@ -116,7 +149,7 @@ def test_an_outcome_of_another_model_is_named(measured):
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("hidden_size: 12", "hidden_size: 13"), encoding="utf-8")
     try:
-        with pytest.raises(ValueError, match="RNN/equal updates.json was made with other settings"):
+        with pytest.raises(ValueError, match="RNN/3 updates.json was made with other settings"):
             measure(measured.task, measured.folder)
     finally:
         path.write_text(text, encoding="utf-8")
@@ -131,40 +164,31 @@ def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
         measure(task, tmp_path / "quality")
 
 
-def test_a_run_with_more_updates_than_the_budget_is_refused(task, tmp_path):
-    task.minutes = 1.0
-    runs = load_runs("letters", task, tmp_path / "quality" / "letters")
-    quality.run_in_subprocess(quality._train, runs["Transformer"].to_dict())  # 3 updates
-    task.updates = 2
-    with pytest.raises(ValueError, match="letters/Transformer has 3 updates already, more than 2; remove it"):
-        measure(task, tmp_path / "quality")
-
-
 def test_runs_with_different_data_are_refused(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("data: {max_length: 7}\n")
     with pytest.raises(ValueError, match=r"quality.letters: the runs of Transformer and RNN differ in data.max_length"):
-        load_runs("letters", task, tmp_path)
+        load_runs("letters", task, task.budgets[0], tmp_path)
 
 
 def test_runs_with_different_vocabularies_are_refused(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("tokenizer: {vocab_size: 90}\n")
     with pytest.raises(ValueError, match=r"differ in tokenizer.vocab_size \(37000 and 90\)"):
-        load_runs("letters", task, tmp_path)
+        load_runs("letters", task, task.budgets[0], tmp_path)
 
 
 def test_bleu_needs_a_test_corpus(task, tmp_path):
     task.data = {}
     with pytest.raises(ValueError, match=r"quality.letters.data.test is missing"):
-        load_runs("letters", task, tmp_path)
+        load_runs("letters", task, task.budgets[0], tmp_path)
 
 
 def test_words_have_every_listed_pronunciation_as_reference(task, tiny_run, tmp_path):
     corpus = {"cat": ["K AE T"], "ta": ["T AA", "T AH"]}
     (tiny_run.folder / "test.json").write_text(json.dumps(corpus), encoding="utf-8")
     task.metric = "word error rate"
-    sources, references = load_test_set("words", task, load_runs("words", task, tmp_path)["RNN"])
+    sources, references = load_test_set("words", task, load_runs("words", task, task.budgets[0], tmp_path)["RNN"])
     assert (sources, references) == (["c a t", "t a"], [["K AE T"], ["T AA", "T AH"]])
 
 
@@ -190,7 +214,9 @@ def test_length_buckets_partition_the_sentences_and_keep_equal_lengths_together(
         ({"runs": {"Transformer": "a.yaml"}}, "quality.letters.runs=.* must name at least two"),
         ({"runs": {"GRU": "a.yaml", "LSTM": "b.yaml"}}, "quality.letters.runs must have one named 'Transformer'"),
         ({"updates": 0}, "quality.letters.updates=0 must be at least 1"),
+        ({"updates": [1, 0]}, r"quality.letters.updates=\[1, 0\] must be a list of numbers, each at least 1"),
         ({"minutes": 0.0}, "quality.letters.minutes=0.0 must be greater than 0"),
+        ({"minutes": []}, r"quality.letters.minutes=\[\] must be a list of numbers, each greater than 0"),
     ],
 )
 def test_impossible_tasks_are_refused(tmp_path, changes, message):

@@ -12,7 +12,7 @@ from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.verdicts import verdicts
 
-PARTS = {"speed": 1, "long_range": 2, "quality": 1}  # number of plots
+PARTS = {"speed": 1, "long_range": 2, "quality": 2}  # number of plots
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +105,19 @@ def test_all_rows_of_a_table_have_equal_lengths(whole_report: Path):
 def test_the_speed_table_has_the_median_and_the_extremes(tmp_path: Path):
     results = only("speed")
     results["speed"]["parameters"] = {"Transformer": 1000, "GRU": 1000}
+    case = {"length": 64, "batch_size": 4} | results["speed"]["training"]
     results["speed"]["rows"] = [
-        {"model": model, "length": 64, "batch_size": 4, "tokens_per_second": repeats}
-        for model, repeats in (("Transformer", [1000.0, 4000.0, 2000.0]), ("GRU", [500.0, 500.0, 500.0]))
+        case | {"model": model, "attention": attention, "tokens_per_second": repeats}
+        for model, attention, repeats in (
+            ("Transformer", "sdpa", [1000.0, 4000.0, 2000.0]),
+            ("GRU", None, [500.0, 500.0, 2000.0]),
+        )
     ]
     report = report_of(results, tmp_path)
-    row = cells_of(tables_of(section(report, "Speed of training"))[0][2])
-    assert row[:4] == ["64", "4", "2,000 (1,000 to 4,000)", "500 (500 to 500)"]
+    speeds, ratios, *_ = tables_of(section(report, "Speed of training"))
+    assert cells_of(speeds[2]) == ["64", "4", "2,000 (1,000 to 4,000)", "500 (500 to 2,000)", "sdpa"]
+    assert cells_of(ratios[2]) == ["bfloat16", "2", "4", "64", "2.00 (1.00 to 8.00)"]  # repeat by repeat
+    assert "From the fewest threads" not in report
 
 
 def test_the_speed_section_has_the_papers_table_1(whole_report: Path):

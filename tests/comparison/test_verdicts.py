@@ -17,7 +17,7 @@ def verdict_on(**part: Any) -> Verdict:
 
 
 def speed_findings(rows: list[dict[str, Any]]) -> Sequence[Finding]:
-    return verdict_on(speed={"device": "cpu", "rows": rows}).findings
+    return verdict_on(speed={"device": "cpu", "training": {"threads": 2}, "rows": rows}).findings
 
 
 def long_range_verdict(tasks: list[dict[str, Any]], chance: float = 0.125) -> Verdict:
@@ -31,7 +31,7 @@ def quality_findings(tasks: list[dict[str, Any]]) -> Sequence[Finding]:
 
 def speed_rows(length: int = 64, /, **speeds: list[float]) -> list[dict[str, Any]]:
     return [
-        {"model": model, "length": length, "batch_size": 8, "tokens_per_second": repeats}
+        {"model": model, "length": length, "batch_size": 8, "threads": 2, "tokens_per_second": repeats}
         for model, repeats in speeds.items()
     ]
 
@@ -63,7 +63,7 @@ def quality(
         "metric": "BLEU" if higher_is_better else "word error rate",
         "higher_is_better": higher_is_better,
         "unit": "points" if higher_is_better else "%",
-        "budgets": [{"budget": "equal time", "models": models, "paired": paired}],
+        "budgets": [{"budget": "equal time", "amount": "2 minutes", "models": models, "paired": paired}],
     }
 
 
@@ -108,7 +108,7 @@ def test_speed_with_unequal_numbers_of_repeats_is_refused():
 def test_the_answer_counts_the_outcomes():
     def answer(*transformer: float) -> str:
         rows = [row for n, speed in enumerate(transformer, 1) for row in speed_rows(n, Transformer=[speed], GRU=[10.0])]
-        return verdict_on(speed={"device": "cuda", "rows": rows}).sentences[0]
+        return verdict_on(speed={"device": "cuda", "training": {}, "rows": rows}).sentences[0]
 
     assert answer(20, 30) == "Faster in training: yes on cuda: ahead in 2 of 2 comparisons."
     assert (
@@ -197,7 +197,8 @@ def test_missing_parts_are_not_measured():
 
 
 def test_a_transformer_without_rivals_is_not_compared():
-    assert verdict_on(speed={"device": "cpu", "rows": speed_rows(Transformer=[1.0])}).sentences[0].endswith("measured.")
+    alone = {"device": "cpu", "training": {}, "rows": speed_rows(Transformer=[1.0])}
+    assert verdict_on(speed=alone).sentences[0].endswith("measured.")
     assert long_range_verdict(runs(Transformer=at_8(0.9))).findings == []
 
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tests.comparison.example_results import LENGTHS, MODELS, TRAINED_AT, example_results
 from vanilla_transformer.visualization.comparison import (
+    learning_curve,
     plot_gradients,
+    plot_learning_curves,
     plot_long_range,
     plot_quality_by_length,
     plot_speed,
@@ -32,7 +35,8 @@ def all_figures() -> dict[str, Figure]:
         "speed": plot_speed(RESULTS["speed"], STYLES),
         "gradients": plot_gradients(long_range["gradients"], STYLES),
         "long range": plot_long_range(long_range["tasks"], long_range["chance"], STYLES),
-        "quality": plot_quality_by_length(RESULTS["quality"], "equal time", STYLES),
+        "quality": plot_learning_curves(RESULTS["quality"], STYLES),
+        "quality by length": plot_quality_by_length(RESULTS["quality"], STYLES),
     }
 
 
@@ -47,13 +51,14 @@ def named_colours(figure: Figure) -> dict[str, str]:
 
 
 def line_of(axes: Axes, model: str) -> Any:
-    (line,) = (line for line in axes.lines if line.get_marker() == STYLES[model].marker)
+    (line,) = (line for line in axes.lines if line.get_color() == STYLES[model].colour)
     return line
 
 
 def band_of(axes: Any, model: str) -> tuple[float, float]:
     """The lowest and the highest value of a model's band."""
-    (band,) = (c for c in axes.collections if to_hex(c.get_facecolor()[0]) == STYLES[model].colour)
+    bands = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]
+    (band,) = (band for band in bands if to_hex(band.get_facecolor()[0]) == STYLES[model].colour)
     heights = band.get_paths()[0].vertices[:, 1]
     return heights.min(), heights.max()
 
@@ -99,13 +104,16 @@ def test_all_text_has_the_legible_size():
 
 
 def test_speed_is_the_median_with_a_band_over_all_repeats():
-    (axes,) = plot_speed(RESULTS["speed"], STYLES).axes
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    for model in MODELS:
-        rows = [row["tokens_per_second"] for row in RESULTS["speed"]["rows"] if row["model"] == model]
-        assert list(line_of(axes, model).get_xdata()) == LENGTHS
-        np.testing.assert_allclose(line_of(axes, model).get_ydata(), np.median(rows, axis=1))
-        np.testing.assert_allclose(band_of(axes, model), (np.min(rows), np.max(rows)))
+    rows = [row for row in RESULTS["speed"]["rows"] if (row["precision"], row["threads"]) == ("bfloat16", 2)]
+    whole, alone = plot_speed(RESULTS["speed"], STYLES).axes
+    assert (whole.get_xscale(), whole.get_yscale()) == ("log", "log")
+    for axes, lengths, is_alone in ((whole, LENGTHS, False), (alone, [128, 512], True)):
+        for model in MODELS:
+            shown = [row for row in rows if row["model"] == model and (row["batch_size"] == 1) == is_alone]
+            repeats = [row["tokens_per_second"] for row in shown]
+            assert list(line_of(axes, model).get_xdata()) == lengths
+            np.testing.assert_allclose(line_of(axes, model).get_ydata(), np.median(repeats, axis=1))
+            np.testing.assert_allclose(band_of(axes, model), (np.min(repeats), np.max(repeats)))
 
 
 def test_the_legend_is_ordered_by_the_ends_of_the_lines():
@@ -166,11 +174,39 @@ def test_long_range_is_the_mean_with_a_band_over_all_seeds_in_percent():
     np.testing.assert_allclose(band_of(axes, MODELS[0]), (20, 100))
 
 
+def test_learning_curves_have_every_run_with_its_interval():
+    panels = plot_learning_curves(RESULTS["quality"], STYLES).axes
+    budgets = sorted(RESULTS["quality"][0]["budgets"], key=lambda result: result["models"][MODELS[1]]["updates"])
+    for axes, costs in zip(panels, ([0.5, 1.0, 1.5, 2.0], [120, 270, 450, 570]), strict=False):
+        line = line_of(axes, MODELS[1])
+        models = [result["models"][MODELS[1]] for result in budgets]
+        np.testing.assert_allclose(line.get_xydata(), [[x, m["score"]] for x, m in zip(costs, models, strict=True)])
+        lows, highs = zip(*(model["interval"] for model in models), strict=True)
+        np.testing.assert_allclose(band_of(axes, MODELS[1]), (min(lows), max(highs)))
+
+
+def test_crossings_are_marked_on_the_curve_of_the_transformer():
+    task = RESULTS["quality"][0]
+    axes, _ = plot_learning_curves([task], STYLES).axes
+    rings = [line.get_xydata()[0] for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(rings) == 2
+    for x, y in rings:
+        curve = np.log(line_of(axes, MODELS[0]).get_xdata()), line_of(axes, MODELS[0]).get_ydata()
+        assert y == pytest.approx(np.interp(np.log(x), *curve))
+
+
+def test_a_run_that_ends_by_time_costs_its_budget():
+    facts = {"score": 1.0, "interval": [0.5, 1.5], "updates": 30, "training_seconds": 61.0}
+    budgets = [{"minutes": minutes, "models": {"GRU": facts}} for minutes in (1.0, None)]
+    assert [x for x, *_ in learning_curve({"budgets": budgets}, "GRU", "minutes")] == [1.0, 61 / 60]
+    assert [x for x, *_ in learning_curve({"budgets": budgets}, "GRU", "updates")] == [30, 30]
+
+
 def test_quality_has_a_bar_for_each_model_and_bucket():
-    figure = plot_quality_by_length(RESULTS["quality"], "equal time", STYLES)
+    figure = plot_quality_by_length(RESULTS["quality"], STYLES)
     panels: list[Any] = figure.axes
     for axes, task in zip(panels, RESULTS["quality"], strict=True):
-        by_length = task["budgets"][1]["by_length"]
+        by_length = task["budgets"][-1]["by_length"]
         assert len(axes.patches) == len(MODELS) * len(by_length)
         for model in MODELS:
             bars = [bar for bar in axes.patches if to_hex(bar.get_facecolor()) == STYLES[model].colour]
