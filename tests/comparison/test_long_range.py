@@ -24,6 +24,7 @@ from vanilla_transformer.comparison.long_range import (
     run_job,
     train_on_task,
 )
+from vanilla_transformer.comparison.tasks import TASKS
 
 CPU = torch.device("cpu")
 TINY = {"model_type": "vanilla_transformer", "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
@@ -122,22 +123,24 @@ def test_training_learns_and_stops_when_solved():
     assert result["updates"] < 1000
 
 
-def test_all_models_train_on_the_same_sequences_of_a_seed(monkeypatch: pytest.MonkeyPatch):
+def test_all_models_train_on_the_same_sequences_of_a_seed_at_one_length(monkeypatch: pytest.MonkeyPatch):
     from vanilla_transformer.comparison import long_range
 
     seen = []
-    original = long_range.training_batch
 
-    def training_batch(*arguments):
-        seen.append(original(*arguments)[0].tolist())
-        return original(*arguments)
+    def copy(batch: int, length: int, generator: torch.Generator):
+        ids, labels = TASKS["copy"](batch, length, generator)
+        seen.append(ids.tolist())
+        return ids, labels
 
-    monkeypatch.setattr(long_range, "training_batch", training_batch)
+    monkeypatch.setattr(long_range, "TASKS", TASKS | {"copy": copy})
     config = settings(models={"Transformer": model_with(), "wider": model_with(d_model=32)}, seeds=[1])
     for job in list_jobs(config, CPU):
         train_on_task(job)
-    assert len(seen) == 4
-    assert seen[:2] == seen[2:]
+    trained = [batch for batch in seen if len(batch) == COUNTS["batch_size"]]  # the others measure gradients
+    assert len(trained) == 4
+    assert trained[:2] == trained[2:]
+    assert {len(sequence) for batch in trained for sequence in batch} == {2}
 
 
 def test_finished_jobs_are_merged_and_not_run_again(tmp_path: Path):

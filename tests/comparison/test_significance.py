@@ -50,3 +50,13 @@ def test_the_confidence_interval_of_a_proportion():
     low, high = found["scores"]["Transformer"]["interval"]
     proportion = wrong.mean()
     assert (high - low) / 2 == pytest.approx(196 * np.sqrt(proportion * (1 - proportion) / 2000), rel=0.15)
+
+
+def test_the_standard_error_of_a_difference_is_that_of_paired_words():
+    wrong = np.random.default_rng(1).random((2, 2000)) < [[0.3], [0.4]]
+    wrong[:, :1000] = wrong[0, :1000]  # the models agree on half of the words
+    outputs = {name: ["B" if is_wrong else "A" for is_wrong in row] for name, row in zip("TR", wrong, strict=True)}
+    (pair,) = score_systems("word error rate", outputs, [["A"]] * 2000, "T")["paired"]
+    changes = wrong[1].astype(float) - wrong[0]
+    assert pair["difference"] == pytest.approx(100 * changes.mean())
+    assert pair["standard_error"] == pytest.approx(100 * changes.std() / np.sqrt(2000), rel=0.1)

@@ -16,7 +16,6 @@ from vanilla_transformer.comparison.tasks import (
     copy,
     parity,
     recall,
-    training_batch,
 )
 
 
@@ -76,19 +75,19 @@ def test_a_seed_determines_the_batch(task: str):
     assert first[0].tolist() != other[0].tolist()
 
 
-def test_training_draws_every_length_up_to_the_longest():
-    generator = seeded()
-    lengths = {training_batch("copy", 1, 4, generator)[0].shape[1] for _ in range(100)}
-    assert lengths == {1, 2, 3, 4}
-
-
 @pytest.mark.parametrize("task", ["copy", "parity"])
 def test_copy_and_parity_are_as_long_as_the_distance(task: str):
-    assert batch_at_distance(task, 2, 9, 4, seeded())[0].shape == (2, 9)
+    assert batch_at_distance(task, 2, 9, seeded())[0].shape == (2, 9)
 
 
-@pytest.mark.parametrize(("distance", "pairs"), [(2, 4), (9, 9)])
-def test_recall_has_more_pairs_than_in_training_only_for_longer_distances(distance: int, pairs: int):
-    input_ids, _ = batch_at_distance("recall", 20, distance, 4, seeded())
-    assert input_ids.shape == (20, pairs + 1)
+@pytest.mark.parametrize("distance", [1, 9])
+def test_recall_has_as_many_pairs_as_the_distance_and_queries_the_first(distance: int):
+    input_ids, _ = batch_at_distance("recall", 20, distance, seeded())
+    assert input_ids.shape == (20, distance + 1)
     assert all(distances_of_the_query(sequence) == [distance] for sequence in input_ids.tolist())
+
+
+def test_parity_is_tested_on_as_many_even_as_odd_sequences():
+    input_ids, labels = batch_at_distance("parity", 50, 7, seeded())
+    assert labels.tolist() == [[FIRST_SYMBOL + row.count(FIRST_SYMBOL + 1) % 2] for row in input_ids.tolist()]
+    assert labels.flatten().tolist().count(FIRST_SYMBOL) == 25

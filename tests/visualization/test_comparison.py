@@ -2,7 +2,7 @@
 """The plots show what was measured, and a model looks the same in all of them."""
 
 import copy
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tests.comparison.example_results import LENGTHS, MODELS, TRAINED_AT, example_results
+from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
+from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.visualization.comparison import (
     learning_curve,
     plot_gradients,
@@ -23,7 +25,15 @@ from vanilla_transformer.visualization.comparison import (
     plot_speed,
     relative_norms,
 )
-from vanilla_transformer.visualization.style import FONT_SIZE, series_styles
+from vanilla_transformer.visualization.style import (
+    CELLS,
+    FONT_SIZE,
+    MODEL_PLACES,
+    SeriesStyle,
+    model_kind,
+    model_styles,
+    series_styles,
+)
 
 RESULTS = example_results()
 STYLES = series_styles(MODELS)
@@ -75,16 +85,48 @@ def test_a_model_has_the_same_colour_in_all_figures():
         assert {model: shown[model] for model in MODELS} == {m: STYLES[m].colour for m in MODELS}, name
 
 
-def test_twenty_models_have_distinct_styles_and_more_are_refused():
-    names = [f"model {number}" for number in range(20)]
-    styles = [(style.colour, style.marker, style.dash) for style in series_styles(names).values()]
-    assert len(set(styles)) == 20
-    with pytest.raises(ValueError, match="21 models"):
-        series_styles([*names, "one more"])
+def styles_of(*names: str) -> dict[str, SeriesStyle]:
+    return model_styles({name: name for name in names})
+
+
+def test_a_kind_of_model_has_the_same_style_among_any_others():
+    kinds = ["Transformer", *CELLS.values(), *(f"{cell} + attention" for cell in CELLS.values())]
+    looks = {kind: (style.colour, style.marker) for kind, style in styles_of(*kinds).items()}
+    assert len(set(looks.values())) == len(kinds)
+    for others in (["mine"], kinds[::-1], ["Transformer", "Bahdanau 2015"]):
+        for kind in kinds:
+            style = styles_of(*others, kind)[kind]
+            assert (style.colour, style.marker) == looks[kind]
+
+
+def test_models_of_one_kind_are_told_apart():
+    styles = model_styles({"first": "GRU", "second": "GRU", "Transformer": "Transformer"})
+    assert styles["first"].colour == styles_of("GRU")["GRU"].colour
+    assert len({(style.colour, style.marker, style.dash) for style in styles.values()}) == 3
+
+
+@pytest.mark.parametrize("first", ["model 0", "GRU + multiplicative attention", "LSTM"])
+def test_twenty_models_have_distinct_styles_and_more_are_refused(first: str):
+    names = [first, *(f"model {number}" for number in range(1, 20))]
+    for all_styles in (series_styles(names), styles_of(*names)):
+        assert len({(style.colour, style.marker, style.dash) for style in all_styles.values()}) == 20
+    for make in (series_styles, lambda names: styles_of(*names)):
+        with pytest.raises(ValueError, match="21 models"):
+            make([*names, "one more"])
+
+
+def test_the_kind_of_a_model_has_a_style():
+    configs = [VanillaTransformerConfig()]
+    for cell, attention in product(CELLS, ("none", "additive", "multiplicative")):
+        configs.append(RNNSeq2SeqConfig(cell=cell, attention=attention, input_feeding="none"))
+    kinds = {model_kind(config) for config in configs}
+    assert kinds <= set(MODEL_PLACES)
+    assert len(kinds) == 1 + 2 * len(CELLS)
 
 
 def test_colours_stay_distinct_under_deuteranopia():
-    colours = [style.colour for style in series_styles(MODELS).values()]
+    kinds = ["Transformer", *CELLS.values(), *(f"{cell} + attention" for cell in CELLS.values())]
+    colours = [style.colour for style in styles_of(*kinds).values()]
     for first, second in combinations(colours, 2):
         distance = np.linalg.norm(simulate_deuteranopia(first) - simulate_deuteranopia(second))
         assert distance > 0.1, (first, second)  # of sqrt(3) between black and white

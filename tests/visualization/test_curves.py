@@ -6,6 +6,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from vanilla_transformer.visualization.curves import PANELS, plot_curves, read_history
+from vanilla_transformer.visualization.style import model_styles
 
 
 def write_run(folder: Path, *parts: dict[int, float]) -> Path:
@@ -37,7 +38,7 @@ def test_a_folder_without_a_run_or_a_history_is_refused(tmp_path):
 def test_every_panel_has_every_run_and_the_learning_rate_its_formula():
     tags = [tag for tags in PANELS.values() for tag in tags]
     histories = {name: {tag: ([1, 2], [first, 1.0]) for tag in tags} for name, first in (("one", 2.0), ("two", 3.0))}
-    figure = plot_curves(histories, {"one": ([1, 2, 3], [0.1, 0.2, 0.3])})
+    figure = plot_curves(histories, {"one": ([1, 2, 3], [0.1, 0.2, 0.3])}, {"one": "Transformer", "two": "GRU"})
     panels: dict[str, Any] = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
     assert list(panels) == list(PANELS)
     for title, axes in panels.items():
@@ -45,3 +46,11 @@ def test_every_panel_has_every_run_and_the_learning_rate_its_formula():
         assert firsts == sorted([2.0, 3.0] * len(PANELS[title]))
     [formula] = [line for line in panels["learning rate"].lines if line.get_linestyle() == "--"]
     assert list(formula.get_ydata()) == [0.1, 0.2, 0.3]
+
+
+def test_the_kind_of_model_decides_the_colour_of_a_run():
+    kinds = {"one": "GRU", "two": "Transformer"}
+    figure = plot_curves({name: {"train/loss": ([1, 2], [2.0, 1.0])} for name in kinds}, {}, kinds)
+    styles = model_styles({kind: kind for kind in kinds.values()})
+    drawn = [line.get_color() for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert drawn == [styles[kind].colour for kind in kinds.values()]

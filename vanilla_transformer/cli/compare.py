@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{(time.perf_counter() - start) / 60:5.1f} min  {part} {done}/{total}: {what}", file=sys.stderr)
 
     results = compare(config, show)
-    for verdict in verdicts(results).values():
+    for verdict in (verdict for judged in verdicts(results).values() for verdict in judged):
         print(*verdict.sentences)
     print(f"report: {Path(config.output_dir) / 'report.md'}")
     return 0

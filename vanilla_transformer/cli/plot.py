@@ -170,7 +170,18 @@ def _plot_curves(arguments: argparse.Namespace) -> None:
     runs = dict(zip(folders if len(set(folders)) == len(folders) else arguments.runs, arguments.runs, strict=True))
     histories = {name: read_history(run) for name, run in runs.items()}
     formulas = {name: formula for name, run in runs.items() if (formula := _formula(run, histories[name]))}
-    _save(plot_curves(histories, formulas), arguments.output)
+    kinds = {name: _kind(run) or name for name, run in runs.items()}
+    _save(plot_curves(histories, formulas, kinds), arguments.output)
+
+
+def _kind(run: str) -> str | None:
+    """The kind of the run's model; `None` for a fine-tuning."""
+    from vanilla_transformer.training.configuration import model_config_of
+    from vanilla_transformer.training.yaml_sections import read_yaml
+    from vanilla_transformer.visualization.style import model_kind
+
+    section = read_yaml(Path(run) / "config.yaml").get("model")
+    return model_kind(model_config_of(section)) if isinstance(section, dict) else None
 
 
 def _formula(run: str, history: Mapping[str, Any]) -> tuple[list[int], list[float]] | None:

@@ -20,17 +20,17 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from vanilla_transformer.comparison.fairness import check_models, check_parameters, count_parameters
 from vanilla_transformer.comparison.result_file import read_result, write_result
-from vanilla_transformer.comparison.tasks import CHANCE, TASKS, VOCAB_SIZE, batch_at_distance, training_batch
+from vanilla_transformer.comparison.tasks import CHANCE, TASKS, VOCAB_SIZE, batch_at_distance
 from vanilla_transformer.training.bounds import at_least, positive
 from vanilla_transformer.training.configuration import model_config_of
 
 BETAS, EPS = (0.9, 0.98), 1e-9  # section 5.3 of the paper
 MAX_GRAD_NORM = 1.0  # without it, recurrent networks diverge at the rates that they learn fastest at
 EVALUATIONS_TO_BE_SOLVED = 3  # without an error, in a row
+EVALUATION_SEQUENCES = 256
 GRADIENT_TASK = "copy"  # its jobs measure gradients as well
 GRADIENT_SEQUENCES = 256
-# All models and seeds are evaluated on the same sequences, whose seeds are not those of training. Short sequences
-# occur in training too: there are few of them.
+# All models and seeds are tested on the same sequences, whose seeds are not those of training.
 TEST_SEED, EVALUATION_SEED, GRADIENT_SEED = 2**40, 2**41, 2**42
 
 
@@ -46,9 +46,9 @@ class LongRangeModel:
 @strict
 @dataclass(kw_only=True)
 class LongRangeTask:
-    """One task in the section `long_range.tasks`: trained on lengths of 1 to `trained_at`, tested at distances.
+    """One task in the section `long_range.tasks`: trained at one length, tested at shorter and longer ones.
 
-    Training ends before `updates` if the task is solved.
+    A length is a number of symbols, pairs or bits. Training ends before `updates` if the task is solved.
     """
 
     trained_at: int = at_least(1)
@@ -68,7 +68,7 @@ class LongRangeConfig:
         batch_size: sequences in an update.
         warmup_updates: over which the learning rate rises; see `train_on_task`.
         check_every: updates between two evaluations at `trained_at`, which decide whether the task is solved.
-        test_sequences: random sequences in each test and evaluation.
+        test_sequences: random sequences in each test.
         gradient_length: symbols of the sequences through which gradients are propagated.
 
     Raises:
@@ -154,9 +154,8 @@ def train_on_task(job: Job) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(job.seed)
     evaluation_generator = torch.Generator().manual_seed(EVALUATION_SEED)
 
-    def accuracy_at(distance: int, generator: torch.Generator) -> float:
-        batch = batch_at_distance(job.task, config.test_sequences, distance, task.trained_at, generator)
-        return accuracy(model, *batch)
+    def accuracy_at(distance: int, sequences: int, generator: torch.Generator) -> float:
+        return accuracy(model, *batch_at_distance(job.task, sequences, distance, generator))
 
     def measure_gradients(when: str) -> None:
         if job.task == GRADIENT_TASK:
@@ -168,7 +167,7 @@ def train_on_task(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     while done < task.updates and solved < EVALUATIONS_TO_BE_SOLVED:
         model.train()
-        input_ids, labels = training_batch(job.task, config.batch_size, task.trained_at, generator)
+        input_ids, labels = TASKS[job.task](config.batch_size, task.trained_at, generator)
         model(input_ids=input_ids.to(job.device), labels=labels.to(job.device), skip_logits=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
@@ -176,9 +175,13 @@ def train_on_task(job: Job) -> dict[str, Any]:
         schedule.step()
         done += 1
         if done % config.check_every == 0:
-            solved = solved + 1 if accuracy_at(task.trained_at, evaluation_generator) == 1 else 0
+            is_right = accuracy_at(task.trained_at, EVALUATION_SEQUENCES, evaluation_generator) == 1
+            solved = solved + 1 if is_right else 0
     seconds = time.perf_counter() - start
-    tested = {str(d): accuracy_at(d, torch.Generator().manual_seed(TEST_SEED + d)) for d in task.tested_at}
+    tested = {}
+    for distance in task.tested_at:
+        test_generator = torch.Generator().manual_seed(TEST_SEED + distance)
+        tested[str(distance)] = accuracy_at(distance, config.test_sequences, test_generator)
     measure_gradients("after training")
     run = {
         "task": job.task,

@@ -21,7 +21,6 @@ torch, transformers, date), and three parts, each `None` if it was left out:
 """
 
 from collections.abc import Mapping
-from math import comb
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -30,6 +29,7 @@ from jinja2 import Environment, StrictUndefined
 
 from vanilla_transformer.comparison.crossing import crossing_table
 from vanilla_transformer.comparison.fairness import TRANSFORMER
+from vanilla_transformer.comparison.intervals import CONFIDENCE_LEVEL
 from vanilla_transformer.comparison.markdown import (
     MISSING,
     escape,
@@ -42,20 +42,24 @@ from vanilla_transformer.comparison.markdown import (
 from vanilla_transformer.comparison.speed_tables import (
     describe_setting,
     kernel_table,
-    ratio_table,
     scaling_table,
     speed_table,
 )
 from vanilla_transformer.comparison.verdicts import (
-    SIGNIFICANCE_LEVEL,
+    AHEAD,
+    BEHIND,
+    UNCLEAR,
+    Finding,
+    Verdict,
     accuracies_by_model,
+    count_outcomes,
     p_text,
     verdicts,
 )
 from vanilla_transformer.training.reporting import truncate
 from vanilla_transformer.visualization import comparison as plots
 from vanilla_transformer.visualization.comparison import DISTANCE_UNITS, STAGES, TASK_TITLES, Rows, Styles
-from vanilla_transformer.visualization.style import series_styles
+from vanilla_transformer.visualization.style import model_styles
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 
@@ -64,18 +68,18 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
     """Write `folder/report.md`, which is `report_template.md` filled in, and its plots, over existing ones."""
     speed, long_range, quality = results["speed"], results["long_range"], results["quality"]
     parameters = _parameters_by_part(results)
-    models = dict.fromkeys(model for part in parameters.values() for model in part)  # the order decides the colours
-    styles = series_styles(sorted(models, key=lambda model: model != TRANSFORMER))
-    judged = verdicts(results)
+    models = dict.fromkeys(model for part in parameters.values() for model in part)
+    styles = model_styles({model: model for model in sorted(models, key=lambda model: model != TRANSFORMER)})
     facts = {
         **results,
         "machines": _machines(results["machines"]),
-        "verdicts": [verdict.sentences for verdict in judged.values()],
+        "verdicts": [verdict for judged in verdicts(results).values() for verdict in judged],
         "parameter_table": _parameter_table(parameters, styles),
         "styles": styles,
         "titles": TASK_TITLES,
         "units": DISTANCE_UNITS,
-        "significance_level": SIGNIFICANCE_LEVEL,
+        "confidence": f"{CONFIDENCE_LEVEL:.0%}",
+        "error": f"{1 - CONFIDENCE_LEVEL:.2g}",
         "config": folder / "config.yaml",
     }
     if speed:
@@ -83,16 +87,13 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
         facts["training_setting"] = describe_setting(speed["training"])
         facts["tables"] = {
             "speed": speed_table(speed, styles),
-            "ratios": ratio_table(speed, styles),
             "scaling": scaling_table(speed, styles),
             "kernels": kernel_table(speed, styles),
         }
-        facts["repeats"] = len(speed["rows"][0]["tokens_per_second"])
     if long_range:
         runs, gradients = long_range["tasks"], long_range["gradients"]
         plots.plot_long_range(runs, long_range["chance"], styles).savefig(folder / "long_range.png")
         facts["task_table"] = lambda task: _task_table([run for run in runs if run["task"] == task], styles)
-        facts["seeds"] = len({run["seed"] for run in runs})
         if gradients:
             plots.plot_gradients(gradients, styles).savefig(folder / "gradients.png")
             facts["farthest"] = len(gradients[0]["norms"]) - 1
@@ -100,12 +101,11 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
     if quality:
         plots.plot_learning_curves(quality, styles).savefig(folder / "quality.png")
         plots.plot_quality_by_length(quality, styles).savefig(folder / "quality_by_length.png")
-        facts["comparisons"] = sum(len(result["paired"]) for task in quality for result in task["budgets"])
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(undefined=StrictUndefined, **options)
     environment.filters["escape"] = escape  # for Markdown
-    environment.globals |= {"budget_table": _budget_table, "length_table": _length_table, "comb": comb}
-    environment.globals |= {"example_table": _example_table, "scale": _scale, "share": _share}
+    environment.globals |= {"budget_table": _budget_table, "length_table": _length_table}
+    environment.globals |= {"example_table": _example_table, "scale": _scale, "verdict_table": _verdict_table}
     environment.globals |= {"crossing_table": crossing_table}
     text = environment.from_string(TEMPLATE.read_text("utf-8")).render(facts)
     (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
@@ -138,6 +138,21 @@ def _parameter_table(parameters: Mapping[str, Mapping[str, int]], styles: Styles
     return table(["model", *map(escape, parameters)], rows)
 
 
+def _verdict_table(verdict: Verdict) -> str:
+    """A row for each rival in each group: the outcome and the difference in every setting, and their counts."""
+    settings = list(dict.fromkeys(finding.pair.setting for finding in verdict.findings))
+    found: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in verdict.findings:
+        found.setdefault((finding.pair.group, finding.pair.rival), {})[finding.pair.setting] = finding
+    rows = []
+    for (group, rival), findings in found.items():
+        cells = [f"{findings[s].outcome}: {findings[s].difference}" if s in findings else MISSING for s in settings]
+        counts = " / ".join(map(str, count_outcomes(findings.values()).values()))
+        rows.append([*([escape(group)] if group else []), escape(rival), counts, *cells])
+    groups = ["task"] if verdict.findings[0].pair.group else []
+    return table([*groups, "rival", f"{AHEAD} / {BEHIND} / {UNCLEAR}", *map(escape, settings)], rows)
+
+
 def _gradient_table(gradients: Rows, styles: Styles) -> str:
     rows = []
     for model in plots.models_in_order(styles, gradients):
@@ -157,7 +172,7 @@ def _task_table(runs: Rows, styles: Styles) -> str:
         updates = median(run["updates"] for run in model_runs)
         cells = [with_extremes(accuracies[distance][model], mean) for distance in distances]
         rows.append([escape(model), *cells, str(len(model_runs)), f"{updates:,.0f}", f"{minutes:.1f}"])
-    columns = [f"{d:,} (longest in training)" if d == runs[0]["trained_at"] else f"{d:,}" for d in distances]
+    columns = [f"{d:,} (as trained)" if d == runs[0]["trained_at"] else f"{d:,}" for d in distances]
     return table(["model", *columns, "seeds", "updates (median)", "minutes (median)"], rows)
 
 
@@ -193,7 +208,3 @@ def _example_table(example: Mapping[str, Any], styles: Styles) -> str:
 def _scale(task: Mapping[str, Any]) -> str:
     better = "higher" if task["higher_is_better"] else "lower"
     return f"{escape(task['metric'])} in {escape(task['unit'])}, {better} is better"
-
-
-def _share(cases: int, of: int) -> str:
-    return "every case" if cases >= of else f"one case in {of // cases:,}"

@@ -2,11 +2,12 @@
 """Scores of several systems, and paired bootstrap resampling (Koehn, 2004) with sacreBLEU."""
 
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 from typing import Any
 
 from sacrebleu.metrics.base import Metric, Score
 from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, _bootstrap_resample
 
 from vanilla_transformer.evaluation.translation_quality import reference_streams
 
@@ -55,7 +56,7 @@ def score_systems(
 
     Returns:
         `scores` by system (`score`, and `interval`, the 95% confidence interval), `paired` (`model`, `baseline`,
-        `difference`, `p_value`), and `signature`, sacreBLEU's; `None` for the word error rate.
+        `difference`, its `standard_error` and `p_value`), and `signature`, sacreBLEU's; `None` for the word error rate.
     """
     metric = METRICS[metric_name][0]()
     names = sorted(outputs, key=lambda name: name != baseline)  # sacreBLEU compares with the first
@@ -63,6 +64,7 @@ def score_systems(
     signatures, columns = PairedTest(systems, {metric_name: metric}, reference_streams(references), test_type="bs")()  # pyright: ignore[reportArgumentType] -- Sequence there, list here
     results: Any = columns[metric_name]  # sacreBLEU types them like the column of names beside them
     found = dict(zip(names, results, strict=True))
+    resamples = {name: _resampled_scores(metric, texts, references) for name, texts in outputs.items()}
     scores, paired = {}, []
     for name in outputs:
         result = found[name]
@@ -71,9 +73,18 @@ def score_systems(
             difference = result.score - found[baseline].score
             # sacreBLEU counts resamples that differ more than the systems do; for equal scores it would return 0.001.
             p_value = result.p_value if difference else 1.0
-            paired.append({"model": name, "baseline": baseline, "difference": difference, "p_value": p_value})
+            # sacreBLEU tests the difference's size and has no interval of it.
+            changes = [own - other for own, other in zip(resamples[name], resamples[baseline], strict=True)]
+            facts = {"difference": difference, "standard_error": stdev(changes), "p_value": p_value}
+            paired.append({"model": name, "baseline": baseline} | facts)
     signature = str(signatures[metric_name]) if metric_name == "BLEU" else None
     return {"scores": scores, "paired": paired, "signature": signature}
+
+
+def _resampled_scores(metric: Metric, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """The scores of 1,000 resamples, which are the same for all systems: sacreBLEU seeds them alike."""
+    statistics = metric._extract_corpus_statistics(outputs, reference_streams(references))
+    return [resample.score for resample in _bootstrap_resample(statistics, metric)[1]]
 
 
 def corpus_score(metric_name: str, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the report's section on speed. `vanilla_transformer.comparison.report` documents the results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 from vanilla_transformer.comparison.fairness import TRANSFORMER
-from vanilla_transformer.comparison.markdown import MISSING, escape, plural, table, with_extremes
+from vanilla_transformer.comparison.markdown import escape, plural, table, with_extremes
 from vanilla_transformer.visualization.comparison import Rows, Styles, models_in_order, training_rows
 
-CASE = ("precision", "threads", "batch_size", "length")  # what rows are compared within
 
-
-def by_case(rows: Rows, keys: Sequence[str] = CASE) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The values of `keys` → model → its row."""
+def by_case(rows: Rows) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """(precision, threads, batch size, length) → model → its row."""
     cases: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        cases.setdefault(tuple(row[key] for key in keys), {})[row["model"]] = row
+        case = row["precision"], row["threads"], row["batch_size"], row["length"]
+        cases.setdefault(case, {})[row["model"]] = row
     return cases
 
 
@@ -32,23 +31,11 @@ def speed_table(speed: Mapping[str, Any], styles: Styles) -> str:
     shown = [*whole, *(row for row in alone if row not in whole)]
     models = models_in_order(styles, shown)
     rows = []
-    for (batch_size, length), case in by_case(shown, ("batch_size", "length")).items():
+    for (_, _, batch_size, length), case in by_case(shown).items():
         speeds = [with_extremes(case[model]["tokens_per_second"], median, ",.0f") for model in models]
         rows.append([f"{length:,}", str(batch_size), *speeds, case[TRANSFORMER]["attention"]])
     header = ["length (tokens)", "sequences in a batch", *map(escape, models)]
     return table([*header, f"attention of the {TRANSFORMER}"], rows)
-
-
-def ratio_table(speed: Mapping[str, Any], styles: Styles) -> str:
-    """The Transformer's speed over each rival's in every setting, length and size of the batch."""
-    rivals = [model for model in models_in_order(styles, speed["rows"]) if model != TRANSFORMER]
-    rows = []
-    cases = by_case(speed["rows"])
-    for precision, threads, batch_size, length in sorted(cases, key=_by_setting):
-        case = cases[precision, threads, batch_size, length]
-        ratios = [_ratio(case[TRANSFORMER], case[rival]) for rival in rivals]
-        rows.append([precision, _threads(threads), str(batch_size), f"{length:,}", *ratios])
-    return table(["precision", "threads", "sequences in a batch", "length", *map(escape, rivals)], rows)
 
 
 def scaling_table(speed: Mapping[str, Any], styles: Styles) -> str | None:
@@ -58,25 +45,19 @@ def scaling_table(speed: Mapping[str, Any], styles: Styles) -> str | None:
         return None
     models = models_in_order(styles, speed["rows"])
     cases, rows = by_case(speed["rows"]), []
-    for precision, threads, batch_size, length in sorted(cases, key=_by_setting):
+    for (precision, threads, batch_size, length), most in cases.items():
         fewest = cases.get((precision, counts[0], batch_size, length))
         if threads == counts[-1] and fewest is not None:
-            most = cases[precision, threads, batch_size, length]
-            gains = [_ratio(most[model], fewest[model]) for model in models]
-            rows.append([precision, str(batch_size), f"{length:,}", *gains])
-    return table(["precision", "sequences in a batch", "length", *map(escape, models)], rows)
+            gains = [_ratios(most[model], fewest[model]) for model in models]
+            cells = [with_extremes(ratios, median, ".2f") for ratios in gains]
+            rows.append([f"{length:,}", str(batch_size), precision, *cells])
+    return table(["length (tokens)", "sequences in a batch", "precision", *map(escape, models)], rows)
 
 
-def _by_setting(case: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Setting by setting: whole batches from the shortest length to the longest, then one sequence at a time."""
-    precision, threads, batch_size, length = case
-    return precision, threads, batch_size == 1, length
-
-
-def _ratio(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Of repeats, which are paired: they were measured one after the other."""
+def _ratios(row: Mapping[str, Any], other: Mapping[str, Any]) -> list[float]:
+    """Of the repeats, which are paired by their place: they were measured in turns."""
     pairs = zip(row["tokens_per_second"], other["tokens_per_second"], strict=True)
-    return with_extremes([speed / others for speed, others in pairs], median, ".2f")
+    return [speed / of_other for speed, of_other in pairs]
 
 
 def kernel_table(speed: Mapping[str, Any], styles: Styles) -> str:
@@ -97,7 +78,3 @@ def _calls(layer: str, per_token: float) -> str:
     if per_token < 1:
         return "all tokens at once" if layer == "self-attention" else "fused: one call reads all tokens"
     return f"not fused: {plural(round(per_token), 'call')} for each token"
-
-
-def _threads(threads: int | None) -> str:
-    return MISSING if threads is None else str(threads)

@@ -74,20 +74,15 @@ TASKS: dict[str, Callable[[int, int, torch.Generator], Batch]] = {"copy": copy, 
 CHANCE = {"copy": 1 / ALPHABET, "recall": 1 / ALPHABET, "parity": 1 / 2}  # chance accuracy
 
 
-def training_batch(task: str, batch: int, trained_at: int, generator: torch.Generator) -> Batch:
-    """A batch with a length drawn from 1 to `trained_at`: models learn the short sequences first."""
-    length = int(torch.randint(1, trained_at + 1, (), generator=generator))
-    return TASKS[task](batch, length, generator)
+def batch_at_distance(task: str, batch: int, distance: int, generator: torch.Generator) -> Batch:
+    """A batch whose targets depend on a symbol `distance` steps before them: as many symbols, pairs or bits.
 
-
-def batch_at_distance(task: str, batch: int, distance: int, trained_at: int, generator: torch.Generator) -> Batch:
-    """A batch whose targets depend on a symbol `distance` steps before them.
-
-    The copy task and parity have `distance` symbols; recall has the larger of `trained_at` and `distance` pairs.
+    In recall the query is for the first pair. In parity as many targets are even as odd: a constant answer has chance
+    accuracy.
     """
     if task == "recall":
-        return recall(batch, max(distance, trained_at), generator, distance)
-    if task == "parity":  # as many even as odd targets: a constant answer has chance accuracy
+        return recall(batch, distance, generator, distance)
+    if task == "parity":
         bits, labels = parity(batch, distance, generator)
         balanced = FIRST_SYMBOL + torch.arange(batch)[:, None] % 2  # (batch, 1)
         bits[:, -1:] = torch.where(labels == balanced, bits[:, -1:], 2 * FIRST_SYMBOL + 1 - bits[:, -1:])

@@ -128,7 +128,7 @@ def plot_long_range(runs: Rows, chance: Mapping[str, float], styles: Styles) -> 
         label_axes(axes, TASK_TITLES[task], f"distance ({DISTANCE_UNITS[task]})")
     label_axes(panels[0], y="accuracy (%)")
     references = {
-        "longest in training": Line2D([], [], linestyle="--", **REFERENCE_LINE),
+        "length in training": Line2D([], [], linestyle="--", **REFERENCE_LINE),
         "guessing": Line2D([], [], linestyle=":", **REFERENCE_LINE),
     }
     _add_legend(figure, styles, runs, {}, references)  # in the order of the models: no order fits all panels

@@ -18,7 +18,7 @@ from vanilla_transformer.visualization.style import (
     SeriesStyle,
     empty_figure,
     label_axes,
-    series_styles,
+    model_styles,
     set_log_yscale,
 )
 
@@ -72,17 +72,18 @@ def read_history(run: str | Path) -> History:
     return history
 
 
-def plot_curves(histories: Mapping[str, History], formulas: Mapping[str, Curve]) -> Figure:
+def plot_curves(histories: Mapping[str, History], formulas: Mapping[str, Curve], kinds: Mapping[str, str]) -> Figure:
     """A panel for each scalar that any of the runs logged; a run has one colour and one marker in all of them.
 
     Args:
         histories: name of a run → what it logged.
         formulas: name of a run → equation 3 of the paper, drawn dashed on top of the learning rate.
+        kinds: name of a run → the kind of its model, which decides the colour; see `model_styles`.
 
     Raises:
         ValueError: more than twenty runs.
     """
-    styles = series_styles(list(histories), "runs")
+    styles = model_styles({name: kinds[name] for name in histories}, "runs")
     logged = {tag for history in histories.values() for tag in history}
     panels = {title: tags for title, tags in PANELS.items() if logged & set(tags)}
     columns = min(2, len(panels))

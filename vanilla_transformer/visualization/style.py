@@ -5,7 +5,7 @@ Text stays legible at half the pixels, about the width of a page on GitHub.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +24,13 @@ REFERENCE_LINE: dict[str, Any] = {"color": "0.35", "linewidth": 2.5, "zorder": 1
 # Petroff (2021), "Accessible Color Sequences for Data Visualization": told apart with the common colour blindnesses.
 COLOURS = [to_hex(colour) for colour in matplotlib.color_sequences["petroff10"]]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
+
+CELLS = {"tanh": "tanh RNN", "gru": "GRU", "lstm": "LSTM"}
+# Every kind of model has the same place among the styles in all plots. The second ten places are dashed.
+MODEL_PLACES = {"Transformer": 0}
+for _place, _cell in enumerate(CELLS.values(), start=1):
+    MODEL_PLACES |= {_cell: _place, f"{_cell} + attention": 7 - _place}
+    MODEL_PLACES |= {f"{_cell} + additive attention": 7 - _place, f"{_cell} + multiplicative attention": 17 - _place}
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,48 @@ def series_styles(names: Sequence[str], noun: str = "models", remedy: str = "dra
     Raises:
         ValueError: more than twenty of this `noun`, with the `remedy`.
     """
-    if len(names) > 2 * len(COLOURS):
-        raise ValueError(
-            f"{len(names)} {noun} cannot be told apart in a plot, {2 * len(COLOURS)} at most can: {remedy}"
-        )
-    styles = {}
-    for place, name in enumerate(names):
-        is_dashed, colour = divmod(place, len(COLOURS))
-        dash, hatch = ("--", "//") if is_dashed else ("-", "")
-        styles[name] = SeriesStyle(COLOURS[colour], MARKERS[colour], dash, hatch, zorder=3 - place / 100)
-    return styles
+    _check_count(len(names), noun, remedy)
+    return {name: _style(place, rank=place) for place, name in enumerate(names)}
+
+
+def model_styles(kinds: Mapping[str, str], noun: str = "models") -> dict[str, SeriesStyle]:
+    """A style for each name, by its kind of model; the first is drawn on top.
+
+    Names of a kind that has no place, or of the kind of an earlier name, take the places that are left.
+
+    Args:
+        kinds: name → a key of `MODEL_PLACES`, or any other text.
+
+    Raises:
+        ValueError: more than twenty of this `noun`.
+    """
+    _check_count(len(kinds), noun, "draw fewer")
+    places: dict[str, int] = {}
+    for name, kind in kinds.items():
+        if kind in MODEL_PLACES and MODEL_PLACES[kind] not in places.values():
+            places[name] = MODEL_PLACES[kind]
+    # Places that no kind has come first.
+    left = sorted(set(range(2 * len(COLOURS))) - set(places.values()), key=lambda at: (at in MODEL_PLACES.values(), at))
+    places |= dict(zip((name for name in kinds if name not in places), left, strict=False))
+    return {name: _style(places[name], rank) for rank, name in enumerate(kinds)}
+
+
+def model_kind(config: Any) -> str:
+    """The kind of a model with this configuration: a key of `MODEL_PLACES`."""
+    if config.model_type == "vanilla_transformer":
+        return "Transformer"
+    return CELLS[config.cell] + " + attention" * (config.attention != "none")
+
+
+def _check_count(count: int, noun: str, remedy: str) -> None:
+    if count > 2 * len(COLOURS):
+        raise ValueError(f"{count} {noun} cannot be told apart in a plot, {2 * len(COLOURS)} at most can: {remedy}")
+
+
+def _style(place: int, rank: int) -> SeriesStyle:
+    is_dashed, colour = divmod(place, len(COLOURS))
+    dash, hatch = ("--", "//") if is_dashed else ("-", "")
+    return SeriesStyle(COLOURS[colour], MARKERS[colour], dash, hatch, zorder=3 - rank / 100)
 
 
 def empty_figure(
