@@ -55,7 +55,7 @@ class QualityConfig:
             longer run that is scored half-way has not lowered its learning rate yet.
         updates: of the optimizer, likewise; `None`: runs end by time alone, and say how many updates they made.
         test_sentences: the first of the test set, which are scored; `None`: all.
-        data, training: values for these sections of every run.
+        data, training, optimizer: values for these sections of every run.
     """
 
     runs: dict[str, str]
@@ -65,6 +65,7 @@ class QualityConfig:
     test_sentences: int | None = at_least(1, default=None)
     data: dict[str, Word | Any] = field(default_factory=dict)
     training: dict[str, Word | Any] = field(default_factory=dict)
+    optimizer: dict[str, Word | Any] = field(default_factory=dict)
 
     @property
     def budgets(self) -> list["Budget"]:
@@ -105,7 +106,8 @@ def load_runs(name: str, task: QualityConfig, budget: Budget, folder: Path) -> d
     """
     runs = {}
     for model, file in task.runs.items():
-        values = merged(read_yaml(Path(file)), {"data": task.data, "training": task.training})
+        sections = {"data": task.data, "training": task.training, "optimizer": task.optimizer}
+        values = merged(read_yaml(Path(file)), sections)
         limits = {"max_updates": budget.updates, "max_minutes": budget.minutes, "max_epochs": None}
         place = {"output_dir": str(folder / model / str(budget)), "trackers": []}
         values = merged(values, {"training": limits | place})
