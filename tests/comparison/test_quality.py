@@ -164,6 +164,12 @@ def test_unequal_models_are_not_trained(task, tmp_path, monkeypatch):
         measure(task, tmp_path / "quality")
 
 
+def test_values_of_a_task_are_those_of_every_run(task, tmp_path):
+    task.training, task.optimizer = {"checkpoint_every": 3}, {"warmup_steps": 7}
+    runs = load_runs("letters", task, task.budgets[0], tmp_path).values()
+    assert [(run.training.checkpoint_every, run.optimizer.warmup_steps) for run in runs] == [(3, 7), (3, 7)]
+
+
 def test_runs_with_different_data_are_refused(task, tiny_run, tmp_path):
     with (tiny_run.folder / "rnn.yaml").open("a", encoding="utf-8") as file:
         file.write("data: {max_length: 7}\n")

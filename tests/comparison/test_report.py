@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.comparison.example_results import MODELS, example_results
+from vanilla_transformer.comparison.crossing import crossing_table
 from vanilla_transformer.comparison.markdown import escape, table
 from vanilla_transformer.comparison.report import write_report
 from vanilla_transformer.comparison.verdicts import verdicts
@@ -127,6 +128,46 @@ def test_the_speed_table_has_the_median_and_the_extremes(tmp_path: Path):
     speeds, *_ = tables_of(section(report, "Speed of training"))
     assert cells_of(speeds[2]) == ["64", "4", "2,000 (1,000 to 4,000)", "500 (500 to 2,000)", "sdpa"]
     assert "From the fewest threads" not in report
+
+
+def test_the_gain_of_threads_is_the_ratio_of_paired_repeats(tmp_path: Path):
+    results = only("speed")
+    results["speed"]["training"] = {"precision": "float32", "threads": 2}
+    case = {"length": 64, "batch_size": 1, "precision": "float32", "attention": "eager"}
+    results["speed"]["rows"] = [
+        case | {"model": model, "threads": threads, "tokens_per_second": repeats}
+        for model, threads, repeats in (
+            ("Transformer", 1, [100.0, 200.0, 100.0]),
+            ("Transformer", 2, [200.0, 300.0, 180.0]),
+            ("GRU + attention", 1, [100.0, 100.0, 100.0]),
+            ("GRU + attention", 2, [100.0, 90.0, 120.0]),
+        )
+    ]
+    scaling = tables_of(section(report_of(results, tmp_path), "Speed of training"))[1]
+    assert cells_of(scaling[2]) == ["64", "1", "float32", "1.80 (1.50 to 2.00)", "1.00 (0.90 to 1.20)"]
+
+
+def test_the_kernels_stand_beside_table_1(tmp_path: Path):
+    results = only("speed")
+    kernels = results["speed"]["kernels"]
+    kernels["LSTM + attention"] |= {"calls_per_token": 0.06, "calls_per_token_padded": 537.9}
+    rows = tables_of(section(report_of(results, tmp_path), "Speed of training"))[-1]
+    found = {cells_of(row)[0]: cells_of(row)[1:5] for row in rows[2:]}
+    assert found["Transformer"] == ["self-attention", "1", "all tokens at once", "all tokens at once"]
+    fused, not_fused = "fused: one call reads all tokens", "not fused: 538 calls for each token"
+    assert found["LSTM + attention"] == ["recurrent", "n", fused, not_fused]
+
+
+def test_settings_that_were_left_out_are_named(tmp_path: Path):
+    results = only("speed")
+    results["speed"]["left_out"] = ["training chooses float32 by itself, which is measured already"]
+    assert "Left out: training chooses float32 by itself, which is measured already." in report_of(results, tmp_path)
+
+
+def test_the_quality_section_says_where_the_curves_cross(whole_report: Path):
+    report = section(whole_report.read_text(encoding="utf-8"), "Quality")
+    for task in example_results()["quality"]:
+        assert crossing_table(task) in report
 
 
 def test_the_speed_section_has_the_papers_table_1(whole_report: Path):

@@ -160,7 +160,8 @@ def settings_on(settings: SpeedConfig, device: torch.device) -> tuple[list[Setti
     else:
         threads = [None]
         left_out.append(f"speed.threads are a CPU's, and the device is {device.type}")
-    return [Setting(PRECISIONS[precision], count) for precision, count in product(precisions, threads)], left_out
+    found = [Setting(PRECISIONS[precision], count) for precision, count in product(precisions, threads)]
+    return list(dict.fromkeys(found)), left_out
 
 
 def _build_trainees(settings: SpeedConfig, device: torch.device) -> dict[str, Trainee]:
