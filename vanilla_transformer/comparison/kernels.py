@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vanilla_transformer.comparison.tasks import FIRST_SYMBOL
 
-LENGTHS = 16, 32  # tokens: enough to tell calls for each token from calls for each layer
+LENGTHS = 8, 16  # tokens: enough to tell calls for each token from calls for each layer
 Batch = dict[str, torch.Tensor]
 
 
@@ -19,7 +19,7 @@ def describe_kernels(model: PreTrainedModel, batches: Sequence[Batch], is_bf16: 
     """Profile forward and backward passes.
 
     Args:
-        batches: two, of different lengths, with two sentences or more.
+        batches: two of as many sentences, two or more; the second has longer ones.
 
     Returns:
         `operator`, in which torch spends the largest `share` (0 to 1) of the time in its operators, and

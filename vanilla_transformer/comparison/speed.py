@@ -202,7 +202,8 @@ def measure_case(
 
 def _kernels(settings: SpeedConfig, trainee: Trainee, is_bf16: bool) -> dict[str, Any]:
     """`describe_kernels`, with the layer's name in Table 1, and the attention backend that is the fastest there."""
-    batches = [random_batch(trainee.model, max(2, settings.batch_tokens // length), length) for length in LENGTHS]
+    batch_size = max(2, settings.batch_tokens // LENGTHS[-1])
+    batches = [random_batch(trainee.model, batch_size, length) for length in LENGTHS]
     attention = warm_up(trainee, batches[-1], settings.attention, is_bf16)
     layer = "self-attention" if trainee.is_transformer else "recurrent"
     return {"layer": layer, "attention": attention} | describe_kernels(trainee.model, batches, is_bf16)
