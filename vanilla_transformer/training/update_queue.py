@@ -67,7 +67,8 @@ class _Queued:
 
     Args:
         skipped: scalar on the device: 1 if the update changes nothing, because its loss or gradient is not finite.
-        results: on the device: whether it is skipped, loss, nll, answers, target tokens as two numbers, gradient norm.
+        results: on the device: whether it is skipped, loss, nll, answers, the main process's seconds, sizes, target
+            tokens as two numbers, gradient norm.
         own_tokens: this process's tokens of both sides.
     """
 
@@ -126,7 +127,8 @@ class UpdateQueue:
         positions = max(batch.positions() for batch in micro_batches)
         largest = self.state.progress.max_positions or math.inf
         sizes[:, accelerator.process_index] = torch.tensor([largest, min(largest, positions)])
-        known = torch.cat([torch.tensor(answers, dtype=torch.float32), sizes.flatten()])
+        seconds = self.seconds() if accelerator.is_main_process else 0.0
+        known = torch.cat([torch.tensor([*answers, seconds], dtype=torch.float32), sizes.flatten()])
         sums = torch.cat([local, to_device(known, norm.device)])
         if accelerator.num_processes > 1:
             sums = sum_over_processes(accelerator, sums)  # the update's only one, besides that of its tokens
@@ -159,7 +161,8 @@ class UpdateQueue:
         progress = self.state.progress
         skipped, loss, nll, *known, multiples, remainder, norm = update.read()
         answers = Answers(*(answer > 0 for answer in known[: len(Answers._fields)]))
-        self._agree_on_sizes(*torch.tensor(known[len(answers) :]).view(2, -1).tolist())
+        progress.agreed_seconds, *sizes = known[len(answers) :]
+        self._agree_on_sizes(*torch.tensor(sizes).view(2, -1).tolist())
         progress.seconds = self.seconds()
         self.start_clock()
         if skipped:
