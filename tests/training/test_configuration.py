@@ -145,6 +145,8 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
         ("training.max_skipped_in_a_row=0", "training.max_skipped_in_a_row=0 must be at least 1"),
         ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
+        ("training.ema_decay=1", "training.ema_decay=1.0 must be at least 0 and less than 1"),
+        ("training.ema_decay=0.9", "training.ema_decay=0.9 and training.average_checkpoints=5 both decide"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0"),
         ("optimizer.learning_rate_scale=nan", "optimizer.learning_rate_scale=nan"),
         ("generation.alpha=.nan", "generation.alpha=nan"),
@@ -176,6 +178,16 @@ def test_an_override_of_invalid_yaml(tmp_path: Path, override: str):
 def test_a_streams_pairs_must_fit_a_batch(tmp_path: Path):
     overrides = ["data.train.path=x.tsv", "data.train.streaming=true", "data.max_length=30001"]
     assert "data.max_length=30001 is more than a batch holds" in message_of(tmp_path, LEAST, *overrides)
+
+
+def test_a_decay_needs_an_end_that_somebody_knows(tmp_path: Path):
+    overrides = ["data.train.path=x.tsv", "data.train.streaming=true", "optimizer.schedule=cosine"]
+    epochs = ["training.max_updates=null", "training.max_epochs=3"]
+    message = message_of(tmp_path, LEAST, *overrides, *epochs)
+    assert "optimizer.schedule='cosine' ends with the run" in message
+    assert "set training.max_updates or max_minutes" in message
+    timed = load(tmp_path, LEAST, *overrides, *epochs, "training.max_minutes=3")
+    assert timed.optimizer.schedule == "cosine"
 
 
 @pytest.mark.parametrize("override", ["training.max_updates", "=5"])

@@ -64,12 +64,14 @@ class DataConfig(CorporaConfig):
 @strict
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """Adam and the paper's schedule (section 5.3).
+    """Adam and the learning rate's schedule (section 5.3).
 
     Args:
         beta1, beta2, eps: Adam's.
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
             its hidden_size.
+        schedule: "inverse_sqrt" is the paper's; "linear" and "cosine" rise to the same peak, then decay to 0 at the
+            first of training.max_updates, max_epochs and max_minutes, which the mean speed so far lets expect.
         warmup_steps: updates over which the rate rises.
         max_grad_norm: clip the gradient's global norm to this; `None`: do not, as in the paper.
     """
@@ -77,6 +79,7 @@ class OptimizerConfig:
     beta1: float = probability(default=0.9)
     beta2: float = probability(default=0.98)
     eps: float = positive(default=1e-9)
+    schedule: Literal["inverse_sqrt", "linear", "cosine"] = "inverse_sqrt"
     warmup_steps: int = at_least(1, default=4000)
     learning_rate_scale: float = positive(default=1.0)
     max_grad_norm: float | None = positive(default=None)
@@ -112,6 +115,8 @@ class TrainingConfig:
         profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
+        ema_decay: the exponential moving average of the weights becomes the finished model, and validations score it;
+            each update keeps this share of it, fewer at first; `None`: no such average.
         trackers: Accelerate's, such as tensorboard.
     """
 
@@ -141,6 +146,7 @@ class TrainingConfig:
     profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
+    ema_decay: float | None = probability(default=None)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):
@@ -160,6 +166,12 @@ class TrainingConfig:
             raise ValueError(
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
                 f"training.keep_checkpoints={self.keep_checkpoints}"
+            )
+
+        if self.ema_decay is not None and self.average_checkpoints:
+            raise ValueError(
+                f"training.ema_decay={self.ema_decay} and training.average_checkpoints={self.average_checkpoints} both "
+                "decide what the finished model is; set training.average_checkpoints=0"
             )
 
     def micro_batches(self, processes: int) -> int:
@@ -283,6 +295,13 @@ def _check_corpora(config: RunConfig) -> None:
             raise ValueError(
                 f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
             )
+    schedule = config.optimizer.schedule
+    is_by_epochs = training.max_updates is None and training.max_minutes is None
+    if data.train is not None and data.train.streaming and is_by_epochs and schedule != "inverse_sqrt":
+        raise ValueError(
+            f"optimizer.schedule={schedule!r} ends with the run, and nobody knows beforehand how many updates "
+            f"training.max_epochs={training.max_epochs} of a stream have; set training.max_updates or max_minutes"
+        )
     budget = min(training.max_source_tokens, training.max_target_tokens)
     if data.train is not None and data.train.streaming and data.max_length > budget:
         raise ValueError(

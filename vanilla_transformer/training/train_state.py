@@ -9,7 +9,8 @@ and safetensors, which hold nothing but values, and parameters have names.
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from vanilla_transformer.training.averaging import MovingAverage
+
 logger = logging.getLogger(__name__)
 
-OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
+OPTIMIZER, OPTIMIZER_GROUPS, AVERAGES = "optimizer.safetensors", "optimizer.json", "averages.safetensors"
 SCHEDULE, PROGRESS, GRADIENT_SCALER = "schedule.json", "progress.json", "gradient_scaler.json"
 
 
@@ -38,6 +41,7 @@ class Progress:
         epoch: finished epochs.
         batches: micro-batches of the current epoch that each process has consumed since there are `processes`.
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
+        agreed_seconds: the main process's, when it sent the last update that is counted; all processes know them.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
         processes: the number of processes.
@@ -45,6 +49,7 @@ class Progress:
         corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
         begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and how many of its pairs
             were consumed before.
+        begun_updates: the updates before that change.
         skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
         max_positions: source and target positions of a batch, padding included, that fit in memory; larger batches
@@ -57,6 +62,7 @@ class Progress:
     epoch: int = 0
     batches: int = 0
     seconds: float = 0.0
+    agreed_seconds: float = 0.0
     target_tokens: int = 0
     best_bleu: float = -1.0
     processes: int = 1
@@ -65,6 +71,7 @@ class Progress:
     validation_corpus: dict[str, str] = field(default_factory=dict)
     begun_epoch: int = 0
     begun_pairs: int = 0
+    begun_updates: int = 0
     skipped_updates: int = 0
     halved_batches: int = 0
     max_positions: int | None = None
@@ -79,6 +86,7 @@ class TrainState:
     Args:
         model: bare, or as Accelerate has wrapped it; names the optimizer's parameters.
         optimizer: bare, or as Accelerate has wrapped it.
+        moving_average: `None` without `training.ema_decay`.
     """
 
     accelerator: Accelerator
@@ -86,6 +94,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     progress: Progress
+    moving_average: MovingAverage | None = None
 
     def _random_states_file(self) -> str:
         return f"random_states_{self.accelerator.process_index}.json"
@@ -93,6 +102,10 @@ class TrainState:
     def bare_model(self) -> Any:
         """The model without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """In the block, the model has the weights that validations score: the averages, if there are any."""
+        return nullcontext() if self.moving_average is None else self.moving_average.applied()
 
     def save(self, folder: Path) -> None:
         """Save all but the weights; all processes must call this, and the main one writes."""
@@ -106,6 +119,9 @@ class TrainState:
         """
         states = gather_object([self._random_states()])  # of each process
         groups, tensors = self._optimizer_state()
+        tensor_files = {OPTIMIZER: tensors}
+        if self.moving_average is not None:
+            tensor_files[AVERAGES] = self._gather(self.moving_average.averages.items())
         files = {f"random_states_{process}.json": state for process, state in enumerate(states)}
         files |= {OPTIMIZER_GROUPS: groups, SCHEDULE: self.schedule.state_dict(), PROGRESS: asdict(self.progress)}
         if self.accelerator.scaler is not None:
@@ -116,8 +132,8 @@ class TrainState:
         def write(folder: Path) -> None:
             for name, text in texts.items() if is_main else ():
                 (folder / name).write_text(text, encoding="utf-8")
-            if is_main:
-                save_file(tensors, folder / OPTIMIZER)
+            for name, tensors in tensor_files.items() if is_main else ():
+                save_file(tensors, folder / name)
 
         return write
 
@@ -126,6 +142,10 @@ class TrainState:
         self._load_optimizer_state(_read_json(folder / OPTIMIZER_GROUPS), load_file(folder / OPTIMIZER))
         self.schedule.load_state_dict(_read_json(folder / SCHEDULE))
         vars(self.progress).update(_read_json(folder / PROGRESS))
+        if self.moving_average is not None:
+            averages, trained = load_file(folder / AVERAGES), self.moving_average.trained
+            sharded = {name: _shard_like(trained[name], tensor) for name, tensor in averages.items()}
+            self.moving_average.load(sharded, self.progress.updates)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
         path = folder / self._random_states_file()
@@ -136,20 +156,27 @@ class TrainState:
             logger.warning(f"{folder} is of fewer processes: dropout of process {process} begins by a seed of its own")
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-        """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.
-
-        All processes gather the tensors, and only the main one gets them.
-        """
+        """Groups with their parameters' names, and tensors `name.exp_avg` and so on, as `_gather` returns them."""
         names, optimizer = self._names(), self._bare_optimizer()
-        groups, tensors = [], {}
-        for group in optimizer.param_groups:
-            groups.append({**group, "params": [names[parameter] for parameter in group["params"]]})
-            for parameter in group["params"]:
-                for key, tensor in optimizer.state[parameter].items() if parameter in optimizer.state else ():
-                    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-                    if self.accelerator.is_main_process:
-                        tensors[f"{names[parameter]}.{key}"] = full.to("cpu", copy=True).contiguous()
-        return groups, tensors
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        groups = [
+            {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
+        ]
+        return groups, self._gather(
+            (f"{names[parameter]}.{key}", tensor)
+            for parameter in parameters
+            if parameter in optimizer.state
+            for key, tensor in optimizer.state[parameter].items()
+        )
+
+    def _gather(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Unsharded copies on the CPU; all processes gather them, and only the main one gets them."""
+        copies = {}
+        for name, tensor in tensors:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.accelerator.is_main_process:
+                copies[name] = full.to("cpu", copy=True).contiguous()
+        return copies
 
     def _load_optimizer_state(self, groups: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
         """The optimizer itself puts every tensor on its parameter's device."""

@@ -67,7 +67,8 @@ class _Queued:
 
     Args:
         skipped: scalar on the device: 1 if the update changes nothing, because its loss or gradient is not finite.
-        results: on the device: whether it is skipped, loss, nll, answers, target tokens as two numbers, gradient norm.
+        results: on the device: whether it is skipped, loss, nll, answers, the main process's seconds, sizes, target
+            tokens as two numbers, gradient norm.
         own_tokens: this process's tokens of both sides.
     """
 
@@ -126,12 +127,15 @@ class UpdateQueue:
         positions = max(batch.positions() for batch in micro_batches)
         largest = self.state.progress.max_positions or math.inf
         sizes[:, accelerator.process_index] = torch.tensor([largest, min(largest, positions)])
-        known = torch.cat([torch.tensor(answers, dtype=torch.float32), sizes.flatten()])
+        seconds = self.seconds() if accelerator.is_main_process else 0.0
+        known = torch.cat([torch.tensor([*answers, seconds], dtype=torch.float32), sizes.flatten()])
         sums = torch.cat([local, to_device(known, norm.device)])
         if accelerator.num_processes > 1:
             sums = sum_over_processes(accelerator, sums)  # the update's only one, besides that of its tokens
         skipped = (sums[0] > 0).float()
         step(self.state, skipped, self.pending[-1].skipped if self.pending else None)
+        if self.state.moving_average is not None:
+            self.state.moving_average.update(skipped)
         facts = (losses.tokens // EXACT, losses.tokens % EXACT, norm)
         results = torch.cat([sums, torch.stack([value.float() for value in facts])])
         own_tokens = sum(batch.source_tokens + batch.target_tokens for batch in micro_batches)
@@ -159,7 +163,8 @@ class UpdateQueue:
         progress = self.state.progress
         skipped, loss, nll, *known, multiples, remainder, norm = update.read()
         answers = Answers(*(answer > 0 for answer in known[: len(Answers._fields)]))
-        self._agree_on_sizes(*torch.tensor(known[len(answers) :]).view(2, -1).tolist())
+        progress.agreed_seconds, *sizes = known[len(answers) :]
+        self._agree_on_sizes(*torch.tensor(sizes).view(2, -1).tolist())
         progress.seconds = self.seconds()
         self.start_clock()
         if skipped:
