@@ -24,10 +24,13 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *
 RNN = "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, dropout: 0.1, tie_word_embeddings: true}"
 
 
+MUON = ["optimizer.name=muon"]
 EMA = ["training.ema_decay=0.7", "training.average_checkpoints=0"]
 
 
-@pytest.mark.parametrize("options", [[], [RNN, "training.attention=eager"], EMA], ids=["transformer", "rnn", "ema"])
+@pytest.mark.parametrize(
+    "options", [[], [RNN, "training.attention=eager"], EMA, MUON], ids=["transformer", "rnn", "ema", "muon"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
     """To the bit, dropout included, across the end of an epoch."""
     whole = tiny_run.train(*options, "training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, get_scheduler
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
 from vanilla_transformer.training.configuration import OptimizerConfig, TrainingConfig
 from vanilla_transformer.training.finetuning import FineTuningOptimizerConfig
+from vanilla_transformer.training.muon import MuonWithAdam
 from vanilla_transformer.training.schedule import decaying_schedule, learning_rate, paper_schedule
 from vanilla_transformer.training.train_state import Progress
 
@@ -29,11 +30,15 @@ def build_optimizer(
     schedule, warmup = config.schedule, config.warmup_steps
     if isinstance(config, OptimizerConfig):
         d_model, scale = model.config.hidden_size, config.learning_rate_scale
+        if config.name == "muon":
+            build: Any = lambda lr: MuonWithAdam(model, lr, config.muon_scale, **options)  # noqa: E731 -- an experiment
+        else:
+            build = lambda lr: torch.optim.Adam(parameters, lr=lr, **options)  # noqa: E731
         if schedule == "inverse_sqrt":
-            optimizer = torch.optim.Adam(parameters, lr=1.0, **options)  # the schedule gives the rate itself
+            optimizer = build(1.0)  # the schedule gives the rate itself
             return optimizer, paper_schedule(optimizer, d_model, warmup, scale)
         peak = learning_rate(warmup, d_model, warmup, scale)
-        optimizer = torch.optim.Adam(parameters, lr=peak, **options)
+        optimizer = build(peak)
         return optimizer, decaying_schedule(optimizer, schedule, warmup, run_length, first_step=1)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
     if schedule in ("linear", "cosine"):  # transformers' end at a number of updates, not by the clock
