@@ -64,11 +64,11 @@ class DataConfig(CorporaConfig):
 @strict
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """Adam and the learning rate's schedule (section 5.3).
+    """The optimizer and the learning rate's schedule (section 5.3).
 
     Args:
-        name: "muon" is an experiment: Muon for the matrices of the layers, Adam for all other weights.
-        muon_scale: Muon's rate is so many times Adam's.
+        name: "adam" is the paper's; "muon" orthogonalises the updates of the layers' matrices (Jordan et al. 2024), and
+            leaves all other weights to Adam, at the same learning rate.
         beta1, beta2, eps: Adam's.
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
             its hidden_size.
@@ -79,7 +79,6 @@ class OptimizerConfig:
     """
 
     name: Literal["adam", "muon"] = "adam"
-    muon_scale: float = positive(default=1.0)
     beta1: float = probability(default=0.9)
     beta2: float = probability(default=0.98)
     eps: float = positive(default=1e-9)

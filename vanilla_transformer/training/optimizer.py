@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam, for a new model by the paper's schedule, for a fine-tuned one by those of transformers."""
+"""Adam or Muon, for a new model by the paper's schedule; AdamW for a fine-tuned one, by those of transformers."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from vanilla_transformer.training.train_state import Progress
 def build_optimizer(
     config: OptimizerConfig | FineTuningOptimizerConfig, model: PreTrainedModel, run_length: Callable[[int], float]
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam with the paper's schedule (section 5.3) or a decay from its peak, or AdamW with a schedule of transformers.
+    """Adam or Muon with the paper's schedule (section 5.3) or a decay from its peak; AdamW with one of transformers'.
 
     Args:
         run_length: as for `decaying_schedule`.
@@ -30,15 +30,14 @@ def build_optimizer(
     schedule, warmup = config.schedule, config.warmup_steps
     if isinstance(config, OptimizerConfig):
         d_model, scale = model.config.hidden_size, config.learning_rate_scale
+        is_papers = schedule == "inverse_sqrt"
+        rate = 1.0 if is_papers else learning_rate(warmup, d_model, warmup, scale)  # equation 3 gives the rate itself
         if config.name == "muon":
-            build: Any = lambda lr: MuonWithAdam(model, lr, config.muon_scale, **options)  # noqa: E731 -- an experiment
+            optimizer = MuonWithAdam(model, rate, **options)
         else:
-            build = lambda lr: torch.optim.Adam(parameters, lr=lr, **options)  # noqa: E731
-        if schedule == "inverse_sqrt":
-            optimizer = build(1.0)  # the schedule gives the rate itself
+            optimizer = torch.optim.Adam(parameters, rate, **options)
+        if is_papers:
             return optimizer, paper_schedule(optimizer, d_model, warmup, scale)
-        peak = learning_rate(warmup, d_model, warmup, scale)
-        optimizer = build(peak)
         return optimizer, decaying_schedule(optimizer, schedule, warmup, run_length, first_step=1)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
     if schedule in ("linear", "cosine"):  # transformers' end at a number of updates, not by the clock

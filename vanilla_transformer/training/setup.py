@@ -90,7 +90,7 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
     if isinstance(config, RunConfig) and config.optimizer.name == "muon" and (use_fsdp or use_zero):
-        raise ValueError("optimizer.name='muon' needs whole matrices: launch it without FSDP or DeepSpeed")
+        raise ValueError("optimizer.name='muon' orthogonalises whole matrices: launch it without FSDP or DeepSpeed")
     model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
         with main_process_first():
