@@ -21,10 +21,10 @@ def run_length(progress: Progress, processes: int = 1, **ends) -> RunLength:
 
 def test_the_first_end_counts():
     progress = Progress(pairs=40, agreed_seconds=30.0)
-    assert run_length(progress, max_updates=70)(10) == 70
-    assert run_length(progress, max_updates=90, max_epochs=2)(10) == 80
-    assert run_length(progress, max_updates=90, max_minutes=2.0)(10) == 40  # 3 seconds an update
-    assert run_length(progress, max_updates=30, max_minutes=2.0)(10) == 30
+    assert run_length(progress, max_updates=70).expected(10) == 70
+    assert run_length(progress, max_updates=90, max_epochs=2).expected(10) == 80
+    assert run_length(progress, max_updates=90, max_minutes=2.0).expected(10) == 40  # 3 seconds an update
+    assert run_length(progress, max_updates=30, max_minutes=2.0).expected(10) == 30
     assert str(run_length(progress, max_updates=9000, max_minutes=1.5)) == "9,000 updates or 1.5 minutes"
 
 
@@ -34,7 +34,7 @@ def test_at_constant_speed_a_decay_by_the_clock_is_that_by_updates(kind: str):
     length = run_length(progress, max_minutes=1.0)
     for done in range(1, 121):
         progress.agreed_seconds = done / 2  # the minute has 120 updates
-        assert decay(kind, done, 20, length(done)) == pytest.approx(decay(kind, done, 20, 120), abs=1e-12)
+        assert decay(kind, done, 20, length.expected(done)) == pytest.approx(decay(kind, done, 20, 120), abs=1e-12)
 
 
 def test_a_decay_by_the_clock_ends_at_zero_whatever_the_speed():
@@ -42,14 +42,14 @@ def test_a_decay_by_the_clock_ends_at_zero_whatever_the_speed():
     length, factors = run_length(progress, max_minutes=1.0), []
     for done in range(20, 101):
         progress.agreed_seconds = done / 4 if done < 50 else 12.5 + (done - 50) * 0.95  # it becomes four times as slow
-        factors.append(decay("linear", done, 20, length(done)))
+        factors.append(decay("linear", done, 20, length.expected(done)))
     assert factors == sorted(factors, reverse=True)
     assert (factors[0], factors[-1]) == (1.0, 0.0)
 
 
 def test_a_clock_that_has_not_begun_is_far_from_its_end():
-    assert decay("linear", 0, 0, run_length(Progress(), max_minutes=1.0)(0)) == 1.0
-    assert decay("linear", 1, 0, run_length(Progress(), max_minutes=1.0)(1)) == pytest.approx(1.0, abs=1e-4)
+    assert decay("linear", 0, 0, run_length(Progress(), max_minutes=1.0).expected(0)) == 1.0
+    assert decay("linear", 1, 0, run_length(Progress(), max_minutes=1.0).expected(1)) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_epochs_are_counted_from_where_the_number_of_processes_changed():

@@ -48,7 +48,7 @@ def build_optimizer(
 
 
 class RunLength:
-    """The updates of a whole run: as `max_updates` or `max_epochs` plan them, or as `max_minutes` lets expect."""
+    """The number of updates of a whole run, and in words where it ends."""
 
     def __init__(
         self, training: TrainingConfig, sampler: TokenBatchSampler | StreamingTokenBatches, progress: Progress
@@ -68,9 +68,10 @@ class RunLength:
             ends.append(progress.begun_updates + round((training.max_epochs - begun) * self.updates_per_epoch))
         return min(ends, default=None)
 
-    def __call__(self, updates: int) -> float:
-        """After so many updates: the planned number, or fewer where `max_minutes` end the run before, at the mean speed
-        so far. The same in every process, and infinite if nobody can know.
+    def expected(self, updates: int) -> float:
+        """The planned number, or fewer if `max_minutes` end the run before, at the mean speed of its first `updates`.
+
+        The same in every process; infinite if nobody can know.
         """
         planned, minutes = self.planned(), self.training.max_minutes
         length = math.inf if planned is None else planned

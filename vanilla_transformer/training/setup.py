@@ -161,7 +161,7 @@ def _distribute(
     """The model with its optimizer and schedule, wrapped for DDP, FSDP2 or ZeRO-2."""
     if use_fsdp:
         model = shard_model(model, accelerator)
-    optimizer, schedule = build_optimizer(config.optimizer, model, length)
+    optimizer, schedule = build_optimizer(config.optimizer, model, length.expected)
     if use_fsdp or (use_zero and accelerator.num_processes > 1):
         # Moved to its device: in "evaluation mode" Accelerate wraps nothing around it.
         wrapped = accelerator.prepare_model(model, evaluation_mode=True)

@@ -41,7 +41,7 @@ class Progress:
         epoch: finished epochs.
         batches: micro-batches of the current epoch that each process has consumed since there are `processes`.
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
-        agreed_seconds: the main process's, when it sent the last update that is counted; all processes know them.
+        agreed_seconds: the most of any process when it sent the last update that is counted; the same in all of them.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
         processes: the number of processes.
