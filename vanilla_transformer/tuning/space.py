@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runs of a sweep with their search spaces, and the configuration of each trial."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from vanilla_transformer.comparison.fairness import check_runs
+from vanilla_transformer.training.configuration import RunConfig, model_config_of, run_config_of
+from vanilla_transformer.training.yaml_sections import merged, plain, read_yaml
+from vanilla_transformer.tuning.configuration import SweepConfig
+
+Settings = dict[str, Any]  # dotted key of a run → its value
+
+SET_BY_THE_SWEEP = {"training.output_dir", "training.resume", "training.trackers", "model.model_type"}
+SET_BY_THE_SWEEP |= {"training.max_updates", "training.max_minutes", "training.max_epochs"}
+
+
+@dataclass(frozen=True)
+class TunedRun:
+    """One run of a sweep.
+
+    Args:
+        values: its sections, with the whole budget.
+        space: key → the values that are tried.
+        own: key → the run's own value.
+        first: settings that are tried first.
+    """
+
+    name: str
+    values: dict[str, Any]
+    space: dict[str, BaseDistribution]
+    own: Settings
+    first: list[Settings] = field(default_factory=list)
+
+    def trial(self, config: SweepConfig, settings: Settings, rung: int, folder: Path) -> RunConfig:
+        """The configuration of a trial with these settings and the budget of this rung.
+
+        Raises:
+            ValueError: settings that do not go together.
+        """
+        trial = run_config_of(changed(self.values, settings))
+        share, budget = config.shares()[rung], config.budgets()[rung]
+        scaled = {key: _scaled(value_of(trial, key), share**power) for key, power in config.scaled.items()}
+        end = {f"training.max_{config.budget_unit}": budget, "training.output_dir": str(folder)}
+        return run_config_of(changed(trial.to_dict(), scaled | end))
+
+
+def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
+    """The runs of a sweep; every value that is listed is checked.
+
+    Raises:
+        ValueError, FileNotFoundError: runs that cannot be used, or that differ in more than model and optimizer; a key
+            or a value that a run refuses; a space without a run's own value, or with fewer settings than trials; a
+            setting of `first` outside the space.
+    """
+    if unknown := sorted(config.run_space.keys() - config.runs.keys()):
+        raise ValueError(f"run_space.{unknown[0]}: there is no such run; there are {', '.join(config.runs)}")
+    end = {"max_updates": config.updates, "max_minutes": config.minutes, "max_epochs": None, "resume": True}
+    training = config.training | end | {"trackers": [], "output_dir": config.output_dir}
+    runs: dict[str, TunedRun] = {}
+    for name, file in config.runs.items():
+        values = merged(read_yaml(Path(file)), {"data": config.data | {"test": None}, "training": training})
+        with _named(f"runs.{name}"):
+            run = run_config_of(values)
+            if run.data.train is None or run.data.validation is None:
+                raise ValueError("data.train or data.validation is missing; a sweep needs both")
+            for key in config.scaled:
+                value_of(run, key)
+        runs[name] = TunedRun(name, values, {}, {})
+        # The keys of all runs come first: their random values are then the same for all.
+        keys = _keys("space", config.space) | _keys(f"run_space.{name}", config.run_space.get(name, {}))
+        for key, leaf in keys.items():
+            if leaf is None:  # taken out, by an override
+                continue
+            with _named(f"space of {name}, {key}"):
+                if config.metric == "perplexity" and key.startswith("tokenizer."):
+                    raise ValueError("perplexities of different tokenizers cannot be compared; choose another metric")
+                runs[name].space[key], runs[name].own[key] = _distribution(values, key, leaf), value_of(run, key)
+                _check_contains(runs[name].space[key], runs[name].own[key], "the run's own value")
+        settings = math.prod(map(_size, runs[name].space.values()))
+        if settings <= config.trials:
+            raise ValueError(f"trials={config.trials}: the space of {name} has {settings - 1} settings besides its own")
+    check_runs("runs", {name: run_config_of(run.values) for name, run in runs.items()})
+    for change in config.first:
+        keys = _keys("first", change)
+        users = [run for run in runs.values() if keys.keys() <= run.space.keys()]
+        if not users:
+            raise ValueError(f"first: no run has all of {', '.join(keys)} in its space")
+        for run in users:
+            with _named(f"first, for {run.name}"):
+                tried = run_config_of(changed(run.values, keys))
+                for key in keys:
+                    _check_contains(run.space[key], value_of(tried, key), key)
+                run.first.append(run.own | {key: value_of(tried, key) for key in keys})
+    return runs
+
+
+def value_of(run: RunConfig, key: str) -> Any:
+    """The value of a dotted key; a field of the model that the section lacks has its default.
+
+    Raises:
+        ValueError: there is no such key.
+    """
+    section, _, name = key.partition(".")
+    owner = model_config_of(run.model) if section == "model" else getattr(run, section, None)
+    if not hasattr(owner, name):
+        raise ValueError(f"unknown key {key}")
+    return getattr(owner, name)
+
+
+def changed(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A copy of a run's sections with other values."""
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        values = merged(values, {section: {name: value}})
+    return values
+
+
+def _keys(where: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key → what the sections have for it."""
+    found = {}
+    for section, keys in sections.items():
+        if not isinstance(keys, dict):
+            raise ValueError(
+                f"{where}.{section}={plain(keys)!r} must be a section of keys, as in a run's configuration"
+            )
+        found |= {f"{section}.{name}": value for name, value in keys.items()}
+    return found
+
+
+def _distribution(values: dict[str, Any], key: str, leaf: Any) -> BaseDistribution:
+    """The values of one key, each as the run's configuration reads it."""
+    if key in SET_BY_THE_SWEEP or key.startswith("data."):
+        raise ValueError("a sweep does not change it")
+    is_range = isinstance(leaf, dict) and {"low", "high"} <= leaf.keys() <= {"low", "high", "log"}
+    if not is_range and not isinstance(leaf, list):
+        raise ValueError(f"{plain(leaf)!r} must be a list of values, or {{low: …, high: …}}, perhaps with log: true")
+    listed = [leaf["low"], leaf["high"]] if is_range else leaf
+    found = [value_of(run_config_of(changed(values, {key: value})), key) for value in listed]
+    if not is_range:
+        return CategoricalDistribution(list(dict.fromkeys(found)))
+    is_log = plain(leaf.get("log", False))
+    kind = IntDistribution if all(isinstance(bound, int) for bound in found) else FloatDistribution
+    return kind(*found, log=is_log)
+
+
+def _check_contains(space: BaseDistribution, value: Any, what: str) -> None:
+    if isinstance(space, CategoricalDistribution):
+        is_inside = value in space.choices
+    else:
+        assert isinstance(space, IntDistribution | FloatDistribution)
+        is_inside = value is not None and space.low <= value <= space.high
+    if not is_inside:
+        raise ValueError(f"{what}, {value!r}, must be in it, since all others are compared with it")
+
+
+def _size(space: BaseDistribution) -> float:
+    if isinstance(space, CategoricalDistribution):
+        return len(space.choices)
+    if isinstance(space, IntDistribution):
+        return space.high - space.low + 1
+    return 1 if space.single() else math.inf
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    if value is None:
+        return None
+    return max(1, round(value * factor)) if isinstance(value, int) else value * factor
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors begin with the place."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
