@@ -18,6 +18,7 @@ RATE = {"learning_rate_scale": {"low": 0.1, "high": 10}}
         ({"minutes": 3}, "minutes=3.0 and updates=36: give one of them"),
         ({"trials": 8}, "trials=8 must be at least 9, so that rungs=3 with reduction_factor=3 leave one"),
         ({"updates": 8}, "updates=8 must be at least 9, or the first rung has no update"),
+        ({"first": [{}] * 10}, "trials=9 must be at least 10, the number of those in first"),
         ({"runs": {}}, "runs={} must name at least one"),
         ({"metric": "loss"}, "metric='loss': expected 'word error rate' or 'BLEU' or 'perplexity'"),
         ({"rungs": 0}, "rungs=0 must be at least 1"),

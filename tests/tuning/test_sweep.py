@@ -84,6 +84,17 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(example: ExampleSweep
     assert len(example.trained) == len(train) + 1  # the trial that was interrupted
 
 
+def test_an_interrupted_trial_does_not_go_on_with_other_settings(example: ExampleSweep):
+    def interrupted(run: RunConfig) -> float:
+        raise KeyboardInterrupt
+
+    example.score = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        example.run()
+    with pytest.raises(ValueError, match="000/rung_1/outcome.json was made with other settings"):
+        example.run(training={"seed": 2})
+
+
 def test_a_finished_sweep_trains_nothing(example: ExampleSweep):
     results = example.run()
     count = len(example.trained)

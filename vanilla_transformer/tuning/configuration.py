@@ -69,6 +69,8 @@ class SweepConfig:
                 f"trials={self.trials} must be at least {least}, so that rungs={self.rungs} with reduction_factor="
                 f"{self.reduction_factor} leave one for the last"
             )
+        if len(self.first) > self.trials:
+            raise ValueError(f"trials={self.trials} must be at least {len(self.first)}, the number of those in first")
         if self.budgets()[0] == 0:
             raise ValueError(f"updates={self.updates} must be at least {least}, or the first rung has no update")
 
@@ -83,7 +85,7 @@ class SweepConfig:
     def budgets(self) -> list[float]:
         """Minutes or updates of a trial, for each rung."""
         if self.updates is not None:
-            return [int(self.updates * share) for share in self.shares()]
+            return [self.updates // self.reduction_factor**rung for rung in reversed(range(self.rungs))]
         return [(self.minutes or 0) * share for share in self.shares()]
 
     def counts(self) -> list[int]:

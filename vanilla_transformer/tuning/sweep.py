@@ -121,20 +121,19 @@ class Search:
         except ValueError as error:  # settings that do not go together
             outcome = _failure(error)
         else:
-            settings = {
-                "metric": self.config.metric,
-                "run": merged(config.to_dict(), {"training": {"output_dir": None}}),
-            }
-            outcome = read_result(place / "outcome.json", settings)
+            file, run = place / "outcome.json", merged(config.to_dict(), {"training": {"output_dir": None}})
+            settings = {"metric": self.config.metric, "run": run}
+            outcome = read_result(file, settings)
             if outcome is None:
+                place.mkdir(parents=True, exist_ok=True)
+                write_result(file, settings, None)  # other settings are refused while it trains, too
                 try:
                     outcome = train_trial(config, self.config.metric) | {"error": None}
                 except (ValueError, RuntimeError) as error:
                     if trial["number"] == OWN and rung == 0:
                         raise ValueError(f"{self.run.name} with its own settings: {error}") from error
                     outcome = _failure(error)
-                place.mkdir(parents=True, exist_ok=True)
-                write_result(place / "outcome.json", settings, outcome)
+                write_result(file, settings, outcome)
         trial["rungs"].append(outcome)
         self.on_trial(self.run.name, trial)
 
