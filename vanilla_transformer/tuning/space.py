@@ -138,16 +138,15 @@ def _distribution(values: dict[str, Any], key: str, leaf: Any) -> BaseDistributi
     """The values of one key, each as the run's configuration reads it."""
     if key in SET_BY_THE_SWEEP or key.startswith("data."):
         raise ValueError("a sweep does not change it")
-    is_range = isinstance(leaf, dict) and {"low", "high"} <= leaf.keys() <= {"low", "high", "log"}
-    if not is_range and not isinstance(leaf, list):
+    bounds = leaf if isinstance(leaf, dict) and {"low", "high"} <= leaf.keys() <= {"low", "high", "log"} else None
+    if bounds is None and not isinstance(leaf, list):
         raise ValueError(f"{plain(leaf)!r} must be a list of values, or {{low: …, high: …}}, perhaps with log: true")
-    listed = [leaf["low"], leaf["high"]] if is_range else leaf
+    listed = leaf if bounds is None else [bounds["low"], bounds["high"]]
     found = [value_of(run_config_of(changed(values, {key: value})), key) for value in listed]
-    if not is_range:
+    if bounds is None:
         return CategoricalDistribution(list(dict.fromkeys(found)))
-    is_log = plain(leaf.get("log", False))
     kind = IntDistribution if all(isinstance(bound, int) for bound in found) else FloatDistribution
-    return kind(*found, log=is_log)
+    return kind(*found, log=plain(bounds.get("log", False)))
 
 
 def _check_contains(space: BaseDistribution, value: Any, what: str) -> None:

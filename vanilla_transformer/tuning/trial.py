@@ -60,7 +60,8 @@ def _train_and_score(values: dict[str, Any], metric: str) -> None:
     if metric == "perplexity":
         score = perplexity(mean_loss(model, run.validation_batches, run.state.accelerator)[1])
     else:
-        pairs = [(row["source"], row["target"]) for row in load_corpus(run.config.data.validation)]
+        rows: Any = load_corpus(run.config.data.validation)
+        pairs = [(row["source"], row["target"]) for row in rows]
         score = score_pairs(model, run.tokenizer, pairs, metric, run.config.generation.batch_tokens)
     if not math.isfinite(score):
         raise ValueError(f"the {metric} is {score}")

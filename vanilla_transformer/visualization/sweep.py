@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from vanilla_transformer.visualization.style import (
     FONT_SIZE,
@@ -24,6 +24,7 @@ from vanilla_transformer.visualization.style import (
 Styles = Mapping[str, SeriesStyle]
 OTHER: dict[str, Any] = {"color": "0.72", "linewidth": 1.5, "marker": "o", "markersize": 5, "zorder": 1}
 OWN: dict[str, Any] = REFERENCE_LINE | {"linestyle": "--", "marker": "s", "markersize": 8, "zorder": 3}
+POINTS: dict[str, Any] = {"linestyle": "", "markersize": 9, "alpha": 0.75}
 COLUMNS = 3  # of `plot_values`
 
 
@@ -32,7 +33,7 @@ def plot_rungs(results: Mapping[str, Any], styles: Styles) -> Figure:
     runs, budgets = results["runs"], results["budgets"]
     figure, panels = empty_figure(1, len(runs), (4 + 5.5 * len(runs), 6), sharey=True)
     for axes, (name, run) in zip(panels, runs.items(), strict=True):
-        best = styles[name].line | {"zorder": 4}
+        best: dict[str, Any] = styles[name].line | {"zorder": 4}
         for trial in run["trials"]:
             scores = [outcome["score"] for outcome in trial["rungs"] if outcome["score"] is not None]
             line = best if trial["number"] == run["best"] else OWN if trial["number"] == 0 else OTHER
@@ -63,19 +64,22 @@ def plot_values(results: Mapping[str, Any], styles: Styles) -> Figure:
         for number, (name, points) in enumerate(tried.items()):
             offset = 0.16 * (number - (len(runs) - 1) / 2) if is_list else 0.0  # beside each other
             xs = [places[value] + offset if is_list else value for value, _ in points]
-            style = {"color": styles[name].colour, "marker": styles[name].marker, "markersize": 8, "alpha": 0.75}
-            axes.plot(xs, [score for _, score in points], linestyle="", **style)
+            scores = [score for _, score in points]
+            axes.plot(xs, scores, color=styles[name].colour, marker=styles[name].marker, **POINTS)
         if is_list:
             axes.set_xticks(list(places.values()), [value_text(value) for value in places])
             axes.set_xlim(-0.5, len(places) - 0.5)
         elif min(values) > 0 and max(values) > 8 * min(values):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
         label_axes(axes, key)
     for axes in panels[len(keys) :]:
         axes.set_axis_off()
     for axes in panels[::columns]:
         _label_scores(axes, results)
-    lines = {name: Line2D([], [], **styles[name].line | {"linestyle": ""}) for name in runs}
+    lines = {name: Line2D([], [], **POINTS, color=styles[name].colour, marker=styles[name].marker) for name in runs}
     figure.legend(lines.values(), lines, loc="outside right center", frameon=False, fontsize=FONT_SIZE)
     return figure
 
