@@ -36,4 +36,5 @@ def example_run(worse: float, more: dict[str, Any]) -> dict[str, Any]:
             trial["rungs"].append(facts | {"score": score, "precision": "bf16", "error": None})
     trials[4]["rungs"].append({"score": None, "error": "the loss is not finite | 10 updates were skipped"})
     importance = {"optimizer.learning_rate_scale": 0.75, "optimizer.warmup_steps": 0.25}
-    return {"best": others[0]["number"], "importance": importance, "trials": trials}
+    overrides = ["optimizer.warmup_steps=100", "optimizer.max_grad_norm=null"]
+    return {"best": others[0]["number"], "overrides": overrides, "importance": importance, "trials": trials}

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from typing import Any
 
     from vanilla_transformer.tuning.configuration import load_sweep_config
-    from vanilla_transformer.tuning.report import conclusion, overrides, score_text
+    from vanilla_transformer.tuning.report import conclusion, score_text
     from vanilla_transformer.tuning.sweep import sweep
     from vanilla_transformer.tuning.trial import METRICS
 
@@ -45,6 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     results = sweep(config, show)
     for name, found in results["runs"].items():
-        print(f"{name}: {conclusion(results, found)}", *overrides(found), sep="\n  ")
+        print(f"{name}: {conclusion(results, found)}", *found["overrides"], sep="\n  ")
     print(f"report: {Path(config.output_dir) / 'report.md'}")
     return 0

@@ -3,12 +3,12 @@
 
 The results are one dict, saved as trials.json: `metric`, `higher_is_better`, `unit`, `budget_unit` ("minutes" or
 "updates"), the `budgets` of a trial in each rung, the `plan` in words, and `runs`: for each the number of its `best`
-trial in the last rung (`None`: all failed), the `importance` of each key, and `trials`. A trial has its `number` (0:
+trial in the last rung (`None`: all failed), the `overrides` of `train` that give its settings, the `importance` of each
+key, and `trials`. A trial has its `number` (0:
 the run's own settings), its `settings`, and `rungs`, an outcome for each rung that it reached: `score`, `updates`,
 `minutes`, `epochs`, `parameters`, `precision` and `error`; a failure has its `error`, and `score` is `None`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,6 @@ def write_report(results: Results, folder: Path) -> None:
     (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
 
-def overrides(run: Mapping[str, Any]) -> list[str]:
-    """Where the best settings differ from the run's own: `section.key=value`, for the command line."""
-    own, best = (run["trials"][number]["settings"] for number in (0, run["best"] or 0))
-    changed = {key: value for key, value in best.items() if value != own[key]}
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()]
-
-
 def conclusion(results: Results, run: Mapping[str, Any]) -> str:
     """The best trial of a run beside its own settings, in one sentence."""
     if run["best"] is None:
@@ -66,7 +59,7 @@ def score_text(unit: str, score: float | None) -> str:
 def _run(results: Results, run: Mapping[str, Any]) -> list[str]:
     parts, keys = [conclusion(results, run)], list(run["trials"][0]["settings"])
     if run["best"]:
-        parts.append("```\n" + "\n".join(overrides(run)) + "\n```")
+        parts.append("```\n" + "\n".join(run["overrides"]) + "\n```")
     shares = [[f"`{key}`", f"{share:.0%}"] for key, share in run["importance"].items()]
     parts.append("How much each key matters for being among the best in the first rung (PED-ANOVA):")
     parts.append(table(["key", "importance"], shares))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runs of a sweep with their search spaces, and the configuration of each trial."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from vanilla_transformer.training.configuration import RunConfig, model_config_o
 from vanilla_transformer.training.yaml_sections import merged, plain, read_yaml
 from vanilla_transformer.tuning.configuration import SweepConfig
 
-Settings = dict[str, Any]  # dotted key of a run → its value
+Settings = dict[str, Any]  # dotted key of a run → its value, or name of a choice → name of its alternative
 
+SECTIONS = [section.name for section in fields(RunConfig)]
 SET_BY_THE_SWEEP = {"training.output_dir", "training.resume", "training.trackers", "model.model_type"}
 SET_BY_THE_SWEEP |= {"training.max_updates", "training.max_minutes", "training.max_epochs"}
 
@@ -27,8 +29,9 @@ class TunedRun:
 
     Args:
         values: its sections, with the whole budget.
-        space: key → the values that are tried.
-        own: key → the run's own value.
+        space: key, or name of a choice → the values that are tried.
+        own: the run's own settings.
+        alternatives: name of a choice → name of an alternative → its changes to the run.
         first: settings that are tried first.
     """
 
@@ -36,7 +39,19 @@ class TunedRun:
     values: dict[str, Any]
     space: dict[str, BaseDistribution]
     own: Settings
+    alternatives: dict[str, dict[str, Settings]] = field(default_factory=dict)
     first: list[Settings] = field(default_factory=list)
+
+    def changes(self, settings: Settings) -> Settings:
+        """The settings with the keys of the alternatives that they choose."""
+        chosen = [self.alternatives.get(key, {}).get(value, {key: value}) for key, value in settings.items()]
+        return {key: value for each in chosen for key, value in each.items()}
+
+    def overrides(self, settings: Settings) -> list[str]:
+        """What changes the run to these settings on the command line of `train`."""
+        own = run_config_of(self.values)
+        changes = {key: value for key, value in self.changes(settings).items() if value != value_of(own, key)}
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()]
 
     def trial(self, config: SweepConfig, settings: Settings, rung: int, folder: Path) -> RunConfig:
         """The configuration of a trial with these settings and the budget of this rung.
@@ -44,7 +59,7 @@ class TunedRun:
         Raises:
             ValueError: settings that do not go together.
         """
-        trial = run_config_of(changed(self.values, settings))
+        trial = run_config_of(changed(self.values, self.changes(settings)))
         share, budget = config.shares()[rung], config.budgets()[rung]
         scaled = {key: _scaled(value_of(trial, key), share**power) for key, power in config.scaled.items()}
         end = {f"training.max_{config.budget_unit}": budget, "training.output_dir": str(folder)}
@@ -72,7 +87,7 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
                 raise ValueError("data.train or data.validation is missing; a sweep needs both")
             for key in config.scaled:
                 value_of(run, key)
-        runs[name] = TunedRun(name, values, {}, {})
+        runs[name] = tuned = TunedRun(name, values, {}, {})
         # The keys of all runs come first: their random values are then the same for all.
         keys = _keys("space", config.space) | _keys(f"run_space.{name}", config.run_space.get(name, {}))
         for key, leaf in keys.items():
@@ -81,9 +96,15 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
             with _named(f"space of {name}, {key}"):
                 if config.metric == "perplexity" and key.startswith("tokenizer."):
                     raise ValueError("perplexities of different tokenizers cannot be compared; choose another metric")
-                runs[name].space[key], runs[name].own[key] = _distribution(values, key, leaf), value_of(run, key)
-                _check_contains(runs[name].space[key], runs[name].own[key], "the run's own value")
-        settings = math.prod(map(_size, runs[name].space.values()))
+                if "." in key:
+                    tuned.space[key], tuned.own[key] = _distribution(values, key, leaf), value_of(run, key)
+                    _check_contains(tuned.space[key], tuned.own[key], "the run's own value")
+                else:
+                    tuned.alternatives[key] = choices = _alternatives(values, key, leaf)
+                    tuned.space[key] = CategoricalDistribution(list(choices))
+                    tuned.own[key] = next(choice for choice, changes in choices.items() if not changes)
+        _check_disjoint(tuned)
+        settings = math.prod(map(_size, tuned.space.values()))
         if settings <= config.trials:
             raise ValueError(f"trials={config.trials}: the space of {name} has {settings - 1} settings besides its own")
     check_runs("runs", {name: run_config_of(run.values) for name, run in runs.items()})
@@ -94,10 +115,12 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
             raise ValueError(f"first: no run has all of {', '.join(keys)} in its space")
         for run in users:
             with _named(f"first, for {run.name}"):
-                tried = run_config_of(changed(run.values, keys))
-                for key in keys:
-                    _check_contains(run.space[key], value_of(tried, key), key)
-                run.first.append(run.own | {key: value_of(tried, key) for key in keys})
+                settings = dict(run.own)
+                for key, value in keys.items():
+                    read = value_of(run_config_of(changed(run.values, {key: value})), key) if "." in key else value
+                    _check_contains(run.space[key], read, key)
+                    settings[key] = read
+                run.first.append(settings)
     return runs
 
 
@@ -123,9 +146,12 @@ def changed(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def _keys(where: str, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key → what the sections have for it."""
+    """Dotted key → what the sections have for it, and name of a choice → its alternatives."""
     found = {}
     for section, keys in sections.items():
+        if section not in SECTIONS:
+            found[section] = keys
+            continue
         if not isinstance(keys, dict):
             raise ValueError(
                 f"{where}.{section}={plain(keys)!r} must be a section of keys, as in a run's configuration"
@@ -136,8 +162,7 @@ def _keys(where: str, sections: Mapping[str, Any]) -> dict[str, Any]:
 
 def _distribution(values: dict[str, Any], key: str, leaf: Any) -> BaseDistribution:
     """The values of one key, each as the run's configuration reads it."""
-    if key in SET_BY_THE_SWEEP or key.startswith("data."):
-        raise ValueError("a sweep does not change it")
+    _check_may_change(key)
     bounds = leaf if isinstance(leaf, dict) and {"low", "high"} <= leaf.keys() <= {"low", "high", "log"} else None
     if bounds is None and not isinstance(leaf, list):
         raise ValueError(f"{plain(leaf)!r} must be a list of values, or {{low: …, high: …}}, perhaps with log: true")
@@ -147,6 +172,42 @@ def _distribution(values: dict[str, Any], key: str, leaf: Any) -> BaseDistributi
         return CategoricalDistribution(list(dict.fromkeys(found)))
     kind = IntDistribution if all(isinstance(bound, int) for bound in found) else FloatDistribution
     return kind(*found, log=plain(bounds.get("log", False)))
+
+
+def _alternatives(values: dict[str, Any], name: str, leaf: Any) -> dict[str, Settings]:
+    """Name of each alternative of a choice → its changes; one has none, and is the run as it is."""
+    if (
+        not isinstance(leaf, dict)
+        or {} not in leaf.values()
+        or not all(isinstance(each, dict) for each in leaf.values())
+    ):
+        raise ValueError(
+            f"it is none of the sections {', '.join(SECTIONS)}; a choice has alternatives, {{name: {{section: {{key: "
+            "value}}}, and one of them is {name: {}}, the run as it is"
+        )
+    found = {}
+    for alternative, change in leaf.items():
+        keys = _keys(f"{name}.{alternative}", change)
+        for key in keys:
+            _check_may_change(key)
+        tried = run_config_of(changed(values, keys))
+        found[str(alternative)] = {key: value_of(tried, key) for key in keys}
+    return found
+
+
+def _check_may_change(key: str) -> None:
+    if key in SET_BY_THE_SWEEP or key.startswith("data."):
+        raise ValueError(f"a sweep does not change {key}")
+
+
+def _check_disjoint(run: TunedRun) -> None:
+    """Raise ValueError if two places of the space change the same key, and would undo each other."""
+    changed_by: dict[str, str] = {}
+    for name in run.space:
+        choices = run.alternatives.get(name, {"": {name: None}})
+        for key in {key for changes in choices.values() for key in changes}:
+            if changed_by.setdefault(key, name) != name:
+                raise ValueError(f"space of {run.name}: {changed_by[key]} and {name} both change {key}")
 
 
 def _check_contains(space: BaseDistribution, value: Any, what: str) -> None:

@@ -74,12 +74,12 @@ class Search:
             yield
 
     def result(self) -> dict[str, Any]:
-        """The number of the best trial of the last rung, the importance of each key in the first, and all trials."""
+        """The run's part of the results."""
         best = self._ranked(self.config.rungs)
         with warnings.catch_warnings(action="ignore"):  # of few trials
             importance = get_param_importances(self.study, evaluator=PedAnovaImportanceEvaluator())
-        number = best[0]["number"] if best else None
-        return {"best": number, "importance": importance, "trials": self.trials}
+        facts = {"best": best[0]["number"] if best else None, "importance": importance, "trials": self.trials}
+        return facts | {"overrides": self.run.overrides(best[0]["settings"]) if best else []}
 
     def _propose(self) -> optuna.Trial:
         """Settings that were not tried yet.
