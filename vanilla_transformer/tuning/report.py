@@ -4,9 +4,9 @@
 The results are one dict, saved as trials.json: `metric`, `higher_is_better`, `unit`, `budget_unit` ("minutes" or
 "updates"), the `budgets` of a trial in each rung, the `plan` in words, and `runs`: for each the number of its `best`
 trial in the last rung (`None`: all failed), the `overrides` of `train` that give its settings, the `importance` of each
-key, and `trials`. A trial has its `number` (0:
-the run's own settings), its `settings`, and `rungs`, an outcome for each rung that it reached: `score`, `updates`,
-`minutes`, `epochs`, `parameters`, `precision` and `error`; a failure has its `error`, and `score` is `None`.
+key, and `trials`. A trial has its `number` (0: the run's own settings), its `settings`, and `rungs`, an outcome for
+each rung that it reached: `score`, `updates`, `minutes`, `epochs`, `parameters`, `precision` and `error`; a failure has
+its `error`, and `score` is `None`.
 """
 
 from collections.abc import Mapping

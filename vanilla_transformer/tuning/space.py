@@ -94,8 +94,6 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
             if leaf is None:  # taken out, by an override
                 continue
             with _named(f"space of {name}, {key}"):
-                if config.metric == "perplexity" and key.startswith("tokenizer."):
-                    raise ValueError("perplexities of different tokenizers cannot be compared; choose another metric")
                 if "." in key:
                     tuned.space[key], tuned.own[key] = _distribution(values, key, leaf), value_of(run, key)
                     _check_contains(tuned.space[key], tuned.own[key], "the run's own value")
@@ -103,7 +101,7 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
                     tuned.alternatives[key] = choices = _alternatives(values, key, leaf)
                     tuned.space[key] = CategoricalDistribution(list(choices))
                     tuned.own[key] = next(choice for choice, changes in choices.items() if not changes)
-        _check_disjoint(tuned)
+        _check_changed_keys(tuned, config.metric)
         settings = math.prod(map(_size, tuned.space.values()))
         if settings <= config.trials:
             raise ValueError(f"trials={config.trials}: the space of {name} has {settings - 1} settings besides its own")
@@ -200,14 +198,16 @@ def _check_may_change(key: str) -> None:
         raise ValueError(f"a sweep does not change {key}")
 
 
-def _check_disjoint(run: TunedRun) -> None:
-    """Raise ValueError if two places of the space change the same key, and would undo each other."""
+def _check_changed_keys(run: TunedRun, metric: str) -> None:
+    """Raise ValueError if two places of the space change the same key, or if the metric forbids a key."""
     changed_by: dict[str, str] = {}
     for name in run.space:
         choices = run.alternatives.get(name, {"": {name: None}})
         for key in {key for changes in choices.values() for key in changes}:
             if changed_by.setdefault(key, name) != name:
                 raise ValueError(f"space of {run.name}: {changed_by[key]} and {name} both change {key}")
+            if metric == "perplexity" and key.startswith("tokenizer."):
+                raise ValueError(f"metric={metric!r} cannot compare tokenizers, which {name} changes; choose another")
 
 
 def _check_contains(space: BaseDistribution, value: Any, what: str) -> None:
