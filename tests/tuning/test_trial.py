@@ -47,7 +47,7 @@ def test_every_pair_counts_for_bleu(model, tokenizer):
     assert scores[0] > scores[1] > scores[2] == 0  # were the two targets of a source both its references: 100
 
 
-def test_a_trial_is_scored_by_its_finished_model(tiny_run: TinyRun, monkeypatch):
+def test_a_trial_is_scored_by_its_finished_model(tiny_run: TinyRun, monkeypatch, capsys):
     def train_here(function, *arguments) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         function(*arguments)
@@ -66,6 +66,8 @@ def test_a_trial_is_scored_by_its_finished_model(tiny_run: TinyRun, monkeypatch)
         tokens += inputs["labels"].numel()
     assert outcome["score"] == pytest.approx(math.exp(nll / tokens), rel=1e-4)
     assert (outcome["updates"], outcome["parameters"]) == (8, model.num_parameters())
+    assert capsys.readouterr() == ("", "")
+    assert "update 8, " in (tiny_run.output_dir / "training.log").read_text("utf-8")
     left = {path.name for path in tiny_run.output_dir.iterdir()}
     assert "model" in left
     assert not left & {"checkpoints", "best"}

@@ -44,7 +44,7 @@ def conclusion(results: Results, run: Mapping[str, Any]) -> str:
     if run["best"] is None:
         return "All trials of the last rung failed."
     score, own = (run["trials"][number]["rungs"][-1]["score"] for number in (run["best"], 0))
-    shown = f"{results['budgets'][-1]:,.4g} {results['budget_unit']}: {score_text(results['unit'], score)}"
+    shown = f"{results['budgets'][-1]:,.3g} {results['budget_unit']}: {score_text(results['unit'], score)}"
     if run["best"] == 0:
         return f"After {shown}, with the run's own settings: no other trial was better."
     return f"After {shown}, by trial {run['best']}; the run's own settings: {score_text(results['unit'], own)}."
@@ -74,7 +74,7 @@ def _run(results: Results, run: Mapping[str, Any]) -> list[str]:
             facts = [f"{last['parameters']:,}", f"{last['updates']:,}", f"{last['minutes']:.2f}", last["precision"]]
         name = f"{trial['number']}{' (own)' * (trial['number'] == 0)}"
         rows.append([name, *values, *scores, *facts, escape(last["error"] or "")])
-    budgets = [f"{budget:,.4g} {results['budget_unit']}" for budget in results["budgets"]]
+    budgets = [f"{budget:,.3g} {results['budget_unit']}" for budget in results["budgets"]]
     facts = ["parameters", "updates", "minutes", "precision", "failure"]
     parts.append(table(["trial", *(f"`{key}`" for key in keys), *budgets, *facts], rows))
     return parts
