@@ -37,16 +37,6 @@ def test_export_without_averaging_has_the_last_weights(tiny_run):
         assert torch.equal(weight, run.state.bare_model().state_dict()[name])
 
 
-def test_the_moving_average_is_what_is_exported_and_validated(tiny_run):
-    options = ["training.average_checkpoints=0", "training.ema_decay=0.9"]
-    run = tiny_run.train(*options, *tiny_run.validation())  # validated once, so `best` is what was scored
-    model, best = (AutoModelForSeq2SeqLM.from_pretrained(run.output_dir / name) for name in (MODEL, "best"))
-    for name, weight in run.state.moving_average.averages.items():
-        assert torch.equal(model.get_parameter(name), weight)
-        assert torch.equal(best.get_parameter(name), weight)
-    assert not torch.equal(model.lm_head.weight, run.state.bare_model().lm_head.weight)
-
-
 def test_generation_config_is_as_configured(tiny_run):
     tiny_run.train("generation.num_beams=3", "generation.length_penalty=0.8")
     config = GenerationConfig.from_pretrained(tiny_run.output_dir / MODEL)

@@ -15,7 +15,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 
 from tests.distributed.launching import free_port
-from vanilla_transformer.training.averaging import MovingAverage
 from vanilla_transformer.training.schedule import paper_schedule
 from vanilla_transformer.training.train_state import Progress, TrainState
 
@@ -184,15 +183,12 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 7), torch.nn.Linear(7, 5))
         fully_shard(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        schedule, average = paper_schedule(optimizer, 16, 10), MovingAverage(model, 0.9)
-        states.append(TrainState(accelerator, model, optimizer, schedule, Progress(), average))
+        states.append(TrainState(accelerator, model, optimizer, paper_schedule(optimizer, 16, 10), Progress()))
 
     def step(state: TrainState) -> None:
         state.model(torch.ones(2, 3)).logsumexp(-1).sum().backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.moving_average.update(torch.tensor(0.0))
-        state.progress.updates += 1
 
     for _ in range(3):
         step(states[0])
@@ -206,8 +202,6 @@ def train_sharded(rank: int, port: int, folder: Path) -> None:
         step(state)
     for resumed, expected in zip(states[1].model.parameters(), states[0].model.parameters(), strict=True):
         assert torch.equal(resumed.to_local(), expected.to_local())
-    for resumed, expected in zip(*(state.moving_average.averages.values() for state in states), strict=True):
-        assert torch.equal(resumed.to_local(), expected.to_local())
     dist.destroy_process_group()
 
 
@@ -216,5 +210,4 @@ def test_a_sharded_optimizer_resumes_to_the_bit_and_is_saved_unsharded(tmp_path:
     start_processes(train_sharded, (free_port(), tmp_path), nprocs=2, start_method="spawn")
     tensors = load_file(tmp_path / "optimizer.safetensors")
     assert tensors["0.weight.exp_avg"].shape == (7, 3)
-    assert load_file(tmp_path / "averages.safetensors")["0.weight"].shape == (7, 3)
     assert {path.name for path in tmp_path.glob("random*")} == {"random_states_0.json", "random_states_1.json"}

@@ -18,7 +18,7 @@ CONTROLLED_SECTIONS = ("data", "tokenizer", "generation")
 CONTROLLED_TRAINING = (
     *("max_source_tokens", "max_target_tokens", "gradient_accumulation_steps", "tokens_per_update"),
     *("mixed_precision", "seed"),
-    *("checkpoint_every", "keep_checkpoints", "average_checkpoints", "ema_decay"),
+    *("checkpoint_every", "keep_checkpoints", "average_checkpoints"),
 )
 
 

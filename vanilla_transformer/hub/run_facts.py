@@ -20,7 +20,6 @@ RECIPE = {
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
         *("gradient_accumulation_steps", "tokens_per_update", "seed", "checkpoint_every", "average_checkpoints"),
-        "ema_decay",
     ),
     "optimizer": None,
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
@@ -57,7 +56,7 @@ def write_card_of_average(folder: Path, *, run: Path, checkpoints: Sequence[Path
     results = _read(run)
     if checkpoints[-1].name != checkpoint_name(results["updates"]):
         return None
-    results["config"]["training"] |= {"average_checkpoints": len(checkpoints), "ema_decay": None}
+    results["config"]["training"]["average_checkpoints"] = len(checkpoints)
     return write_model_card(folder, facts=facts_of_run(results | {"scores": [], "loss": None}, name))
 
 

@@ -118,8 +118,6 @@ class TrainingConfig:
         profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
-        ema_decay: the exponential moving average of the weights becomes the finished model, and validations score it;
-            each update keeps this share of it, fewer at first; `None`: no such average.
         trackers: Accelerate's, such as tensorboard.
     """
 
@@ -149,7 +147,6 @@ class TrainingConfig:
     profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
-    ema_decay: float | None = probability(default=None)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):
@@ -169,12 +166,6 @@ class TrainingConfig:
             raise ValueError(
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
                 f"training.keep_checkpoints={self.keep_checkpoints}"
-            )
-
-        if self.ema_decay is not None and self.average_checkpoints:
-            raise ValueError(
-                f"training.ema_decay={self.ema_decay} and training.average_checkpoints={self.average_checkpoints} both "
-                "decide what the finished model is; set training.average_checkpoints=0"
             )
 
     def micro_batches(self, processes: int) -> int:

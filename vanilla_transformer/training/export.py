@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
@@ -23,7 +22,6 @@ from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import merge_adapter, save_weights
 from vanilla_transformer.training.setup import Run
-from vanilla_transformer.training.train_state import AVERAGES
 from vanilla_transformer.training.validation import Validation
 
 MODEL, RESULTS, ADAPTER = "model", "results.json", "adapter"  # in the run's output_dir
@@ -53,15 +51,10 @@ def export_model(run: Run, validation: Validation | None) -> None:
 
 def _finished_model(run: Run) -> PreTrainedModel:
     if isinstance(run.config, FineTuningConfig) and run.config.lora is not None:
-        with atomic_folder(run.output_dir / ADAPTER) as folder, run.state.averaged():
+        with atomic_folder(run.output_dir / ADAPTER) as folder:
             save_weights(run.state.bare_model(), folder)
         return merge_adapter(run.config.model, run.output_dir / ADAPTER)
-    newest = run.checkpoints.newest(run.config.training.average_checkpoints or 1)
-    model = average_checkpoints(newest)
-    if run.state.moving_average is not None:
-        unknown = model.load_state_dict(load_file(newest[-1] / AVERAGES), strict=False).unexpected_keys
-        assert not unknown
-    return model
+    return average_checkpoints(run.checkpoints.newest(run.config.training.average_checkpoints or 1))
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:

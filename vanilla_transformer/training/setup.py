@@ -3,7 +3,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +18,6 @@ from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_
 from vanilla_transformer.distributed.fsdp import check_launch_options, fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import main_process_first
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
-from vanilla_transformer.training.averaging import MovingAverage
 from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, TrainingConfig
@@ -124,9 +123,6 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     settle_gradient_buckets(wrapped, accelerator)
     seed_each_process(config.training.seed, accelerator)
     state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
-    if config.training.ema_decay is not None:
-        average = MovingAverage(state.bare_model(), config.training.ema_decay)
-        state = replace(state, moving_average=average)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints, length)
     checkpoint = checkpoints.load_latest()

@@ -9,8 +9,7 @@ and safetensors, which hold nothing but values, and parameters have names.
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from vanilla_transformer.training.averaging import MovingAverage
-
 logger = logging.getLogger(__name__)
 
-OPTIMIZER, OPTIMIZER_GROUPS, AVERAGES = "optimizer.safetensors", "optimizer.json", "averages.safetensors"
+OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
 SCHEDULE, PROGRESS, GRADIENT_SCALER = "schedule.json", "progress.json", "gradient_scaler.json"
 
 
@@ -86,7 +83,6 @@ class TrainState:
     Args:
         model: bare, or as Accelerate has wrapped it; names the optimizer's parameters.
         optimizer: bare, or as Accelerate has wrapped it.
-        moving_average: `None` without `training.ema_decay`.
     """
 
     accelerator: Accelerator
@@ -94,7 +90,6 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     progress: Progress
-    moving_average: MovingAverage | None = None
 
     def _random_states_file(self) -> str:
         return f"random_states_{self.accelerator.process_index}.json"
@@ -102,10 +97,6 @@ class TrainState:
     def bare_model(self) -> Any:
         """The model without what Accelerate has wrapped around it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """In the block, the model has the weights that validations score: the averages, if there are any."""
-        return nullcontext() if self.moving_average is None else self.moving_average.applied()
 
     def save(self, folder: Path) -> None:
         """Save all but the weights; all processes must call this, and the main one writes."""
@@ -119,9 +110,6 @@ class TrainState:
         """
         states = gather_object([self._random_states()])  # of each process
         groups, tensors = self._optimizer_state()
-        tensor_files = {OPTIMIZER: tensors}
-        if self.moving_average is not None:
-            tensor_files[AVERAGES] = self._gather(self.moving_average.averages.items())
         files = {f"random_states_{process}.json": state for process, state in enumerate(states)}
         files |= {OPTIMIZER_GROUPS: groups, SCHEDULE: self.schedule.state_dict(), PROGRESS: asdict(self.progress)}
         if self.accelerator.scaler is not None:
@@ -132,8 +120,8 @@ class TrainState:
         def write(folder: Path) -> None:
             for name, text in texts.items() if is_main else ():
                 (folder / name).write_text(text, encoding="utf-8")
-            for name, tensors in tensor_files.items() if is_main else ():
-                save_file(tensors, folder / name)
+            if is_main:
+                save_file(tensors, folder / OPTIMIZER)
 
         return write
 
@@ -142,10 +130,6 @@ class TrainState:
         self._load_optimizer_state(_read_json(folder / OPTIMIZER_GROUPS), load_file(folder / OPTIMIZER))
         self.schedule.load_state_dict(_read_json(folder / SCHEDULE))
         vars(self.progress).update(_read_json(folder / PROGRESS))
-        if self.moving_average is not None:
-            averages, trained = load_file(folder / AVERAGES), self.moving_average.trained
-            sharded = {name: _shard_like(trained[name], tensor) for name, tensor in averages.items()}
-            self.moving_average.load(sharded, self.progress.updates)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
         path = folder / self._random_states_file()
@@ -156,27 +140,20 @@ class TrainState:
             logger.warning(f"{folder} is of fewer processes: dropout of process {process} begins by a seed of its own")
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-        """Groups with their parameters' names, and tensors `name.exp_avg` and so on, as `_gather` returns them."""
-        names, optimizer = self._names(), self._bare_optimizer()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        groups = [
-            {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
-        ]
-        return groups, self._gather(
-            (f"{names[parameter]}.{key}", tensor)
-            for parameter in parameters
-            if parameter in optimizer.state
-            for key, tensor in optimizer.state[parameter].items()
-        )
+        """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.
 
-    def _gather(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Unsharded copies on the CPU; all processes gather them, and only the main one gets them."""
-        copies = {}
-        for name, tensor in tensors:
-            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.accelerator.is_main_process:
-                copies[name] = full.to("cpu", copy=True).contiguous()
-        return copies
+        All processes gather the tensors, and only the main one gets them.
+        """
+        names, optimizer = self._names(), self._bare_optimizer()
+        groups, tensors = [], {}
+        for group in optimizer.param_groups:
+            groups.append({**group, "params": [names[parameter] for parameter in group["params"]]})
+            for parameter in group["params"]:
+                for key, tensor in optimizer.state[parameter].items() if parameter in optimizer.state else ():
+                    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                    if self.accelerator.is_main_process:
+                        tensors[f"{names[parameter]}.{key}"] = full.to("cpu", copy=True).contiguous()
+        return groups, tensors
 
     def _load_optimizer_state(self, groups: list[dict[str, Any]], tensors: dict[str, torch.Tensor]) -> None:
         """The optimizer itself puts every tensor on its parameter's device."""

@@ -133,8 +133,6 @@ class UpdateQueue:
             sums = sum_over_processes(accelerator, sums)  # the update's only one, besides that of its tokens
         skipped = (sums[0] > 0).float()
         step(self.state, skipped, self.pending[-1].skipped if self.pending else None)
-        if self.state.moving_average is not None:
-            self.state.moving_average.update(skipped)
         facts = (losses.tokens // EXACT, losses.tokens % EXACT, norm)
         results = torch.cat([sums, torch.stack([value.float() for value in facts])])
         own_tokens = sum(batch.source_tokens + batch.target_tokens for batch in micro_batches)

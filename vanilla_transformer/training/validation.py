@@ -48,17 +48,9 @@ def perplexity(negative_log_likelihood: float) -> float:
     return math.exp(negative_log_likelihood) if negative_log_likelihood < 700 else math.inf
 
 
-def validate(run: Run) -> Validation:
-    """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`.
-
-    With `training.ema_decay`, both have the averaged weights.
-    """
-    with run.state.averaged():
-        return _validate(run)
-
-
 @torch.compiler.set_stance("force_eager")  # other modes would need other graphs, for few batches
-def _validate(run: Run) -> Validation:
+def validate(run: Run) -> Validation:
+    """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`."""
     assert run.corpora.validation is not None
     assert run.validation_batches is not None
     accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()

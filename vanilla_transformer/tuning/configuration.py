@@ -32,10 +32,10 @@ class SweepConfig:
         space: sections of keys as in a run's configuration; for each key a list of values, or `{low: …, high: …}`, with
             `log: true` for a logarithmic scale; `None`: the key is not tried. The run's own value must be among them.
             Any other name is a choice among named alternatives, each with its changes in sections, and `{}` for the
-            run's own: `average: {last 5: {}, ema: {training: {average_checkpoints: 0, ema_decay: 0.999}}}`.
+            run's own: `average: {last 5: {}, none: {training: {average_checkpoints: 0}}}`.
         run_space: name of a run → keys of this run alone.
         first: changes to the run's own settings that are tried first, such as `{optimizer: {warmup_steps: 100}}` or
-            `{average: ema}`; a run whose space lacks one of them tries other settings instead.
+            `{average: none}`; a run whose space lacks one of them tries other settings instead.
         scaled: key → power: where a trial has a share of the budget, the key's value is multiplied by share^power.
         seed: of the search; that of the trials is `training.seed`.
         data, training: values for these sections of every run.
