@@ -24,7 +24,12 @@ from vanilla_transformer.training.validation import validate
 pytestmark = pytest.mark.slow
 
 
-def test_two_processes_train_as_one_that_accumulates(tiny_run):
+@pytest.mark.parametrize(
+    "more",
+    [[], ["training.simcut_alpha=3", "training.simcut_cutoff=0.999999999"]],
+    ids=["plain", "SimCut, all cut off"],
+)
+def test_two_processes_train_as_one_that_accumulates(tiny_run, more):
     """An epoch is one update either way, so the gradients are of the same pairs."""
     options = [str(tiny_run.config), "model.dropout=0.0", "training.max_epochs=5", "training.max_updates=5"]
     options += [f"training.max_{side}_tokens=280" for side in ("source", "target")]
@@ -96,6 +101,17 @@ def test_processes_with_different_clocks_have_the_same_rates(tiny_run):
     assert rates == others
     assert len(rates) == pytest.approx(30, abs=3)  # the faster clock ends the run
     assert rates[-1] < 0.15 * max(rates)
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP2], ids=["ddp", "fsdp2"])
+def test_several_processes_lose_patience_together(tiny_run, environment):
+    """Weights that hardly move give the same translations: only the first of three validations is the best."""
+    still = ["optimizer.learning_rate_scale=1e-9", "training.average_checkpoints=0"]
+    options = [*tiny_run.validation(), *still, "training.validate_every=2", "training.patience=2"]
+    start_together(train_here, 2, tiny_run.config, [*options, "training.max_updates=50"], **environment)
+    results = json.loads((tiny_run.output_dir / "results.json").read_text(encoding="utf-8"))
+    assert results["updates"] == 6
+    assert results["validation"]["is_best"]
 
 
 def first_update_here(config: Path, overrides: list[str]) -> None:

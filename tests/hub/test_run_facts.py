@@ -63,6 +63,11 @@ def test_a_validation_of_all_sentences_with_the_models_own_beams(results):
     assert facts_of_run(results, "tiny").scores[-1].dataset == f"reversals: validation ({how}), before averaging"
 
 
+def test_a_validation_of_the_finished_model_is_not_called_another(results):
+    results["config"]["training"]["average_checkpoints"] = 0
+    assert facts_of_run(results, "tiny").scores[0].dataset == "reversals: validation"
+
+
 def test_one_language_alone_gives_no_direction(results):
     results["config"]["data"]["target_language"] = None
     assert facts_of_run(results, "tiny").languages == []

@@ -144,6 +144,9 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
         ("training.max_updates=null", "training has no end"),
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
         ("training.max_skipped_in_a_row=0", "training.max_skipped_in_a_row=0 must be at least 1"),
+        ("training.patience=0", "training.patience=0 must be at least 1"),
+        ("training.patience=3", "training.patience=3 needs validations: give data.validation"),
+        ("training.best_by=chrf", "training.best_by"),
         ("training.average_checkpoints=9", "training.average_checkpoints=9 must lie between 0"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0"),
         ("optimizer.learning_rate_scale=nan", "optimizer.learning_rate_scale=nan"),
@@ -153,6 +156,12 @@ def test_wrong_types_name_the_place_and_what_is_expected(tmp_path: Path, overrid
 )
 def test_values_out_of_range(tmp_path: Path, override: str, said: str):
     assert said in message_of(tmp_path, LEAST, override)
+
+
+def test_patience_needs_validations_before_the_end(tmp_path: Path):
+    assert "training.patience=3 counts validations, and there are none before the end" in message_of(
+        tmp_path, LEAST, "training.patience=3", "training.validate_every=null"
+    )
 
 
 def test_learned_positions_must_reach_as_far_as_the_data(tmp_path: Path):

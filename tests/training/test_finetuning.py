@@ -14,6 +14,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, GenerationConfig
 
 from tests.conftest import write_reversals
@@ -21,7 +22,7 @@ from vanilla_transformer import RNNSeq2SeqConfig, RNNSeq2SeqForConditionalGenera
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.evaluation.translation_quality import score_translations
 from vanilla_transformer.inference.translate import translate_lines
-from vanilla_transformer.training import lora, setup
+from vanilla_transformer.training import lora, setup, validation
 from vanilla_transformer.training.finetuning import REMOVED, RENAMED, load_finetuning_config
 from vanilla_transformer.training.gradients import backward
 from vanilla_transformer.training.loop import train
@@ -326,6 +327,20 @@ def test_the_best_model_is_kept(base, tmp_path):
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned" / "best").config.model_type
 
 
+def test_patience_finishes_with_the_best_adapter(base, kind, tmp_path, monkeypatch):
+    losses = iter([(1.0, 1.0), (2.0, 2.0)])
+    monkeypatch.setattr(validation, "mean_loss", lambda *_: next(losses))
+    options = [
+        f"training.{option}" for option in ("validate_every=1", "checkpoint_every=1", "patience=1", "best_by=loss")
+    ]
+    _, results = tune(tmp_path, base, f"lora={{target_modules: {TARGETS[kind]}}}", *options)
+    assert (results["updates"], results["loss"]) == (2, 1.0)
+    names = ("adapter", "checkpoints/update-00000001", "checkpoints/update-00000002")
+    finished, best, last = (load_file(tmp_path / "tuned" / name / lora.ADAPTER_WEIGHTS) for name in names)
+    assert all(torch.equal(weight, best[name]) for name, weight in finished.items())
+    assert not all(torch.equal(weight, last[name]) for name, weight in finished.items())
+
+
 def test_names_of_seq2seq_training_arguments_are_accepted(tmp_path):
     """Each of them, with a value that is not the default."""
     values = {"max_epochs": 7, "schedule": "cosine", "max_grad_norm": 0.5, "weight_decay": 0.1}
@@ -379,6 +394,7 @@ def test_without_an_end_there_are_three_epochs(tmp_path):
         ("lora={target_modules: [q_proj], dropout: 1}", "lora.dropout=1.0 must be at least 0 and less than 1"),
         ("training.max_source_tokens=0", "training.max_source_tokens=0 must be at least 1"),
         ("lora={target_modules: [q_proj]} training.average_checkpoints=2", "training.average_checkpoints=2 is for all"),
+        ("data.validation=null training.patience=3", "training.patience=3 needs validations: give data.validation"),
         ("data.train.streaming=true", "data.train.streaming=true: fine-tuning reads its corpora whole"),
     ],
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop as a whole, on runs of a second."""
 
+import json
 import os
 import signal
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vanilla_transformer.training import loop
+from vanilla_transformer.training import loop, validation
 from vanilla_transformer.training.checkpoint import list_checkpoints
 
 
@@ -133,6 +134,68 @@ def test_clipping_bounds_the_first_step(tiny_run, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", record)
     tiny_run.train("training.max_updates=3", "optimizer.max_grad_norm=0.01")
     assert max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.fixture
+def patient(tiny_run, monkeypatch) -> list[str]:
+    """Options of a run whose validation losses are given: update 4 has the best, 8 is the second without a better."""
+    losses, updates = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.0, 10: 1.0, 12: 0.9}, []
+    validate = loop.validate
+
+    def noted(run):
+        updates.append(run.state.progress.updates)
+        return validate(run)
+
+    monkeypatch.setattr(loop, "validate", noted)
+    monkeypatch.setattr(validation, "mean_loss", lambda *_: (losses.get(updates[-1], 4.0), 1.0))
+    options = ["validate_every=2", "patience=2", "best_by=loss", "average_checkpoints=0", "max_updates=12"]
+    return [*tiny_run.validation(), *(f"training.{option}" for option in options)]
+
+
+def test_patience_ends_a_run_with_its_best_model(tiny_run, patient):
+    run = tiny_run.train(*patient)
+    assert run.state.progress.updates == 8
+    finished, best = (
+        load_file(run.output_dir / name / "model.safetensors") for name in ("model", "checkpoints/update-00000004")
+    )
+    assert_equal(finished, best)
+    results = json.loads((run.output_dir / "results.json").read_text(encoding="utf-8"))
+    assert results["validation"]["loss"] == 2.0
+
+
+def test_patience_with_averaging_ends_a_run_with_the_mean_of_its_last_checkpoints(tiny_run, patient):
+    run = tiny_run.train(*patient[:-2], "training.max_updates=12", "training.average_checkpoints=2")
+    last = [load_file(path / "model.safetensors") for path in list_checkpoints(run.output_dir / "checkpoints")]
+    assert len(last) == 2  # after updates 4 and 8
+    mean = {name: (weight + last[1][name]) / 2 for name, weight in last[0].items()}
+    assert_equal(load_file(run.output_dir / "model" / "model.safetensors"), mean, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("ends", [(3, 5), (4, 6), (8,)], ids=["between validations", "at validations", "at the last"])
+def test_a_resumed_run_loses_patience_where_an_uninterrupted_one_does(tiny_run, patient, ends):
+    whole = tiny_run.train(*patient, f"training.output_dir={tiny_run.folder / 'whole'}")
+    for updates in ends:
+        tiny_run.train(*patient[:-1], f"training.max_updates={updates}")
+    resumed = tiny_run.train(*patient)
+    assert resumed.state.progress.updates == whole.state.progress.updates == 8
+    assert_equal(weights(resumed), weights(whole))
+    finished = [load_file(folder / "model" / "model.safetensors") for folder in (resumed.output_dir, whole.output_dir)]
+    assert_equal(*finished)
+
+
+def test_a_run_that_lost_patience_does_not_train_again(tiny_run, patient, monkeypatch):
+    before = weights(tiny_run.train(*patient))
+    monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("trained"))
+    again = tiny_run.train(*patient)
+    assert again.state.progress.updates == 8
+    assert_equal(weights(again), before)
+
+
+def test_more_patience_goes_on(tiny_run, patient):
+    tiny_run.train(*patient)
+    run = tiny_run.train(*(option.replace("patience=2", "patience=3") for option in patient))
+    assert run.state.progress.updates == 12
+    assert run.state.progress.best_score == -0.9
 
 
 def test_a_stream_trains(tiny_run):

@@ -72,6 +72,17 @@ def test_resumed_state_is_equal_to_the_bit(trained: TrainState, tmp_path: Path):
     assert trained.optimizer.state_dict()["param_groups"] == other.optimizer.state_dict()["param_groups"]
 
 
+def test_the_best_of_an_older_version_is_its_bleu(trained: TrainState, tmp_path: Path):
+    trained.save(tmp_path)
+    progress = json.loads((tmp_path / "progress.json").read_text(encoding="utf-8"))
+    for name in ("best_score", "validated_updates", "validations_since_best"):
+        del progress[name]
+    (tmp_path / "progress.json").write_text(json.dumps(progress | {"best_bleu": 12.5}), encoding="utf-8")
+    other = new_state()
+    other.load(tmp_path)
+    assert other.progress.best_score == 12.5
+
+
 def test_the_optimizers_tensors_have_the_names_of_the_parameters(trained: TrainState, tmp_path: Path):
     trained.save(tmp_path)
     names = [name for name, _ in trained.model.named_parameters()]

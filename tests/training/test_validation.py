@@ -2,12 +2,14 @@
 """Validation against torch's cross-entropy and sacreBLEU, sentence by sentence."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
 import torch
 from accelerate.state import AcceleratorState
 
+from vanilla_transformer.training import validation
 from vanilla_transformer.training.setup import set_up
 from vanilla_transformer.training.validation import mean_loss, perplexity, validate
 
@@ -39,6 +41,36 @@ def test_bleu_is_sacrebleus_of_greedy_translations(run):
     assert validate(run).bleu == pytest.approx(expected)
 
 
+def test_the_sentence_error_rate_is_the_share_of_sentences_with_any_error(run, monkeypatch):
+    references = run.corpora.validation["target"][:]
+    hypotheses = [text if number % 3 else f"{text} a" for number, text in enumerate(references)]
+    translations = [[SimpleNamespace(text=text)] for text in hypotheses]
+    monkeypatch.setattr(validation, "translate_on_all_processes", lambda *_, **__: translations)
+    assert validate(run).sentence_error_rate == pytest.approx(4 / 12)  # sentences 0, 3, 6, 9
+
+
+@pytest.mark.parametrize(("best_by", "is_best"), [("bleu", True), ("loss", False), ("sentence_error_rate", False)])
+def test_the_best_is_the_best_by_the_chosen_measure(tiny_run, monkeypatch, best_by, is_best):
+    """Of two validations the second has a better BLEU, a worse loss, and as many wrong sentences."""
+    run = set_up(tiny_run.load(*tiny_run.validation(), f"training.best_by={best_by}"))
+    losses, scores = iter([(1.0, 1.0), (2.0, 2.0)]), iter([10.0, 20.0])
+    empty = {"chrf": 0.0, "bleu_signature": "", "chrf_signature": ""}
+    monkeypatch.setattr(validation, "mean_loss", lambda *_: next(losses))
+    monkeypatch.setattr(validation, "score_translations", lambda *_: {"bleu": next(scores), **empty})
+    monkeypatch.setattr(validation, "translate_on_all_processes", lambda *_, **__: [[SimpleNamespace(text="")]] * 12)
+    assert validate(run).is_best
+    second = validate(run)
+    assert second.is_best == is_best
+    assert validation.best_validation(run).bleu == (20.0 if is_best else 10.0)
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tiny_run, monkeypatch):
+    run = set_up(tiny_run.load(*tiny_run.validation(), "training.best_by=loss"))
+    losses = iter([(math.nan, 1.0), (2.0, 1.0)])
+    monkeypatch.setattr(validation, "mean_loss", lambda *_: next(losses))
+    assert [validate(run).is_best for _ in range(2)] == [False, True]
+
+
 def test_the_model_goes_on_training_afterwards(run):
     run.state.bare_model().train()
     validate(run)
@@ -47,16 +79,16 @@ def test_the_model_goes_on_training_afterwards(run):
 
 def test_the_best_model_is_kept(tiny_run):
     run = tiny_run.train(*tiny_run.validation(), "training.validate_every=3")
-    assert run.state.progress.best_bleu >= 0
+    assert run.state.progress.best_score >= 0
     assert {path.name for path in (tiny_run.output_dir / "best").iterdir()} >= {"model.safetensors", "tokenizer.json"}
 
 
 def test_a_longer_run_remembers_the_best_of_the_last_validation(tiny_run):
     options = [*tiny_run.validation(), "training.validate_every=1000"]
-    first = tiny_run.train(*options, "training.max_updates=6").state.progress.best_bleu
+    first = tiny_run.train(*options, "training.max_updates=6").state.progress.best_score
     assert first >= 0
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert set_up(tiny_run.load(*options)).state.progress.best_bleu == first
+    assert set_up(tiny_run.load(*options)).state.progress.best_score == first
 
 
 def test_validation_never_computes_the_logits_of_a_whole_batch(run, monkeypatch):

@@ -154,7 +154,8 @@ def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
     scores = _scores(results, f"{corpus}: test")
     if validation is None:
         return scores
-    where = f"{corpus}: validation, before averaging"
+    stage = ", before averaging" if training["average_checkpoints"] else ""
+    where = f"{corpus}: validation{stage}"
     scores.append(Score(where, "perplexity per token", validation["perplexity"]))
     if not results["scores"]:
         sentences = training["validation_sentences"]
@@ -162,6 +163,6 @@ def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
         how = f"{'all' if sentences is None else f'at most {sentences:,}'} sentences, num_beams {beams}"
         if beams > 1:
             how += f", alpha {config['generation']['alpha']}"
-        where = f"{corpus}: validation ({how}), before averaging"
+        where = f"{corpus}: validation ({how}){stage}"
         scores.append(Score(where, "BLEU", validation["bleu"], validation["bleu_signature"]))
     return scores

@@ -115,9 +115,14 @@ class TrainingConfig:
             checkpoints by minutes are removed by the next one.
         validation_beams: beam width of the validation's translations; `None`: the model's own.
         validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
+        patience: validations in a row without an improvement that end the run; `None`: do not. The finished model is
+            then `best/`, unless average_checkpoints says otherwise.
+        best_by: what the validation in `best/` is the best by: BLEU, the smoothed loss, or sentence_error_rate, the
+            share of the `validation_sentences` that are not exactly the reference (of pronunciations: of words).
         profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
-        average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights.
+        average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights, and
+            with patience those of the best validation.
         trackers: Accelerate's, such as tensorboard.
     """
 
@@ -144,6 +149,8 @@ class TrainingConfig:
     checkpoint_every_minutes: float | None = positive(default=None)
     validation_beams: int | None = at_least(1, default=1)
     validation_sentences: int | None = at_least(1, default=1000)
+    patience: int | None = at_least(1, default=None)
+    best_by: Literal["bleu", "loss", "sentence_error_rate"] = "bleu"
     profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
@@ -167,6 +174,16 @@ class TrainingConfig:
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
                 f"training.keep_checkpoints={self.keep_checkpoints}"
             )
+
+        if self.patience is not None and (self.validate_every, self.validate_every_minutes) == (None, None):
+            raise ValueError(
+                f"training.patience={self.patience} counts validations, and there are none before the end: set "
+                "training.validate_every or training.validate_every_minutes"
+            )
+
+    def finishes_with_best(self) -> bool:
+        """Whether the finished model is that of the best validation."""
+        return self.patience is not None and self.average_checkpoints == 0
 
     def micro_batches(self, processes: int) -> int:
         """Micro-batches of each process in an update."""
@@ -278,8 +295,15 @@ def check_model_section(model: dict[str, Any]) -> None:
         raise ValueError(f"model.{error}") from error
 
 
+def check_patience(data: CorporaConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for `training.patience` without a validation corpus."""
+    if training.patience is not None and data.validation is None:
+        raise ValueError(f"training.patience={training.patience} needs validations: give data.validation")
+
+
 def _check_corpora(config: RunConfig) -> None:
     data, training = config.data, config.training
+    check_patience(data, training)
     for name, corpus in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if corpus is not None and corpus.streaming and name != "train":
             raise ValueError(

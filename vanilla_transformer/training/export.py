@@ -20,9 +20,9 @@ from vanilla_transformer.inference.translate import translate_on_all_processes
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.averaging import average_checkpoints
 from vanilla_transformer.training.finetuning import FineTuningConfig
-from vanilla_transformer.training.lora import merge_adapter, save_weights
+from vanilla_transformer.training.lora import load_adapter, merge_adapter, save_weights
 from vanilla_transformer.training.setup import Run
-from vanilla_transformer.training.validation import Validation
+from vanilla_transformer.training.validation import BEST, Validation, best_validation
 
 MODEL, RESULTS, ADAPTER = "model", "results.json", "adapter"  # in the run's output_dir
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,8 +34,10 @@ def export_model(run: Run, validation: Validation | None) -> None:
     With LoRA, also write `output_dir/adapter`, which is merged into the model.
 
     Args:
-        validation: of the last weights, for results.json.
+        validation: of the last weights, for results.json, unless the finished model is that of the best validation.
     """
+    if run.config.training.finishes_with_best():
+        validation = best_validation(run)
     results = _facts(run, validation)
     if run.state.accelerator.is_main_process:
         model = _finished_model(run)
@@ -50,11 +52,16 @@ def export_model(run: Run, validation: Validation | None) -> None:
 
 
 def _finished_model(run: Run) -> PreTrainedModel:
+    training, best = run.config.training, run.output_dir / BEST
     if isinstance(run.config, FineTuningConfig) and run.config.lora is not None:
+        if training.finishes_with_best():
+            load_adapter(run.state.bare_model(), best)
         with atomic_folder(run.output_dir / ADAPTER) as folder:
             save_weights(run.state.bare_model(), folder)
         return merge_adapter(run.config.model, run.output_dir / ADAPTER)
-    return average_checkpoints(run.checkpoints.newest(run.config.training.average_checkpoints or 1))
+    if training.finishes_with_best():
+        return average_checkpoints([best])
+    return average_checkpoints(run.checkpoints.newest(training.average_checkpoints or 1))
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, positive, probability
-from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig
+from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig, check_patience
 from vanilla_transformer.training.lora import LoRASectionConfig
 from vanilla_transformer.training.yaml_sections import build_section, merged, plain, read_yaml
 
@@ -53,6 +53,8 @@ REMOVED = {
     "eval_strategy": "set training.validate_every, in updates; the end is always validated",
     "save_strategy": "set training.checkpoint_every, in updates; the end is always saved",
     "report_to": "set training.trackers, such as [tensorboard]",
+    "load_best_model_at_end": "set training.patience, in validations; the best model is in best/ in any case",
+    "metric_for_best_model": "set training.best_by",
     "optim": "the optimizer is AdamW",
     "resume_from_checkpoint": "the same command goes on from the last checkpoint in training.output_dir",
     "push_to_hub": "`vanilla-transformer push` sends the finished model, checked and in one commit",
@@ -126,6 +128,7 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     ):
         section["max_epochs"] = EPOCHS
     config = build_section(FineTuningConfig, values, where="")
+    check_patience(config.data, config.training)
     averaged = config.training.average_checkpoints
     if config.lora is not None and averaged:
         raise ValueError(f"training.average_checkpoints={averaged} is for all weights; leave it out with lora")

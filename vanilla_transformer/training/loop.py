@@ -61,10 +61,14 @@ def fit(run: Run) -> Validation | None:
     progress = state.progress
     state.model.train()
     with stop_requests() as stop, ProgressReport(run) as report, profiler(run) as profile:
-        queue = UpdateQueue(run, report)
         validation = Interval(progress, training.validate_every, training.validate_every_minutes)
         if run.corpora.validation is None:
             validation = Interval(progress, None, None)
+        result = None
+        is_missing = validation.is_at(progress.updates) and progress.validated_updates < progress.updates
+        if is_missing and not is_complete(run):  # a stop request, or the end of an earlier part, came first
+            result = validate_now(run, report, validation)
+        queue = UpdateQueue(run, report)
         checkpoint = Interval(progress, training.checkpoint_every, training.checkpoint_every_minutes)
         for micro_batches in updates(run):
             losses = backward(state, micro_batches, training)
@@ -84,8 +88,13 @@ def fit(run: Run) -> Validation | None:
                 continue
             has_counted = progress.updates > updates_before  # otherwise what this number calls for has been done
             if due.validation or (has_counted and validation.is_at(progress.updates)):
-                with validation.timed():
-                    report.show_validation(validate(run))
+                result = validate_now(run, report, validation)
+                if is_out_of_patience(run):
+                    report.write(
+                        f"after update {progress.updates}: {progress.validations_since_best} validations in a row are "
+                        f"no better by {training.best_by}, and training ends (training.patience={training.patience})"
+                    )
+                    break
             if due.checkpoint or (has_counted and checkpoint.is_at(progress.updates)):
                 with checkpoint.timed():
                     run.checkpoints.save()
@@ -99,12 +108,20 @@ def fit(run: Run) -> Validation | None:
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
         if run.corpora.validation is None:
             return None
+        if result is None or progress.validated_updates < progress.updates:
+            result = validate_now(run, report, validation)
+            if result.is_best:
+                run.checkpoints.save()  # with best_score: a longer run must not take a worse model for the best
+                run.checkpoints.wait()
+        return result
+
+
+def validate_now(run: Run, report: ProgressReport, interval: Interval) -> Validation:
+    """Validate, and show the results."""
+    with interval.timed():
         result = validate(run)
         report.show_validation(result)
-        if result.is_best:
-            run.checkpoints.save()  # with best_bleu: a longer run must not take a worse model for the best
-            run.checkpoints.wait()
-        return result
+    return result
 
 
 def updates(run: Run) -> Iterator[list[Batch]]:
@@ -148,13 +165,20 @@ def is_over(run: Run, seconds: float) -> bool:
 
 
 def is_complete(run: Run) -> bool:
-    """Whether max_updates, max_epochs or max_minutes is reached."""
+    """Whether max_updates, max_epochs, max_minutes or patience is reached."""
     training, progress = run.config.training, run.state.progress
     return (
         (training.max_updates is not None and progress.updates >= training.max_updates)
         or (training.max_epochs is not None and progress.epoch >= training.max_epochs)
         or is_over(run, progress.seconds)
+        or is_out_of_patience(run)
     )
+
+
+def is_out_of_patience(run: Run) -> bool:
+    """Whether `training.patience` validations in a row were no better; all processes count the same ones."""
+    patience = run.config.training.patience
+    return patience is not None and run.state.progress.validations_since_best >= patience
 
 
 def any_process(run: Run, *answers: bool) -> list[bool]:

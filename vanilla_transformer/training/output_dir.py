@@ -29,6 +29,7 @@ MAY_CHANGE = {
             "profile_updates",
             "validate_every_minutes",
             "checkpoint_every_minutes",
+            "patience",
         ),
     },
     "generation": {"num_beams", "alpha", "length_penalty", "max_tokens_beyond_source", "batch_tokens"},

@@ -111,11 +111,15 @@ class ProgressReport:
 
     def show_validation(self, result: Validation) -> None:
         """Figures and a few translations above the bar, and the figures for the trackers."""
-        self._track("validation", {"loss": result.loss, "perplexity": result.perplexity, "bleu": result.bleu})
+        names = ("loss", "perplexity", "bleu", "sentence_error_rate")
+        self._track("validation", {name: getattr(result, name) for name in names})
+        errors = ""
+        if self.training.best_by == "sentence_error_rate":
+            errors = f", {result.sentence_error_rate:.1%} of the sentences wrong"
         best = " (best so far)" if result.is_best else ""
         lines = [
             f"update {self.progress.updates}, {self.progress.seconds / 60:.1f} minutes of training: validation loss "
-            f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{best}",
+            f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{errors}{best}",
             f"    {self.last_speed}",
         ]
         for source, translation, reference in result.examples:

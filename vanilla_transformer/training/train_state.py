@@ -40,7 +40,9 @@ class Progress:
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
         agreed_seconds: the most of any process when it sent the last update that is counted; the same in all of them.
         target_tokens: target tokens trained on, over all processes.
-        best_bleu: best validation BLEU so far; -1 before the first.
+        best_score: best validation so far by `best_by`, negated where less is better; `None` before the first.
+        validated_updates: `updates` at the last validation.
+        validations_since_best: validations in a row that were no better.
         processes: the number of processes.
         pairs: in the training corpus; `None` for a stream.
         corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
@@ -61,7 +63,9 @@ class Progress:
     seconds: float = 0.0
     agreed_seconds: float = 0.0
     target_tokens: int = 0
-    best_bleu: float = -1.0
+    best_score: float | None = None
+    validated_updates: int = 0
+    validations_since_best: int = 0
     processes: int = 1
     pairs: int | None = None
     corpus: dict[str, str] = field(default_factory=dict)
@@ -129,7 +133,10 @@ class TrainState:
         """Load all but the weights, which must be loaded already; all processes must call this."""
         self._load_optimizer_state(_read_json(folder / OPTIMIZER_GROUPS), load_file(folder / OPTIMIZER))
         self.schedule.load_state_dict(_read_json(folder / SCHEDULE))
-        vars(self.progress).update(_read_json(folder / PROGRESS))
+        progress = _read_json(folder / PROGRESS)
+        if "best_bleu" in progress:  # of a version that knew no other best
+            progress["best_score"] = progress.pop("best_bleu")
+        vars(self.progress).update(progress)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(_read_json(folder / GRADIENT_SCALER))
         path = folder / self._random_states_file()

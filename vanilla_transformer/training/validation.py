@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation: the nll of all pairs, and BLEU by decoding; every process does its share."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,10 @@ from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.batch import PreparedAhead, to_device
 from vanilla_transformer.training.lora import save_weights
 from vanilla_transformer.training.setup import Run
+from vanilla_transformer.training.train_state import Progress
 
+BEST = "best"  # in the run's output_dir
+FIGURES = "validation.json"  # in that folder
 EXAMPLES = 3  # translations to show
 
 
@@ -29,7 +33,8 @@ class Validation:
         perplexity: exp of the unsmoothed negative log-likelihood per target token (of the run's tokenizer).
         bleu, chrf: sacreBLEU's, of the first `validation_sentences`.
         bleu_signature, chrf_signature: sacreBLEU's.
-        is_best: whether this BLEU is the run's best so far; the model is then in `output_dir/best`.
+        sentence_error_rate: share of them, from 0 to 1, whose translation is not the reference, white space aside.
+        is_best: whether it is the run's best so far by `training.best_by`; the model is then in `output_dir/best`.
         examples: a few (source, translation, reference).
     """
 
@@ -39,6 +44,7 @@ class Validation:
     bleu_signature: str
     chrf: float
     chrf_signature: str
+    sentence_error_rate: float
     is_best: bool
     examples: list[tuple[str, str, str]]
 
@@ -50,7 +56,10 @@ def perplexity(negative_log_likelihood: float) -> float:
 
 @torch.compiler.set_stance("force_eager")  # other modes would need other graphs, for few batches
 def validate(run: Run) -> Validation:
-    """Score the model on the validation corpus, in every process; save the best by BLEU to `output_dir/best`."""
+    """Score the model on the validation corpus, in every process; save the best to `output_dir/best`.
+
+    Counts the validation in the run's progress, unless these weights have been counted before.
+    """
     assert run.corpora.validation is not None
     assert run.validation_batches is not None
     accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()
@@ -64,24 +73,46 @@ def validate(run: Run) -> Validation:
     translations = translate_on_all_processes(model, run.tokenizer, sources, **options)
     hypotheses = [best[0].text for best in translations]
     scores = score_translations(hypotheses, references)
-    is_best = scores["bleu"] > progress.best_bleu
-    if is_best:
-        progress.best_bleu = scores["bleu"]
-        if accelerator.is_main_process:
-            with atomic_folder(run.output_dir / "best") as folder:
-                save_weights(model, folder)
-                run.tokenizer.save_pretrained(folder)
-        wait_for_everyone()
-    return Validation(
+    wrong = sum(one.split() != other.split() for one, other in zip(hypotheses, references, strict=True))
+    error_rate = wrong / len(references)
+    by = run.config.training.best_by
+    score = {"bleu": scores["bleu"], "loss": -loss, "sentence_error_rate": -error_rate}[by]
+    is_best = _count(progress, score)
+    result = Validation(
         loss=loss,
         perplexity=perplexity(nll),
         bleu=scores["bleu"],
         bleu_signature=scores["bleu_signature"],
         chrf=scores["chrf"],
         chrf_signature=scores["chrf_signature"],
+        sentence_error_rate=error_rate,
         is_best=is_best,
         examples=list(zip(sources[:EXAMPLES], hypotheses[:EXAMPLES], references[:EXAMPLES], strict=True)),
     )
+    if is_best:
+        if accelerator.is_main_process:
+            with atomic_folder(run.output_dir / BEST) as folder:
+                save_weights(model, folder)
+                run.tokenizer.save_pretrained(folder)
+                (folder / FIGURES).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        wait_for_everyone()
+    return result
+
+
+def _count(progress: Progress, score: float) -> bool:
+    """Whether a score is the best so far; NaN never is."""
+    is_best = not math.isnan(score) and (progress.best_score is None or score > progress.best_score)
+    if is_best:
+        progress.best_score, progress.validations_since_best = score, 0
+    else:  # a run that has ended validates its last weights again
+        progress.validations_since_best += progress.updates > progress.validated_updates
+    progress.validated_updates = progress.updates
+    return is_best
+
+
+def best_validation(run: Run) -> Validation:
+    """The results of the model in `output_dir/best`."""
+    return Validation(**json.loads((run.output_dir / BEST / FIGURES).read_text("utf-8")))
 
 
 @torch.no_grad()
