@@ -25,7 +25,7 @@ def test_verdicts_and_report_are_printed(config, tmp_path, capsys):
     output = capsys.readouterr()
     lines = output.out.splitlines()
     assert [line.split(":")[0] for line in lines[:3]] == [
-        "Faster in training",
+        "Faster in training on cpu",
         "Better at long range",
         "Superior quality",
     ]
