@@ -17,6 +17,8 @@ from vanilla_transformer.comparison.fairness import check_parameters
 from vanilla_transformer.comparison.quality import load_runs
 from vanilla_transformer.comparison.tasks import VOCAB_SIZE
 from vanilla_transformer.training.configuration import load_run_config, model_config_of
+from vanilla_transformer.tuning.configuration import load_sweep_config
+from vanilla_transformer.tuning.space import tuned_runs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "paper"
@@ -78,8 +80,9 @@ def parameters_by_the_paper(row: Row) -> int:
 
 COMPARISONS = sorted(CONFIGS.glob("compare*.yaml"))
 BENCHMARKS = sorted(CONFIGS.glob("benchmark*.yaml"))
+SWEEPS = sorted(CONFIGS.glob("sweep*.yaml"))
 OF_OTHERS = [CONFIGS / "finetune.yaml", *(CONFIGS / "accelerate").glob("*.yaml")]  # whose tests load them
-RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS + OF_OTHERS]
+RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS + SWEEPS + OF_OTHERS]
 
 
 def meta_model(model: dict, vocab_size: int) -> PreTrainedModel:
@@ -118,6 +121,15 @@ def test_every_comparison_is_of_equal_runs(path: Path, tmp_path: Path):
         sizes = {name: meta_model(each.model, VOCAB_SIZE).num_parameters()
                  for name, each in config.long_range.models.items()}  # fmt: skip
         check_parameters("long_range", sizes)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_sweep_has_values_that_its_runs_accept(path: Path):
+    corpus = {"source": "the.user's", "target": "the.user's"}
+    config = load_sweep_config(path)
+    if path.name == "sweep.yaml":
+        config.data = {"train": corpus, "validation": corpus}
+    assert all(run.space for run in tuned_runs(config).values())  # raises
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)

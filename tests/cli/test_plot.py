@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vanilla_transformer.cli import main
+from vanilla_transformer.cli.plot import _formula
 
 
 def test_positions_have_the_printed_size(tmp_path, capsys):
@@ -49,6 +50,15 @@ def test_curves_of_a_run(tiny_run, tmp_path, capsys):
     output = tmp_path / "curves.png"
     assert main(["plot", "curves", str(tiny_run.output_dir), "--output", str(output)]) == 0
     assert output.is_file()
+
+
+def test_equation_3_is_drawn_for_the_papers_schedule_alone(tiny_run):
+    history = {"train/loss": ([2, 4], [1.0, 0.5])}
+    for schedule, formula in (("inverse_sqrt", [1, 2, 3, 4]), ("linear", None)):
+        folder = tiny_run.folder / schedule
+        tiny_run.train("training.max_updates=1", f"training.output_dir={folder}", f"optimizer.schedule={schedule}")
+        drawn = _formula(str(folder), history)
+        assert (drawn and drawn[0]) == formula
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ CALLS |= dict.fromkeys(
 )
 CALLS |= {
     "_foreach_add_": "add_.Tensor",
+    "_foreach_lerp_": "lerp_.Tensor",
     "_foreach_mul_": "mul_.Tensor",
     "_foreach_norm": "linalg_vector_norm",
     "_foreach_sub_": "sub_.Tensor",

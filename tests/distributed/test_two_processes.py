@@ -5,6 +5,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch._dynamo.utils import counters
 from tests.conftest import write_reversals
 from tests.distributed.launching import FSDP2, TRAIN, launch, start_together, train_here, weights
 from vanilla_transformer.training import model as training_model
+from vanilla_transformer.training import update_queue
 from vanilla_transformer.training.configuration import load_run_config
 from vanilla_transformer.training.gradients import backward
-from vanilla_transformer.training.loop import train, updates
+from vanilla_transformer.training.loop import fit, train, updates
 from vanilla_transformer.training.setup import set_up
 from vanilla_transformer.training.validation import validate
 
@@ -69,6 +71,31 @@ def test_several_processes_validate_as_one(tiny_run, environment):
         for name in ("loss", "perplexity"):
             assert found.pop(name) == pytest.approx(alone[name], rel=1e-5)
         assert found == {name: alone[name] for name in found}
+
+
+def train_by_own_clock(config: Path, overrides: list[str]) -> None:
+    """Train with a clock that runs twice as fast in the second process; write the rate of each update."""
+    run = set_up(load_run_config(config, overrides))
+    process, now, rates, step = run.state.accelerator.process_index, [0.0], [], update_queue.step
+
+    def timed_step(state, skipped, previous_skipped):
+        now[0] += 1.0 + process
+        step(state, skipped, previous_skipped)
+        rates.append(state.schedule.get_last_lr()[0])
+
+    update_queue.time = SimpleNamespace(perf_counter=lambda: now[0])
+    update_queue.step = timed_step
+    fit(run)
+    (config.parent / f"rates-{process}.json").write_text(json.dumps(rates), encoding="utf-8")
+
+
+def test_processes_with_different_clocks_have_the_same_rates(tiny_run):
+    options = ["training.max_updates=null", "training.max_minutes=1", "optimizer.schedule=linear"]
+    start_together(train_by_own_clock, 2, tiny_run.config, [*options, "optimizer.warmup_steps=3"])
+    rates, others = (json.loads(path.read_text("utf-8")) for path in sorted(tiny_run.folder.glob("rates-*.json")))
+    assert rates == others
+    assert len(rates) == pytest.approx(30, abs=3)  # the faster clock ends the run
+    assert rates[-1] < 0.15 * max(rates)
 
 
 def first_update_here(config: Path, overrides: list[str]) -> None:

@@ -178,6 +178,16 @@ def test_a_streams_pairs_must_fit_a_batch(tmp_path: Path):
     assert "data.max_length=30001 is more than a batch holds" in message_of(tmp_path, LEAST, *overrides)
 
 
+def test_a_decay_needs_an_end_that_somebody_knows(tmp_path: Path):
+    overrides = ["data.train.path=x.tsv", "data.train.streaming=true", "optimizer.schedule=cosine"]
+    epochs = ["training.max_updates=null", "training.max_epochs=3"]
+    message = message_of(tmp_path, LEAST, *overrides, *epochs)
+    assert "optimizer.schedule='cosine' ends with the run" in message
+    assert "set training.max_updates or max_minutes" in message
+    timed = load(tmp_path, LEAST, *overrides, *epochs, "training.max_minutes=3")
+    assert timed.optimizer.schedule == "cosine"
+
+
 @pytest.mark.parametrize("override", ["training.max_updates", "=5"])
 def test_an_override_has_a_key_and_a_value(tmp_path: Path, override: str):
     assert "section.key=value" in message_of(tmp_path, LEAST, override)

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_labels_are_smoothed_once(base, tmp_path):
         ("constant", lambda update: 1.0),
         ("constant_with_warmup", lambda update: min(1, update / 4)),
         ("linear", lambda update: min(update / 4, (14 - update) / 10)),
+        ("cosine", lambda update: min(update / 4, 0.5 + 0.5 * math.cos(math.pi * (update - 4) / 10))),
         ("inverse_sqrt", lambda update: min(update / 4, (4 / max(update, 1)) ** 0.5)),
     ],
 )
@@ -148,10 +150,13 @@ def test_learning_rate_schedules(base_transformer, tmp_path, schedule, factor):
     assert rates == pytest.approx([1e-2 * factor(update) for update in range(14)])
 
 
-def test_a_decay_needs_a_known_end(base_transformer, tmp_path):
+def test_a_decay_ends_by_the_clock(base_transformer, tmp_path):
     timed = ["training.max_updates=null", "training.max_minutes=1", "optimizer.schedule=linear"]
-    with pytest.raises(ValueError, match="optimizer.schedule='linear' ends with the run; set training.max_updates or"):
-        set_up(tmp_path, base_transformer, *timed)
+    state = set_up(tmp_path, base_transformer, *timed).state
+    state.optimizer.step()
+    state.progress.agreed_seconds = 45.0
+    state.schedule.step()
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.25)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])

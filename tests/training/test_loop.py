@@ -24,7 +24,9 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *
 RNN = "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, dropout: 0.1, tie_word_embeddings: true}"
 
 
-@pytest.mark.parametrize("options", [[], [RNN, "training.attention=eager"]], ids=["transformer", "rnn"])
+@pytest.mark.parametrize(
+    "options", [[], [RNN, "training.attention=eager"], ["optimizer.name=muon"]], ids=["transformer", "rnn", "muon"]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
     """To the bit, dropout included, across the end of an epoch."""
     whole = tiny_run.train(*options, "training.max_updates=13", f"training.output_dir={tiny_run.folder / 'whole'}")
@@ -36,6 +38,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, options):
     assert_equal(weights(resumed), weights(whole))
     finished = [load_file(folder / "model" / "model.safetensors") for folder in (resumed.output_dir, whole.output_dir)]
     assert_equal(*finished)  # the mean of the same checkpoints
+
+
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "linear", "cosine"])
+def test_a_stopped_run_goes_on_with_the_same_rates(tiny_run, monkeypatch, schedule):
+    """To the bit: an update on its way has the rate that a settled one has."""
+    options = ["training.max_updates=null", "training.max_epochs=2", "training.checkpoint_every=1000"]
+    options += [f"optimizer.schedule={schedule}", "optimizer.warmup_steps=3"]
+    whole = tiny_run.train(*options, f"training.output_dir={tiny_run.folder / 'whole'}")
+    backward = loop.backward
+    for stop in (2, 9):
+        begun = iter(range(1, 1000))
+        monkeypatch.setattr(
+            loop,
+            "backward",
+            lambda *a, begun=begun, stop=stop: (
+                (os.kill(os.getpid(), signal.SIGTERM) if next(begun) == stop else None) or backward(*a)
+            ),
+        )
+        with pytest.raises(SystemExit):
+            tiny_run.train(*options)
+    monkeypatch.setattr(loop, "backward", backward)
+    resumed = tiny_run.train(*options)
+    assert resumed.state.progress.updates == whole.state.progress.updates > 11
+    assert (resumed.state.schedule.get_last_lr() == [0.0]) == (schedule != "inverse_sqrt")
+    assert_equal(weights(resumed), weights(whole))
 
 
 def test_a_stop_request_ends_with_a_checkpoint(tiny_run, monkeypatch):

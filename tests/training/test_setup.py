@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vanilla_transformer.training import loop
+from vanilla_transformer.training import loop, setup
 
 
 def test_setup_logs_model_device_and_data(tiny_run, caplog):
@@ -81,6 +81,20 @@ def test_resuming_with_a_changed_corpus_is_refused(tiny_run, streaming):
         tiny_run.train(*options)
     path.write_text(text, encoding="utf-8")
     assert tiny_run.train(*options, "training.max_updates=4").state.progress.updates == 4
+
+
+def test_a_longer_run_follows_its_new_end(tiny_run, caplog):
+    """The finished run stood at a rate of 0; of 12 updates 6 are left, and the peak of d_model 16 was after 2."""
+    options = ["optimizer.schedule=linear", "optimizer.warmup_steps=2"]
+    tiny_run.train(*options, "training.max_updates=6")
+    caplog.set_level(logging.INFO, logger="vanilla_transformer")
+    tiny_run.train(*options, "training.max_updates=6")
+    assert "decays to zero" not in caplog.text
+    rate = (16 * 2) ** -0.5 * 6 / 10
+    run = setup.set_up(tiny_run.load(*options, "training.max_updates=12"))
+    line = f"the learning rate decays to zero at 12 updates; for the next update it rises from 0.00e+00 to {rate:.2e}"
+    assert line in caplog.text
+    assert run.state.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
 def test_resuming_with_another_number_of_pairs_is_refused(tiny_run):

@@ -46,6 +46,27 @@ def test_an_update_reads_its_results_once_and_after_the_next_has_been_queued(tin
     assert events == ["backward", "step"] + 7 * ["backward", "step", "read"] + ["read"]
 
 
+def test_the_rate_decays_by_the_clock(tiny_run, monkeypatch):
+    """The clock moves on by a second with each update, and the rate follows what the last settled update has sent."""
+    now, sent, step = [0.0], [], torch.optim.Adam.step
+    monkeypatch.setattr(update_queue, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def record(self, *arguments):
+        sent.append(float(self.param_groups[0]["lr"]))
+        now[0] += 1
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    options = ["training.max_updates=null", "training.max_minutes=0.5", "optimizer.warmup_steps=4"]
+    tiny_run.train(*options, "optimizer.schedule=linear", "training.checkpoint_every=1000")
+    peak = (16 * 4) ** -0.5
+    assert sent[:4] == pytest.approx([peak * step / 4 for step in (1, 2, 3, 4)])
+    # The update after `done` ones goes by the seconds at which the last but one was sent: done - 2.
+    lengths = [(done, done * 30 / (done - 2)) for done in range(5, len(sent))]
+    assert sent[5:] == pytest.approx([peak * (length - done) / (length - 4) for done, length in lengths])
+    assert 30 <= len(sent) <= 31
+
+
 def test_updates_are_settled_before_a_checkpoint_and_a_validation(tiny_run, monkeypatch):
     pending, queues, validate = [], [], loop.validate
 

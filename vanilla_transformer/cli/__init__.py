@@ -10,13 +10,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vanilla_transformer.cli import average, compare, evaluate, finetune, plot, pull, push, quickstart, train, translate
+from vanilla_transformer.cli import (
+    average,
+    compare,
+    evaluate,
+    finetune,
+    plot,
+    pull,
+    push,
+    quickstart,
+    sweep,
+    train,
+    translate,
+)
 from vanilla_transformer.console.arguments import ArgumentParser
 from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-_MODULES = (quickstart, train, finetune, translate, evaluate, average, push, pull, compare, plot)
+_MODULES = (quickstart, train, finetune, translate, evaluate, average, push, pull, compare, sweep, plot)
 SUBCOMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 

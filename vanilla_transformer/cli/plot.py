@@ -186,7 +186,7 @@ def _kind(run: str) -> str | None:
 
 
 def _formula(run: str, history: Mapping[str, Any]) -> tuple[list[int], list[float]] | None:
-    """Equation 3 of the paper with the run's settings: (updates, learning rates); `None` for a fine-tuning."""
+    """Equation 3 of the paper with the run's settings: (updates, learning rates); `None` for another schedule."""
     from vanilla_transformer.training.configuration import model_config_of, run_config_of
     from vanilla_transformer.training.schedule import learning_rate
     from vanilla_transformer.training.yaml_sections import read_yaml
@@ -195,6 +195,8 @@ def _formula(run: str, history: Mapping[str, Any]) -> tuple[list[int], list[floa
     if not isinstance(values.get("model"), dict):  # fine-tuning, which has schedules of transformers
         return None
     config = run_config_of(values)
+    if config.optimizer.schedule != "inverse_sqrt":
+        return None
     d_model, optimizer = model_config_of(config.model).d_model, config.optimizer
     last = max((updates[-1] for updates, _ in history.values() if updates), default=1)
     updates = list(range(1, last + 1, max(1, last // FORMULA_POINTS)))

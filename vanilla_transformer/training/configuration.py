@@ -64,19 +64,25 @@ class DataConfig(CorporaConfig):
 @strict
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """Adam and the paper's schedule (section 5.3).
+    """The optimizer and the learning rate's schedule (section 5.3).
 
     Args:
+        name: "adam" is the paper's; "muon" orthogonalises the updates of the layers' matrices (Jordan et al. 2024), and
+            leaves all other weights to Adam, at the same learning rate.
         beta1, beta2, eps: Adam's.
         learning_rate_scale: factor on d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5); for an RNN, d_model is
             its hidden_size.
+        schedule: "inverse_sqrt" is the paper's; "linear" and "cosine" rise to the same peak, then decay to 0 at the
+            first of training.max_updates, max_epochs and max_minutes, which the mean speed so far lets expect.
         warmup_steps: updates over which the rate rises.
         max_grad_norm: clip the gradient's global norm to this; `None`: do not, as in the paper.
     """
 
+    name: Literal["adam", "muon"] = "adam"
     beta1: float = probability(default=0.9)
     beta2: float = probability(default=0.98)
     eps: float = positive(default=1e-9)
+    schedule: Literal["inverse_sqrt", "linear", "cosine"] = "inverse_sqrt"
     warmup_steps: int = at_least(1, default=4000)
     learning_rate_scale: float = positive(default=1.0)
     max_grad_norm: float | None = positive(default=None)
@@ -283,6 +289,13 @@ def _check_corpora(config: RunConfig) -> None:
             raise ValueError(
                 f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
             )
+    schedule = config.optimizer.schedule
+    is_by_epochs = training.max_updates is None and training.max_minutes is None
+    if data.train is not None and data.train.streaming and is_by_epochs and schedule != "inverse_sqrt":
+        raise ValueError(
+            f"optimizer.schedule={schedule!r} ends with the run, and nobody knows beforehand how many updates "
+            f"training.max_epochs={training.max_epochs} of a stream have; set training.max_updates or max_minutes"
+        )
     budget = min(training.max_source_tokens, training.max_target_tokens)
     if data.train is not None and data.train.streaming and data.max_length > budget:
         raise ValueError(

@@ -70,10 +70,8 @@ def prepare_corpora(
         validation, validation_dropped = prepare_pairs(validation_text, tokenizer, config.max_length, with_text=True)
         _log_dropped("validation", validation_dropped)
     train_fingerprint = fingerprint(config.train)
-    if not isinstance(train, Dataset):
-        train_fingerprint[ORDER] = "pools of 100,000 pairs"
-    elif len(train) > PAIRS_PER_SHARD:
-        train_fingerprint[ORDER] = f"shards of {PAIRS_PER_SHARD:,} pairs"
+    pool = f"shards of {PAIRS_PER_SHARD:,}" if isinstance(train, Dataset) else "pools of 100,000"
+    train_fingerprint[ORDER] = f"by the longer side, in {pool} pairs"
     return Corpora(train, dropped, validation, test, train_fingerprint, validation_fingerprint)
 
 
@@ -87,10 +85,10 @@ def check_same_corpora(progress: Progress, corpora: Corpora, output_dir: Path) -
 
     The rest of an epoch is known by counting, and scores are to be compared. Paths do not matter.
     """
-    if ORDER in corpora.fingerprint and ORDER not in progress.corpus:
+    if ORDER not in progress.corpus:
         raise ValueError(
-            f"{output_dir} was begun by an older version, which made other batches of a stream, and of more than "
-            f"{PAIRS_PER_SHARD:,} pairs; finish it with that version, or choose another training.output_dir"
+            f"{output_dir} was begun by an older version, which made other batches of the same pairs; finish it with "
+            "that version, or choose another training.output_dir"
         )
     rest, scores = "the rest of the epoch is not known", "scores cannot be compared with those before"
     _check_same_text(output_dir, "trained", progress.corpus, corpora.fingerprint, rest)

@@ -67,7 +67,7 @@ class FineTuningOptimizerConfig:
 
     Args:
         learning_rate: the peak.
-        schedule: transformers' `lr_scheduler_type`: linear and cosine decay to 0 at the end of the run.
+        schedule: transformers' `lr_scheduler_type`: linear and cosine decay to 0 at the run's end, minutes too.
         warmup_steps: updates over which the rate rises from 0.
         weight_decay, beta1, beta2, eps: AdamW's.
         max_grad_norm: clip the gradient's global norm to this; `None`: do not.
@@ -126,15 +126,9 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     ):
         section["max_epochs"] = EPOCHS
     config = build_section(FineTuningConfig, values, where="")
-    training, schedule = config.training, config.optimizer.schedule
-    if training.max_updates is None and training.max_epochs is None and schedule in ("linear", "cosine"):
-        raise ValueError(
-            f"optimizer.schedule={schedule!r} ends with the run; set training.max_updates or training.max_epochs"
-        )
-    if config.lora is not None and training.average_checkpoints:
-        raise ValueError(
-            f"training.average_checkpoints={training.average_checkpoints} is for all weights; leave it out with lora"
-        )
+    averaged = config.training.average_checkpoints
+    if config.lora is not None and averaged:
+        raise ValueError(f"training.average_checkpoints={averaged} is for all weights; leave it out with lora")
     for name, corpus in (("train", config.data.train), ("validation", config.data.validation)):
         if corpus is not None and corpus.streaming:
             raise ValueError(f"data.{name}.streaming=true: fine-tuning reads its corpora whole; leave it out")

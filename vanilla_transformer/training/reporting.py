@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import tqdm
 
 from vanilla_transformer.training import export
-from vanilla_transformer.training.optimizer import planned_updates
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.validation import Validation, perplexity
 
@@ -29,10 +28,11 @@ class ProgressReport:
         self.training = run.config.training
         self.accelerator = run.state.accelerator
         self.progress = run.state.progress
-        total = planned_updates(self.training, run.sampler)
         self.parameters = run.state.bare_model().num_parameters()
         self.sustained_flops = measured_once(self.accelerator.device, self.accelerator.mixed_precision)
-        self.bar = tqdm(total=total, initial=self.progress.updates, unit=" updates", mininterval=1, smoothing=0.05)
+        self.bar = tqdm(
+            total=run.length.planned(), initial=self.progress.updates, unit=" updates", mininterval=1, smoothing=0.05
+        )
         self.last_speed = ""  # before `log_every` updates nothing is known
         self._start_window()
 

@@ -2,6 +2,7 @@
 """Everything before the first update: device, corpora, model, optimizer, and the checkpoint of an earlier part."""
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,10 @@ from vanilla_transformer.training.device import (
 from vanilla_transformer.training.finetuning import FineTuningConfig
 from vanilla_transformer.training.lora import add_adapter
 from vanilla_transformer.training.model import build_model, configure_for_training, load_base_model
-from vanilla_transformer.training.optimizer import build_optimizer, planned_updates
+from vanilla_transformer.training.optimizer import RunLength, build_optimizer
 from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
+from vanilla_transformer.training.schedule import follow_run_length
 from vanilla_transformer.training.train_state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Run:
         state: what updates change.
         sampler, batches: `batches` prepares the micro-batches of the epoch that `sampler` is set to.
         validation_batches: `None` without a validation corpus.
+        length: the updates of the whole run.
     """
 
     config: RunConfig | FineTuningConfig
@@ -57,6 +60,7 @@ class Run:
     batches: PreparedAhead
     validation_batches: PreparedAhead | None
     checkpoints: Checkpoints
+    length: RunLength
 
     @property
     def output_dir(self) -> Path:
@@ -84,6 +88,8 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     use_fsdp, use_zero = fsdp_requested(), zero_requested(config.training.mixed_precision)
     if isinstance(config, FineTuningConfig) and (use_fsdp or use_zero):
         raise ValueError("fine-tuning shares batches among processes, not weights: launch it without FSDP or DeepSpeed")
+    if isinstance(config, RunConfig) and config.optimizer.name == "muon" and (use_fsdp or use_zero):
+        raise ValueError("optimizer.name='muon' orthogonalises whole matrices: launch it without FSDP or DeepSpeed")
     model = load_base_model(config) if isinstance(config, FineTuningConfig) else None
     with patch_environment(accelerate_use_deepspeed="false"):  # `deepspeed_zero` starts DeepSpeed
         with main_process_first():
@@ -106,25 +112,27 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if isinstance(config, FineTuningConfig) and config.lora is not None:
         add_adapter(model, config.lora)
     configure_for_training(model, config.training)
-    updates = planned_updates(config.training, sampler)
-    wrapped, optimizer, schedule = _distribute(config, accelerator, model, updates, use_fsdp, use_zero)
-    settle_gradient_buckets(wrapped, accelerator)
-    seed_each_process(config.training.seed, accelerator)
     progress = Progress(
         processes=accelerator.num_processes,
         pairs=corpora.pairs(),
         corpus=corpora.fingerprint,
         validation_corpus=corpora.validation_fingerprint,
     )
+    length = RunLength(config.training, sampler, progress)
+    wrapped, optimizer, schedule = _distribute(config, accelerator, model, length, use_fsdp, use_zero)
+    settle_gradient_buckets(wrapped, accelerator)
+    seed_each_process(config.training.seed, accelerator)
     state = TrainState(accelerator, wrapped, optimizer, schedule, progress)
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
-    run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints)
+    run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints, length)
     checkpoint = checkpoints.load_latest()
     if checkpoint is not None:
         check_same_corpora(progress, corpora, run.output_dir)
         _resume_epoch(run)
     if accelerator.is_main_process:
         _describe(run, checkpoint)
+    if checkpoint is not None:
+        _follow_length(run)
     accelerator.init_trackers("vanilla_transformer")
     return run
 
@@ -142,14 +150,14 @@ def _distribute(
     config: RunConfig | FineTuningConfig,
     accelerator: Accelerator,
     model: BaseForConditionalGeneration,
-    planned_updates: int | None,
+    length: RunLength,
     use_fsdp: bool,
     use_zero: bool,
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer, LambdaLR]:
     """The model with its optimizer and schedule, wrapped for DDP, FSDP2 or ZeRO-2."""
     if use_fsdp:
         model = shard_model(model, accelerator)
-    optimizer, schedule = build_optimizer(config.optimizer, model, planned_updates)
+    optimizer, schedule = build_optimizer(config.optimizer, model, length.expected)
     if use_fsdp or (use_zero and accelerator.num_processes > 1):
         # Moved to its device: in "evaluation mode" Accelerate wraps nothing around it.
         wrapped = accelerator.prepare_model(model, evaluation_mode=True)
@@ -176,9 +184,20 @@ def _resume_epoch(run: Run) -> None:
             )
         consumed = run.sampler.count_consumed(progress.epoch, progress.processes, progress.batches)
         progress.processes, progress.batches = processes, 0
-        progress.begun_epoch, progress.begun_pairs = progress.epoch, consumed
+        progress.begun_epoch, progress.begun_pairs, progress.begun_updates = progress.epoch, consumed, progress.updates
         run.sampler.set_consumed(progress.epoch, consumed)
     run.sampler.set_epoch(progress.epoch, progress.batches)
+
+
+def _follow_length(run: Run) -> None:
+    """Let the learning rate follow an end of the run that has changed, and log its jump."""
+    assert isinstance(run.state.schedule, LambdaLR)
+    before, now = follow_run_length(run.state.schedule)
+    if not math.isclose(now, before) and run.state.accelerator.is_main_process:
+        logger.info(
+            f"the learning rate decays to zero at {run.length}; for the next update it "
+            f"{'rises' if now > before else 'falls'} from {before:.2e} to {now:.2e}"
+        )
 
 
 def _describe(run: Run, checkpoint: Path | None) -> None:

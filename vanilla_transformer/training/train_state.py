@@ -38,6 +38,7 @@ class Progress:
         epoch: finished epochs.
         batches: micro-batches of the current epoch that each process has consumed since there are `processes`.
         seconds: time in updates, summed over resumed parts; validation and checkpoints are not counted.
+        agreed_seconds: the most of any process when it sent the last update that is counted; the same in all of them.
         target_tokens: target tokens trained on, over all processes.
         best_bleu: best validation BLEU so far; -1 before the first.
         processes: the number of processes.
@@ -45,6 +46,7 @@ class Progress:
         corpus, validation_corpus: `data.corpus.fingerprint` of the training and the validation corpus.
         begun_epoch, begun_pairs: the epoch in which the number of processes last changed, and how many of its pairs
             were consumed before.
+        begun_updates: the updates before that change.
         skipped_updates: updates whose loss or gradient was not finite; `updates` does not count them.
         halved_batches: how often a micro-batch, or a part of it, was halved because it did not fit in memory.
         max_positions: source and target positions of a batch, padding included, that fit in memory; larger batches
@@ -57,6 +59,7 @@ class Progress:
     epoch: int = 0
     batches: int = 0
     seconds: float = 0.0
+    agreed_seconds: float = 0.0
     target_tokens: int = 0
     best_bleu: float = -1.0
     processes: int = 1
@@ -65,6 +68,7 @@ class Progress:
     validation_corpus: dict[str, str] = field(default_factory=dict)
     begun_epoch: int = 0
     begun_pairs: int = 0
+    begun_updates: int = 0
     skipped_updates: int = 0
     halved_batches: int = 0
     max_positions: int | None = None

@@ -67,7 +67,8 @@ class _Queued:
 
     Args:
         skipped: scalar on the device: 1 if the update changes nothing, because its loss or gradient is not finite.
-        results: on the device: whether it is skipped, loss, nll, answers, target tokens as two numbers, gradient norm.
+        results: on the device: whether it is skipped, loss, nll, answers, sizes and seconds of each process, target
+            tokens as two numbers, gradient norm.
         own_tokens: this process's tokens of both sides.
     """
 
@@ -122,11 +123,11 @@ class UpdateQueue:
         accelerator = self.state.accelerator
         is_bad = ~(torch.isfinite(losses.loss) & torch.isfinite(norm))
         local = torch.stack([value.float() for value in (is_bad, losses.loss, losses.nll)])
-        sizes = torch.zeros(2, accelerator.num_processes)  # each process fills its column: their sum has all
+        columns = torch.zeros(3, accelerator.num_processes)  # each process fills its own: their sum has all
         positions = max(batch.positions() for batch in micro_batches)
         largest = self.state.progress.max_positions or math.inf
-        sizes[:, accelerator.process_index] = torch.tensor([largest, min(largest, positions)])
-        known = torch.cat([torch.tensor(answers, dtype=torch.float32), sizes.flatten()])
+        columns[:, accelerator.process_index] = torch.tensor([largest, min(largest, positions), self.seconds()])
+        known = torch.cat([torch.tensor(answers, dtype=torch.float32), columns.flatten()])
         sums = torch.cat([local, to_device(known, norm.device)])
         if accelerator.num_processes > 1:
             sums = sum_over_processes(accelerator, sums)  # the update's only one, besides that of its tokens
@@ -159,7 +160,9 @@ class UpdateQueue:
         progress = self.state.progress
         skipped, loss, nll, *known, multiples, remainder, norm = update.read()
         answers = Answers(*(answer > 0 for answer in known[: len(Answers._fields)]))
-        self._agree_on_sizes(*torch.tensor(known[len(answers) :]).view(2, -1).tolist())
+        fitting, proven, seconds = torch.tensor(known[len(answers) :]).view(3, -1).tolist()
+        self._agree_on_sizes(fitting, proven)
+        progress.agreed_seconds = max(seconds)
         progress.seconds = self.seconds()
         self.start_clock()
         if skipped:
