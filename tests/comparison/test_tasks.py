@@ -58,7 +58,14 @@ def test_the_target_of_parity_is_the_parity_of_the_ones():
     input_ids, labels = parity(50, 6, seeded())
     ones = [row.count(FIRST_SYMBOL + 1) for row in input_ids.tolist()]
     assert labels.tolist() == [[FIRST_SYMBOL + count % 2] for count in ones]
-    assert {1, 2, 3} <= set(ones)
+
+
+def test_the_number_of_ones_in_parity_is_uniform_and_their_places_are_random():
+    input_ids, _ = parity(7000, 6, seeded())
+    bits = input_ids == FIRST_SYMBOL + 1
+    counts = bits.sum(dim=1).bincount(minlength=7)
+    assert counts.tolist() == pytest.approx([1000] * 7, rel=0.15)
+    assert bits.float().mean(dim=0).tolist() == pytest.approx([0.5] * 6, abs=0.03)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -116,9 +116,10 @@ def test_twenty_models_have_distinct_styles_and_more_are_refused(first: str):
 
 
 def test_the_kind_of_a_model_has_a_style():
-    configs = [VanillaTransformerConfig()]
+    configs: list[Any] = [VanillaTransformerConfig()]
     for cell, attention in product(CELLS, ("none", "additive", "multiplicative")):
-        configs.append(RNNSeq2SeqConfig(cell=cell, attention=attention, input_feeding="none"))
+        fields: dict[str, Any] = {"cell": cell, "attention": attention, "input_feeding": "none"}
+        configs.append(RNNSeq2SeqConfig(**fields))
     kinds = {model_kind(config) for config in configs}
     assert kinds <= set(MODEL_PLACES)
     assert len(kinds) == 1 + 2 * len(CELLS)

@@ -52,5 +52,6 @@ def test_the_kind_of_model_decides_the_colour_of_a_run():
     kinds = {"one": "GRU", "two": "Transformer"}
     figure = plot_curves({name: {"train/loss": ([1, 2], [2.0, 1.0])} for name in kinds}, {}, kinds)
     styles = model_styles({kind: kind for kind in kinds.values()})
-    drawn = [line.get_color() for line in figure.axes[0].lines if len(line.get_xdata())]
+    lines: list[Any] = figure.axes[0].lines
+    drawn = [line.get_color() for line in lines if len(line.get_xdata())]
     assert drawn == [styles[kind].colour for kind in kinds.values()]

@@ -176,12 +176,13 @@ def _plot_curves(arguments: argparse.Namespace) -> None:
 
 def _kind(run: str) -> str | None:
     """The kind of the run's model; `None` for a fine-tuning."""
-    from vanilla_transformer.training.configuration import model_config_of
+    from vanilla_transformer.training.configuration import model_config_of, run_config_of
     from vanilla_transformer.training.yaml_sections import read_yaml
     from vanilla_transformer.visualization.style import model_kind
 
-    section = read_yaml(Path(run) / "config.yaml").get("model")
-    return model_kind(model_config_of(section)) if isinstance(section, dict) else None
+    values = read_yaml(Path(run) / "config.yaml")
+    is_fine_tuning = not isinstance(values.get("model"), dict)
+    return None if is_fine_tuning else model_kind(model_config_of(run_config_of(values).model))
 
 
 def _formula(run: str, history: Mapping[str, Any]) -> tuple[list[int], list[float]] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vanilla_transformer.comparison.markdown import MISSING, escape, listing, table
-from vanilla_transformer.visualization.style import series_styles
+from vanilla_transformer.visualization.style import model_styles
 from vanilla_transformer.visualization.sweep import plot_rungs, plot_values, value_text
 
 Results = Mapping[str, Any]
@@ -22,7 +22,7 @@ Results = Mapping[str, Any]
 
 def write_report(results: Results, folder: Path) -> None:
     """Write `folder/report.md`, `rungs.png` and `values.png`, over existing ones."""
-    styles = series_styles(list(results["runs"]))
+    styles = model_styles({name: name for name in results["runs"]}, "runs")
     plot_rungs(results, styles).savefig(folder / "rungs.png")
     plot_values(results, styles).savefig(folder / "values.png")
     better = "higher" if results["higher_is_better"] else "lower"
