@@ -139,6 +139,7 @@ def _quality(rng: random.Random, task: str, metric: str, unit: str, final: list[
                     "parameters": 1_500_000,
                     "updates": updates or round(300 * minutes) - 30 * place,
                     "epochs": 3.2,
+                    "mixed_precision": "no",
                     "training_seconds": 60 * minutes,
                     "target_tokens_per_second": 5000.0 - 300 * place,
                 }

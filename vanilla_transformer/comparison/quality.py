@@ -163,16 +163,16 @@ def measure_quality(
         tokenizer = prepare_tokenizer(config.tokenizer, corpus, output_dir)
         parameters = {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
         check_parameters(f"quality.{name}.runs", parameters)
-        precision = config.training.mixed_precision
-        if precision == "auto":  # once, as the models train one after the other
-            precision = choose_precision(device)
+        automatic = choose_precision(device)  # once, as the models train one after the other
+        precisions = {model: run.training.mixed_precision.replace("auto", automatic) for model, run in runs.items()}
         sections = {model: run.model for model, run in runs.items()}
-        check_precision(f"quality.{name}.runs: training.mixed_precision", precision, sections, device)
+        for precision in precisions.values():
+            check_precision(f"quality.{name}.runs: training.mixed_precision", precision, sections, device)
         outcomes: dict[Budget, dict[str, dict[str, Any]]] = {}  # budget → model → outcome
         for budget in task.budgets:
             outcomes[budget] = {}
             for model, run in load_runs(name, task, budget, folder / name).items():
-                outcomes[budget][model] = _train_and_translate(task, run, sources, precision, device)
+                outcomes[budget][model] = _train_and_translate(task, run, sources, precisions[model], device)
                 done += 1
                 on_progress(done, total, f"{name}, {model}, {budget}")
         results.append(_score_task(name, task, outcomes, sources, references, tokenizer))
@@ -235,7 +235,8 @@ def _score_task(
         signature = scored["signature"]
         models = {}
         for model, outcome in by_model.items():
-            facts = {key: outcome["facts"][key] for key in ("parameters", "updates", "epochs", "training_seconds")}
+            keys = ("parameters", "updates", "epochs", "training_seconds", "mixed_precision")
+            facts = {key: outcome["facts"][key] for key in keys}
             facts["target_tokens_per_second"] = outcome["facts"]["target_tokens"] / facts["training_seconds"]
             models[model] = scored["scores"][model] | facts
         by_length = []

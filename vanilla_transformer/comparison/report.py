@@ -39,6 +39,7 @@ from vanilla_transformer.comparison.markdown import (
     with_extremes,
     with_range,
 )
+from vanilla_transformer.comparison.speed import PRECISIONS
 from vanilla_transformer.comparison.speed_tables import (
     describe_setting,
     kernel_table,
@@ -183,10 +184,20 @@ def _budget_table(task: Mapping[str, Any], result: Mapping[str, Any], styles: St
         facts = result["models"][model]
         score = with_range(facts["score"], *facts["interval"])
         minutes, speed = f"{facts['training_seconds'] / 60:.1f}", f"{facts['target_tokens_per_second']:,.0f}"
-        amounts = [f"{facts['updates']:,}", f"{facts['epochs']:.1f}", minutes, speed]
+        precision = PRECISIONS[facts["mixed_precision"]]
+        amounts = [f"{facts['updates']:,}", f"{facts['epochs']:.1f}", minutes, precision, speed]
         rows.append([escape(model), score, pairs.get(model, MISSING), *amounts])
     difference = f"difference to {TRANSFORMER}"
-    header = ["model", escape(task["metric"]), difference, "updates", "epochs", "minutes", "target tokens/s"]
+    header = [
+        "model",
+        escape(task["metric"]),
+        difference,
+        "updates",
+        "epochs",
+        "minutes",
+        "precision",
+        "target tokens/s",
+    ]
     return table(header, rows)
 
 

@@ -27,7 +27,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.training.bounds import at_least
 from vanilla_transformer.training.configuration import model_config_of
 
-PRECISIONS = {"no": "float32", "bf16": "bfloat16"}
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @strict
