@@ -88,7 +88,7 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     return result.mT if is_tall else result
 
 
-def _matrices(model: PreTrainedModel) -> Iterator[tuple[nn.Parameter, int]]:
+def _matrices(model: PreTrainedModel) -> Iterator[tuple[torch.Tensor, int]]:
     """The weight matrices of the layers, and the matrices that each consists of: one for each gate of an RNN."""
     embeddings = {model.get_input_embeddings(), model.get_output_embeddings()}
     for module in model.modules():
