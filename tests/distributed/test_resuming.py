@@ -34,7 +34,8 @@ def contents(checkpoint: Path) -> dict:
     """All that a run goes on from, but for the time that it took; its tokenizer has a folder of its own."""
     found: dict = {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
     found |= {path.name: json.loads(path.read_text(encoding="utf-8")) for path in checkpoint.glob("*.json")}
-    del found["manifest.json"], found["tokenizer_config.json"], found["progress.json"]["seconds"]
+    del found["manifest.json"], found["tokenizer_config.json"]
+    del found["progress.json"]["seconds"], found["progress.json"]["agreed_seconds"]
     return found
 
 
