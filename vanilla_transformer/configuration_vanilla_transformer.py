@@ -41,6 +41,9 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         position_embedding: "sinusoidal" (section 3.5, no limit of length) or "learned" (Table 3, row E).
         sinusoid_layout: "interleaved" sines and cosines (section 3.5), or "concatenated": all sines, then all
             cosines, at the same frequencies (as in transformers' MarianMT).
+        sinusoid_exponent: "paper": 10000^(-2i / d_model); "tensor2tensor": 10000^(-i / (d_model / 2 - 1)), also in
+            fairseq, transformers' FSMT and M2M100, Marian and OpenNMT-py's SinusoidalConcat, all of them with
+            sinusoid_layout "concatenated".
         max_position_embeddings: number of learned positions; the sinusoid has no limit.
         attention_bias: biases in the four attention projections; the paper's formulas have none.
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
@@ -77,6 +80,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     final_layer_norm: bool | None = None
     position_embedding: Literal["sinusoidal", "learned"] = "sinusoidal"
     sinusoid_layout: Literal["interleaved", "concatenated"] = "interleaved"
+    sinusoid_exponent: Literal["paper", "tensor2tensor"] = "paper"
     max_position_embeddings: int = bounded(SIZE, 1024)
     attention_bias: bool = False
     activation_function: str = "relu"

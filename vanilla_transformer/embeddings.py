@@ -41,20 +41,24 @@ def infer_source_mask(input_ids: torch.Tensor | None, embedded: torch.Tensor, pa
     return torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
 
 
-def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleaved") -> torch.Tensor:
+def sinusoid(
+    position_ids: torch.Tensor, d_model: int, layout: str = "interleaved", exponent: str = "paper"
+) -> torch.Tensor:
     """Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i / d_model)), PE(pos, 2i + 1) = cos(the same angle).
 
     Args:
         position_ids: positions of any shape `(...)`, without a limit.
         d_model: width of the encoding, even.
         layout: "interleaved" as in the paper, or "concatenated": all sines, then all cosines.
+        exponent: of 1 / 10000; "paper": 2i / d_model; "tensor2tensor": i / (d_model / 2 - 1), so that the last is 1.
 
     Returns:
         float32 of shape `(..., d_model)`.
     """
     # In float32 the angle of position 10,000 is already off by 6e-4, hence float64, which MPS lacks.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / d_model  # 2i / d_model
+    width = d_model if exponent == "paper" else max(d_model - 2, 2)  # tensor2tensor, too, has 0 where d_model is 2
+    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / width  # 2i / d_model
     angles = position_ids[..., None] * torch.pow(10000.0, -exponents)  # (..., d_model / 2)
     if layout == "concatenated":
         return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
@@ -68,22 +72,21 @@ class SinusoidalPositions(nn.Module):
     maximum length. The table is no buffer for the same reasons; another device gets another table.
     """
 
-    def __init__(self, d_model: int, layout: str):
+    def __init__(self, d_model: int, layout: str, exponent: str = "paper"):
         super().__init__()
-        self.d_model = d_model
-        self.layout = layout
+        self.arguments = (d_model, layout, exponent)  # of `sinusoid`
         self.table = torch.empty(0)
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`, float32, whatever `max_length` is."""
         # A graph would fix the table's length, and a fake tensor's table would outlive its mode.
         if torch.compiler.is_compiling() or type(position_ids) is not torch.Tensor:
-            return sinusoid(position_ids, self.d_model, self.layout)
+            return sinusoid(position_ids, *self.arguments)
         if self.table.device != position_ids.device or len(self.table) < max_length:
             # On the CPU, whose float64 every device may copy. Doubling its length makes a longer one rare.
             with torch.inference_mode(False):  # training may go on with the table of a validation
                 positions = torch.arange(max(MIN_TABLE_LENGTH, 2 * max_length), device="cpu")
-                self.table = sinusoid(positions, self.d_model, self.layout).to(position_ids.device)
+                self.table = sinusoid(positions, *self.arguments).to(position_ids.device)
         return nn.functional.embedding(position_ids, self.table)
 
 
@@ -120,7 +123,7 @@ class InputEmbedding(nn.Module):
         if config.position_embedding == "learned":
             self.positions = LearnedPositions(config.max_position_embeddings, config.d_model)
         else:
-            self.positions = SinusoidalPositions(config.d_model, config.sinusoid_layout)
+            self.positions = SinusoidalPositions(config.d_model, config.sinusoid_layout, config.sinusoid_exponent)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
