@@ -69,8 +69,10 @@ def test_sinusoidal_positions_have_no_maximum_length():
     assert output.last_hidden_state.isfinite().all()
 
 
-def test_a_sequence_longer_than_learned_positions_is_an_error():
-    positions = LearnedPositions(10, 4)
+@pytest.mark.parametrize("offset", [0, 2])
+def test_a_sequence_longer_than_learned_positions_is_an_error(offset):
+    positions = LearnedPositions(10, 4, offset)
+    assert torch.equal(positions(torch.arange(10)[None], max_length=10)[0], positions.weight[offset:])
     with pytest.raises(ValueError, match="11 tokens.*max_position_embeddings=10"):
         positions(torch.arange(11)[None], max_length=11)
 
@@ -93,10 +95,10 @@ def test_a_cached_target_longer_than_learned_positions_is_an_error():
 
 @pytest.mark.parametrize("form", [("interleaved", "paper"), ("concatenated", "tensor2tensor")])
 def test_the_table_of_sinusoids_grows_with_the_sequence(form):
-    positions = SinusoidalPositions(8, *form)
+    positions = SinusoidalPositions(8, *form, offset=2)
     for length in (5, 3000, 4):
         position_ids = torch.arange(length)[None].flip(1)
-        assert torch.equal(positions(position_ids, length), sinusoid(position_ids, 8, *form))
+        assert torch.equal(positions(position_ids, length), sinusoid(position_ids + 2, 8, *form))
 
 
 def test_the_table_of_sinusoids_follows_the_device():

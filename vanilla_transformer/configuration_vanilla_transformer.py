@@ -44,7 +44,9 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         sinusoid_exponent: "paper": 10000^(-2i / d_model); "tensor2tensor": 10000^(-i / (d_model / 2 - 1)), also in
             fairseq, transformers' FSMT and M2M100, Marian and OpenNMT-py's SinusoidalConcat, all of them with
             sinusoid_layout "concatenated".
-        max_position_embeddings: number of learned positions; the sinusoid has no limit.
+        position_offset: the number of the first token's position; 2 in fairseq, BART and FSMT, whose lower numbers
+            belong to padding.
+        max_position_embeddings: length of the longest sequence for learned positions; the sinusoid has no limit.
         attention_bias: biases in the four attention projections; the paper's formulas have none.
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
         layer_norm_eps: epsilon of the layer normalisations; not stated in the paper, 1e-6 in tensor2tensor.
@@ -81,6 +83,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     position_embedding: Literal["sinusoidal", "learned"] = "sinusoidal"
     sinusoid_layout: Literal["interleaved", "concatenated"] = "interleaved"
     sinusoid_exponent: Literal["paper", "tensor2tensor"] = "paper"
+    position_offset: int = bounded(NOT_NEGATIVE, 0)
     max_position_embeddings: int = bounded(SIZE, 1024)
     attention_bias: bool = False
     activation_function: str = "relu"

@@ -72,26 +72,31 @@ class SinusoidalPositions(nn.Module):
     maximum length. The table is no buffer for the same reasons; another device gets another table.
     """
 
-    def __init__(self, d_model: int, layout: str, exponent: str = "paper"):
+    def __init__(self, d_model: int, layout: str, exponent: str = "paper", offset: int = 0):
         super().__init__()
         self.arguments = (d_model, layout, exponent)  # of `sinusoid`
+        self.offset = offset  # the number of the first position
         self.table = torch.empty(0)
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`, float32, whatever `max_length` is."""
         # A graph would fix the table's length, and a fake tensor's table would outlive its mode.
         if torch.compiler.is_compiling() or type(position_ids) is not torch.Tensor:
-            return sinusoid(position_ids, *self.arguments)
+            return sinusoid(position_ids + self.offset, *self.arguments)
         if self.table.device != position_ids.device or len(self.table) < max_length:
             # On the CPU, whose float64 every device may copy. Doubling its length makes a longer one rare.
             with torch.inference_mode(False):  # training may go on with the table of a validation
                 positions = torch.arange(max(MIN_TABLE_LENGTH, 2 * max_length), device="cpu")
-                self.table = sinusoid(positions, *self.arguments).to(position_ids.device)
+                self.table = sinusoid(positions + self.offset, *self.arguments).to(position_ids.device)
         return nn.functional.embedding(position_ids, self.table)
 
 
 class LearnedPositions(nn.Embedding):
-    """Learned positions (Table 3, row E): a matrix `(max_position_embeddings, d_model)`."""
+    """Learned positions (Table 3, row E): a matrix `(position_offset + max_position_embeddings, d_model)`."""
+
+    def __init__(self, max_length: int, d_model: int, offset: int = 0):
+        super().__init__(offset + max_length, d_model)
+        self.offset = offset  # the row of the first position
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- takes the arguments of SinusoidalPositions
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`.
@@ -102,13 +107,14 @@ class LearnedPositions(nn.Embedding):
         Raises:
             ValueError: `max_length` exceeds `max_position_embeddings`.
         """
-        if max_length > self.num_embeddings:
+        limit = self.num_embeddings - self.offset
+        if max_length > limit:
             raise ValueError(
                 f"a sequence of {max_length} tokens is longer than the learned positions reach "
-                f"(max_position_embeddings={self.num_embeddings}); shorten it, or train with "
+                f"(max_position_embeddings={limit}); shorten it, or train with "
                 "position_embedding='sinusoidal', which has no limit"
             )
-        return super().forward(position_ids)
+        return super().forward(position_ids + self.offset)
 
 
 class InputEmbedding(nn.Module):
@@ -121,9 +127,10 @@ class InputEmbedding(nn.Module):
         super().__init__()
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         if config.position_embedding == "learned":
-            self.positions = LearnedPositions(config.max_position_embeddings, config.d_model)
+            self.positions = LearnedPositions(config.max_position_embeddings, config.d_model, config.position_offset)
         else:
-            self.positions = SinusoidalPositions(config.d_model, config.sinusoid_layout, config.sinusoid_exponent)
+            sinusoids = (config.sinusoid_layout, config.sinusoid_exponent, config.position_offset)
+            self.positions = SinusoidalPositions(config.d_model, *sinusoids)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
