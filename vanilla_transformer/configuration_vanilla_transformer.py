@@ -48,6 +48,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
             belong to padding.
         max_position_embeddings: length of the longest sequence for learned positions; the sinusoid has no limit.
         attention_bias: biases in the four attention projections; the paper's formulas have none.
+        projection_bias: a bias in the projection before the softmax, as Marian has it; the paper has none.
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
         layer_norm_eps: epsilon of the layer normalisations; not stated in the paper, 1e-6 in tensor2tensor.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
@@ -86,6 +87,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     position_offset: int = bounded(NOT_NEGATIVE, 0)
     max_position_embeddings: int = bounded(SIZE, 1024)
     attention_bias: bool = False
+    projection_bias: bool = False
     activation_function: str = "relu"
     layer_norm_eps: float = bounded(POSITIVE, 1e-6)
     scale_embedding: bool = True

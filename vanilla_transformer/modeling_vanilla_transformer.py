@@ -306,7 +306,7 @@ class VanillaTransformerForConditionalGeneration(
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=config.projection_bias)
         if config.position_embedding == "learned":
             self.max_target_positions = config.max_position_embeddings
         self.post_init()

@@ -338,7 +338,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
 
         logits = loss = nll = None
         is_tensor_parallel = (self.tp_size or 1) > 1
-        # The chunked loss reads the weight alone, which is not the whole projection under an adapter or a hook.
+        # The chunked loss reads weight and bias, which are not the whole projection under an adapter or a hook.
         in_chunks = skip_logits and (is_tensor_parallel or has_only_own_modules(self.lm_head))
         if not in_chunks:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
@@ -347,10 +347,11 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
             if logits is not None:
                 loss, nll = cross_entropy_of_logits(logits, *loss_arguments)
             else:
-                weight: Any = self.lm_head.weight
-                if is_tensor_parallel:  # each process holds some of its rows
-                    weight = weight.full_tensor()
-                loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
+                projection: list[Any] = [self.lm_head.weight, self.lm_head.bias]
+                if is_tensor_parallel:  # each process holds some of the rows
+                    projection = [part if part is None else part.full_tensor() for part in projection]
+                weight, bias = projection
+                loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments, bias)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         logits = None if skip_logits else logits
         return Seq2SeqLMLossOutput(loss=loss, logits=logits, negative_log_likelihood=nll, **others)
