@@ -38,6 +38,8 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         norm_position: "post" is the paper's LayerNorm(x + Sublayer(x)); "pre" is x + Sublayer(LayerNorm(x)).
         final_layer_norm: a LayerNorm after each stack; the paper has none. `None`: only with norm_position "pre",
             where the stacks would otherwise end without one.
+        embedding_layer_norm: a LayerNorm of embeddings + positions, as in BART and fairseq's layernorm_embedding; the
+            paper has none.
         position_embedding: "sinusoidal" (section 3.5, no limit of length) or "learned" (Table 3, row E).
         sinusoid_layout: "interleaved" sines and cosines (section 3.5), or "concatenated": all sines, then all
             cosines, at the same frequencies (as in transformers' MarianMT).
@@ -81,6 +83,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     label_smoothing: float | int = bounded(RATE, 0.1)
     norm_position: Literal["post", "pre"] = "post"
     final_layer_norm: bool | None = None
+    embedding_layer_norm: bool = False
     position_embedding: Literal["sinusoidal", "learned"] = "sinusoidal"
     sinusoid_layout: Literal["interleaved", "concatenated"] = "interleaved"
     sinusoid_exponent: Literal["paper", "tensor2tensor"] = "paper"

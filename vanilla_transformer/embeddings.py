@@ -131,12 +131,16 @@ class InputEmbedding(nn.Module):
         else:
             sinusoids = (config.sinusoid_layout, config.sinusoid_exponent, config.position_offset)
             self.positions = SinusoidalPositions(config.d_model, *sinusoids)
+        # A departure: the paper has no LayerNorm here.
+        self.norm = (
+            nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.embedding_layer_norm else nn.Identity()
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
         positions = self.positions(position_ids, max_length).to(inputs_embeds.dtype)
-        embedded = torch.add(positions, inputs_embeds, alpha=self.scale)
+        embedded = self.norm(torch.add(positions, inputs_embeds, alpha=self.scale))
         return self.dropout(embedded.to(residual_dtype(embedded)))
 
 
