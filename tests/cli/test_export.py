@@ -18,7 +18,7 @@ def test_an_export_that_cannot_be_is_one_line(model_folder, tmp_path, capsys):
     (tmp_path / "rnn" / "tokenizer.json").write_bytes((model_folder / "tokenizer.json").read_bytes())
     assert main(["export", str(tmp_path / "rnn"), str(tmp_path / "out"), "--to", "marian"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "model_type='rnn_seq2seq': MarianMT is a Transformer" in error
+    assert "model_type='rnn_seq2seq': MarianMT is for Transformers" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -29,6 +29,7 @@ def test_an_export_that_cannot_be_is_one_line(model_folder, tmp_path, capsys):
         (["{model}", "{model}", "--to", "marian"], 1, "exists and is not empty; choose another folder"),
         (["{model}", "{tmp}/out", "--to", "fairseq"], 2, "invalid choice: 'fairseq'"),
         (["{model}", "{tmp}/out"], 2, "--to"),
+        (["{model}", "{tmp}/out", "--to", "marian", "--quantization", "int8"], 2, "loads MarianMT in float32 alone"),
     ],
 )
 def test_invalid_exports(model_folder, tmp_path, capsys, arguments, status, said):

@@ -116,7 +116,7 @@ def test_padding_is_never_generated(model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (RNNSeq2SeqConfig(), "model_type='rnn_seq2seq': MarianMT is a Transformer and cannot be an RNN"),
+        (RNNSeq2SeqConfig(), "model_type='rnn_seq2seq': MarianMT is for Transformers, and this is none"),
         (
             VanillaTransformerConfig(norm_position="pre"),
             "norm_position='pre': MarianMT can have only 'post'; MarianMT norm",

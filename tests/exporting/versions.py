@@ -35,15 +35,18 @@ def answers(model: Any, tokenizer: Any, lines: list[str]) -> dict[str, Any]:
         batch = tokenizer(lines[start : start + BATCH], return_tensors="pt", padding=True)
         for name, options in (("greedy", {"num_beams": 1}), ("beam", {"num_beams": 4, "length_penalty": 0.6})):
             targets = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, early_stopping=name == "beam", **options)
-            found[name] += [
-                [token for token in target if token != tokenizer.pad_token_id] for target in targets.tolist()
-            ]
+            found[name] += [_until_end(target, tokenizer.eos_token_id) for target in targets.tolist()]
         with torch.no_grad():
             prompts = torch.tensor(
                 [target[:1] + target[1:5] + [2] * (5 - len(target)) for target in found["greedy"][start:]]
             )
             found["logits"] += model(**batch, decoder_input_ids=prompts).logits.tolist()
     return found
+
+
+def _until_end(target: list[int], end: int) -> list[int]:
+    """A target without what fills its row, which is padding or EOS by the version."""
+    return target[: target.index(end)] if end in target else target
 
 
 def answer_in(version: str, folder: Path, lines: list[str], installed: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
+from vanilla_transformer.exporting.requirements import check_requirements
 
 SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function", "tie_word_embeddings"]
 SAME_FIELDS += ["dropout", "attention_dropout", "activation_dropout"]
@@ -42,20 +43,15 @@ READERS = {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "linear_1"}
 
 def check_marian_supports(config: PreTrainedConfig) -> None:
     """Raise ValueError, in one line with the reason, unless MarianMT can have this architecture."""
-    if config.model_type != VanillaTransformerConfig.model_type:
-        raise ValueError(f"model_type={config.model_type!r}: MarianMT is a Transformer and cannot be an RNN")
-    head_size = config.d_model // config.num_heads
-    width_of_heads = (head_size, "MarianMT's heads divide d_model among themselves")
-    for name, (value, why) in (REQUIRED | {"d_k": width_of_heads, "d_v": width_of_heads}).items():
-        found = getattr(config, name, value)
-        if found not in (value, config.vocab_size if name == "decoder_vocab_size" else value):
-            raise ValueError(f"{name}={found!r}: MarianMT can have only {value!r}; {why}")
+    required = dict(REQUIRED)
+    if config.model_type == VanillaTransformerConfig.model_type:
+        width = (config.d_model // config.num_heads, "MarianMT's heads divide d_model among themselves")
+        required |= {"d_k": width, "d_v": width}
+    check_requirements(config, "MarianMT", required)
     if config.d_model % config.num_heads:
         raise ValueError(f"num_heads={config.num_heads} does not divide d_model={config.d_model}, as MarianMT requires")
     if config.layer_norm_eps > MARIAN_EPSILON:
         raise ValueError(f"layer_norm_eps={config.layer_norm_eps}: MarianMT has {MARIAN_EPSILON}, ours may not be more")
-    if not isinstance(config.eos_token_id, int):
-        raise ValueError(f"eos_token_id={config.eos_token_id!r} must be one token to be exported")
 
 
 def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
