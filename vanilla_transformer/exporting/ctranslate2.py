@@ -4,7 +4,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ctranslate2.converters.transformers import _SUPPORTED_ACTIVATIONS as ACTIVATIONS
@@ -13,9 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
-from vanilla_transformer.exporting.requirements import check_requirements
+from vanilla_transformer.exporting.requirements import Quantization, check_requirements
 
-Quantization = Literal["float32", "int8"]
 # Field → the only value that the export can have, and why.
 REQUIRED: dict[str, tuple[Any, str]] = {
     "position_offset": (0, "CTranslate2 counts positions from 0"),

@@ -152,8 +152,8 @@ def marian_generation_config(own: GenerationConfig, config: MarianConfig) -> Gen
     return GenerationConfig(**settings)
 
 
-def write_marian(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` open as MarianMT, without our code.
+def write_marian(model: Any, tokenizer: Any, folder: Path) -> MarianMTModel:
+    """Write a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` open without our code; return the MarianMT.
 
     Args:
         model: as for `as_marian`.
@@ -167,3 +167,4 @@ def write_marian(model: Any, tokenizer: Any, folder: Path) -> None:
     marian.generation_config = marian_generation_config(model.generation_config, marian.config)
     marian.save_pretrained(folder)
     write_plain_tokenizer(tokenizer, folder)
+    return marian

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runtime asks of a model's configuration."""
 
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+
+Quantization = Literal["float32", "int8"]  # of weights
 
 
 def check_requirements(config: PreTrainedConfig, runtime: str, required: dict[str, tuple[Any, str]]) -> None:
