@@ -17,7 +17,6 @@ from vanilla_transformer.exporting.requirements import Quantization, check_requi
 
 # Field → the only value that the export can have, and why.
 REQUIRED: dict[str, tuple[Any, str]] = {
-    "position_offset": (0, "CTranslate2 counts positions from 0"),
     "embedding_layer_norm": (False, "the export has no LayerNorm after the embeddings"),
     "decoder_vocab_size": (None, "the export has one vocabulary"),
     "projection_bias": (False, "the export has no bias before the softmax"),
