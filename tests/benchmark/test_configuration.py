@@ -42,7 +42,7 @@ def test_former_names_of_sections_are_accepted(tmp_path):
         ("limits.product=0", "roofline.product=0 must be at least 1"),
         ("bars.marian=2", "unknown key thresholds.marian"),
         ("models.small.width=3", "models.small: unknown key model.width"),
-        ("models.small.norm_position=pre", "models.small: norm_position='pre': the baselines support only 'post'"),
+        ("models.small.norm_position=pre", "models.small: norm_position='pre': MarianMT can have only 'post'"),
         ("models.small.vocab_size=null", "models.small=.* must be a section with vocab_size"),
         ("real.model=runs/mine/model", "real.model, real.source and real.reference go together; given: real.model"),
         ("real.batch_sizes=[]", r"real.batch_sizes=\[\] must be a list of numbers, each at least 1"),

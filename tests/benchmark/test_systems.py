@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from vanilla_transformer.benchmark import systems
-from vanilla_transformer.benchmark.baselines import write_ctranslate2
 from vanilla_transformer.benchmark.configuration import DecodingConfig, TimingConfig
 from vanilla_transformer.benchmark.systems import (
     CTRANSLATE2,
@@ -20,6 +19,7 @@ from vanilla_transformer.benchmark.systems import (
     measure_decoding,
     skip_reasons,
     speeds,
+    write_with_ids,
 )
 from vanilla_transformer.benchmark.timing import Measurement
 from vanilla_transformer.inference.native import engine
@@ -40,7 +40,7 @@ def targets(name, model, batches, beams, folder):
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_every_float32_system_finds_the_same_targets(model, batch, tmp_path, beams):
-    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    write_with_ids(model, tmp_path / "folder", max_length=16)
     found = [targets(name, model, [batch], beams, tmp_path / "folder") for name in EXACT]
     assert found == [found[0]] * len(EXACT)
 
@@ -50,24 +50,24 @@ def test_every_float32_system_finds_the_same_targets(model, batch, tmp_path, bea
 def test_every_target_is_as_long_as_asked_for(model, batch, tmp_path, name, beams):
     with torch.no_grad():  # the end is what the model would say at once
         model.model.encoder.embed_tokens.weight[model.config.eos_token_id] *= 4
-    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    write_with_ids(model, tmp_path / "folder", max_length=16)
     found = targets(name, model, [batch], beams, tmp_path / "folder")
     assert [len(target) for target in found] == [batch.max_new_tokens] * len(batch.sources)
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_eos_is_not_part_of_a_target(model, batch, tmp_path, name):
-    write_ctranslate2(model, tmp_path / "folder", max_length=64)
+    write_with_ids(model, tmp_path / "folder", max_length=64)
     endless = targets(name, model, [Batch(batch.sources, 40, is_fixed_length=True)], 1, tmp_path / "folder")[0]
     model.config.eos_token_id = endless[5]  # a token that greedy decoding comes to
-    write_ctranslate2(model, tmp_path / "with an end", max_length=64)
+    write_with_ids(model, tmp_path / "with an end", max_length=64)
     ending = targets(name, model, [Batch(batch.sources, 40)], 1, tmp_path / "with an end")[0]
     assert ending == endless[: endless.index(endless[5])]
 
 
 @pytest.mark.parametrize("name", [MARIAN, CTRANSLATE2["float32"], FAST["float32"]])
 def test_several_batches_keep_their_order(model, batch, tmp_path, name):
-    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    write_with_ids(model, tmp_path / "folder", max_length=16)
     single = [Batch([source], batch.max_new_tokens, is_fixed_length=True) for source in batch.sources]
     together = targets(name, model, [batch], 4, tmp_path / "folder")
     assert targets(name, model, single, 4, tmp_path / "folder") == together
@@ -87,7 +87,7 @@ def test_a_translator_is_freed_after_measuring(model, batch, tmp_path, monkeypat
 
     import ctranslate2
 
-    write_ctranslate2(model, tmp_path / "folder", max_length=16)
+    write_with_ids(model, tmp_path / "folder", max_length=16)
     made = []
 
     class Watched(ctranslate2.Translator):

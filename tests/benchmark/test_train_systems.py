@@ -7,7 +7,6 @@ from torch import nn
 
 from tests.benchmark.train_examples import tiny_benchmark
 from vanilla_transformer.benchmark import train_systems
-from vanilla_transformer.benchmark.baselines import as_marian
 from vanilla_transformer.benchmark.train_configuration import MARIAN, OURS, RNN, SYSTEMS, TORCH, X_TRANSFORMERS
 from vanilla_transformer.benchmark.train_systems import (
     TorchTransformer,
@@ -17,6 +16,7 @@ from vanilla_transformer.benchmark.train_systems import (
     random_batch,
     skip_reasons,
 )
+from vanilla_transformer.exporting.marian import as_marian
 
 CPU = torch.device("cpu")
 INSTALLED = [name for name in SYSTEMS if name not in skip_reasons([name])]

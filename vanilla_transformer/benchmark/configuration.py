@@ -8,8 +8,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from vanilla_transformer.benchmark.baselines import check_baseline_supports
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.exporting.marian import check_marian_supports
 from vanilla_transformer.packed_linear import PRECISIONS
 from vanilla_transformer.training.bounds import at_least
 from vanilla_transformer.training.configuration import check_model_section
@@ -94,7 +94,7 @@ class BenchmarkConfig:
     """One benchmark.
 
     Raises:
-        ValueError: no size or an unknown one; an unknown precision; a model that the baselines do not support.
+        ValueError: no size or an unknown one; an unknown precision; a model that MarianMT cannot have.
     """
 
     output: str  # the JSON file with all results
@@ -128,7 +128,7 @@ class BenchmarkConfig:
         try:
             check_model_section({name: value for name, value in section.items() if name != "vocab_size"})
             config = VanillaTransformerConfig(**section)
-            check_baseline_supports(config)
+            check_marian_supports(config)
         except ValueError as error:
             raise ValueError(f"models.{size}: {error}") from error
         return config

@@ -36,7 +36,7 @@ def measure_real(
 
     Raises:
         FileNotFoundError: no such model or file.
-        ValueError: source and reference differ in length; a model that the baselines do not support.
+        ValueError: source and reference differ in length; a model that MarianMT cannot have.
     """
     assert settings.model is not None
     lines, references = load_references(CorpusConfig(source=settings.source, target=settings.reference))

@@ -17,11 +17,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from vanilla_transformer.benchmark.baselines import as_marian, write_ctranslate2
 from vanilla_transformer.benchmark.configuration import DecodingConfig, TimingConfig
 from vanilla_transformer.benchmark.machine import lacks_precision
 from vanilla_transformer.benchmark.timing import Measurement, measure_in_turns
 from vanilla_transformer.decoder import Decoder
+from vanilla_transformer.exporting.marian import as_marian
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
@@ -169,8 +169,16 @@ def open_systems(names: list[str], model: Any, max_length: int) -> Iterator[tupl
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "ctranslate2")
         if not set(names).isdisjoint(CTRANSLATE2.values()):
-            write_ctranslate2(model, folder, max_length)
+            write_with_ids(model, folder, max_length)
         yield {name: build_system(name, model, folder, max_length) for name in names}, folder
+
+
+def write_with_ids(model: Any, folder: Path, max_length: int) -> None:
+    """Write the model for CTranslate2 into a new folder; its tokens are the token ids: "0", "1", …."""
+    from vanilla_transformer.exporting.ctranslate2 import write_ctranslate2
+
+    folder.mkdir(parents=True)
+    write_ctranslate2(model, [str(token) for token in range(model.config.vocab_size)], folder, max_length=max_length)
 
 
 def build_system(name: str, model: Any, folder: Path, max_length: int) -> System:
@@ -179,7 +187,7 @@ def build_system(name: str, model: Any, folder: Path, max_length: int) -> System
     Args:
         model: a `VanillaTransformerForConditionalGeneration` on its device. For CTranslate2 only the device counts, and
             `None` means the CPU.
-        folder: what `write_ctranslate2` wrote.
+        folder: what `write_with_ids` wrote.
         max_length: positions of sources and targets, in tokens.
     """
     for compute_type, ctranslate2_name in CTRANSLATE2.items():

@@ -14,12 +14,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DataCollatorForSeq2Seq, MarianMTModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from vanilla_transformer.benchmark.baselines import marian_config
 from vanilla_transformer.benchmark.memory import in_own_process
 from vanilla_transformer.benchmark.train_configuration import MARIAN, OURS, TrainBenchmarkConfig
 from vanilla_transformer.data.corpus import CorpusConfig, load_corpus
 from vanilla_transformer.data.tokenized_pairs import prepare_pairs
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.exporting.marian import marian_config
 from vanilla_transformer.inference.model_folder import default_device
 from vanilla_transformer.loss import IGNORE_INDEX
 from vanilla_transformer.training.configuration import CorporaConfig, model_config_of, run_config_of
@@ -120,7 +120,7 @@ def run_trainer(config: TrainBenchmarkConfig, warm: Path, pairs: int, started: f
     special_tokens = {name: getattr(tokenizer, name) for name in names}
     special_tokens["decoder_start_token_id"] = tokenizer.bos_token_id
     ours: Any = model_config_of(config.models[corpus.size]["transformer"], vocab_size=len(tokenizer), **special_tokens)
-    options = {"dropout": ours.dropout, "attn_implementation": _attention(device)}
+    options = {"attn_implementation": _attention(device)}
     model = MarianMTModel(marian_config(ours, CorporaConfig().max_length, **options))
     arguments = Seq2SeqTrainingArguments(
         str(warm / "trainer"),

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, MarianMTModel
 
-from vanilla_transformer.benchmark.baselines import marian_config
 from vanilla_transformer.benchmark.random_model import SEED, random_sources
 from vanilla_transformer.benchmark.train_configuration import (
     MARIAN,
@@ -19,6 +18,7 @@ from vanilla_transformer.benchmark.train_configuration import (
     X_TRANSFORMERS,
     TrainBenchmarkConfig,
 )
+from vanilla_transformer.exporting.marian import marian_config
 from vanilla_transformer.training.model import compile_layers
 
 Batch = dict[str, torch.Tensor]  # `input_ids` and `labels`, `(batch, length)`, without padding
@@ -80,7 +80,7 @@ def build(name: str, config: Any, length: int, attention: str) -> nn.Module:
     if name in (OURS, RNN):
         return AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager" if name == RNN else attention)
     if name == MARIAN:
-        return MarianMTModel(marian_config(config, length, dropout=config.dropout, attn_implementation=attention))
+        return MarianMTModel(marian_config(config, length, attn_implementation=attention))
     return TorchTransformer(config, length) if name == TORCH else _x_transformers(config, length, attention)
 
 

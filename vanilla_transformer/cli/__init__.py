@@ -14,6 +14,7 @@ from vanilla_transformer.cli import (
     average,
     compare,
     evaluate,
+    export,
     finetune,
     plot,
     pull,
@@ -28,7 +29,7 @@ from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-_MODULES = (quickstart, train, finetune, translate, evaluate, average, push, pull, compare, sweep, plot)
+_MODULES = (quickstart, train, finetune, translate, evaluate, average, export, push, pull, compare, sweep, plot)
 SUBCOMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 
