@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
 
@@ -37,6 +38,7 @@ def _model_type(name: str) -> Callable[[Path], bool]:
 KINDS = {
     "marianmt": Kind("a folder of transformers' MarianMT, such as OPUS-MT", _model_type("marian"), read_marian),
     "fsmt": Kind("a folder of transformers' FSMT", _model_type("fsmt"), read_fsmt),
+    "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
 }
 
 
