@@ -24,6 +24,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
 
     Args:
         vocab_size: size of the vocabulary that source and target share (section 5.1: about 37,000 for en-de).
+        decoder_vocab_size: size of the target's own vocabulary; `None`: it is the source's, as in the paper.
         d_model: width of the embeddings and of every sub-layer's output (section 3.1).
         d_ff: inner width of the feed-forward networks (section 3.3).
         num_layers: layers of the encoder, N in the paper.
@@ -54,8 +55,9 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
         layer_norm_eps: epsilon of the layer normalisations; not stated in the paper, 1e-6 in tensor2tensor.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
-        tie_word_embeddings: one matrix for source embedding, target embedding and the projection before the
-            softmax (section 3.4).
+        tie_word_embeddings: one matrix for target embedding and the projection before the softmax (section 3.4).
+        share_encoder_decoder_embeddings: one matrix for source embedding and target embedding (section 3.4); `None`:
+            as `tie_word_embeddings`.
         chunk_size_feed_forward: positions that the feed-forward networks compute at a time, to save memory; 0: all.
 
     Raises:
