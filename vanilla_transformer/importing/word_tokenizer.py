@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers of words separated by white space: subword-nmt's BPE, and whole words."""
 
+import re
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
+from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
 END = "</w>"  # ends the last piece of a word in the codes
 Merges = list[tuple[str, str]]
@@ -77,5 +78,8 @@ def _token(symbol: str, joiner: str) -> str:
 def words_tokenizer(vocabulary: list[str], special: SpecialTokens):
     """A tokenizer of whole words, separated by white space."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, special.unk))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), without_names(special, ())])
+    # A special token's name in a text is text: without its first character it is unknown.
+    names = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])}$)" for name in special.names())
+    steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"^(?:{names})"), "removed")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     return fast_tokenizer(tokenizer, vocabulary, special)
