@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
+from vanilla_transformer.importing.torch_models import read_annotated, read_hkproj, read_torch, recognises
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
 
 
@@ -39,6 +40,19 @@ KINDS = {
     "marianmt": Kind("a folder of transformers' MarianMT, such as OPUS-MT", _model_type("marian"), read_marian),
     "fsmt": Kind("a folder of transformers' FSMT", _model_type("fsmt"), read_fsmt),
     "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
+    "torch": Kind(
+        "a state dict of torch.nn.Transformer in the tutorial's Seq2SeqTransformer",
+        recognises("transformer.encoder.layers.0.self_attn.in_proj_weight"),
+        read_torch,
+    ),
+    "annotated": Kind(
+        "a state dict of the Annotated Transformer", recognises("encoder.layers.0.sublayer.0.norm.a_2"), read_annotated
+    ),
+    "hkproj": Kind(
+        "a state dict of hkproj/pytorch-transformer",
+        recognises("encoder.layers.0.self_attention_block.w_q.weight"),
+        read_hkproj,
+    ),
 }
 
 
@@ -67,4 +81,6 @@ def import_model(
         raise ValueError(f"{source} is of no toolkit that is recognised; say which with --from ({known})")
     imported = KINDS[kind].read(source)
     imported.settings |= changes or {}
+    if "num_heads" not in imported.settings:
+        raise ValueError(f"{imported.origin} has no number of heads: give it, such as num_heads=8 after FOLDER")
     return write_folder(imported, folder, folder.resolve().name)

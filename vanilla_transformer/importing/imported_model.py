@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
 from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, count_layers, fill_tied
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
@@ -142,6 +143,7 @@ def write_folder(imported: ImportedModel, folder: Path, name: str) -> VanillaTra
         model_name=name,
         parameters=model.num_parameters(),
         imported_from=f"{imported.origin}. {imported.note}".strip(),
+        has_target_tokenizer=getattr(imported.tokenizer, TARGET_TOKENIZER, None) is not None,
         languages=imported.languages,
     )
     with atomic_folder(folder) as unfinished:
