@@ -8,7 +8,14 @@ import pytest
 import sentencepiece
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoTokenizer, MarianConfig, MarianMTModel
+from transformers import (
+    AutoTokenizer,
+    FSMTConfig,
+    FSMTForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.marian.tokenization_marian import MarianTokenizer
 
 from tests.importing.conftest import LINES, largest_difference, train_sentencepiece
@@ -83,7 +90,7 @@ def shared(request) -> bool:
 
 
 def logits_of(model):
-    return lambda source, target: model(input_ids=source, decoder_input_ids=target).logits
+    return lambda source, target: model(input_ids=source, decoder_input_ids=target, use_cache=False).logits
 
 
 def test_marian_has_the_same_logits(tmp_path, shared, draw):
@@ -141,3 +148,93 @@ def test_the_folder_is_an_ordinary_one(tmp_path):
 def test_a_bias_of_zeros_is_none(tmp_path):
     marian_folder(tmp_path / "opus", shared=True, bias=False)
     assert not import_model(tmp_path / "opus", tmp_path / "ours").config.projection_bias
+
+
+def fsmt_folder(folder: Path):
+    """A random FSMT with its two vocabularies and merges, as fairseq's WMT models are published."""
+    words = {
+        "src": ["l", "o", "w", "e", "r</w>", "lo", "low", "er</w>", "w</w>"],
+        "tgt": ["t", "ief</w>", "i", "er</w>"],
+    }
+    sizes = {}
+    folder.mkdir()
+    for side, own in words.items():
+        tokens = ["<s>", "<pad>", "</s>", "<unk>", *own]
+        sizes[f"{side}_vocab_size"] = len(tokens)
+        write_json(folder / f"vocab-{side}.json", {token: i for i, token in enumerate(tokens)})
+    (folder / "merges.txt").write_text("l o 9\nlo w 8\ne r</w> 7\n", encoding="utf-8")
+    config = FSMTConfig(
+        **sizes,
+        langs=["en", "de"],
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        init_std=0.3,
+        max_position_embeddings=32,
+    )
+    model = FSMTForConditionalGeneration(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_fsmt_has_the_same_logits_and_reads_its_merges(tmp_path, draw):
+    fsmt = fsmt_folder(tmp_path / "fsmt")
+    import_model(tmp_path / "fsmt", tmp_path / "ours")
+    ours, targets = load_model_folder(tmp_path / "ours"), [[2, *target] for target in draw(4, 8)]
+    assert largest_difference(ours, logits_of(fsmt), draw(4, 13), targets) < 1e-4
+    tokenizer = load_tokenizer(tmp_path / "ours")
+    assert tokenizer("lower low x")["input_ids"] == [10, 11, 9, 12, 3, 2]
+    assert tokenizer.decode([4, 5, 2], skip_special_tokens=True) == "tief"
+
+
+BROKEN = {
+    "no vocabulary": (lambda f: (f / "vocab.json").unlink(), r"opus has no vocab\.json, the vocabulary"),
+    "no SentencePiece model": (lambda f: (f / "source.spm").unlink(), r"source\.spm does not exist"),
+    "vocabulary with holes": (
+        lambda f: write_json(f / "vocab.json", {"</s>": 0, "<unk>": 5}),
+        r"vocab\.json is no vocabulary of tokens and ids: its ids are not 0, 1, 2",
+    ),
+    "vocabulary of another size": (
+        lambda f: write_json(f / "vocab.json", {"</s>": 0, "<unk>": 1, "<pad>": 2}),
+        "states vocab_size=3, but its weights have vocab_size=",
+    ),
+    "no unknown token": (
+        lambda f: write_json(f / "vocab.json", {"</s>": 0, "<pad>": 1}),
+        "has no token '<unk>'",
+    ),
+    "weights cut off": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:200]),
+        r"model\.safetensors is damaged",
+    ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights: expected model.safetensors or "),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_cannot_be_imported_is_one_line(kind, tmp_path):
+    marian_folder(tmp_path / "opus", shared=True, one_spm=True)
+    damage, message = BROKEN[kind]
+    damage(tmp_path / "opus")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        import_model(tmp_path / "opus", tmp_path / "ours")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("way", ["with the package", "without it"])
+def test_a_folder_of_two_tokenizers_can_be_saved_and_opened_again(tmp_path, way):
+    marian_folder(tmp_path / "opus", shared=False)
+    import_model(tmp_path / "opus", tmp_path / "ours")
+    tokenizer = load_tokenizer(tmp_path / "ours")
+    tokenizer.save_pretrained(tmp_path / "again")
+    expected = tokenizer(text_target=LINES[4])["input_ids"]
+    if way == "with the package":
+        assert load_tokenizer(tmp_path / "again")(text_target=LINES[4])["input_ids"] == expected
+    else:
+        opened = PreTrainedTokenizerFast.from_pretrained(tmp_path / "again", subfolder="target_tokenizer")
+        assert opened(LINES[4])["input_ids"] == expected
+    assert tokenizer(LINES[4])["input_ids"] == load_tokenizer(tmp_path / "again")(LINES[4])["input_ids"] != expected

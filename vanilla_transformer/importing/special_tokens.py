@@ -29,10 +29,10 @@ class SpecialTokens:
         return [token for token in vocabulary if TAG.fullmatch(token)]
 
     def check(self, vocabulary: Sequence[str], origin: str) -> None:
-        """Raise ValueError if a name is not in the vocabulary."""
+        """Raise ValueError if the vocabulary, of which `origin` tells, lacks a name."""
         for name in self.names():
             if name not in vocabulary:
-                raise ValueError(f"{origin} has no token {name!r}")
+                raise ValueError(f"the vocabulary of {origin} has no token {name!r}")
 
 
 def append_missing(vocabulary: list[str], tokens: Iterable[str]) -> None:

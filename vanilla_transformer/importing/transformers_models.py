@@ -18,7 +18,8 @@ from vanilla_transformer.inference.weight_files import WEIGHTS
 
 MARIAN: NameTable = {f"model.{theirs}": ours for theirs, ours in (LAYERS | EMBEDDINGS).items()} | {
     "model.shared": "model.encoder.embed_tokens",
-    "model.{stack}.embed_positions": None,
+    "model.encoder.embed_positions": None,
+    "model.decoder.embed_positions": None,
     "final_logits_bias": "lm_head.bias",
     "lm_head": "lm_head",
 }
@@ -46,6 +47,8 @@ def read_marian(folder: Path) -> ImportedModel:
     source = _vocabulary(folder / "vocab.json")
     target = source if is_shared else _vocabulary(folder / "target_vocab.json")
     stated = _stated(config, source, target)  # before the tokenizers append to the vocabularies
+    for vocabulary in (source, target):
+        special.check(vocabulary, origin)
     tokenizers = [
         sentencepiece_tokenizer(read_sentencepiece(folder / f"{side}.spm"), vocabulary, special)
         for side, vocabulary in (("source", source), ("target", target))
@@ -75,6 +78,8 @@ def read_fsmt(folder: Path) -> ImportedModel:
     origin, special = f"transformers' FSMT, {folder.name}", SpecialTokens()
     source, target = (_vocabulary(folder / f"vocab-{side}.json") for side in ("src", "tgt"))
     stated = _stated(config, source, target)  # before the tokenizers append to the vocabularies
+    for vocabulary in (source, target):
+        special.check(vocabulary, origin)
     merges = read_codes(folder / "merges.txt")
     tokenizers = [subword_tokenizer(merges, vocabulary, special, joiner="") for vocabulary in (source, target)]
     return ImportedModel(
