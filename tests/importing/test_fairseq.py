@@ -7,6 +7,7 @@ positions and a LayerNorm of the embeddings.
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -103,7 +104,7 @@ def logits_of(model):
 def test_logits_and_greedy_tokens_are_those_of_the_port(name, tmp_path, draw):
     port = port_and_checkpoint(name, tmp_path / "fairseq")
     import_model(tmp_path / "fairseq", tmp_path / "ours")
-    ours = load_model_folder(tmp_path / "ours")
+    ours: Any = load_model_folder(tmp_path / "ours")
     sources = [[*source, 2] for source in draw(4, 40)]
     targets = [[2, *target] for target in draw(4, 36)]
     assert largest_difference(ours, logits_of(port), sources, targets) < 1e-4

@@ -5,6 +5,8 @@ The references are built of modules with those codes' names; attention and norma
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -54,7 +56,7 @@ class OwnNorm(nn.Module):
         return weight * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6) + bias
 
 
-def attend(parts: list[nn.Module], query: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None):
+def attend(parts: Sequence[nn.Module], query: torch.Tensor, memory: Any, mask: torch.Tensor | None):
     inputs = zip(parts[:3], (query, memory, memory), strict=True)
     q, k, v = (part(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part, x in inputs)
     scores = q @ k.transpose(-2, -1) / math.sqrt(D / HEADS)
@@ -101,7 +103,7 @@ class PreNorm(nn.Module):
             self.projection_layer = Named(proj=proj)
         self.proj = [proj]
 
-    def run(self, stack, ids: torch.Tensor, embedding, memory: torch.Tensor | None, mask) -> torch.Tensor:
+    def run(self, stack: Any, ids: torch.Tensor, embedding, memory: torch.Tensor | None, mask) -> torch.Tensor:
         x = embedding(ids) * math.sqrt(D) + sinusoids(ids.shape[1])
         for layer in stack.layers:
             residuals = layer.sublayer if self.annotated else layer.residual_connections
@@ -130,7 +132,7 @@ class Tutorial(nn.Module):
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         embedded = [
-            side.embedding(ids) * math.sqrt(D) + sinusoids(ids.shape[1])
+            cast(Any, side).embedding(ids) * math.sqrt(D) + sinusoids(ids.shape[1])
             for side, ids in ((self.src_tok_emb, source), (self.tgt_tok_emb, target))
         ]
         return self.generator(self.transformer(*embedded, tgt_mask=~causal(target.shape[1])))

@@ -2,13 +2,13 @@
 """A table of names: patterns of a toolkit's parameters, and the names that they have here."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
 # A pattern of names → our name. `{layer}` and other fields stand for numbers. `None`: nothing that the model needs. A
-# tuple: the rows of the parameter, in equal parts.
-NameTable = Mapping[str, str | Sequence[str] | None]
+# list: the rows of the parameter, in equal parts.
+NameTable = dict[str, str | list[str] | None]
 
 ENCODER, DECODER, HEAD = "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -60,8 +61,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     return model
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field of a message in the wire format of protocol buffers."""
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, an integer or bytes) of each field of a message in the wire format of protocol buffers."""
     place = 0
 
     def varint() -> int:

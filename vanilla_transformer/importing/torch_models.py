@@ -22,9 +22,9 @@ SUBLAYERS = {
 }
 
 
-def _table(rows: Mapping[str, str | list[str] | None], attentions: Mapping[str, str], parts: tuple[str, ...]):
+def _table(rows: NameTable, attentions: Mapping[str, str], parts: tuple[str, ...]) -> NameTable:
     """The rows of both stacks: `{stack}` in a row, and the four matrices of each attention."""
-    table: dict[str, str | list[str] | None] = {}
+    table: NameTable = {}
     for stack in ("encoder", "decoder"):
         layer = f"model.{stack}.layers.{{layer}}"
         for theirs, ours in rows.items():
