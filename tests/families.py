@@ -45,6 +45,10 @@ class Family:
     shapes: dict[str, list[tuple[int, ...]] | None]
     lacks: dict[str, str] = field(default_factory=dict)  # behaviour → why it cannot be
 
+    @property
+    def target_vocab_size(self) -> int:
+        return self.tiny.get("decoder_vocab_size", self.tiny["vocab_size"])
+
     def config(self, **changes) -> PreTrainedConfig:
         return self.config_class(**(self.tiny | changes))
 

@@ -45,7 +45,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
         grad_weight = None
-        grad_bias = torch.zeros_like(bias, dtype=acc_dtype) if needs_bias else None
+        grad_bias = hidden.new_zeros(vocab_size, dtype=acc_dtype) if needs_bias else None
         loss = nll = torch.zeros((), dtype=acc_dtype, device=hidden.device)
         mean_weight = matrix.mean(dim=0, dtype=acc_dtype)  # (d_model)
         tokens = labels.shape[0]
