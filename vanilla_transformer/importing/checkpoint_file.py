@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 # stand-in keeps their attributes.
 HARMLESS = (
     "argparse.Namespace",
-    "collections.defaultdict",
     *("builtins.dict", "builtins.int", "builtins.list", "builtins.str", "builtins.tuple", "builtins.object"),
     "typing.Any",
     *("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
@@ -51,7 +50,10 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
-    stand_ins = {name: type(name.rpartition(".")[2], (StandIn,), {"__module__": "stand_in"}) for name in HARMLESS}
+    stand_ins: dict[str, Any] = {
+        name: type(name.rpartition(".")[2], (StandIn,), {"__module__": "stand_in"}) for name in HARMLESS
+    }
+    stand_ins["collections.defaultdict"] = _empty
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -69,6 +71,11 @@ def read_checkpoint(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path} is no checkpoint, or it is damaged (truncated download or copy?)") from error
+
+
+def _empty(*_: Any) -> dict[Any, Any]:
+    """Stands for defaultdict, whose entries follow."""
+    return {}
 
 
 def plain(value: Any) -> Any:
