@@ -5,6 +5,7 @@ The reference is transformers' MarianMT with Marian's own frequencies and epsilo
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,8 +95,9 @@ def write(path: Path, arrays, changes) -> None:
     settings |= {"transformer-dim-ffn": FF, "transformer-ffn-activation": "swish", "transformer-postprocess": "dan"}
     settings |= {"transformer-preprocess": "", "dim-vocabs": [200, 200]} | changes
     text = np.frombuffer(yaml.safe_dump(settings).encode() + b"\0", dtype=np.int8)
-    values = {name: tensor.detach().numpy() for name, tensor in arrays.items()}
-    np.savez(path, **values, **{"special:model.yml": text})
+    values: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in arrays.items()}
+    values["special:model.yml"] = text
+    np.savez(path, allow_pickle=False, **values)
 
 
 def test_logits_are_those_of_marian(marian, tmp_path, draw):

@@ -16,7 +16,7 @@ from vanilla_transformer.importing.special_tokens import SpecialTokens, with_tar
 
 PAD = "<pad>"  # is no token of Marian's, whose decoder starts from a zero embedding
 SETTINGS = "special:model.yml"
-LAYERS = {
+LAYERS: dict[str, str] = {
     "ffn_W1": "feed_forward.linear_1.weight",
     "ffn_b1": "feed_forward.linear_1.bias",
     "ffn_W2": "feed_forward.linear_2.weight",
@@ -29,10 +29,11 @@ for theirs, ours in (("self", "self_attention"), ("context", "cross_attention"))
         LAYERS |= {f"{theirs}_W{letter}": f"{ours}.{part}.weight", f"{theirs}_b{letter}": f"{ours}.{part}.bias"}
     LAYERS |= {f"{theirs}_Wo_ln_scale": f"{ours}_norm.weight", f"{theirs}_Wo_ln_bias": f"{ours}_norm.bias"}
 NAMES: NameTable = {
-    f"{stack}_l{{layer}}_{theirs}": f"model.{stack}.layers.{{layer}}.{ours}"
-    for stack in ("encoder", "decoder")
-    for theirs, ours in LAYERS.items()
-} | {
+    **{
+        f"{stack}_l{{layer}}_{theirs}": f"model.{stack}.layers.{{layer}}.{ours}"
+        for stack in ("encoder", "decoder")
+        for theirs, ours in LAYERS.items()
+    },
     "Wemb": f"{ENCODER}.weight",
     "encoder_Wemb": f"{ENCODER}.weight",
     "decoder_Wemb": f"{DECODER}.weight",
