@@ -16,6 +16,7 @@ from vanilla_transformer.cli import (
     evaluate,
     export,
     finetune,
+    import_,
     plot,
     pull,
     push,
@@ -29,8 +30,22 @@ from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
-_MODULES = (quickstart, train, finetune, translate, evaluate, average, export, push, pull, compare, sweep, plot)
-SUBCOMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+_MODULES = (
+    quickstart,
+    train,
+    finetune,
+    translate,
+    evaluate,
+    average,
+    import_,
+    export,
+    push,
+    pull,
+    compare,
+    sweep,
+    plot,
+)
+SUBCOMMANDS = {module.__name__.rpartition(".")[2].rstrip("_"): module for module in _MODULES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,7 +78,8 @@ def prepare_pairs(
         dropped = DroppedPairs(max_length=max_length)
         rows = corpus.map(_tokenize, batched=True, fn_kwargs=options, remove_columns=["source", "target"])
         return rows.filter(dropped.count, input_columns="outcome").remove_columns("outcome"), dropped
-    token, length = (_smallest_integer(largest) for largest in (len(tokenizer) - 1, max_length))
+    vocab_size = max(len(tokenizer), len(getattr(tokenizer, "target_tokenizer", None) or ()))
+    token, length = (_smallest_integer(largest) for largest in (vocab_size - 1, max_length))
     columns = {
         "input_ids": pa.list_(token),
         "labels": pa.list_(token),
@@ -182,7 +183,9 @@ def _tokenizer_content(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """What decides on the tokens: the tokenizer's files, equal for one that was trained now and one that was opened."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        content: dict[str, Any] = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    config = json.loads(content["tokenizer_config.json"])
-    content["tokenizer_config.json"] = {name: config[name] for name in sorted(config) if name not in ORIGIN}
+        files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]  # the target's are in a folder
+        content: dict[str, Any] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    for file in [file for file in content if file.endswith("tokenizer_config.json")]:
+        config = json.loads(content[file])
+        content[file] = {name: config[name] for name in sorted(config) if name not in ORIGIN}
     return content

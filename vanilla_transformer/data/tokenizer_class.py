@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The class of this package's tokenizers: added special tokens are found in text, the reserved ones are not."""
 
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+TARGET_TOKENIZER = "target_tokenizer"  # a folder beside tokenizer.json
+HAS_TARGET = "has_target_tokenizer"  # in tokenizer_config.json
 RESERVED = ("pad_token", "bos_token", "eos_token", "unk_token")
 
 
@@ -14,7 +17,40 @@ class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
     transformers has one switch for both, `split_special_tokens`, under which no special token is found in text. So a
     tag is written to tokenizer.json as an added token that is not special, which any tokenizer class finds.
     `skip_special_tokens` skips tags only with this class; without this package they stay, as those of `add_tokens` do.
+
+    Imported models may have two tokenizers: `target_tokenizer` then encodes `text_target`, and decodes. Without this
+    package it opens by itself, `AutoTokenizer.from_pretrained(folder, subfolder="target_tokenizer")`.
     """
+
+    target_tokenizer: "VanillaTransformerTokenizer | None" = None
+    _source_backend: Any = None  # while the target's is in its place
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *inputs: Any, **kwargs: Any) -> Any:
+        """As in transformers, with the target's tokenizer where there is one."""
+        tokenizer = super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+        if tokenizer.init_kwargs.get(HAS_TARGET):
+            folder = PurePosixPath(kwargs.pop("subfolder", ""), TARGET_TOKENIZER).as_posix()
+            tokenizer.target_tokenizer = super().from_pretrained(
+                pretrained_model_name_or_path, *inputs, subfolder=folder, **kwargs
+            )
+        return tokenizer
+
+    def save_pretrained(self, save_directory: Any, *inputs: Any, **kwargs: Any) -> Any:
+        """As in transformers, with the target's tokenizer where there is one."""
+        if self.target_tokenizer is not None:
+            self.init_kwargs[HAS_TARGET] = True
+            self.target_tokenizer.save_pretrained(Path(save_directory, TARGET_TOKENIZER))
+        return super().save_pretrained(save_directory, *inputs, **kwargs)
+
+    def _switch_to_target_mode(self) -> None:
+        """transformers calls it around the tokenization of `text_target`."""
+        if self.target_tokenizer is not None:
+            self._source_backend, self._tokenizer = self._tokenizer, self.target_tokenizer._tokenizer
+
+    def _switch_to_input_mode(self) -> None:
+        if self._source_backend is not None:
+            self._tokenizer, self._source_backend = self._source_backend, None
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         reserved = {str(self._special_tokens_map.get(name)) for name in RESERVED}
@@ -30,6 +66,8 @@ class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
         return added
 
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
+        if self.target_tokenizer is not None:
+            return self.target_tokenizer._decode(token_ids, skip_special_tokens, **kwargs)
         if isinstance(token_ids, dict):
             token_ids = token_ids["input_ids"]
         if skip_special_tokens:

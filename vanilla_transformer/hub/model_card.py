@@ -46,6 +46,8 @@ class ModelCardFacts:
     model_type: str = "vanilla_transformer"
     base_model: str | None = None  # that was fine-tuned: id on the Hub, or a name
     base_model_on_hub: bool = False  # whether it is an id
+    imported_from: str | None = None  # toolkit and file of a model that was trained elsewhere
+    has_target_tokenizer: bool = False  # beside that of the source
     example_input: str = "One line of the source."  # for the code in the card, in the form of the training data
     recipe: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters; all of it is published, so no paths
     languages: Sequence[str] = ()  # ISO 639, the source's first; two or more make the model a translator
@@ -129,6 +131,8 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
         "languages": escape(" → ".join(facts.languages)),
         "model_type": facts.model_type,
         "base_model": _link(base_model) if facts.base_model_on_hub else escape(base_model),
+        "has_target_tokenizer": "yes" if facts.has_target_tokenizer else "",
+        "imported_from": escape(facts.imported_from or ""),
         "training_data": _training_data(facts),
         "training": _training(facts),
         "flops": _flops(facts),

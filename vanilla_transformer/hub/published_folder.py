@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle_name
 
 CONFIG, CARD, DECODING = "config.json", "README.md", "custom_generate/generate.py"
@@ -44,7 +45,8 @@ def check_folder(folder: str | Path) -> list[str]:
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
     """The files of a model folder that are published: their paths within it, sorted, and their sizes in bytes."""
     folder = Path(folder)
-    names = {*REQUIRED, INDEX, *filter(ANY_WEIGHTS.fullmatch, _weights(folder)), *_needed_code(folder)}
+    target = (f"{TARGET_TOKENIZER}/{name}" for name in JSON if name.startswith("tokenizer"))
+    names = {*REQUIRED, *target, INDEX, *filter(ANY_WEIGHTS.fullmatch, _weights(folder)), *_needed_code(folder)}
     return [(name, (folder / name).stat().st_size) for name in sorted(names) if (folder / name).is_file()]
 
 

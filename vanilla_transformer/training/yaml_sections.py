@@ -72,7 +72,12 @@ def read_yaml(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
             form; a token or a password.
     """
     _refuse_secrets(str(path), "the configuration's name")
-    values, given = _read_with_bases(path), []
+    return apply_overrides(_read_with_bases(path), overrides)
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """The values with `section.key=value` overrides, which win; errors as of `read_yaml`."""
+    given = []
     for override in overrides or []:
         key, equals, text = override.partition("=")
         _refuse_secrets(override, f"override {key if re.fullmatch('[a-z_.]+', key) else '***'}=***")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From renamed weights and a toolkit's settings to a model of this package, and to its folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
+from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, count_layers, fill_tied
+from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
+from vanilla_transformer.training.atomic_folder import atomic_folder
+
+POSITIONS = "model.encoder.input_embedding.positions.weight"
+
+
+@dataclass
+class ImportedModel:
+    """What a toolkit's importer has read.
+
+    Args:
+        origin: the toolkit and the file, for errors and the model card.
+        settings: fields of `VanillaTransformerConfig` that the weights do not show.
+        stated: fields that the weights do show, as the source states them; another size is an error.
+        weights: by our names, as `rename` returns them.
+        generation: fields of the generation config.
+        tokenizer: `None`: the source has none.
+        source_vocabulary, target_vocabulary: tokens by id; more than the embedding has are copies of unk.
+        languages: of source and target, ISO 639.
+        note: a sentence for the model card about texts that the tokenizer expects.
+    """
+
+    origin: str
+    settings: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    stated: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerFast | None = None
+    source_vocabulary: list[str] | None = None
+    target_vocabulary: list[str] | None = None
+    unk: str = "<unk>"
+    languages: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+def build_model(imported: ImportedModel) -> VanillaTransformerForConditionalGeneration:
+    """The model with the source's weights, in evaluation mode.
+
+    Raises:
+        ValueError: weights that are missing, or that do not fit each other, the settings or the vocabularies.
+    """
+    origin, weights = imported.origin, fill_tied(imported.weights)
+    missing = [name for name in (ENCODER, DECODER, HEAD) if f"{name}.weight" not in weights]
+    if missing:
+        raise ValueError(f"{origin} has no weights for {missing[0]}")
+    found = _sizes(weights)
+    for name, value in imported.stated.items():
+        if value is not None and value != found[name]:
+            raise ValueError(f"{origin} states {name}={value}, but its weights have {name}={found[name]}")
+    found = _sizes(_extend(imported, weights))
+    try:
+        config = VanillaTransformerConfig(**found | imported.settings)
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
+    model = VanillaTransformerForConditionalGeneration(config)
+    expected = model.state_dict()
+    if not found["projection_bias"]:  # one of zeros
+        weights.pop(f"{HEAD}.bias", None)
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            raise ValueError(f"{origin} has no weights for {name}")
+        if name not in expected:
+            raise ValueError(f"{origin} has weights for {name}, which a model of these settings does not have")
+        if weights[name].shape != expected[name].shape:
+            sizes = f"{tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+            raise ValueError(f"{origin}: the weights for {name} have the shape {sizes}")
+    model.load_state_dict(weights)
+    model.generation_config = GenerationConfig.from_dict(
+        {name: getattr(config, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        | {"decoder_start_token_id": config.decoder_start_token_id}
+        | imported.generation
+    )
+    return model.eval()
+
+
+def _extend(imported: ImportedModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rows for tokens of the tokenizers that the source reads as unknown: copies of the unknown token's row."""
+    shares = torch.equal(weights[f"{ENCODER}.weight"], weights[f"{DECODER}.weight"])
+    for names, vocabulary in (
+        ([ENCODER], imported.source_vocabulary),
+        ([DECODER, HEAD], imported.target_vocabulary or (imported.source_vocabulary if shares else None)),
+    ):
+        if vocabulary is None:
+            continue
+        unk = vocabulary.index(imported.unk)
+        for name in (f"{name}{suffix}" for name in names for suffix in (".weight", ".bias")):
+            if (matrix := weights.get(name)) is None:
+                continue
+            extra = len(vocabulary) - len(matrix)
+            weights[name] = torch.cat([matrix, matrix[unk : unk + 1].expand(extra, *matrix.shape[1:])])
+            if name == f"{HEAD}.weight" and extra:  # the source cannot generate them
+                imported.generation["suppress_tokens"] = list(range(len(matrix), len(vocabulary)))
+    return weights
+
+
+def _sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The fields of the configuration that the weights show."""
+    encoder, decoder, head = (weights[f"{name}.weight"] for name in (ENCODER, DECODER, HEAD))
+    first = "model.encoder.layers.0.feed_forward.linear_1.weight"
+    sizes: dict[str, Any] = {
+        "vocab_size": len(encoder),
+        "decoder_vocab_size": len(decoder),
+        "d_model": encoder.shape[1],
+        "d_ff": len(weights[first]) if first in weights else 0,
+        "num_layers": count_layers(weights, "encoder"),
+        "num_decoder_layers": count_layers(weights, "decoder"),
+        "attention_bias": any(".q_proj.bias" in name for name in weights),
+        "final_layer_norm": "model.encoder.norm.weight" in weights,
+        "embedding_layer_norm": "model.encoder.input_embedding.norm.weight" in weights,
+        "share_encoder_decoder_embeddings": torch.equal(encoder, decoder),
+        "tie_word_embeddings": torch.equal(decoder, head),
+        "projection_bias": bool(weights.get(f"{HEAD}.bias", torch.zeros(1)).any()),
+        "position_embedding": "learned" if POSITIONS in weights else "sinusoidal",
+    }
+    if POSITIONS in weights:
+        sizes["max_position_embeddings"] = len(weights[POSITIONS])
+    return sizes
+
+
+def write_folder(imported: ImportedModel, folder: Path, name: str) -> VanillaTransformerForConditionalGeneration:
+    """Write the model folder, whole or not at all.
+
+    Raises:
+        ValueError: as `build_model`.
+        OSError: the folder cannot be written.
+    """
+    model = build_model(imported)
+    facts = ModelCardFacts(
+        model_name=name,
+        parameters=model.num_parameters(),
+        imported_from=f"{imported.origin}. {imported.note}".strip(),
+        has_target_tokenizer=getattr(imported.tokenizer, TARGET_TOKENIZER, None) is not None,
+        languages=imported.languages,
+    )
+    with atomic_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        if imported.tokenizer is not None:
+            imported.tokenizer.save_pretrained(unfinished)
+        write_model_card(unfinished, facts=facts)
+    return model

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A SentencePiece model as an ordinary fast tokenizer, with the ids of a toolkit's own vocabulary."""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
+
+NORMAL, USER_DEFINED, BYTE = 1, 4, 6  # types of pieces
+UNIGRAM, BPE = 1, 2  # types of models
+SPACE = "▁"
+UNKNOWN_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
+
+
+@dataclass
+class SentencePieceModel:
+    """The fields of sentencepiece_model.proto that decide how text is split; their defaults are the proto's."""
+
+    pieces: list[tuple[str, float, int]] = field(default_factory=list)  # text, score, type
+    model_type: int = UNIGRAM
+    byte_fallback: bool = False
+    charsmap: bytes = b""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+
+
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Read a .model or .spm file: a protocol buffer, which this reads without its library.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no SentencePiece model, or one of words or characters.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"SentencePiece model {path} does not exist")
+    model = SentencePieceModel()
+    try:
+        for number, value in _fields(path.read_bytes()):
+            if number == 1:
+                piece = dict(_fields(value))
+                score = struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
+                model.pieces.append((piece[1].decode(), score, piece.get(3, NORMAL)))
+            elif number == 2:
+                trainer = dict(_fields(value))
+                model.model_type, model.byte_fallback = trainer.get(3, UNIGRAM), bool(trainer.get(35, 0))
+            elif number == 3:
+                normalizer = dict(_fields(value))
+                model.charsmap = normalizer.get(2, b"")
+                model.add_dummy_prefix = bool(normalizer.get(3, 1))
+                model.remove_extra_whitespaces = bool(normalizer.get(4, 1))
+    except (IndexError, KeyError, TypeError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError(f"{path} is no SentencePiece model, or it is damaged") from error
+    if not model.pieces or model.model_type not in (UNIGRAM, BPE):
+        raise ValueError(f"{path} must be a SentencePiece model of type unigram or bpe with at least one piece")
+    return model
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, an integer or bytes) of each field of a message in the wire format of protocol buffers."""
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        result = shift = 0
+        while True:
+            byte = data[place]
+            place += 1
+            result |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return result
+
+    while place < len(data):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            yield key >> 3, varint()
+            continue
+        length = {1: lambda: 8, 2: varint, 5: lambda: 4}[kind]()
+        if place + length > len(data):
+            raise IndexError("a field ends after the message")
+        place += length
+        yield key >> 3, data[place - length : place]
+
+
+def sentencepiece_tokenizer(model: SentencePieceModel, vocabulary: list[str], special: SpecialTokens):
+    """A tokenizer that splits as `model` does, and gives the ids of `vocabulary`.
+
+    Pieces that the vocabulary lacks are appended to it: the toolkit reads them as the unknown token.
+
+    Args:
+        vocabulary: tokens in the order of their ids, those of another SentencePiece model perhaps among them.
+
+    Raises:
+        ValueError: a special token that the vocabulary lacks.
+    """
+    scores = {text: score for text, score, kind in model.pieces if kind in (NORMAL, USER_DEFINED)}
+    own = dict(scores)
+    user_defined = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
+    bytes_ = {text for text, _, kind in model.pieces if kind == BYTE} if model.byte_fallback else set()
+    append_missing(vocabulary, [*scores, *bytes_])
+    # The toolkits look up a character that the model does not know in the vocabulary. Its score is that of the unknown.
+    lowest = min(scores.values(), default=0.0) - UNKNOWN_PENALTY
+    scores |= dict.fromkeys((token for token in vocabulary if len(token) == 1 and token not in scores), lowest)
+    # Another token that the model lacks (the target's, a special one) is in no text: normalised text has no space.
+    known = {*scores, *bytes_, *special.names(), *special.tags(vocabulary)}
+    names = [token if token in known else f" {token}" for token in vocabulary]
+    unknown = vocabulary.index(special.unk)
+    if model.model_type == UNIGRAM:
+        pairs = [(name, scores.get(name, 0.0)) for name in names]
+        tokenizer = Tokenizer(models.Unigram(pairs, unk_id=unknown, byte_fallback=bool(bytes_)))
+    else:
+        ids = {name: index for index, name in enumerate(names)}
+        merges = _merges(own, set(user_defined))
+        options = {"unk_token": special.unk, "fuse_unk": True, "byte_fallback": bool(bytes_)}
+        tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=bool(user_defined), **options))
+    tokenizer.normalizer = _normalizer(model)
+    steps: list = [pre_tokenizers.Metaspace(SPACE, "always", split=False)] if model.add_dummy_prefix else []
+    if user_defined:  # emitted whole, never merged
+        pattern = "|".join(re.escape(piece) for piece in sorted(user_defined, key=len, reverse=True))
+        steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
+    if model.model_type == UNIGRAM:
+        steps.append(without_names(special, own))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    back: list = [decoders.Replace(" ", ""), decoders.Replace(SPACE, " ")]
+    if bytes_:
+        back.append(decoders.ByteFallback())
+    back.append(decoders.Fuse())
+    if model.add_dummy_prefix:
+        back.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(back)
+    return fast_tokenizer(tokenizer, vocabulary, special)
+
+
+def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
+    """In SentencePiece's order, as transformers converts it (`build_tokenizer_from_spm_proto`)."""
+    steps: list[normalizers.Normalizer] = []
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    if model.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    steps.append(normalizers.Replace(" ", SPACE))
+    if model.add_dummy_prefix:  # Metaspace adds none to a text that begins with "▁"
+        steps.append(normalizers.Replace(Regex(rf"\A{SPACE}"), SPACE * 2))
+    return normalizers.Sequence(steps)
+
+
+def _merges(scores: dict[str, float], whole: set[str]) -> list[tuple[str, str]]:
+    """SentencePiece has no list of merges: it merges the pair whose result has the best score."""
+    normal = {text: (-score, rank) for rank, (text, score) in enumerate(scores.items()) if text not in whole}
+    ranked = [
+        (*order, text[:cut], text[cut:])
+        for text, order in normal.items()
+        for cut in range(1, len(text))
+        if text[:cut] in normal and text[cut:] in normal
+    ]
+    return [(left, right) for _, _, left, right in sorted(ranked)]
