@@ -6,7 +6,7 @@ them, and that all others do. `python -m tests.families` prints them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ class Family:
     # Output name → shape of each layer, for a source of (3, 8) and a target of (3, 6).
     shapes: dict[str, list[tuple[int, ...]] | None]
     lacks: dict[str, str] = field(default_factory=dict)  # behaviour → why it cannot be
+
+    @property
+    def target_vocab_size(self) -> int:
+        return self.tiny.get("decoder_vocab_size", self.tiny["vocab_size"])
 
     def config(self, **changes) -> PreTrainedConfig:
         return self.config_class(**(self.tiny | changes))
@@ -108,23 +112,33 @@ def recurrent(name: str, architecture: dict[str, Any], encoder_width: int) -> Fa
     )
 
 
+TRANSFORMER = Family(
+    name="vanilla_transformer",
+    config_class=package.VanillaTransformerConfig,
+    base_class=package.VanillaTransformerModel,
+    seq2seq_class=package.VanillaTransformerForConditionalGeneration,
+    tiny={"vocab_size": 31, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2},
+    backends=("eager", "sdpa", "flex_attention"),
+    new_cache=lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
+    shapes={
+        "encoder_attentions": [(3, 2, 8, 8)] * 2,
+        "decoder_attentions": [(3, 2, 6, 6)] * 3,
+        "cross_attentions": [(3, 2, 6, 8)] * 3,
+        "encoder_hidden_states": [(3, 8, 16)] * 3,
+        "decoder_hidden_states": [(3, 6, 16)] * 4,
+    },
+)
+
+DEPARTURES = replace(
+    TRANSFORMER,
+    name="vanilla_transformer-departures",
+    tiny=TRANSFORMER.tiny
+    | {"decoder_vocab_size": 37, "share_encoder_decoder_embeddings": False, "projection_bias": True}
+    | {"embedding_layer_norm": True, "sinusoid_exponent": "tensor2tensor", "position_offset": 2},
+)
+
 FAMILIES = [
-    Family(
-        name="vanilla_transformer",
-        config_class=package.VanillaTransformerConfig,
-        base_class=package.VanillaTransformerModel,
-        seq2seq_class=package.VanillaTransformerForConditionalGeneration,
-        tiny={"vocab_size": 31, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 2},
-        backends=("eager", "sdpa", "flex_attention"),
-        new_cache=lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
-        shapes={
-            "encoder_attentions": [(3, 2, 8, 8)] * 2,
-            "decoder_attentions": [(3, 2, 6, 6)] * 3,
-            "cross_attentions": [(3, 2, 6, 8)] * 3,
-            "encoder_hidden_states": [(3, 8, 16)] * 3,
-            "decoder_hidden_states": [(3, 6, 16)] * 4,
-        },
-    ),
+    TRANSFORMER,
     recurrent(
         "bahdanau",
         {"cell": "gru", "bidirectional": True, "attention": "additive", "input_feeding": "context"},
@@ -148,6 +162,7 @@ FAMILIES = [
         | {"num_decoder_layers": 2},
         encoder_width=10,
     ),
+    DEPARTURES,
 ]
 
 

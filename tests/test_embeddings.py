@@ -30,6 +30,15 @@ def test_sinusoid_is_the_papers_formula(position):
     assert encoding.tolist() == pytest.approx(expected, abs=1e-7)
 
 
+@pytest.mark.parametrize("position", [0, 7, 5000])
+@pytest.mark.parametrize("d_model", [2, 12])
+def test_the_exponent_of_tensor2tensor_reaches_from_0_to_1(position, d_model):
+    encoding = sinusoid(torch.tensor(position), d_model, "concatenated", "tensor2tensor")
+    angles = [position * 10000 ** (-i / max(d_model // 2 - 1, 1)) for i in range(d_model // 2)]  # get_timing_signal_1d
+    expected = [*map(math.sin, angles), *map(math.cos, angles)]
+    assert encoding.tolist() == pytest.approx(expected, abs=1e-7)
+
+
 def test_concatenated_layout_is_a_permutation_of_the_interleaved_one():
     interleaved = sinusoid(torch.arange(9), d_model=8, layout="interleaved")
     concatenated = sinusoid(torch.arange(9), d_model=8, layout="concatenated")
@@ -60,8 +69,10 @@ def test_sinusoidal_positions_have_no_maximum_length():
     assert output.last_hidden_state.isfinite().all()
 
 
-def test_a_sequence_longer_than_learned_positions_is_an_error():
-    positions = LearnedPositions(10, 4)
+@pytest.mark.parametrize("offset", [0, 2])
+def test_a_sequence_longer_than_learned_positions_is_an_error(offset):
+    positions = LearnedPositions(10, 4, offset)
+    assert torch.equal(positions(torch.arange(10)[None], max_length=10)[0], positions.weight[offset:])
     with pytest.raises(ValueError, match="11 tokens.*max_position_embeddings=10"):
         positions(torch.arange(11)[None], max_length=11)
 
@@ -82,12 +93,12 @@ def test_a_cached_target_longer_than_learned_positions_is_an_error():
         model(torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[4]]), cache=cache)
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
-def test_the_table_of_sinusoids_grows_with_the_sequence(layout):
-    positions = SinusoidalPositions(8, layout)
+@pytest.mark.parametrize("form", [("interleaved", "paper"), ("concatenated", "tensor2tensor")])
+def test_the_table_of_sinusoids_grows_with_the_sequence(form):
+    positions = SinusoidalPositions(8, *form, offset=2)
     for length in (5, 3000, 4):
         position_ids = torch.arange(length)[None].flip(1)
-        assert torch.equal(positions(position_ids, length), sinusoid(position_ids, 8, layout))
+        assert torch.equal(positions(position_ids, length), sinusoid(position_ids + 2, 8, *form))
 
 
 def test_the_table_of_sinusoids_follows_the_device():

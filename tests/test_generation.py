@@ -295,7 +295,7 @@ def test_transition_scores_sum_up_to_what_a_target_scores(family, decodes):
     found = model.generate(**batch, **options, return_dict_in_generate=True, output_scores=True)
     assert torch.equal(found.sequences, plain.sequences)
     assert (plain.get("scores"), plain.get("beam_indices")) == (None, None)  # nobody asked
-    assert {tuple(step.shape) for step in found.scores} == {(12 * 4, 31)}
+    assert {tuple(step.shape) for step in found.scores} == {(12 * 4, family.target_vocab_size)}
     lengths = (found.beam_indices >= 0).sum(dim=1)
     assert lengths.unique().numel() > 1
     transitions = model.compute_transition_scores(found.sequences, found.scores, found.beam_indices)
@@ -371,7 +371,7 @@ def test_a_decoder_built_once_serves_many_calls(family, batch):
 @pytest.mark.parametrize("beams", [1, 2, 40])
 def test_one_usable_token_is_repeated_to_the_end(family, beams, batch):
     model = family.model()
-    others = [token for token in range(31) if token != 7]
+    others = [token for token in range(family.target_vocab_size) if token != 7]
     found = model.generate(
         **batch,
         custom_generate=beam_search,

@@ -19,21 +19,24 @@ def case():
     return hidden, weight, labels
 
 
-def reference(hidden, weight, labels, smoothing, reduction="mean"):
-    logits = functional.linear(hidden, weight).view(-1, weight.shape[0])
-    return functional.cross_entropy(logits, labels.view(-1), label_smoothing=smoothing, reduction=reduction)
+def reference(hidden, weight, labels, smoothing, bias=None):
+    logits = functional.linear(hidden, weight, bias).view(-1, weight.shape[0])
+    return functional.cross_entropy(logits, labels.view(-1), label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("chunk_elements", [11, 40, 2**22])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradients_equal_torchs(case, smoothing, chunk_elements, monkeypatch):
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_loss_and_gradients_equal_torchs(case, with_bias, smoothing, chunk_elements, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS_ON_A_CPU", chunk_elements)
     hidden, weight, labels = case
-    loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing)
-    expected = reference(hidden, weight, labels, smoothing)
+    bias = torch.randn(11, dtype=torch.float64, requires_grad=True) if with_bias else None
+    loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing, bias=bias)
+    expected = reference(hidden, weight, labels, smoothing, bias=bias)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
-    gradients = torch.autograd.grad(3 * loss, [hidden, weight])
-    for gradient, other in zip(gradients, torch.autograd.grad(3 * expected, [hidden, weight]), strict=True):
+    inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
+    gradients = torch.autograd.grad(3 * loss, inputs)
+    for gradient, other in zip(gradients, torch.autograd.grad(3 * expected, inputs), strict=True):
         assert torch.allclose(gradient, other, atol=1e-12)
 
 

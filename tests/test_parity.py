@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Transformer against transformers' Marian and torch's layers with the same weights."""
+"""The Transformer against transformers' Marian, Bart and FSMT and torch's layers with the same weights."""
+
+from functools import partial
 
 import pytest
 import torch
-from transformers import MarianConfig, MarianMTModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    FSMTConfig,
+    FSMTForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+)
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.modeling_vanilla_transformer import DecoderLayer, EncoderLayer
@@ -115,6 +124,73 @@ def test_beam_search_equals_marians(pair, batch):
     options = {"num_beams": 3, "max_new_tokens": 12, "do_sample": False}
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(model.generate(**inputs, **options), marian.generate(**inputs, **options))
+
+
+SIZES = {"d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+SIZES |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+SIZES |= {"scale_embedding": True, "activation_function": "relu", "pad_token_id": 1, "eos_token_id": END}
+SIZES |= {"decoder_start_token_id": END, "forced_eos_token_id": None}
+OTHERS = {  # a model of transformers, its fields, and our departures from the paper
+    "MarianMT": (
+        partial(
+            MarianMTModel,
+            MarianConfig(vocab_size=40, decoder_vocab_size=45, share_encoder_decoder_embeddings=False, **SIZES),
+        ),
+        {"decoder_vocab_size": 45, "share_encoder_decoder_embeddings": False, "sinusoid_layout": "concatenated"}
+        | {"projection_bias": True},
+    ),
+    "Bart": (
+        partial(BartForConditionalGeneration, BartConfig(vocab_size=40, **SIZES)),
+        {"embedding_layer_norm": True, "position_embedding": "learned", "position_offset": 2, "projection_bias": True}
+        | {"max_position_embeddings": 64},
+    ),
+    "FSMT": (
+        partial(FSMTForConditionalGeneration, FSMTConfig(src_vocab_size=40, tgt_vocab_size=45, **SIZES)),
+        {"decoder_vocab_size": 45, "tie_word_embeddings": False, "sinusoid_layout": "concatenated"}
+        | {"sinusoid_exponent": "tensor2tensor", "position_offset": 2},
+    ),
+}
+OTHER_NAMES = NAMES | {"input_embedding.norm": "layernorm_embedding", "input_embedding.positions": "embed_positions"}
+
+
+@pytest.fixture(params=OTHERS.values(), ids=OTHERS)
+def departing_pair(request):
+    """Our model with departures, and a model of transformers that has them, with its weights."""
+    new_other, departures = request.param
+    tokens = {"pad_token_id": 1, "eos_token_id": END, "decoder_start_token_id": END}
+    model = VanillaTransformerForConditionalGeneration(tiny_config(**tokens, **departures)).eval()
+    randomise(model)
+    other, renamed = new_other().eval(), {}
+    for name, value in model.state_dict().items():
+        for ours, theirs in OTHER_NAMES.items():
+            name = name.replace(ours, theirs)
+        if name == "lm_head.bias":
+            name, value = "final_logits_bias", value[None]
+        if name == "lm_head.weight" and isinstance(other, FSMTForConditionalGeneration):
+            name = "model.decoder.output_projection.weight"
+        renamed[name] = value
+    missing, unexpected = other.load_state_dict(renamed, strict=False)
+    assert not unexpected
+    assert {name for name in missing if "embed_positions" not in name} <= {"model.shared.weight"}
+    return model, other
+
+
+def test_departures_give_the_logits_of_models_that_have_them(departing_pair, batch):
+    model, other = departing_pair
+    inputs = {"input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == PAD, 1)}
+    inputs |= {"attention_mask": batch["attention_mask"], "decoder_input_ids": batch["labels"].abs() % 45}  # no padding
+    with torch.no_grad():
+        logits, expected = (each(**inputs, use_cache=False).logits for each in (model, other))
+    print(f"max abs difference of logits from {type(other).__name__}: {(logits - expected).abs().max().item():.1e}")
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_departures_give_the_beam_search_of_models_that_have_them(departing_pair, batch):
+    inputs = {"input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == PAD, 1)}
+    inputs |= {"attention_mask": batch["attention_mask"]}
+    options = {"num_beams": 3, "max_new_tokens": 12, "do_sample": False, "early_stopping": False}
+    found, expected = (each.generate(**inputs, **options) for each in departing_pair)
+    assert torch.equal(found, expected)
 
 
 TORCH_ATTENTIONS = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}

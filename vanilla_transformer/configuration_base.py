@@ -58,6 +58,10 @@ class Seq2SeqConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["cache", "negative_log_likelihood"]
     base_model_fsdp_plan = {}  # encoder and decoder have plans of their own
 
+    vocab_size: int
+    decoder_vocab_size: int | None = bounded(SIZE, None)
+    tie_word_embeddings: bool
+    share_encoder_decoder_embeddings: bool | None = None
     num_layers: int
     num_decoder_layers: int | None = bounded(SIZE, None)
     use_cache: bool = True
@@ -80,14 +84,32 @@ class Seq2SeqConfig(PreTrainedConfig):
                     raise ValueError(f"{spec.name}={value} {rule}")
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_layers
+        if self.shares_embeddings:
+            if self.decoder_vocab_size not in (None, self.vocab_size):
+                raise ValueError(
+                    f"decoder_vocab_size={self.decoder_vocab_size} differs from vocab_size={self.vocab_size}, so that "
+                    "source and target cannot share a matrix; set share_encoder_decoder_embeddings to False"
+                )
+            self.decoder_vocab_size = None  # one vocabulary, which changes its size as a whole
+
+    @property
+    def shares_embeddings(self) -> bool:
+        """Whether source and target embedding are one matrix."""
+        shared = self.share_encoder_decoder_embeddings
+        return self.tie_word_embeddings if shared is None else shared
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """As in transformers; the decoder's view has the decoder's number of layers, which sizes the caches."""
-        if not decoder or encoder:
+        """As in transformers; the decoder's view has the decoder's number of layers, which sizes the caches.
+
+        Of the whole model `generate` reads the vocabulary of the logits, which is the target's.
+        """
+        if encoder or not (decoder or self.decoder_vocab_size):
             return super().get_text_config(decoder=decoder, encoder=encoder)
         assert self.num_decoder_layers is not None  # since __post_init__
         config = copy.copy(self)  # transformers' deep copy would slow down each call of `generate`, which makes three
-        config.num_layers = self.num_decoder_layers
+        config.vocab_size = self.decoder_vocab_size or self.vocab_size
+        if decoder:
+            config.num_layers = self.num_decoder_layers
         return config
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

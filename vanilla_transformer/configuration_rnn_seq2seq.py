@@ -23,6 +23,7 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
 
     Args:
         vocab_size: size of the vocabulary that source and target share.
+        decoder_vocab_size: size of the target's own vocabulary; `None`: it is the source's.
         embedding_size: width of the embeddings, and of the projection's input before the softmax.
         hidden_size: width of the recurrent state of the decoder, and of each direction of the encoder.
         num_layers: recurrent layers of the encoder.
@@ -42,8 +43,10 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
         dropout: rate on the input of every recurrent layer, on the encoder's output and on the projection's input; not
             within the recurrence (Zaremba et al. 2014).
         label_smoothing: epsilon, as in `VanillaTransformerConfig`; none of the papers above has it.
-        tie_word_embeddings: one matrix for source embedding, target embedding and the projection before the softmax;
-            none of the papers above has it.
+        tie_word_embeddings: one matrix for target embedding and the projection before the softmax; none of the papers
+            above has it.
+        share_encoder_decoder_embeddings: one matrix for source embedding and target embedding; `None`: as
+            `tie_word_embeddings`.
 
     Raises:
         ValueError: a value outside its range, or values that exclude each other.

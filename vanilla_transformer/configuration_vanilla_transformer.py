@@ -24,6 +24,7 @@ class VanillaTransformerConfig(Seq2SeqConfig):
 
     Args:
         vocab_size: size of the vocabulary that source and target share (section 5.1: about 37,000 for en-de).
+        decoder_vocab_size: size of the target's own vocabulary; `None`: it is the source's, as in the paper.
         d_model: width of the embeddings and of every sub-layer's output (section 3.1).
         d_ff: inner width of the feed-forward networks (section 3.3).
         num_layers: layers of the encoder, N in the paper.
@@ -38,16 +39,25 @@ class VanillaTransformerConfig(Seq2SeqConfig):
         norm_position: "post" is the paper's LayerNorm(x + Sublayer(x)); "pre" is x + Sublayer(LayerNorm(x)).
         final_layer_norm: a LayerNorm after each stack; the paper has none. `None`: only with norm_position "pre",
             where the stacks would otherwise end without one.
+        embedding_layer_norm: a LayerNorm of embeddings + positions, as in BART and fairseq's layernorm_embedding; the
+            paper has none.
         position_embedding: "sinusoidal" (section 3.5, no limit of length) or "learned" (Table 3, row E).
         sinusoid_layout: "interleaved" sines and cosines (section 3.5), or "concatenated": all sines, then all
             cosines, at the same frequencies (as in transformers' MarianMT).
-        max_position_embeddings: number of learned positions; the sinusoid has no limit.
+        sinusoid_exponent: "paper": 10000^(-2i / d_model); "tensor2tensor": 10000^(-i / (d_model / 2 - 1)), also in
+            fairseq, transformers' FSMT and M2M100, Marian and OpenNMT-py's SinusoidalConcat, all of them with
+            sinusoid_layout "concatenated".
+        position_offset: the number of the first token's position; 2 in fairseq, BART and FSMT, whose lower numbers
+            belong to padding.
+        max_position_embeddings: length of the longest sequence for learned positions; the sinusoid has no limit.
         attention_bias: biases in the four attention projections; the paper's formulas have none.
+        projection_bias: a bias in the projection before the softmax, as Marian has it; the paper has none.
         activation_function: a key of `transformers.activations.ACT2FN`; "relu" in the paper.
         layer_norm_eps: epsilon of the layer normalisations; not stated in the paper, 1e-6 in tensor2tensor.
         scale_embedding: multiply embeddings by sqrt(d_model) (section 3.4).
-        tie_word_embeddings: one matrix for source embedding, target embedding and the projection before the
-            softmax (section 3.4).
+        tie_word_embeddings: one matrix for target embedding and the projection before the softmax (section 3.4).
+        share_encoder_decoder_embeddings: one matrix for source embedding and target embedding (section 3.4); `None`:
+            as `tie_word_embeddings`.
         chunk_size_feed_forward: positions that the feed-forward networks compute at a time, to save memory; 0: all.
 
     Raises:
@@ -75,10 +85,14 @@ class VanillaTransformerConfig(Seq2SeqConfig):
     label_smoothing: float | int = bounded(RATE, 0.1)
     norm_position: Literal["post", "pre"] = "post"
     final_layer_norm: bool | None = None
+    embedding_layer_norm: bool = False
     position_embedding: Literal["sinusoidal", "learned"] = "sinusoidal"
     sinusoid_layout: Literal["interleaved", "concatenated"] = "interleaved"
+    sinusoid_exponent: Literal["paper", "tensor2tensor"] = "paper"
+    position_offset: int = bounded(NOT_NEGATIVE, 0)
     max_position_embeddings: int = bounded(SIZE, 1024)
     attention_bias: bool = False
+    projection_bias: bool = False
     activation_function: str = "relu"
     layer_norm_eps: float = bounded(POSITIVE, 1e-6)
     scale_embedding: bool = True

@@ -41,20 +41,24 @@ def infer_source_mask(input_ids: torch.Tensor | None, embedded: torch.Tensor, pa
     return torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
 
 
-def sinusoid(position_ids: torch.Tensor, d_model: int, layout: str = "interleaved") -> torch.Tensor:
+def sinusoid(
+    position_ids: torch.Tensor, d_model: int, layout: str = "interleaved", exponent: str = "paper"
+) -> torch.Tensor:
     """Section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i / d_model)), PE(pos, 2i + 1) = cos(the same angle).
 
     Args:
         position_ids: positions of any shape `(...)`, without a limit.
         d_model: width of the encoding, even.
         layout: "interleaved" as in the paper, or "concatenated": all sines, then all cosines.
+        exponent: of 1 / 10000; "paper": 2i / d_model; "tensor2tensor": i / (d_model / 2 - 1), so that the last is 1.
 
     Returns:
         float32 of shape `(..., d_model)`.
     """
     # In float32 the angle of position 10,000 is already off by 6e-4, hence float64, which MPS lacks.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
-    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / d_model  # 2i / d_model
+    width = d_model if exponent == "paper" else max(d_model - 2, 2)  # tensor2tensor, too, has 0 where d_model is 2
+    exponents = torch.arange(0, d_model, 2, dtype=dtype, device=position_ids.device) / width  # 2i / d_model
     angles = position_ids[..., None] * torch.pow(10000.0, -exponents)  # (..., d_model / 2)
     if layout == "concatenated":
         return torch.cat([angles.sin(), angles.cos()], dim=-1).float()  # (..., d_model)
@@ -68,27 +72,31 @@ class SinusoidalPositions(nn.Module):
     maximum length. The table is no buffer for the same reasons; another device gets another table.
     """
 
-    def __init__(self, d_model: int, layout: str):
+    def __init__(self, d_model: int, layout: str, exponent: str = "paper", offset: int = 0):
         super().__init__()
-        self.d_model = d_model
-        self.layout = layout
+        self.arguments = (d_model, layout, exponent)  # of `sinusoid`
+        self.offset = offset  # the number of the first position
         self.table = torch.empty(0)
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`, float32, whatever `max_length` is."""
         # A graph would fix the table's length, and a fake tensor's table would outlive its mode.
         if torch.compiler.is_compiling() or type(position_ids) is not torch.Tensor:
-            return sinusoid(position_ids, self.d_model, self.layout)
+            return sinusoid(position_ids + self.offset, *self.arguments)
         if self.table.device != position_ids.device or len(self.table) < max_length:
             # On the CPU, whose float64 every device may copy. Doubling its length makes a longer one rare.
             with torch.inference_mode(False):  # training may go on with the table of a validation
                 positions = torch.arange(max(MIN_TABLE_LENGTH, 2 * max_length), device="cpu")
-                self.table = sinusoid(positions, self.d_model, self.layout).to(position_ids.device)
+                self.table = sinusoid(positions + self.offset, *self.arguments).to(position_ids.device)
         return nn.functional.embedding(position_ids, self.table)
 
 
 class LearnedPositions(nn.Embedding):
-    """Learned positions (Table 3, row E): a matrix `(max_position_embeddings, d_model)`."""
+    """Learned positions (Table 3, row E): a matrix `(position_offset + max_position_embeddings, d_model)`."""
+
+    def __init__(self, max_length: int, d_model: int, offset: int = 0):
+        super().__init__(offset + max_length, d_model)
+        self.offset = offset  # the row of the first position
 
     def forward(self, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] -- takes the arguments of SinusoidalPositions
         """`(batch or 1, length)` → `(batch or 1, length, d_model)`.
@@ -99,13 +107,14 @@ class LearnedPositions(nn.Embedding):
         Raises:
             ValueError: `max_length` exceeds `max_position_embeddings`.
         """
-        if max_length > self.num_embeddings:
+        limit = self.num_embeddings - self.offset
+        if max_length > limit:
             raise ValueError(
                 f"a sequence of {max_length} tokens is longer than the learned positions reach "
-                f"(max_position_embeddings={self.num_embeddings}); shorten it, or train with "
+                f"(max_position_embeddings={limit}); shorten it, or train with "
                 "position_embedding='sinusoidal', which has no limit"
             )
-        return super().forward(position_ids)
+        return super().forward(position_ids + self.offset)
 
 
 class InputEmbedding(nn.Module):
@@ -118,15 +127,20 @@ class InputEmbedding(nn.Module):
         super().__init__()
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         if config.position_embedding == "learned":
-            self.positions = LearnedPositions(config.max_position_embeddings, config.d_model)
+            self.positions = LearnedPositions(config.max_position_embeddings, config.d_model, config.position_offset)
         else:
-            self.positions = SinusoidalPositions(config.d_model, config.sinusoid_layout)
+            sinusoids = (config.sinusoid_layout, config.sinusoid_exponent, config.position_offset)
+            self.positions = SinusoidalPositions(config.d_model, *sinusoids)
+        # A departure: the paper has no LayerNorm here.
+        self.norm = (
+            nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.embedding_layer_norm else nn.Identity()
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, max_length: int) -> torch.Tensor:
         """Embeddings `(batch, length, d_model)` and positions `(batch or 1, length)` → `(batch, length, d_model)`."""
         positions = self.positions(position_ids, max_length).to(inputs_embeds.dtype)
-        embedded = torch.add(positions, inputs_embeds, alpha=self.scale)
+        embedded = self.norm(torch.add(positions, inputs_embeds, alpha=self.scale))
         return self.dropout(embedded.to(residual_dtype(embedded)))
 
 

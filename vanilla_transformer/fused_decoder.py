@@ -149,7 +149,7 @@ class FusedDecoderState:
         decoder = self.decoder
         self._grow(tokens.shape[1])
         embedded = nn.functional.embedding(tokens.flatten(), decoder.embedding)  # (sentences * beams, d_model)
-        states = torch.add(self.positions[self.length], embedded, alpha=decoder.scale)
+        states = decoder.embedding_norm(torch.add(self.positions[self.length], embedded, alpha=decoder.scale))
         for number, layer in enumerate(decoder.layers):
             states = layer.step(states, self, number)
         self.entries += tokens.shape[1]
@@ -235,5 +235,8 @@ class FusedDecoder(TorchDecoder):
         self.layers = [FusedLayer(layer, precision) for layer in decoder.layers]
         self.embedding = decoder.embed_tokens.weight.detach()
         self.scale, self.positions = decoder.input_embedding.scale, decoder.input_embedding.positions
-        self.norm = FusedLayerNorm(decoder.norm) if isinstance(decoder.norm, nn.LayerNorm) else decoder.norm
+        self.embedding_norm, self.norm = (
+            FusedLayerNorm(norm) if isinstance(norm, nn.LayerNorm) else norm  # which is an Identity
+            for norm in (decoder.input_embedding.norm, decoder.norm)
+        )
         self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)

@@ -36,14 +36,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_states, weight, labels, label_smoothing):
+    def forward(ctx, hidden_states, weight, bias, labels, label_smoothing):
         vocab_size, device = weight.shape[0], hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
         acc_dtype = torch.promote_types(dtype, torch.float32)  # for sums and softmax
         hidden, matrix = hidden_states.to(dtype), weight.to(dtype)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        addend = None if bias is None else bias.to(dtype)  # (vocab_size)
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
         grad_weight = None
+        grad_bias = hidden.new_zeros(vocab_size, dtype=acc_dtype) if needs_bias else None
         loss = nll = torch.zeros((), dtype=acc_dtype, device=hidden.device)
         mean_weight = matrix.mean(dim=0, dtype=acc_dtype)  # (d_model)
         tokens = labels.shape[0]
@@ -57,19 +59,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # Not a clamp, which would turn other labels out of range into token 0: `gather` has to refuse them.
             targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
             products, scores = logits[: len(inputs)], all_scores[: len(inputs)]  # (chunk, vocab_size)
-            torch.mm(inputs, matrix.T, out=products)
+            if addend is None:
+                torch.mm(inputs, matrix.T, out=products)
+            else:
+                torch.addmm(addend, inputs, matrix.T, out=products)
             scores.copy_(products)
             highest = scores.amax(dim=-1, keepdim=True)  # (chunk, 1)
             scores = scores.sub_(highest)
             target_score = scores.gather(-1, targets)  # (chunk, 1)
             mean_score = (inputs.to(acc_dtype) @ mean_weight)[:, None] - highest  # (chunk, 1)
+            if addend is not None:
+                mean_score += addend.mean(dtype=acc_dtype)
             exponentials = scores.exp_()
             total = exponentials.sum(dim=-1, keepdim=True)  # (chunk, 1)
             target_nll, uniform_nll = total.log() - target_score, total.log() - mean_score
             smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
             loss = loss + (smoothed * is_target).sum()
             nll = nll + (target_nll * is_target).sum()
-            if not needs_hidden and not needs_weight:
+            if not any(ctx.needs_input_grad):
                 continue
             # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same for
             # the whole vocabulary, and is subtracted below without another pass over the chunk.
@@ -81,13 +88,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if needs_weight:
                 product = (grad_scores.T @ inputs).to(acc_dtype)  # (vocab_size, d_model)
                 grad_weight = product if grad_weight is None else grad_weight.add_(product)
+            if grad_bias is not None:
+                grad_bias += grad_scores.sum(dim=0, dtype=acc_dtype)
         if label_smoothing:
             all_targets = (labels != IGNORE_INDEX)[:, None]  # (tokens, 1)
             if grad_hidden is not None:
                 grad_hidden -= label_smoothing * all_targets * mean_weight
             if grad_weight is not None:
                 grad_weight -= label_smoothing / vocab_size * (hidden * all_targets).to(acc_dtype).sum(dim=0)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            if grad_bias is not None:
+                grad_bias -= label_smoothing / vocab_size * all_targets.sum()
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(nll)
         return loss, nll
@@ -95,13 +106,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grad_outputs):
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         grad_loss = grad_outputs[0]
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad_loss.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None
+        if grad_bias is not None:
+            grad_bias = (grad_bias * grad_loss).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
 def chunk_tokens(tokens: int, vocab_size: int, device: torch.device) -> int:
@@ -117,6 +130,7 @@ def smoothed_cross_entropy(
     labels: torch.Tensor,
     label_smoothing: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy against (1 - epsilon) one_hot + epsilon / vocab_size, mean over target tokens (section 5.4).
 
@@ -130,6 +144,7 @@ def smoothed_cross_entropy(
         label_smoothing: epsilon.
         num_items_in_batch: target tokens of the whole update, by which the sum is divided when gradients of several
             batches are accumulated; `None`: this batch's own target tokens.
+        bias: of the projection, `(vocab_size)`.
 
     Returns:
         The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats. Both are 0,
@@ -140,9 +155,11 @@ def smoothed_cross_entropy(
     """
     if not torch.is_grad_enabled():  # a Function does not learn this from autograd, and would compute both gradients
         hidden_states, weight = hidden_states.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     loss, nll = _ChunkedCrossEntropy.apply(
         hidden_states.reshape(-1, hidden_states.shape[-1]),  # (batch * target_length, d_model)
         weight,
+        bias,
         labels.reshape(-1).to(hidden_states.device),  # (batch * target_length)
         label_smoothing,
     )  # pyright: ignore[reportGeneralTypeIssues] -- apply is untyped in torch

@@ -180,7 +180,7 @@ class RNNSeq2SeqDecoder(RNNSeq2SeqPreTrainedModel):
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens = nn.Embedding(config.decoder_vocab_size or config.vocab_size, config.embedding_size)
         fed = {"none": 0, "context": config.encoder_width, "attentional": config.embedding_size}[config.input_feeding]
         assert config.num_decoder_layers is not None  # the config has filled it in
         self.bridge = Bridge(config)
@@ -337,7 +337,8 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__(config)
         self.model = RNNSeq2SeqModel(config)
-        self.lm_head = Linear(config.embedding_size, config.vocab_size, bias=False)
+        vocab_size = config.decoder_vocab_size or config.vocab_size
+        self.lm_head = Linear(config.embedding_size, vocab_size, bias=False)
         self.post_init()
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args) -> None:

@@ -225,7 +225,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
 
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_tokens = nn.Embedding(config.decoder_vocab_size or config.vocab_size, config.d_model)
         self.input_embedding = InputEmbedding(config)
         assert config.num_decoder_layers is not None  # the config has filled it in
         self.layers = nn.ModuleList([DecoderLayer(config, layer_idx=i) for i in range(config.num_decoder_layers)])
@@ -306,7 +306,8 @@ class VanillaTransformerForConditionalGeneration(
     def __init__(self, config: VanillaTransformerConfig):
         super().__init__(config)
         self.model = VanillaTransformerModel(config)
-        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
+        vocab_size = config.decoder_vocab_size or config.vocab_size
+        self.lm_head = Linear(config.d_model, vocab_size, bias=config.projection_bias)
         if config.position_embedding == "learned":
             self.max_target_positions = config.max_position_embeddings
         self.post_init()

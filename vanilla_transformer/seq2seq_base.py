@@ -93,33 +93,42 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
             if distributed_config.tp_size > 1:
                 raise ValueError(
                     f"fsdp_size={distributed_config.fsdp_size} with tp_size={distributed_config.tp_size} would shard "
-                    "tied embeddings as if they were several; set one of the two to 1, or use tie_word_embeddings=False"
+                    "tied embeddings as if they were several; set one of the two to 1, or both tie_word_embeddings and "
+                    "share_encoder_decoder_embeddings to False"
                 )
             model.tie_weights(recompute_mapping=False)
         return super().maybe_distribute_model(model, distributed_config, mesh_manager)
 
 
 class BaseEncoderDecoder(Seq2SeqPreTrainedModel):
-    """The base of an encoder-decoder, whose two embeddings are one matrix if tied."""
+    """The base of an encoder-decoder, whose two embeddings are one matrix if shared."""
 
     encoder: Any  # with `embed_tokens`, like the decoder
     decoder: Any
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
     _auto_class = "AutoModel"  # transformers then saves the code with the weights
 
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """As in transformers, by the field that shares embeddings."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels)
+        return dict(self._tied_weights_keys) if self.config.shares_embeddings else {}
+
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- transformers types it as any module
-        """Replace the source embedding; if tied, the target embedding too."""
+        """Replace the source embedding; if shared, the target embedding too."""
         self.encoder.embed_tokens = value
-        if self.config.tie_word_embeddings:
+        if self.config.shares_embeddings:
             self.decoder.embed_tokens = value
 
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
-        """As in transformers, which resizes the source embedding only; also resizes the target embedding."""
+        """As in transformers, which resizes the source embedding only; of one vocabulary also the target embedding."""
         embedding: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        self.decoder._resize_token_embeddings(embedding.weight.shape[0], mean_resizing=mean_resizing)
+        self.config.vocab_size = embedding.weight.shape[0]
+        if self.config.decoder_vocab_size is None:
+            self.decoder._resize_token_embeddings(embedding.weight.shape[0], mean_resizing=mean_resizing)
         return embedding
 
     def decoder_inputs(self, encoder_outputs: BaseModelOutput) -> dict[str, Any]:
@@ -274,10 +283,43 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
     }
     _auto_class = "AutoModelForSeq2SeqLM"
 
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """As in transformers, by both fields that tie."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels)
+        source, target = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
+        tied = {target: source} if self.config.shares_embeddings else {}
+        if self.config.tie_word_embeddings:
+            tied["lm_head.weight"] = tied.get(target, target)
+        return tied
+
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Module:
         """As in transformers, which then finds both embeddings resized and resizes the projection."""
         embedding: Any = self.model._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.config.decoder_vocab_size is not None:
+            return embedding
         return super()._resize_token_embeddings(embedding.weight.shape[0], mean_resizing=mean_resizing)
+
+    def resize_decoder_token_embeddings(self, new_num_tokens: int) -> nn.Module:
+        """Resize the target's own vocabulary: its embedding, which is returned, and the projection.
+
+        `resize_token_embeddings` resizes the source's, and both where they are one.
+
+        Raises:
+            ValueError: the target has no vocabulary of its own.
+        """
+        if self.config.decoder_vocab_size is None:
+            raise ValueError(
+                "resize_decoder_token_embeddings resizes the target's own vocabulary, and decoder_vocab_size is None; "
+                "call resize_token_embeddings"
+            )
+        decoder: Any = self.model.decoder
+        embedding = decoder._resize_token_embeddings(new_num_tokens)
+        resized = self._get_resized_lm_head(self.lm_head, new_num_tokens)
+        self.lm_head = resized.requires_grad_(self.lm_head.weight.requires_grad)
+        self.config.decoder_vocab_size = new_num_tokens
+        self.tie_weights()
+        return embedding
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -338,7 +380,7 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
 
         logits = loss = nll = None
         is_tensor_parallel = (self.tp_size or 1) > 1
-        # The chunked loss reads the weight alone, which is not the whole projection under an adapter or a hook.
+        # The chunked loss reads weight and bias, which are not the whole projection under an adapter or a hook.
         in_chunks = skip_logits and (is_tensor_parallel or has_only_own_modules(self.lm_head))
         if not in_chunks:
             logits = self.lm_head(outputs.last_hidden_state)  # (batch, target_length, vocab_size)
@@ -347,10 +389,11 @@ class BaseForConditionalGeneration(Seq2SeqPreTrainedModel, Seq2SeqGenerationMixi
             if logits is not None:
                 loss, nll = cross_entropy_of_logits(logits, *loss_arguments)
             else:
-                weight: Any = self.lm_head.weight
-                if is_tensor_parallel:  # each process holds some of its rows
-                    weight = weight.full_tensor()
-                loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments)
+                projection: list[Any] = [self.lm_head.weight, self.lm_head.bias]
+                if is_tensor_parallel:  # each process holds some of the rows
+                    projection = [part if part is None else part.full_tensor() for part in projection]
+                weight, bias = projection
+                loss, nll = smoothed_cross_entropy(outputs.last_hidden_state, weight, *loss_arguments, bias)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         logits = None if skip_logits else logits
         return Seq2SeqLMLossOutput(loss=loss, logits=logits, negative_log_likelihood=nll, **others)

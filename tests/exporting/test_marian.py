@@ -49,6 +49,8 @@ def logits_difference(model: Any) -> float:
         {"attention_bias": True},
         {"sinusoid_layout": "concatenated"},
         {"tie_word_embeddings": False},
+        {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": True},
+        {"share_encoder_decoder_embeddings": False, "projection_bias": True},
         {"scale_embedding": False, "activation_function": "gelu"},
         {"d_ff": 16},  # as d_model: the shape of a matrix does not say which side is the residual stream
         {"num_layers": 1, "num_decoder_layers": 1},
@@ -123,6 +125,16 @@ def test_padding_is_never_generated(model_folder, tmp_path):
         ),
         (VanillaTransformerConfig(final_layer_norm=True), "final_layer_norm=True: MarianMT can have only False"),
         (VanillaTransformerConfig(position_embedding="learned"), "position_embedding='learned': .* loads none"),
+        (
+            VanillaTransformerConfig(sinusoid_exponent="tensor2tensor"),
+            "sinusoid_exponent='tensor2tensor': .* frequencies",
+        ),
+        (VanillaTransformerConfig(position_offset=2), "position_offset=2: MarianMT can have only 0"),
+        (VanillaTransformerConfig(embedding_layer_norm=True), "embedding_layer_norm=True: .* after the embeddings"),
+        (
+            VanillaTransformerConfig(decoder_vocab_size=9, share_encoder_decoder_embeddings=False),
+            "decoder_vocab_size=9: .* tokenizer.json holds one vocabulary",
+        ),
         (VanillaTransformerConfig(d_k=16), "d_k=16: MarianMT can have only 64; MarianMT's heads divide d_model"),
         (VanillaTransformerConfig(d_v=16), "d_v=16: MarianMT can have only 64"),
         (VanillaTransformerConfig(num_heads=3, d_k=170, d_v=170), "num_heads=3 does not divide d_model=512"),

@@ -20,7 +20,7 @@ from vanilla_transformer.training.yaml_sections import build_section, convert_fi
 
 # The tokenizer or the run sets these; the section `model` may have the config's other fields.
 MODEL_FIELDS_SET_BY_THE_RUN = {"vocab_size", "use_cache", "is_encoder_decoder", "pad_token_id", "bos_token_id"}
-MODEL_FIELDS_SET_BY_THE_RUN |= {"eos_token_id", "decoder_start_token_id"}
+MODEL_FIELDS_SET_BY_THE_RUN |= {"decoder_vocab_size", "eos_token_id", "decoder_start_token_id"}
 MODEL_CONFIGS = {config.model_type: config for config in (VanillaTransformerConfig, RNNSeq2SeqConfig)}
 
 

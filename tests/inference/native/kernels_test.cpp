@@ -597,7 +597,7 @@ struct TestStack {
             structures.push_back(layer);
         }
         stack = {structures.data(),       layers, d_model, d_ff, heads, d_k, d_v, is_pre, is_decoder, 1e-5f,
-                 is_pre ? norm() : Norm{}};
+                 is_pre ? norm() : Norm{}, is_int8 ? Norm{} : norm()};
     }
 
     Norm norm() {

@@ -23,6 +23,9 @@ SHAPES = {
     "learned positions": {"position_embedding": "learned", "max_position_embeddings": 80},
     "one layer, unscaled": {"num_layers": 1, "num_decoder_layers": 1, "scale_embedding": False},
     "untied": {"tie_word_embeddings": False},
+    "embedding norm and bias of the projection": {"embedding_layer_norm": True, "projection_bias": True},
+    "positions of fairseq": {"sinusoid_layout": "concatenated", "sinusoid_exponent": "tensor2tensor"}
+    | {"position_offset": 2},
 }
 
 

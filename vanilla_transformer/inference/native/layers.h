@@ -26,7 +26,7 @@ struct Stack {
     const Layer *layers;
     int32_t num_layers, d_model, d_ff, num_heads, d_k, d_v, is_pre_norm, is_decoder;
     float epsilon;
-    Norm final_norm; // weight nullptr: none
+    Norm final_norm, embedding_norm; // weight nullptr: none
 };
 
 // The hypotheses that read a token together. A group holds up to kMaxQueriesPerTile of one sentence.
@@ -324,6 +324,10 @@ static const float *run_layers(const Stack *stack, const Scratch *scratch, const
     float *scores = scratch->scores + thread * kMaxQueriesPerTile * scratch->max_positions;
     const float **entry = scratch->entries + thread * scratch->max_positions;
     const Norm *final_norm = stack->final_norm.weight ? &stack->final_norm : nullptr;
+    for (int row = own.first; stack->embedding_norm.weight && row < own.end; row++) {
+        float *states = own.states + row * stride;
+        layer_norm(&stack->embedding_norm, states, states, stack->d_model, stack->epsilon);
+    }
     const float *read = add_and_norm(stack, scratch, &own, nullptr, nullptr, &stack->layers[0].norms[0]);
     for (int i = 0; i < stack->num_layers; i++) {
         const Layer *layer = stack->layers + i;

@@ -53,6 +53,7 @@ static const FieldLayout kLayout[] = {
     STRUCTURE(Stack), FIELD(Stack, layers), FIELD(Stack, num_layers), FIELD(Stack, d_model), FIELD(Stack, d_ff),
         FIELD(Stack, num_heads), FIELD(Stack, d_k), FIELD(Stack, d_v), FIELD(Stack, is_pre_norm),
         FIELD(Stack, is_decoder), FIELD(Stack, epsilon), FIELD(Stack, final_norm),
+        FIELD(Stack, embedding_norm),
     STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
         FIELD(Scratch, update), FIELD(Scratch, scores), FIELD(Scratch, entries), FIELD(Scratch, quantized),
         FIELD(Scratch, row_scales), FIELD(Scratch, stride), FIELD(Scratch, max_positions),

@@ -36,7 +36,7 @@ class Stack(Structure):
         ("layers", POINTER(Layer)),
         *_fields(c_int32, "num_layers d_model d_ff num_heads d_k d_v is_pre_norm is_decoder"),
         ("epsilon", c_float),
-        ("final_norm", Norm),
+        *_fields(Norm, "final_norm embedding_norm"),
     ]
 
 

@@ -44,7 +44,8 @@ class PackedStack:
             is_pre_norm=config.norm_position == "pre",
             is_decoder=is_decoder,
             epsilon=config.layer_norm_eps,
-            final_norm=self._norm(stack.norm) if isinstance(stack.norm, nn.LayerNorm) else structures.Norm(),
+            final_norm=self._norm(stack.norm),
+            embedding_norm=self._norm(stack.input_embedding.norm),
         )
 
     def _layer(self, layer: Any, is_decoder: bool) -> structures.Layer:
@@ -83,7 +84,9 @@ class PackedStack:
         addresses = (None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, full_bias))
         return structures.Linear(*addresses, inputs, outputs)
 
-    def _norm(self, norm: nn.LayerNorm) -> structures.Norm:
+    def _norm(self, norm: nn.Module) -> structures.Norm:
+        if not isinstance(norm, nn.LayerNorm):  # an Identity
+            return structures.Norm()
         return structures.Norm(*(self.arena.place(tensor.detach().float()) for tensor in (norm.weight, norm.bias)))
 
     def padded(self, width: int) -> int:
@@ -116,7 +119,7 @@ class ScratchMemory:
 
 
 class ScaledEmbedding:
-    """The input of a stack: scaled embeddings plus positions, without dropout."""
+    """The input of a stack: scaled embeddings plus positions, without dropout; the kernels normalize them."""
 
     def __init__(self, stack: Any):
         self.weight, self.scale = stack.embed_tokens.weight.detach().float(), stack.input_embedding.scale
