@@ -11,7 +11,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
 from vanilla_transformer.exporting.requirements import check_requirements
 
-SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function", "tie_word_embeddings"]
+SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function"]
 SAME_FIELDS += ["dropout", "attention_dropout", "activation_dropout"]
 SAME_FIELDS += ["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"]
 MARIAN_NAMES = {  # our name of a module → Marian's
@@ -61,7 +61,8 @@ def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
     check_marian_supports(config)
     return MarianConfig(
         **{name: getattr(config, name) for name in SAME_FIELDS},
-        # Without tying, transformers 5 shares nothing: the folder then has a matrix twice.
+        # Versions of transformers differ in what they tie by one of the two alone: the folder then has a matrix twice.
+        tie_word_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         share_encoder_decoder_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         encoder_layers=config.num_layers,
         decoder_layers=config.num_decoder_layers,
