@@ -34,8 +34,9 @@ def marian_folder(model_folder, tmp_path) -> Path:
 
 
 @torch.no_grad()
-def logits_difference(model: Any) -> float:
-    marian: Any = as_marian(model, max_length=16)
+def logits_difference(model: Any, folder: Path) -> float:
+    as_marian(model, max_length=16).save_pretrained(folder)
+    marian = AutoModelForSeq2SeqLM.from_pretrained(folder)
     batch = tiny_batch()
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     inputs["decoder_input_ids"] = batch["labels"].clamp(min=1)
@@ -49,6 +50,8 @@ def logits_difference(model: Any) -> float:
         {"attention_bias": True},
         {"sinusoid_layout": "concatenated"},
         {"tie_word_embeddings": False},
+        {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": True},
+        {"share_encoder_decoder_embeddings": False, "projection_bias": True},
         {"scale_embedding": False, "activation_function": "gelu"},
         {"d_ff": 16},  # as d_model: the shape of a matrix does not say which side is the residual stream
         {"num_layers": 1, "num_decoder_layers": 1},
@@ -56,11 +59,11 @@ def logits_difference(model: Any) -> float:
     ],
     ids=str,
 )
-def test_the_logits_are_ours(changes):
-    assert logits_difference(TRANSFORMER.model(**changes)) < 1e-4
+def test_the_logits_are_ours(changes, tmp_path):
+    assert logits_difference(TRANSFORMER.model(**changes), tmp_path) < 1e-4
 
 
-def test_layer_norm_epsilon_is_ours_where_the_variance_is_as_small():
+def test_layer_norm_epsilon_is_ours_where_the_variance_is_as_small(tmp_path):
     """All LayerNorms but the first read a stream of variance 1e-6, where Marian's 1e-5 would be another function."""
     model = TRANSFORMER.model(layer_norm_eps=1e-7)
     with torch.no_grad():
@@ -69,11 +72,11 @@ def test_layer_norm_epsilon_is_ours_where_the_variance_is_as_small():
                 parameter.mul_(1e-3)
         model.model.encoder.layers[-1].feed_forward_norm.weight.fill_(1.0)
         model.model.decoder.layers[-1].feed_forward_norm.weight.fill_(1.0)
-    assert logits_difference(model) < 1e-4
+    assert logits_difference(model, tmp_path) < 1e-4
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5
-    assert logits_difference(model) > 1e-2
+    assert logits_difference(model, tmp_path) > 1e-2
 
 
 def test_the_folder_opens_as_transformers_own_classes(model_folder, marian_folder):
@@ -123,6 +126,16 @@ def test_padding_is_never_generated(model_folder, tmp_path):
         ),
         (VanillaTransformerConfig(final_layer_norm=True), "final_layer_norm=True: MarianMT can have only False"),
         (VanillaTransformerConfig(position_embedding="learned"), "position_embedding='learned': .* loads none"),
+        (
+            VanillaTransformerConfig(sinusoid_exponent="tensor2tensor"),
+            "sinusoid_exponent='tensor2tensor': .* frequencies",
+        ),
+        (VanillaTransformerConfig(position_offset=2), "position_offset=2: MarianMT can have only 0"),
+        (VanillaTransformerConfig(embedding_layer_norm=True), "embedding_layer_norm=True: .* after the embeddings"),
+        (
+            VanillaTransformerConfig(decoder_vocab_size=9, share_encoder_decoder_embeddings=False),
+            "decoder_vocab_size=9: .* tokenizer.json holds one vocabulary",
+        ),
         (VanillaTransformerConfig(d_k=16), "d_k=16: MarianMT can have only 64; MarianMT's heads divide d_model"),
         (VanillaTransformerConfig(d_v=16), "d_v=16: MarianMT can have only 64"),
         (VanillaTransformerConfig(num_heads=3, d_k=170, d_v=170), "num_heads=3 does not divide d_model=512"),

@@ -17,9 +17,7 @@ from vanilla_transformer.exporting.requirements import Quantization, check_requi
 
 # Field → the only value that the export can have, and why.
 REQUIRED: dict[str, tuple[Any, str]] = {
-    "embedding_layer_norm": (False, "the export has no LayerNorm after the embeddings"),
     "decoder_vocab_size": (None, "the export has one vocabulary"),
-    "projection_bias": (False, "the export has no bias before the softmax"),
 }
 
 
@@ -60,6 +58,7 @@ def write_ctranslate2(
     # With pre_norm a stack of theirs has a final LayerNorm; what `pre_norm` says of the layers is set afterwards.
     options = {"pre_norm": config.final_layer_norm, "activation": ACTIVATIONS[config.activation_function]}
     options |= {"num_heads": config.num_heads, "head_dim": config.d_k}
+    options["layernorm_embedding"] = config.embedding_layer_norm
     spec: Any = TransformerSpec(
         TransformerEncoderSpec(config.num_layers, **options),
         TransformerDecoderSpec(config.num_decoder_layers, **options),
@@ -100,6 +99,8 @@ def _set_stack(spec: Any, stack: Any, max_length: int) -> None:
     embeddings.weight = _tensor(stack.embed_tokens.weight)
     positions = torch.arange(max_length, device=stack.device)
     spec.position_encodings.encodings = _tensor(stack.input_embedding.positions(positions, max_length))
+    if config.embedding_layer_norm:
+        _set_layer_norm(spec.layernorm_embedding, stack.input_embedding.norm)
     if config.final_layer_norm:
         _set_layer_norm(spec.layer_norm, stack.norm)
     for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):

@@ -11,7 +11,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
 from vanilla_transformer.exporting.requirements import check_requirements
 
-SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function", "tie_word_embeddings"]
+SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function"]
 SAME_FIELDS += ["dropout", "attention_dropout", "activation_dropout"]
 SAME_FIELDS += ["pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"]
 MARIAN_NAMES = {  # our name of a module → Marian's
@@ -32,8 +32,6 @@ REQUIRED: dict[str, tuple[Any, str]] = {
     "position_offset": (0, "MarianMT counts positions from 0"),
     "embedding_layer_norm": (False, "MarianMT has no LayerNorm after the embeddings"),
     "decoder_vocab_size": (None, "tokenizer.json holds one vocabulary"),
-    "share_encoder_decoder_embeddings": (None, "the export shares embeddings as tie_word_embeddings says"),
-    "projection_bias": (False, "the export has no bias before the softmax"),
 }
 MARIAN_EPSILON = 1e-5  # of LayerNorm; MarianMT has no field for it
 OURS_ALONE = ("alpha", "max_tokens_beyond_source")  # fields of a generation config that transformers ignores
@@ -63,7 +61,9 @@ def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
     check_marian_supports(config)
     return MarianConfig(
         **{name: getattr(config, name) for name in SAME_FIELDS},
-        share_encoder_decoder_embeddings=config.tie_word_embeddings,
+        # Versions of transformers differ in what they tie by one of the two alone: the folder then has a matrix twice.
+        tie_word_embeddings=config.tie_word_embeddings and config.shares_embeddings,
+        share_encoder_decoder_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         encoder_layers=config.num_layers,
         decoder_layers=config.num_decoder_layers,
         encoder_ffn_dim=config.d_ff,
@@ -94,6 +94,8 @@ def as_marian(model: Any, max_length: int) -> MarianMTModel:
     # Marian's attention has biases, the paper's has none.
     weights = {name: torch.zeros_like(bias) for name, bias in marian.named_parameters() if name.endswith("_proj.bias")}
     ours = {name: weight.float().cpu() for name, weight in model.state_dict().items()}
+    if config.projection_bias:
+        weights["final_logits_bias"] = ours.pop("lm_head.bias")[None]
     _fold_epsilon(ours, config)
     order = torch.arange(config.d_model)
     if config.sinusoid_layout == "interleaved":  # sines have even dimensions, cosines odd ones
