@@ -44,6 +44,15 @@ class TestPreparePairs:
                 assert length == len(text.split()) + 1
         assert (dropped.kept, dropped.empty, dropped.too_long) == (2, 2, 2)
 
+    def test_a_target_tokenizer_makes_the_labels_and_may_be_larger(self):
+        tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="symbols"))
+        words = [f"w{number:05}" for number in range(70_000)]  # beyond 16 bits
+        target = train_tokenizer([" ".join(words)], TokenizerConfig(kind="symbols", vocab_size=80_000))
+        tokenizer.target_tokenizer = target
+        pairs, _ = prepare_pairs(corpus_of([("a", words[-1])]), tokenizer, 4)
+        assert pairs[0]["labels"] == [target.convert_tokens_to_ids(words[-1]), 2]
+        assert pairs[0]["input_ids"] == [4, 2]
+
     @STREAMING
     def test_text_is_kept_only_where_it_is_asked_for(self, streaming: bool):
         tokenizer, pairs, _ = self.prepare(self.TEXTS, streaming)

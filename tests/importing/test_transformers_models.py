@@ -21,7 +21,7 @@ from transformers.models.marian.tokenization_marian import MarianTokenizer
 
 from tests.importing.conftest import LINES, largest_difference, train_sentencepiece
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.hub.published_folder import check_folder
+from vanilla_transformer.hub.published_folder import check_folder, list_files
 from vanilla_transformer.importing.import_model import import_model
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translator import Translator
@@ -239,4 +239,6 @@ def test_a_folder_of_two_tokenizers_can_be_saved_and_opened_again(tmp_path, way)
     else:
         opened = PreTrainedTokenizerFast.from_pretrained(tmp_path / "again", subfolder="target_tokenizer")
         assert opened(LINES[4])["input_ids"] == expected
+    assert "target_tokenizer/tokenizer.json" in dict(list_files(tmp_path / "ours"))  # is published
+    assert 'subfolder="target_tokenizer"' in (tmp_path / "ours" / "README.md").read_text(encoding="utf-8")
     assert tokenizer(LINES[4])["input_ids"] == load_tokenizer(tmp_path / "again")(LINES[4])["input_ids"] != expected
