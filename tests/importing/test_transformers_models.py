@@ -2,6 +2,7 @@
 """Random models of transformers' MarianMT and FSMT: the same logits, tokens and texts after the import."""
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers.models.marian.tokenization_marian import MarianTokenizer
 
 from tests.importing.conftest import LINES, largest_difference, train_sentencepiece
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.exporting.marian import write_marian
 from vanilla_transformer.hub.published_folder import check_folder, list_files
 from vanilla_transformer.importing.import_model import import_model
 from vanilla_transformer.inference.model_folder import load_model_folder
@@ -145,6 +147,14 @@ def test_the_folder_is_an_ordinary_one(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "ours").is_fast
     [line] = Translator.from_pretrained(tmp_path / "ours").translate(["The Transformer"], num_beams=1)
     assert isinstance(line, str)
+
+
+def test_an_export_comes_back_with_the_same_translations(model_folder, tmp_path):
+    write_marian(load_model_folder(model_folder), load_tokenizer(model_folder), tmp_path)
+    import_model(tmp_path, tmp_path / "model")
+    lines = [" ".join(letters) for letters in permutations("abcd")]
+    translators = (Translator.from_pretrained(folder, device="cpu") for folder in (model_folder, tmp_path / "model"))
+    assert len({tuple(translator.translate(lines)) for translator in translators}) == 1
 
 
 def test_a_bias_of_zeros_is_none(tmp_path):

@@ -34,7 +34,6 @@ REQUIRED: dict[str, tuple[Any, str]] = {
     "decoder_vocab_size": (None, "tokenizer.json holds one vocabulary"),
 }
 MARIAN_EPSILON = 1e-5  # of LayerNorm; MarianMT has no field for it
-OURS_ALONE = ("alpha", "max_tokens_beyond_source")  # fields of a generation config that transformers ignores
 # Modules that read the residual stream have d_model columns; all others write to it, and have d_model rows.
 READERS = {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "linear_1"}
 
@@ -146,9 +145,10 @@ def _fold_epsilon(weights: dict[str, torch.Tensor], config: Any) -> None:
 def marian_generation_config(own: GenerationConfig, config: MarianConfig) -> GenerationConfig:
     """The generation config `own` of our model for MarianMT: never padding, and as long as its positions reach.
 
-    transformers' beam search divides by length^`length_penalty`, also where `own` has the paper's `alpha` besides.
+    transformers' beam search divides by length^`length_penalty`. It ignores the paper's `alpha` and
+    `max_tokens_beyond_source`, which `import` brings back.
     """
-    settings = {name: value for name, value in own.to_diff_dict().items() if name not in OURS_ALONE}
+    settings = own.to_diff_dict()
     settings["max_length"] = config.max_position_embeddings
     settings["bad_words_ids"] = [*(own.bad_words_ids or []), [config.pad_token_id]]
     return GenerationConfig(**settings)

@@ -2,11 +2,13 @@
 """Model folders of transformers' MarianMT (OPUS-MT) and FSMT."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
+from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
@@ -28,11 +30,15 @@ FSMT: NameTable = {f"model.{theirs}": ours for theirs, ours in (LAYERS | EMBEDDI
     "model.encoder.embed_positions": None,
     "model.decoder.embed_positions": None,
 }
+TOKENIZER = "tokenizer.json"
 DECODING = ("num_beams", "length_penalty", "max_length", "early_stopping", "forced_eos_token_id", "bad_words_ids")
+DECODING += ("alpha", "max_tokens_beyond_source")  # where the folder is an export of ours
 
 
 def read_marian(folder: Path) -> ImportedModel:
     """A folder of `MarianMTModel`: post-norm, all sines then all cosines, one or two vocabularies.
+
+    Its tokenizer is OPUS-MT's, two SentencePiece models, or an ordinary fast one, as `export --to marian` writes.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, or not as expected.
@@ -42,6 +48,24 @@ def read_marian(folder: Path) -> ImportedModel:
     renamed = rename(weights, MARIAN, origin)
     if "lm_head.bias" in renamed:
         renamed["lm_head.bias"] = renamed["lm_head.bias"].flatten()  # `(1, vocab_size)`
+    common: dict[str, Any] = {
+        "origin": origin,
+        "weights": renamed,
+        "generation": generation,
+        "languages": _languages(folder),
+    }
+    settings = _settings(config) | {"sinusoid_layout": "concatenated"}
+    if (folder / TOKENIZER).is_file():
+        tokenizer = load_tokenizer(folder)
+        if "max_tokens_beyond_source" in generation:  # an export of ours, which has these for MarianMT alone
+            generation["max_length"] = None
+            generation["bad_words_ids"] = generation["bad_words_ids"][:-1] or None
+        return ImportedModel(
+            **common,
+            settings=settings | {"bos_token_id": tokenizer.bos_token_id},
+            stated=_stated(config, tokenizer.get_vocab(), tokenizer.get_vocab()),
+            tokenizer=tokenizer,
+        )
     special = SpecialTokens(bos=None)
     is_shared = config.get("share_encoder_decoder_embeddings", True)
     source = _vocabulary(folder / "vocab.json")
@@ -55,15 +79,12 @@ def read_marian(folder: Path) -> ImportedModel:
     ]
     is_one = is_shared and (folder / "source.spm").read_bytes() == (folder / "target.spm").read_bytes()
     return ImportedModel(
-        origin=origin,
-        settings=_settings(config) | {"sinusoid_layout": "concatenated", "bos_token_id": None},
+        **common,
+        settings=settings | {"bos_token_id": None},
         stated=stated,
-        weights=renamed,
-        generation=generation,
         tokenizer=with_target(tokenizers[0], None if is_one else tokenizers[1]),
         source_vocabulary=source,
         target_vocabulary=target,
-        languages=_languages(folder),
         note="OPUS-MT normalises punctuation before its tokenizer (sacremoses' MosesPunctNormalizer).",
     )
 
@@ -127,7 +148,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stated(config: dict[str, Any], source: list[str], target: list[str]) -> dict[str, Any]:
+def _stated(config: dict[str, Any], source: Collection[str], target: Collection[str]) -> dict[str, Any]:
     return {
         "vocab_size": len(source),
         "decoder_vocab_size": len(target),
