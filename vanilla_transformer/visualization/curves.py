@@ -94,7 +94,7 @@ def plot_curves(histories: Mapping[str, History], formulas: Mapping[str, Curve],
     for axes, (title, tags) in zip(places, panels.items(), strict=False):
         for name, history in histories.items():
             for tag in tags:
-                _plot_scalar(axes, *history.get(tag, ([], [])), styles[name], tag)
+                _plot_scalar(axes, *history.get(tag, ([], [])), styles[name], tag, has_formula=name in formulas)
             if title == "learning rate" and name in formulas:
                 axes.plot(*formulas[name], linestyle="--", **FORMULA_LINE)
         label_axes(axes, title, "updates")
@@ -112,11 +112,13 @@ def plot_curves(histories: Mapping[str, History], formulas: Mapping[str, Curve],
     return figure
 
 
-def _plot_scalar(axes: Axes, updates: Sequence[int], values: Sequence[float], style: SeriesStyle, tag: str) -> None:
+def _plot_scalar(
+    axes: Axes, updates: Sequence[int], values: Sequence[float], style: SeriesStyle, tag: str, has_formula: bool
+) -> None:
     if tag.startswith("validation"):
         axes.plot(updates, values, markevery=max(1, len(updates) // 12), zorder=style.zorder, **style.line)
     else:
-        line = RATE_LINE if tag == "train/learning_rate" else TRAINING_LINE
+        line = RATE_LINE if tag == "train/learning_rate" and has_formula else TRAINING_LINE
         axes.plot(updates, values, color=style.colour, linestyle=style.dash, zorder=style.zorder, **line)
 
 
