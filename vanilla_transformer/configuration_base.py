@@ -101,7 +101,7 @@ class Seq2SeqConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """As in transformers; the decoder's view has the decoder's number of layers, which sizes the caches.
 
-        Of the whole model `generate` reads the vocabulary of the logits, which is the target's.
+        For the whole model, `vocab_size` is the target's: `generate` takes it for the width of the logits.
         """
         if encoder or not (decoder or self.decoder_vocab_size):
             return super().get_text_config(decoder=decoder, encoder=encoder)

@@ -50,7 +50,7 @@ def sinusoid(
         position_ids: positions of any shape `(...)`, without a limit.
         d_model: width of the encoding, even.
         layout: "interleaved" as in the paper, or "concatenated": all sines, then all cosines.
-        exponent: of 1 / 10000; "paper": 2i / d_model; "tensor2tensor": i / (d_model / 2 - 1), so that the last is 1.
+        exponent: the power of 1 / 10000; "paper": 2i / d_model; "tensor2tensor": i / (d_model / 2 - 1), the last is 1.
 
     Returns:
         float32 of shape `(..., d_model)`.

@@ -144,7 +144,7 @@ def smoothed_cross_entropy(
         label_smoothing: epsilon.
         num_items_in_batch: target tokens of the whole update, by which the sum is divided when gradients of several
             batches are accumulated; `None`: this batch's own target tokens.
-        bias: of the projection, `(vocab_size)`.
+        bias: the projection's, `(vocab_size)`.
 
     Returns:
         The smoothed loss, and the unsmoothed negative log-likelihood without gradient; scalars, in nats. Both are 0,

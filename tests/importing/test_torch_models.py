@@ -162,7 +162,7 @@ def test_the_command_takes_what_a_state_dict_lacks(tmp_path, capsys):
     torch.save(Tutorial().state_dict(), tmp_path / "weights.pt")
     source, folder = str(tmp_path / "weights.pt"), str(tmp_path / "ours")
     assert main(["import", source, folder]) == 1
-    assert "has no number of heads: give it, such as num_heads=8" in capsys.readouterr().err
+    assert "does not state the number of heads; add such a field as num_heads=8" in capsys.readouterr().err
     assert main(["import", source, folder, "num_heads=4", "pad_token_id=5"]) == 0
     assert "It has no tokenizer" in capsys.readouterr().out
     config = load_model_folder(folder).config

@@ -51,7 +51,7 @@ def test_the_sentence_error_rate_is_the_share_of_sentences_with_any_error(run, m
 
 @pytest.mark.parametrize(("best_by", "is_best"), [("bleu", True), ("loss", False), ("sentence_error_rate", False)])
 def test_the_best_is_the_best_by_the_chosen_measure(tiny_run, monkeypatch, best_by, is_best):
-    """Of two validations the second has a better BLEU, a worse loss, and as many wrong sentences."""
+    """The second of two validations has a better BLEU, a worse loss, and as many wrong sentences."""
     run = set_up(tiny_run.load(*tiny_run.validation(), f"training.best_by={best_by}"))
     losses, scores = iter([(1.0, 1.0), (2.0, 2.0)]), iter([10.0, 20.0])
     empty = {"chrf": 0.0, "bleu_signature": "", "chrf_signature": ""}

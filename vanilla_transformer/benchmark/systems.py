@@ -187,7 +187,7 @@ def build_system(name: str, model: Any, folder: Path, max_length: int) -> System
     Args:
         model: a `VanillaTransformerForConditionalGeneration` on its device. For CTranslate2 only the device counts, and
             `None` means the CPU.
-        folder: what `write_with_ids` wrote.
+        folder: the one that `write_with_ids` wrote.
         max_length: positions of sources and targets, in tokens.
     """
     for compute_type, ctranslate2_name in CTRANSLATE2.items():

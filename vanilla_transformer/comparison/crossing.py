@@ -21,7 +21,7 @@ def find_crossings(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     Between the points measured a score changes in proportion to the logarithm of the cost.
 
     Args:
-        task: of the part `quality` of the results.
+        task: an entry of the part `quality` of the results.
 
     Returns:
         `cost`, `model`, `range` (the lowest and highest cost that both curves have; `None`: they share none), `start`

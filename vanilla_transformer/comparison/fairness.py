@@ -14,7 +14,7 @@ from vanilla_transformer.training.device import bfloat16_is_faster
 TRANSFORMER = "Transformer"  # the name of the model that all others are compared with
 
 PARAMETER_TOLERANCE = 0.05  # of the smallest number of parameters
-# The controlled variables: what a model is given to learn, and how its outputs are made. The precision is not among
+# The controlled variables: the material of learning, and how outputs are made. The precision is not among
 # them: on a CPU each model has the faster one, and the report names it.
 CONTROLLED_SECTIONS = ("data", "tokenizer", "generation")
 CONTROLLED_TRAINING = (

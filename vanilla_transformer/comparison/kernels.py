@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's update calls: does a layer read a sequence in one fused kernel, or in calls for each token?"""
+"""Kernels of a model's update: a layer reads a sequence in one fused kernel, or in calls for each token."""
 
 from collections.abc import Sequence
 from typing import Any

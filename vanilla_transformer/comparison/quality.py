@@ -51,9 +51,9 @@ class QualityConfig:
         runs: model → file of its run's configuration; one of them "Transformer". They may differ in model and
             optimizer alone, and in parameters by 5%.
         metric: "word error rate" on the held-out words of the CMU Pronouncing Dictionary, or "BLEU" on `data.test`.
-        minutes: of training, a budget or several. Each is a run of its own, which ends there, as does its schedule: a
-            longer run that is scored half-way has not lowered its learning rate yet.
-        updates: of the optimizer, likewise; `None`: runs end by time alone, and say how many updates they made.
+        minutes: one budget of training time, or several. Each is a run of its own that ends there, as does its schedule:
+            a longer run that is scored half-way has not lowered its learning rate yet.
+        updates: one number of updates, or several; `None`: runs end by time alone, and say how many updates they made.
         test_sentences: the first of the test set, which are scored; `None`: all.
         data, training, optimizer: values for these sections of every run.
     """
@@ -69,7 +69,7 @@ class QualityConfig:
 
     @property
     def budgets(self) -> list["Budget"]:
-        """Those of updates, then those of minutes, the smallest first."""
+        """The budgets in updates, then the budgets in minutes, the smallest first."""
         updates = [Budget(UPDATES, updates) for updates in _listed(self.updates)]
         return updates + [Budget(TIME, minutes) for minutes in _listed(self.minutes)]
 
@@ -80,7 +80,7 @@ def _listed(values: float | list[float] | list[int] | None) -> list[float]:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every model of a task may spend in a run, of one `kind`: updates or minutes."""
+    """The limit of every model's run in a task, of one `kind`: updates or minutes."""
 
     kind: str
     amount: float

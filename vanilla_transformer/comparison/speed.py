@@ -40,11 +40,11 @@ class SpeedConfig:
         vocab_size: of all models.
         lengths: tokens of a source, and of its target. All are measured in the setting of training: the last of
             `precisions` with the last of `threads`.
-        compared_lengths: of these, the ones that every precision is measured at with every number of threads.
+        compared_lengths: the lengths at which every precision is measured with every number of threads.
         one_sequence: lengths at which a batch is one sequence alone, measured in every setting, too.
         batch_tokens: target tokens in a batch, and as many source tokens; a batch has at least one sentence.
         precisions: "bf16" computes under autocast; "auto" is the one that training would choose on this device.
-        threads: of a CPU; another device has none to set.
+        threads: numbers of CPU threads; another device has none to set.
         attention: backends of the Transformer's attention; it takes the fastest of them in every case.
         repeats: measurements of each model in each setting at each length, all interleaved.
         updates: in a measurement.

@@ -55,13 +55,13 @@ def scaling_table(speed: Mapping[str, Any], styles: Styles) -> str | None:
 
 
 def _ratios(row: Mapping[str, Any], other: Mapping[str, Any]) -> list[float]:
-    """Of the repeats, which are paired by their place: they were measured in turns."""
+    """The ratio of each pair of repeats; repeats at the same place were measured one after the other."""
     pairs = zip(row["tokens_per_second"], other["tokens_per_second"], strict=True)
     return [speed / of_other for speed, of_other in pairs]
 
 
 def kernel_table(speed: Mapping[str, Any], styles: Styles) -> str:
-    """What Table 1 of the paper says of each model's layers, beside what torch calls to compute them."""
+    """Each model's row of Table 1 of the paper, beside the kernels that torch calls."""
     rows = []
     for model in (model for model in styles if model in speed["kernels"]):
         kernel = speed["kernels"][model]

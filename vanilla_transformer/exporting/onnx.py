@@ -82,7 +82,7 @@ class LaterSteps(Decoder):
 
 
 class Graph(NamedTuple):
-    """What `torch.onnx.export` is told of a graph."""
+    """A graph's module, inputs and outputs, for `torch.onnx.export`."""
 
     module: type[nn.Module]
     inputs: dict[str, Any]  # argument → an example

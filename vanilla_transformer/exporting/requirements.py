@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runtime asks of a model's configuration."""
+"""The architectures that a runtime supports."""
 
 from typing import Any, Literal
 

@@ -84,5 +84,7 @@ def import_model(
     imported = KINDS[kind].read(source)
     imported.settings |= changes or {}
     if "num_heads" not in imported.settings:
-        raise ValueError(f"{imported.origin} has no number of heads: give it, such as num_heads=8 after FOLDER")
+        raise ValueError(
+            f"{imported.origin} does not state the number of heads; add such a field as num_heads=8 after FOLDER"
+        )
     return write_folder(imported, folder, folder.resolve().name)

@@ -20,7 +20,7 @@ POSITIONS = "model.encoder.input_embedding.positions.weight"
 
 @dataclass
 class ImportedModel:
-    """What a toolkit's importer has read.
+    """A model as a toolkit's importer has read it.
 
     Args:
         origin: the toolkit and the file, for errors and the model card.
@@ -30,7 +30,7 @@ class ImportedModel:
         generation: fields of the generation config.
         tokenizer: `None`: the source has none.
         source_vocabulary, target_vocabulary: tokens by id; more than the embedding has are copies of unk.
-        languages: of source and target, ISO 639.
+        languages: source and target language, ISO 639.
         note: a sentence for the model card about texts that the tokenizer expects.
     """
 

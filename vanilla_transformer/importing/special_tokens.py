@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all imported tokenizers share: special tokens, tags of languages, and the class of the saved tokenizer."""
+"""Special tokens, tags of languages and the class of the saved tokenizer, for all imported tokenizers."""
 
 import re
 from collections.abc import Container, Iterable, Sequence

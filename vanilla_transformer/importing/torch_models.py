@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """State dicts of code that many have learnt from: torch.nn.Transformer, the Annotated Transformer, hkproj's.
 
-A state dict has no number of heads, which the command line gives. The ids of special tokens are those of each code.
+A state dict does not state the number of heads, so the command line does. Each code has its own ids of special tokens.
 """
 
 import math

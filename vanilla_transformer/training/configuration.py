@@ -117,7 +117,7 @@ class TrainingConfig:
         validation_sentences: validation pairs that are translated for BLEU (`None`: all); all count for the loss.
         patience: validations in a row without an improvement that end the run; `None`: do not. The finished model is
             then `best/`, unless average_checkpoints says otherwise.
-        best_by: what the validation in `best/` is the best by: BLEU, the smoothed loss, or sentence_error_rate, the
+        best_by: the measure by which `best/` is chosen: BLEU, the smoothed loss, or sentence_error_rate, the
             share of the `validation_sentences` that are not exactly the reference (of pronunciations: of words).
         profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.

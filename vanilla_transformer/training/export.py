@@ -34,7 +34,7 @@ def export_model(run: Run, validation: Validation | None) -> None:
     With LoRA, also write `output_dir/adapter`, which is merged into the model.
 
     Args:
-        validation: of the last weights, for results.json, unless the finished model is that of the best validation.
+        validation: the last weights', for results.json, unless the finished model is that of the best validation.
     """
     if run.config.training.finishes_with_best():
         validation = best_validation(run)

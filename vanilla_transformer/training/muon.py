@@ -23,7 +23,7 @@ class MuonWithAdam(torch.optim.Optimizer):
     shape together, and its host would wait for a device that decides whether an update is skipped.
 
     Args:
-        lr: of both; a schedule changes it.
+        lr: the learning rate of both; a schedule changes it.
         adam: betas and eps.
     """
 

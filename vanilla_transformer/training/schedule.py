@@ -30,7 +30,7 @@ def decaying_schedule(
     Args:
         kind: "linear" or "cosine", those of transformers.
         run_length: estimates, after so many updates, those of the whole run: a run's clock or configuration may tell.
-        first_step: what the warm-up counts from. With 0, as in transformers, the first update changes nothing.
+        first_step: the number of the warm-up's first update. With 0, as in transformers, that update changes nothing.
     """
 
     def factor(done: int) -> float:

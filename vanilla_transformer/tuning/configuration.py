@@ -22,12 +22,12 @@ class SweepConfig:
         output_dir: its folder; the same command resumes in it, also with more `trials`.
         runs: name → file of a run's configuration, relative to the sweep's, or a shipped one. Several runs differ in
             model and optimizer alone, and get the same number of trials with the same budgets.
-        metric: what the settings are chosen by, on `data.validation`, after the last update: "word error rate" (% of
+        metric: the measure of the settings, on `data.validation`, after the last update: "word error rate" (% of
             the sources whose output is none of their targets), "BLEU" (13a, cased), or "perplexity" (unsmoothed, per
             token). It is the finished model's, averaged and decoded as the run's configuration says.
-        minutes, updates: of training, the budget of one trial in the last rung; exactly one is given.
+        minutes, updates: the budget of one trial in the last rung; exactly one is given.
         trials: settings that are tried for each run, besides its own.
-        rungs: of successive halving; the last has the whole budget.
+        rungs: the rounds of successive halving; the last has the whole budget.
         reduction_factor: each rung has so many times the budget of the rung before, and so many times fewer trials.
         space: sections of keys as in a run's configuration; for each key a list of values, or `{low: …, high: …}`, with
             `log: true` for a logarithmic scale; `None`: the key is not tried. The run's own value must be among them.
@@ -37,7 +37,7 @@ class SweepConfig:
         first: changes to the run's own settings that are tried first, such as `{optimizer: {warmup_steps: 100}}` or
             `{average: none}`; a run whose space lacks one of them tries other settings instead.
         scaled: key → power: where a trial has a share of the budget, the key's value is multiplied by share^power.
-        seed: of the search; that of the trials is `training.seed`.
+        seed: the search's; the trials have `training.seed`.
         data, training: values for these sections of every run.
     """
 
@@ -77,7 +77,7 @@ class SweepConfig:
             raise ValueError(f"updates={self.updates} must be at least {least}, or the first rung has no update")
 
     def shares(self) -> list[float]:
-        """Of the budget, for each rung."""
+        """Each rung's share of the budget."""
         return [self.reduction_factor ** (rung + 1.0 - self.rungs) for rung in range(self.rungs)]
 
     @property

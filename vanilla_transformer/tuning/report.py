@@ -81,7 +81,7 @@ def _run(results: Results, run: Mapping[str, Any]) -> list[str]:
 
 
 def _rank(results: Results, trial: Mapping[str, Any]) -> tuple[int, float]:
-    """Those that came farthest first, and among them the best."""
+    """Trials of the last rungs come first, and among them the best."""
     scores = [outcome["score"] for outcome in trial["rungs"] if outcome["score"] is not None]
     sign = -1 if results["higher_is_better"] else 1
     return -len(scores), sign * scores[-1] if scores else 0.0

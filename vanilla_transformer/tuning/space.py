@@ -48,7 +48,7 @@ class TunedRun:
         return {key: value for each in chosen for key, value in each.items()}
 
     def overrides(self, settings: Settings) -> list[str]:
-        """What changes the run to these settings on the command line of `train`."""
+        """The overrides that give `train` these settings on its command line."""
         own = run_config_of(self.values)
         changes = {key: value for key, value in self.changes(settings).items() if value != value_of(own, key)}
         return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()]

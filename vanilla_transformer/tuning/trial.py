@@ -57,7 +57,7 @@ def train_trial(config: RunConfig, metric: str) -> dict[str, Any]:
 
 def _train_and_score(values: dict[str, Any], metric: str) -> None:
     folder = Path(values["training"]["output_dir"])
-    # What a run shows would hide how the sweep goes.
+    # The output of a run would hide the progress of the sweep.
     with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         disable_progress_bar()  # that of writing weights would interrupt the run's own
