@@ -51,7 +51,7 @@ class QualityConfig:
         runs: model → file of its run's configuration; one of them "Transformer". They may differ in model and
             optimizer alone, and in parameters by 5%.
         metric: "word error rate" on the held-out words of the CMU Pronouncing Dictionary, or "BLEU" on `data.test`.
-        minutes: one budget of training time, or several. Each is a run of its own that ends there, as does its schedule:
+        minutes: a budget of training time, or several. Each is a run of its own that ends there, as does its schedule:
             a longer run that is scored half-way has not lowered its learning rate yet.
         updates: one number of updates, or several; `None`: runs end by time alone, and say how many updates they made.
         test_sentences: the first of the test set, which are scored; `None`: all.

@@ -73,7 +73,8 @@ def validate(run: Run) -> Validation:
     translations = translate_on_all_processes(model, run.tokenizer, sources, **options)
     hypotheses = [best[0].text for best in translations]
     scores = score_translations(hypotheses, references)
-    wrong = sum(one.split() != other.split() for one, other in zip(hypotheses, references, strict=True))
+    pairs = zip(hypotheses, references, strict=True)
+    wrong = sum(hypothesis.split() != reference.split() for hypothesis, reference in pairs)
     error_rate = wrong / len(references)
     by = run.config.training.best_by
     score = {"bleu": scores["bleu"], "loss": -loss, "sentence_error_rate": -error_rate}[by]
