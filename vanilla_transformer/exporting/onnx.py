@@ -93,7 +93,7 @@ class Graph(NamedTuple):
 
 def graphs_of(config: MarianConfig) -> dict[str, Graph]:
     """File → its graph. The names of inputs and outputs are optimum's."""
-    batch, source, target, past = map(Dim, ("batch", "source_length", "target_length", "past_length"))
+    batch, source, target, past = map(Dim, ("batch_size", "source_length", "target_length", "past_length"))
     # Sizes of the examples that differ wherever the dimensions do.
     ids, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
     hidden = torch.zeros(2, 5, config.d_model)
