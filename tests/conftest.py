@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,6 +33,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np  # noqa: E402 -- after the environment, which torch reads, like the processes that tests start
 import torch  # noqa: E402
+
+PATIENCE = 300  # seconds with a browser, for machines that do much else
 
 
 def _refuse_other_machines(event: str, arguments: tuple) -> None:
@@ -109,6 +112,26 @@ def nothing_is_left() -> Iterator[None]:
     with mock.patch.dict(os.environ):  # Accelerate writes into it
         yield
     assert settings_of_the_process() == before
+
+
+@pytest.fixture
+def browser():
+    """Chromium; its log `performance` has every request."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.fail("this test drives Chromium; on Debian: apt-get install chromium chromium-driver", pytrace=False)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(programs[1]))
+    driver.set_page_load_timeout(PATIENCE)
+    yield driver
+    driver.quit()
 
 
 def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[str, str]:

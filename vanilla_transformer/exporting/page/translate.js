@@ -56,6 +56,7 @@ text.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !button.disabled) translateAll();
 });
 
+show("Loading the model …");
 try {
   tokenizer = await AutoTokenizer.from_pretrained("model");
   model = await AutoModelForSeq2SeqLM.from_pretrained("model");
