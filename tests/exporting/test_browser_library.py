@@ -45,7 +45,7 @@ def test_the_library_from_npm(modules, tmp_path, monkeypatch):
     archives = {}
     for package, version in ((PACKAGE, VERSION), (RUNTIME, "1.0")):
         archive = tmp_path / f"{version}.tgz"
-        with tarfile.open(archive, "w:gz") as packed:
+        with tarfile.open(archive, "w:gz", encoding="utf-8") as packed:
             packed.add(modules / package, "package")
         archives[f"{package}@{version}"] = str(archive)
     install_npm(tmp_path / "bin", archives, monkeypatch)

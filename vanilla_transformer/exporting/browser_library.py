@@ -67,7 +67,7 @@ def _download(npm: str, package: str, version: str, modules: Path) -> None:
             said = "; ".join(done.stderr.splitlines()[:3])
             raise OSError(f"npm cannot download {package}@{version}: {said}; --library takes files that are here")
         [archive] = Path(name).glob("*.tgz")
-        with tarfile.open(archive) as packed:
+        with tarfile.open(archive, encoding="utf-8") as packed:
             packed.extractall(name, filter="data")
         (modules / package).parent.mkdir(exist_ok=True)
         Path(name, "package").rename(modules / package)
