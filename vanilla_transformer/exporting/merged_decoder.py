@@ -23,11 +23,13 @@ def merge_decoders(first: ModelProto, later: ModelProto) -> ModelProto:
     condition = helper.make_tensor_value_info(USE_CACHE, TensorProto.BOOL, [1])
     outputs = [each.name for each in first.graph.output]
     weights: dict[bytes, TensorProto] = {}
-    branches = {
-        "then_branch": _branch(later.graph, "later", outputs, weights),
-        "else_branch": _branch(first.graph, "first", outputs, weights),
-    }
-    choice = helper.make_node("If", [USE_CACHE], outputs, **branches)
+    choice = helper.make_node(
+        "If",
+        [USE_CACHE],
+        outputs,
+        then_branch=_branch(later.graph, "later", outputs, weights),
+        else_branch=_branch(first.graph, "first", outputs, weights),
+    )
     graph = helper.make_graph(
         [choice], "decoder", [*inputs.values(), condition], list(first.graph.output), list(weights.values())
     )
