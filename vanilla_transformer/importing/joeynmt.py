@@ -27,6 +27,7 @@ from vanilla_transformer.importing.word_tokenizer import (
 )
 
 STACKS = ("encoder", "decoder")
+SECTIONS = (*(f"model.{stack}" for stack in STACKS), "data.src", "data.trg", "training", "testing")
 NAMES: NameTable = {
     "src_embed.lut": ENCODER,
     "trg_embed.lut": DECODER,
@@ -144,12 +145,12 @@ def _sections(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
-    needed = {"model": STACKS, "data": ("src", "trg"), "training": (), "testing": ()}
-    for name, parts in needed.items():
-        section = config.get(name) if isinstance(config, dict) else None
-        for part in (section, *(section.get(part) if isinstance(section, dict) else None for part in parts)):
-            if not isinstance(part, dict):
-                raise ValueError(f"{path} is no configuration of JoeyNMT: it lacks {'.'.join((name, *parts[:1]))}")
+    for name in SECTIONS:
+        section = config
+        for part in name.split("."):
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise ValueError(f"{path} is no configuration of JoeyNMT: it has no section {name}")
     return config
 
 
