@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
+from vanilla_transformer.importing.joeynmt import is_joeynmt, read_joeynmt
 from vanilla_transformer.importing.marian_npz import is_marian, read_marian_npz
 from vanilla_transformer.importing.torch_models import read_annotated, read_hkproj, read_torch, recognises
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
@@ -42,6 +43,7 @@ KINDS = {
     "fsmt": Kind("a folder of transformers' FSMT", _model_type("fsmt"), read_fsmt),
     "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
     "marian": Kind("Marian's own .npz with its .spm", is_marian, read_marian_npz),
+    "joeynmt": Kind("JoeyNMT's model folder: config.yaml, best.ckpt, src_vocab.txt", is_joeynmt, read_joeynmt),
     "torch": Kind(
         "a state dict of torch.nn.Transformer in the tutorial's Seq2SeqTransformer",
         recognises("transformer.encoder.layers.0.self_attn.in_proj_weight"),
@@ -66,7 +68,7 @@ def import_model(
     Args:
         source: a folder or a file of the toolkit.
         kind: a key of `KINDS`; `None`: recognised by the files.
-        changes: fields of `VanillaTransformerConfig` that the source does not state, such as num_heads.
+        changes: fields of the model's configuration that the source does not state, such as num_heads.
 
     Raises:
         FileNotFoundError: the source, or a file that it needs, does not exist.
@@ -83,7 +85,7 @@ def import_model(
         raise ValueError(f"{source} is of no toolkit that is recognised; say which with --from ({known})")
     imported = KINDS[kind].read(source)
     imported.settings |= changes or {}
-    if "num_heads" not in imported.settings:
+    if imported.architecture == "vanilla_transformer" and "num_heads" not in imported.settings:
         raise ValueError(
             f"{imported.origin} does not state the number of heads; add such a field as num_heads=8 after FOLDER"
         )

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers of words separated by white space: subword-nmt's BPE, and whole words."""
+"""Tokenizers of words separated by white space (subword-nmt's BPE, whole words), and of characters."""
 
 import re
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
 END = "</w>"  # ends the last piece of a word in the codes
+SPACE = "▁"
 Merges = list[tuple[str, str]]
 
 
@@ -82,4 +83,13 @@ def words_tokenizer(vocabulary: list[str], special: SpecialTokens):
     names = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])}$)" for name in special.names())
     steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"^(?:{names})"), "removed")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return fast_tokenizer(tokenizer, vocabulary, special)
+
+
+def characters_tokenizer(vocabulary: list[str], special: SpecialTokens):
+    """A tokenizer of single characters, where "▁" stands for a space."""
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, special.unk))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(SPACE, " ")])
     return fast_tokenizer(tokenizer, vocabulary, special)
