@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
 from vanilla_transformer.importing.marian_npz import is_marian, read_marian_npz
+from vanilla_transformer.importing.opennmt import is_eole, is_opennmt, read_eole, read_opennmt
 from vanilla_transformer.importing.torch_models import read_annotated, read_hkproj, read_torch, recognises
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
 
@@ -42,6 +43,8 @@ KINDS = {
     "fsmt": Kind("a folder of transformers' FSMT", _model_type("fsmt"), read_fsmt),
     "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
     "marian": Kind("Marian's own .npz with its .spm", is_marian, read_marian_npz),
+    "eole": Kind("a folder of eole's transformer: config.json, vocab.json, model.00.safetensors", is_eole, read_eole),
+    "opennmt": Kind("OpenNMT-py's transformer: a checkpoint .pt of version 2 or 3", is_opennmt, read_opennmt),
     "torch": Kind(
         "a state dict of torch.nn.Transformer in the tutorial's Seq2SeqTransformer",
         recognises("transformer.encoder.layers.0.self_attn.in_proj_weight"),
