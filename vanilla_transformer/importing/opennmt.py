@@ -2,7 +2,6 @@
 """Encoder-decoder Transformers of OpenNMT-py 2 and 3, and of eole, its successor."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,9 @@ def read_opennmt(path: Path) -> ImportedModel:
         vocab = {side: vocab[side]["fields"][0][1]["vocab"]["itos"] for side in ("src", "tgt")}
     if features:
         raise ValueError(f"{origin} has features beside the words, which a model of this package cannot have")
+    position = opt.get("position_encoding_type", "SinusoidalInterleaved")
     model = opt | {
-        "position_encoding_type": opt.get("position_encoding_type") if opt.get("position_encoding") else "",
+        "position_encoding_type": position if opt.get("position_encoding") else None,
         "mlp_activation_fn": opt.get("pos_ffn_activation_fn"),
         "heads_kv": opt.get("num_kv"),
         "hidden_size": opt.get("hidden_size") or opt.get("rnn_size"),
@@ -103,9 +103,9 @@ def read_eole(folder: Path) -> ImportedModel:
         if (scale := weights.pop(name)).ne(1).any():
             raise ValueError(f"{origin} has {name}={scale.tolist()}; only 1 can be imported")
     model = dict(config.get("model") or {})
-    if "norm_eps" not in model:
-        version = tuple(int(number) for number in re.findall(r"\d+", model.get("eole_version") or "0.0")[:2])
-        model["norm_eps"] = 1e-6 if version < (0, 2) else 1e-5  # the toolkit's default
+    if "norm_eps" not in model:  # a default, which nothing of the saved settings names, nor does the version
+        encoder = model.get("encoder") or {}
+        model["norm_eps"] = 1e-6 if "n_positions" not in encoder or "rope_config" in encoder else 1e-5  # since 0.2
     options = config | (config.get("training") or {})
     for transform in ("sentencepiece", "bpe"):
         options |= (config.get("transforms_configs") or {}).get(transform) or {}
