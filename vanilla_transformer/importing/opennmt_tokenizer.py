@@ -34,8 +34,9 @@ def read_special_tokens(
     Raises:
         ValueError: the target lacks a name; a token has two ids.
     """
-    saved = {name.removesuffix("_token"): token for name, token in (vocab.get("specials") or {}).items() if token}
-    of_target = SpecialTokens(**{"pad": "<blank>"} | saved)
+    saved = vocab.get("specials") or {}  # eole's since version 0.1
+    defaults = {"pad": "<blank>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
+    of_target = SpecialTokens(**{name: saved.get(f"{name}_token") or token for name, token in defaults.items()})  # pyright: ignore[reportArgumentType] -- all are strings
     if of_target.bos not in target:
         of_target = replace(of_target, bos=None)
     # OpenNMT-py 2 has no tokens for the ends of a sentence in the vocabulary of the source.
@@ -66,8 +67,9 @@ def read_tokenizer(
         FileNotFoundError: a subword model that the transforms name.
         ValueError: several in the folder, and no transform that says which.
     """
-    corpora = options.get("data") if isinstance(options.get("data"), dict) else {}
-    named = [options, *(corpus for corpus in corpora.values() if isinstance(corpus, dict))]
+    data = options.get("data")
+    corpora = data.values() if isinstance(data, dict) else []
+    named = [options, *(corpus for corpus in corpora if isinstance(corpus, dict))]
     transforms = list(dict.fromkeys(name for place in named for name in place.get("transforms") or []))
     kind = next((name for name in SUBWORDS if name in transforms), None)
     if kind is not None:
@@ -77,14 +79,15 @@ def read_tokenizer(
         kind, files = _beside(folder)
     others = ", ".join(name for name in transforms if name not in {*SUBWORDS, *ONLY_IN_TRAINING})
     notes = [f"Its transforms {others} are yours to apply."] if others else []
-    triples = list(zip(files, vocabularies, special, strict=True)) if kind else []
+    pairs = list(zip(vocabularies, special, strict=True))
+    both = zip(files, pairs, strict=False)  # files are none, or two
     if kind == "sentencepiece":
-        made = [sentencepiece_tokenizer(read_sentencepiece(file), *rest) for file, *rest in triples]
+        made = [sentencepiece_tokenizer(read_sentencepiece(file), *pair) for file, pair in both]
     elif kind == "bpe":
-        made = [subword_tokenizer(read_codes(file), *rest) for file, *rest in triples]
+        made = [subword_tokenizer(read_codes(file), *pair) for file, pair in both]
         notes.append("Its texts are words and punctuation separated by spaces, as before subword-nmt's BPE.")
     else:
-        made = [words_tokenizer(*pair) for pair in zip(vocabularies, special, strict=True)]
+        made = [words_tokenizer(*pair) for pair in pairs]
         notes.append("Its texts are tokens separated by spaces, exactly as in the source's vocabulary.")
     return with_target(made[0], made[1]), " ".join(notes)
 
