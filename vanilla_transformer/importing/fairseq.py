@@ -12,7 +12,7 @@ from vanilla_transformer.importing.imported_model import ImportedModel
 from vanilla_transformer.importing.names import DECODER, ENCODER, NameTable, fill_tied, rename
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
-from vanilla_transformer.importing.word_tokenizer import read_codes, subword_tokenizer, words_tokenizer
+from vanilla_transformer.importing.word_tokenizer import CODES, read_codes, subword_tokenizer, words_tokenizer
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 NORMS = {  # before 2018 the normalisations had numbers
@@ -208,7 +208,7 @@ def _tokenizer(checkpoint: Path, source: list[str], target: list[str]) -> tuple[
     vocabularies = [source] if target is source else [source, target]
     files = [file for place in places for file in sorted(place.glob("*")) if file.is_file()]
     spm = [file for file in files if file.suffix in (".model", ".spm")]
-    codes = [file for file in files if file.name in ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")]
+    codes = [file for file in files if file.name in CODES]
     if spm:
         model = read_sentencepiece(spm[0])
         made, note = [sentencepiece_tokenizer(model, vocabulary, special) for vocabulary in vocabularies], ""

@@ -13,6 +13,7 @@ from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
 from vanilla_transformer.importing.joeynmt import is_joeynmt, read_joeynmt
 from vanilla_transformer.importing.marian_npz import is_marian, read_marian_npz
+from vanilla_transformer.importing.opennmt import is_eole, is_opennmt, read_eole, read_opennmt
 from vanilla_transformer.importing.torch_models import read_annotated, read_hkproj, read_torch, recognises
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
 
@@ -44,6 +45,8 @@ KINDS = {
     "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
     "marian": Kind("Marian's own .npz with its .spm", is_marian, read_marian_npz),
     "joeynmt": Kind("JoeyNMT's model folder: config.yaml, best.ckpt, src_vocab.txt", is_joeynmt, read_joeynmt),
+    "eole": Kind("a folder of eole's transformer: config.json, vocab.json, model.00.safetensors", is_eole, read_eole),
+    "opennmt": Kind("OpenNMT-py's transformer: a checkpoint .pt of version 2 or 3", is_opennmt, read_opennmt),
     "torch": Kind(
         "a state dict of torch.nn.Transformer in the tutorial's Seq2SeqTransformer",
         recognises("transformer.encoder.layers.0.self_attn.in_proj_weight"),

@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
+CODES = ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")  # usual names of files
 END = "</w>"  # ends the last piece of a word in the codes
 SPACE = "▁"
 Merges = list[tuple[str, str]]
