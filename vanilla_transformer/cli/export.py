@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from vanilla_transformer.data.tokenizer import load_tokenizer
-    from vanilla_transformer.inference.model_folder import load_model_folder
+    from vanilla_transformer.exporting.export_model import export_model
     from vanilla_transformer.training.atomic_folder import atomic_folder
 
     output = Path(arguments.output)
@@ -49,19 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"output {output} exists and is not empty; choose another folder")
     check_output_folder(output, "output")
     disable_progress_bar()  # of reading and writing weights
-    model, tokenizer = load_model_folder(arguments.folder), load_tokenizer(arguments.folder)
     with atomic_folder(output) as unfinished:
-        if arguments.to == "marian":
-            from vanilla_transformer.exporting.marian import write_marian
-
-            write_marian(model, tokenizer, unfinished)
-        elif arguments.to == "onnx":
-            from vanilla_transformer.exporting.onnx import write_onnx
-
-            write_onnx(model, tokenizer, unfinished, arguments.quantization)
-        else:
-            from vanilla_transformer.exporting.ctranslate2 import write_ctranslate2_folder
-
-            write_ctranslate2_folder(model, tokenizer, unfinished, arguments.quantization)
+        export_model(arguments.folder, unfinished, arguments.to, arguments.quantization)
     print(f"{arguments.to}: {output}")
     return 0
