@@ -40,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from transformers.utils.logging import disable_progress_bar
 
+    from vanilla_transformer.data.tokenizer import load_tokenizer
     from vanilla_transformer.exporting.export_model import export_model
+    from vanilla_transformer.exporting.exported_card import write_exported_card
+    from vanilla_transformer.inference.model_folder import load_model_folder
     from vanilla_transformer.training.atomic_folder import atomic_folder
 
     output = Path(arguments.output)
@@ -48,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"output {output} exists and is not empty; choose another folder")
     check_output_folder(output, "output")
     disable_progress_bar()  # of reading and writing weights
+    model, tokenizer = load_model_folder(arguments.folder), load_tokenizer(arguments.folder)
     with atomic_folder(output) as unfinished:
-        export_model(arguments.folder, unfinished, arguments.to, arguments.quantization)
+        export_model(model, tokenizer, unfinished, arguments.to, arguments.quantization)
+        write_exported_card(arguments.folder, unfinished, arguments.to, arguments.quantization)
     print(f"{arguments.to}: {output}")
     return 0

@@ -11,6 +11,9 @@ refused before anything is sent. `--with` adds what `export` writes for other ru
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from vanilla_transformer.cli.export import NEEDED
 from vanilla_transformer.console.extras import check_installed
@@ -45,11 +48,6 @@ def _runtimes(text: str) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from transformers.utils.logging import disable_progress_bar
-
     from vanilla_transformer.hub.publish import check_name, files_to_push, push_folder
     from vanilla_transformer.hub.published_folder import check_folder
 
@@ -61,14 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{folder} cannot be published for the {len(problems)} reason(s) above; nothing was sent")
     check_name(repository)
     with TemporaryDirectory() as temporary:
-        exports = {runtime: Path(temporary, runtime) for runtime in arguments.runtimes}
-        if exports:
-            from vanilla_transformer.exporting.export_model import export_model
-
-            disable_progress_bar()  # of reading and writing weights
-        for runtime, exported in exports.items():
-            exported.mkdir()
-            export_model(folder, exported, runtime)
+        exports = _export(folder, Path(temporary), arguments.runtimes)
         if not arguments.dry_run:
             options = {"private": arguments.private, "revision": arguments.revision, "message": arguments.message}
             print(f"published: {push_folder(folder, repository, exports=exports, **options)}")
@@ -81,3 +72,24 @@ def run(arguments: argparse.Namespace) -> int:
     for name in sorted(existing - sizes.keys()):
         print(f"{'not sent':>15}  {name}")
     return 0
+
+
+def _export(source: Path, folder: Path, runtimes: Sequence[str]) -> dict[str, Path]:
+    """Runtime → the folder that is written for it within `folder`."""
+    if not runtimes:
+        return {}
+    from transformers.utils.logging import disable_progress_bar
+
+    from vanilla_transformer.data.tokenizer import load_tokenizer
+    from vanilla_transformer.exporting.export_model import export_model
+    from vanilla_transformer.exporting.exported_card import write_exported_card
+    from vanilla_transformer.inference.model_folder import load_model_folder
+
+    disable_progress_bar()  # of reading and writing weights
+    model, tokenizer = load_model_folder(source), load_tokenizer(source)
+    exports = {runtime: folder / runtime for runtime in runtimes}
+    for runtime, exported in exports.items():
+        exported.mkdir()
+        export_model(model, tokenizer, exported, runtime)
+        write_exported_card(source, exported, runtime, "float32")
+    return exports

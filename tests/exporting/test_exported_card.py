@@ -12,7 +12,8 @@ from huggingface_hub import metadata_load
 from transformers import GenerationConfig
 
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.exporting.export_model import export_model, write_exported_card
+from vanilla_transformer.exporting.export_model import export_model
+from vanilla_transformer.exporting.exported_card import write_exported_card
 from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
 from vanilla_transformer.inference.model_folder import load_model_folder
 
@@ -35,12 +36,13 @@ def source(model_folder: Path, tmp_path: Path) -> Path:
 def test_the_card_opens_the_folder(source: Path, runtime: str, tmp_path: Path, monkeypatch):
     folder = tmp_path / "out"
     folder.mkdir()
-    export_model(source, folder, runtime)
+    model, tokenizer = load_model_folder(source), load_tokenizer(source)
+    export_model(model, tokenizer, folder, runtime)
+    write_exported_card(source, folder, runtime, "float32")
     [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {})
-    model, tokenizer = load_model_folder(source), load_tokenizer(source)
     expected = model.generate(**tokenizer(["a b c"], return_tensors="pt"))
     assert eval(out.getvalue()) == tokenizer.batch_decode(expected, skip_special_tokens=True)
 
