@@ -4,32 +4,23 @@
 import contextlib
 import io
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import metadata_load
-from transformers import GenerationConfig
 
+from tests.hub.model_folders import targets_of_example, write_exportable_folder
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.exporting.export_model import export_model
 from vanilla_transformer.exporting.exported_card import write_exported_card
-from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
 from vanilla_transformer.inference.model_folder import load_model_folder
 
 
 @pytest.fixture
 def source(model_folder: Path, tmp_path: Path) -> Path:
     """A model folder with a card of its own."""
-    folder = shutil.copytree(model_folder, tmp_path / "runs" / "reverser" / "model")
-    settings = GenerationConfig.from_pretrained(folder)
-    settings.num_beams, settings.length_penalty, settings.early_stopping = 4, 1.0, True  # CTranslate2's defaults
-    settings.save_pretrained(folder)
-    facts = ModelCardFacts(
-        model_name="reverser", parameters=1, weights_license="cc-by-4.0", languages=["en", "de"], example_input="a b c"
-    )
-    write_model_card(folder, facts=facts)
-    return folder
+    folder = tmp_path / "runs" / "reverser" / "model"
+    return write_exportable_folder(model_folder, folder, weights_license="cc-by-4.0", languages=["en", "de"])
 
 
 @pytest.mark.parametrize("runtime", ["marian", "ctranslate2"])
@@ -43,8 +34,7 @@ def test_the_card_opens_the_folder(source: Path, runtime: str, tmp_path: Path, m
     monkeypatch.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {})
-    expected = model.generate(**tokenizer(["a b c"], return_tensors="pt"))
-    assert eval(out.getvalue()) == tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert eval(out.getvalue()) == targets_of_example(source)
 
 
 def test_licence_and_languages_are_the_sources(source: Path, tmp_path: Path):

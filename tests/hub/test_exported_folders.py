@@ -12,14 +12,12 @@ import pytest
 from tests.families import FAMILIES
 from tests.hub.hub_client import Ended, HubClient, command, environment
 from tests.hub.hub_server import HubServer
-from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.hub.exported_folders import RUNTIMES, describe_exports, opening_code
 from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
 from vanilla_transformer.hub.published_folder import check_folder
 from vanilla_transformer.hub.pull import pull
-from vanilla_transformer.inference.model_folder import load_model_folder
 
-LINE = "a b c"
 OPTIMUM = ["optimum==2.1.0", "optimum-onnx==0.1.0", "transformers==4.57.3", "huggingface_hub==0.36.0"]
 OPTIMUM += ["tokenizers==0.22.1"]
 WITHOUT_THE_PACKAGE = "import sys; sys.modules['vanilla_transformer'] = None\n"
@@ -27,24 +25,14 @@ WITHOUT_THE_PACKAGE = "import sys; sys.modules['vanilla_transformer'] = None\n"
 
 @pytest.fixture(scope="module")
 def folder(model_folder, tmp_path_factory) -> Path:
-    """A model with its card, whose translations have an end."""
+    """A model with its card."""
     folder = tmp_path_factory.mktemp("exported") / "reverser"
-    model: Any = load_model_folder(model_folder)
-    settings = model.generation_config
-    settings.num_beams, settings.length_penalty, settings.early_stopping = 4, 1.0, True  # CTranslate2's defaults
-    model.save_pretrained(folder)
-    load_tokenizer(model_folder).save_pretrained(folder)
-    facts = ModelCardFacts(model_name="reverser", parameters=1, weights_license="mit", example_input=LINE)
-    write_model_card(folder, facts=facts)
-    return folder
+    return write_exportable_folder(model_folder, folder)
 
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> list[str]:
-    """Ours, by transformers' beam search."""
-    model, tokenizer = load_model_folder(folder), load_tokenizer(folder)
-    found = model.generate(**tokenizer([LINE], return_tensors="pt"))
-    return tokenizer.batch_decode(found, skip_special_tokens=True)
+    return targets_of_example(folder)
 
 
 def push(client: HubClient, folder: Path, name: str, *more: str) -> Ended:
@@ -165,4 +153,5 @@ def test_the_code_is_python_with_the_place_filled_in(runtime: str, repo_id: str 
     code = opening_code(runtime, '["a"]', repo_id)
     compile(code, runtime, "exec")
     assert "SUBFOLDER" not in code
-    assert (runtime in code.replace(f"import {runtime}", "").replace(f"{runtime}.", "")) == (repo_id is not None)
+    assert ("ann/a" in code, 'name = "."' in code) == (repo_id is not None, repo_id is None)
+    assert (f'"{runtime}' in code) == (repo_id is not None)
