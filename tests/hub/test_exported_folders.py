@@ -12,6 +12,7 @@ import pytest
 from tests.families import FAMILIES
 from tests.hub.hub_client import Ended, HubClient, command, environment
 from tests.hub.hub_server import HubServer
+from tests.hub.model_folders import targets_of_example, write_exportable_folder
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.hub.exported_folders import RUNTIMES, describe_exports, opening_code
 from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
