@@ -85,7 +85,7 @@ def opening_code(runtime: str, lines: str, repo_id: str | None = None) -> str:
             subfolder = f', subfolder="{runtime}"'
         else:
             imports = imports.replace("\n", "\nfrom huggingface_hub import snapshot_download\n", 1)
-            name += f'\nname = snapshot_download(name, allow_patterns="{runtime}/*") + "/{runtime}"'
+            name = f'name = snapshot_download({json.dumps(repo_id)}, allow_patterns="{runtime}/*") + "/{runtime}"'
     return f"{imports}\n\n{name}\nlines = {lines}\n{chosen.code.replace('{SUBFOLDER}', subfolder)}"
 
 
