@@ -44,7 +44,8 @@ def write_exportable_folder(model_folder: Path, folder: Path, **facts: Any) -> P
 
 def targets_of_example(folder: Path) -> list[str]:
     """The target of "a b c" by transformers' beam search of our model."""
-    model, tokenizer = load_model_folder(folder), load_tokenizer(folder)
+    model: Any = load_model_folder(folder)
+    tokenizer = load_tokenizer(folder)
     found = model.generate(**tokenizer(["a b c"], return_tensors="pt"))
     return tokenizer.batch_decode(found, skip_special_tokens=True)
 
