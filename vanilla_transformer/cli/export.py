@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from vanilla_transformer.data.tokenizer import load_tokenizer
+    from vanilla_transformer.exporting.export_model import export_model
+    from vanilla_transformer.exporting.exported_card import write_exported_card
     from vanilla_transformer.inference.model_folder import load_model_folder
     from vanilla_transformer.training.atomic_folder import atomic_folder
 
@@ -64,22 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     disable_progress_bar()  # of reading and writing weights
     model, tokenizer = load_model_folder(arguments.folder), load_tokenizer(arguments.folder)
     with _library(arguments, model) as library, atomic_folder(output) as unfinished:
-        if arguments.to == "marian":
-            from vanilla_transformer.exporting.marian import write_marian
-
-            write_marian(model, tokenizer, unfinished)
-        elif arguments.to == "onnx":
-            from vanilla_transformer.exporting.onnx import write_onnx
-
-            write_onnx(model, tokenizer, unfinished, arguments.quantization)
-        elif arguments.to == "web":
+        if arguments.to == "web":
             from vanilla_transformer.exporting.web import write_web
 
             write_web(model, tokenizer, unfinished, library, arguments.quantization)
         else:
-            from vanilla_transformer.exporting.ctranslate2 import write_ctranslate2_folder
-
-            write_ctranslate2_folder(model, tokenizer, unfinished, arguments.quantization)
+            export_model(model, tokenizer, unfinished, arguments.to, arguments.quantization)
+            write_exported_card(arguments.folder, unfinished, arguments.to, arguments.quantization)
     print(f"{arguments.to}: {output}")
     if arguments.to == "web":
         print(f"To see it: python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(output))} 8000")

@@ -55,7 +55,7 @@ def write_ctranslate2(
     """
     config = model.config
     check_ctranslate2_supports(config)
-    # With pre_norm a stack of theirs has a final LayerNorm; what `pre_norm` says of the layers is set afterwards.
+    # CTranslate2's `pre_norm` gives a stack its final LayerNorm; `_set_stack` sets that of the layers.
     options = {"pre_norm": config.final_layer_norm, "activation": ACTIVATIONS[config.activation_function]}
     options |= {"num_heads": config.num_heads, "head_dim": config.d_k}
     options["layernorm_embedding"] = config.embedding_layer_norm

@@ -105,19 +105,25 @@ def _facts_of_training(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts_of_finetuning(results: Mapping[str, Any]) -> dict[str, Any]:
     config = results["config"]
-    name, base, train = config["model"], Path(config["model"]), config["data"]["train"]
-    if base.exists():  # a folder of this machine: its name, or its run's
-        base = base.resolve()
-        name = base.parent.name if base.name == MODEL else base.name
+    base, train = config["model"], config["data"]["train"]
     files = [Path(train[side]).name for side in ("source", "target", "path") if train[side] is not None]
     loss = [] if results["loss"] is None else [Score("validation", "loss per token", results["loss"])]
     return {
         "recipe": _recipe(config),
-        "base_model": name,
-        "base_model_on_hub": not base.exists(),
+        "base_model": folder_name(base),
+        "base_model_on_hub": not Path(base).exists(),
         "data_description": ", ".join(files) or None,
         "scores": [*_scores(results, "validation"), *loss],
     }
+
+
+def folder_name(folder: str | Path) -> str:
+    """The name of a model folder, or of its run, without the path on this machine; a Hub id as it is."""
+    path = Path(folder)
+    if not path.exists():
+        return str(folder)
+    path = path.resolve()
+    return path.parent.name if path.name == MODEL else path.name
 
 
 def _read(output_dir: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTabl
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 
-PAD = "<pad>"  # is no token of Marian's, whose decoder starts from a zero embedding
+PAD = "<pad>"  # Marian has no such token: its decoder starts from a zero embedding
 SETTINGS = "special:model.yml"
 LAYERS: dict[str, str] = {
     "ffn_W1": "feed_forward.linear_1.weight",
@@ -53,7 +53,7 @@ REQUIRED = {  # settings of the one architecture that is imported, as transforme
     "right-left": False,
     "ulr": False,
 }
-LAYER_NORM_EPS = 1e-6  # of transformer.h in marian-dev; transformers' port has torch's 1e-5
+LAYER_NORM_EPS = 1e-6  # as in marian-dev's transformer.h; transformers' port has torch's 1e-5
 
 
 def is_marian(source: Path) -> bool:

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, processors
 
 from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
-TAG = re.compile(r">>\S+<<")  # of a target language, in OPUS-MT
+TAG = re.compile(r">>\S+<<")  # names the target language in OPUS-MT
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class SpecialTokens:
     appends_eos: bool = True
 
     def names(self) -> list[str]:
+        """The names that the toolkit has, each once."""
         return [name for name in dict.fromkeys((self.pad, self.bos, self.eos, self.unk)) if name is not None]
 
     def tags(self, vocabulary: Iterable[str]) -> list[str]:
+        """The tags of target languages in a vocabulary, in its order."""
         return [token for token in vocabulary if TAG.fullmatch(token)]
 
     def check(self, vocabulary: Sequence[str], origin: str) -> None:
-        """Raise ValueError if the vocabulary, of which `origin` tells, lacks a name."""
+        """Raise ValueError if the vocabulary lacks a name; `origin` names the source, for the message."""
         for name in self.names():
             if name not in vocabulary:
                 raise ValueError(f"the vocabulary of {origin} has no token {name!r}")
@@ -78,7 +80,9 @@ def fast_tokenizer(tokenizer: Tokenizer, vocabulary: list[str], special: Special
     )
 
 
-def with_target(source: VanillaTransformerTokenizer, target: VanillaTransformerTokenizer | None):
+def with_target(
+    source: VanillaTransformerTokenizer, target: VanillaTransformerTokenizer | None
+) -> VanillaTransformerTokenizer:
     """The source's tokenizer with that of the target, if there is another."""
     source.target_tokenizer = target
     return source

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
 CODES = ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")  # usual names of files
@@ -37,7 +38,9 @@ def read_codes(path: Path) -> Merges:
     return list(dict.fromkeys(merges))
 
 
-def subword_tokenizer(merges: Merges, vocabulary: list[str], special: SpecialTokens, joiner: str = "@@"):
+def subword_tokenizer(
+    merges: Merges, vocabulary: list[str], special: SpecialTokens, joiner: str = "@@"
+) -> VanillaTransformerTokenizer:
     """A tokenizer that splits words by the merges and gives the ids of `vocabulary`.
 
     Its input is text as the toolkit's BPE reads it: words and punctuation separated by spaces. A merge that leads to no
@@ -77,7 +80,7 @@ def _token(symbol: str, joiner: str) -> str:
     return symbol.removesuffix(END) if symbol.endswith(END) else symbol + joiner
 
 
-def words_tokenizer(vocabulary: list[str], special: SpecialTokens):
+def words_tokenizer(vocabulary: list[str], special: SpecialTokens) -> VanillaTransformerTokenizer:
     """A tokenizer of whole words, separated by white space."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, special.unk))
     # A special token's name in a text is text: without its first character it is unknown.

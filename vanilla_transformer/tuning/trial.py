@@ -25,7 +25,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.subprocess_run import run_in_subprocess
-from vanilla_transformer.training.validation import mean_loss, perplexity
+from vanilla_transformer.training.validation import BEST, mean_loss, perplexity
 
 # name → (whether higher is better, unit)
 METRICS = {name: (higher, unit) for name, (_, higher, unit) in TEXT_METRICS.items()} | {"perplexity": (False, "")}
@@ -49,7 +49,7 @@ def train_trial(config: RunConfig, metric: str) -> dict[str, Any]:
     run_in_subprocess(_train_and_score, config.to_dict(), metric)
     facts = json.loads((folder / RESULTS).read_text("utf-8"))
     outcome = {"score": json.loads((folder / SCORE).read_text("utf-8")), "minutes": facts["training_seconds"] / 60}
-    for name in (CHECKPOINTS, "best"):
+    for name in (CHECKPOINTS, BEST):
         shutil.rmtree(folder / name, ignore_errors=True)
     outcome["precision"] = facts["mixed_precision"]
     return outcome | {name: facts[name] for name in ("updates", "epochs", "parameters")}
@@ -60,7 +60,7 @@ def _train_and_score(values: dict[str, Any], metric: str) -> None:
     # The output of a run would hide the progress of the sweep.
     with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        disable_progress_bar()  # that of writing weights would interrupt the run's own
+        disable_progress_bar()  # the bar of writing weights would interrupt the run's own
         score = score_finished_model(train(run_config_of(values)), metric)
     if not math.isfinite(score):
         raise ValueError(f"the {metric} is {score}")

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cards of the folders that `vanilla-transformer export` writes: what they are, and the code that opens them."""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+EXAMPLE = "One line of the source."
+LINES_IN_CODE = re.compile(r"^lines = (\[.*\])$", flags=re.MULTILINE)  # see model_card.md
+HEADING, NEXT_HEADING = "## Other runtimes", "\n## Training data\n"
+
+
+class Runtime(NamedTuple):
+    """A value of `export --to`, which is also the subfolder of a repository where `push --with` puts its folder."""
+
+    title: str
+    library_name: str  # the Hub's
+    description: str  # sentences
+    imports: str
+    code: str  # opens the folder `name`, SUBFOLDER being further arguments, and translates `lines`
+    opens_ids: bool = True  # on the Hub
+
+
+AUTO_CLASSES = """\
+tokenizer = AutoTokenizer.from_pretrained(name{SUBFOLDER})
+model = MODEL.from_pretrained(name{SUBFOLDER})
+outputs = model.generate(**tokenizer(lines, return_tensors="pt", padding=True))
+print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+"""
+RUNTIMES = {
+    "marian": Runtime(
+        "MarianMT",
+        "transformers",
+        "A model of transformers itself, for 4.40 and every later version, without remote code.",
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        AUTO_CLASSES.replace("MODEL", "AutoModelForSeq2SeqLM"),
+    ),
+    "ctranslate2": Runtime(
+        "CTranslate2",
+        "ctranslate2",
+        "Beam, length penalty and longest target come from the call.",
+        "import ctranslate2\nfrom tokenizers import Tokenizer",
+        """\
+tokenizer = Tokenizer.from_file(f"{name}/tokenizer.json")
+translator = ctranslate2.Translator(name)
+results = translator.translate_batch([tokenizer.encode(line).tokens for line in lines], beam_size=4)
+print([tokenizer.decode([tokenizer.token_to_id(token) for token in result.hypotheses[0]]) for result in results])
+""",
+        opens_ids=False,
+    ),
+    "onnx": Runtime(
+        "ONNX",
+        "optimum",
+        "Encoder, first step and later steps, in the layout of optimum (`pip install optimum-onnx`).",
+        "from optimum.onnxruntime import ORTModelForSeq2SeqLM\nfrom transformers import AutoTokenizer",
+        AUTO_CLASSES.replace("MODEL", "ORTModelForSeq2SeqLM"),
+    ),
+}
+
+
+def is_exported(name: str) -> bool:
+    """Whether a file of a repository lies in the subfolder of a runtime."""
+    return name.partition("/")[0] in RUNTIMES and "/" in name
+
+
+def example_lines(card: str) -> str:
+    """The lines that the code of a model card translates, as a list in Python."""
+    found = LINES_IN_CODE.search(card)
+    return found[1] if found else json.dumps([EXAMPLE])
+
+
+def opening_code(runtime: str, lines: str, repo_id: str | None = None) -> str:
+    """Python that opens an exported folder and prints translations.
+
+    Args:
+        lines: a list in Python.
+        repo_id: the folder is the runtime's subfolder of this repository; `None`: it is the current folder.
+    """
+    chosen = RUNTIMES[runtime]
+    imports, name, subfolder = chosen.imports, 'name = "."  # this folder; elsewhere, its path', ""
+    if repo_id is not None:
+        name = f"name = {json.dumps(repo_id)}"
+        if chosen.opens_ids:
+            subfolder = f', subfolder="{runtime}"'
+        else:
+            imports = imports.replace("\n", "\nfrom huggingface_hub import snapshot_download\n", 1)
+            name = f'name = snapshot_download({json.dumps(repo_id)}, allow_patterns="{runtime}/*") + "/{runtime}"'
+    return f"{imports}\n\n{name}\nlines = {lines}\n{chosen.code.replace('{SUBFOLDER}', subfolder)}"
+
+
+def describe_exports(card: str, runtimes: Iterable[str], repo_id: str) -> str:
+    """A model card with a section on the exported folders in its repository, in place of a former such section."""
+    card = re.sub(rf"^{HEADING}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    parts = [
+        f"### {RUNTIMES[name].title}: `{name}/`\n\n{RUNTIMES[name].description}\n\n"
+        f"```python\n{opening_code(name, example_lines(card), repo_id)}```\n"
+        for name in runtimes
+    ]
+    if not parts:
+        return card
+    before, heading, after = card.partition(NEXT_HEADING)
+    intro = f"{HEADING}\n\nSubfolders hold the same model for other runtimes, without code of its own.\n"
+    return "\n".join([before.rstrip() + "\n", intro, *parts]) + heading + after
