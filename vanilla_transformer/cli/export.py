@@ -57,8 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
             write_marian(model, tokenizer, unfinished)
         elif arguments.to == "onnx":
             from vanilla_transformer.exporting.onnx import write_onnx
+            from vanilla_transformer.exporting.onnx_rnn import write_rnn_onnx
 
-            write_onnx(model, tokenizer, unfinished, arguments.quantization)
+            write = write_rnn_onnx if model.config.model_type == "rnn_seq2seq" else write_onnx
+            write(model, tokenizer, unfinished, arguments.quantization)
         else:
             from vanilla_transformer.exporting.ctranslate2 import write_ctranslate2_folder
 

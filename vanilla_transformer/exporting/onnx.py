@@ -20,10 +20,10 @@ from transformers import MarianConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from vanilla_transformer.exporting.marian import write_marian
+from vanilla_transformer.exporting.onnx_translator import ENCODER, FIRST_STEP, LATER_STEPS
 from vanilla_transformer.exporting.requirements import Quantization
 from vanilla_transformer.inference.weight_files import WEIGHTS
 
-ENCODER, FIRST_STEP, LATER_STEPS = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 CACHED = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")  # of a layer; the source's are the encoder's
 
 

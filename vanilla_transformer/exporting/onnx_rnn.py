@@ -13,7 +13,8 @@ from torch import nn
 from torch.export import Dim
 
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
-from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, Graph, quantize_graphs, write_graphs
+from vanilla_transformer.exporting.onnx import Graph, quantize_graphs, write_graphs
+from vanilla_transformer.exporting.onnx_translator import ENCODER, FIRST_STEP
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
 from vanilla_transformer.exporting.requirements import Quantization
 from vanilla_transformer.modeling_rnn_seq2seq import RNNSeq2SeqEncoderOutput

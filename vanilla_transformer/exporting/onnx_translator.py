@@ -4,7 +4,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 ENCODER, FIRST_STEP, LATER_STEPS = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 # Fields of generation_config.json: those that are read, and those that greedy decoding has no use for.
 READ = {"bad_words_ids", "suppress_tokens", "decoder_start_token_id", "eos_token_id", "pad_token_id"}
-READ |= {"max_length", "max_tokens_beyond_source"}
+READ |= {"max_length", "max_tokens_beyond_source", "forced_eos_token_id"}
 UNUSED = {"bos_token_id", "num_beams", "alpha", "length_penalty", "early_stopping", "use_cache"}
 UNUSED |= {"transformers_version", "_from_model_config"}
 
@@ -30,16 +29,6 @@ class OnnxTranslator:
     """
 
     def __init__(self, folder: Path, threads: int = 0):
-        options = SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors, not hints to the exporter
-        self.graphs = {
-            name: InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
-            for name in (ENCODER, FIRST_STEP, LATER_STEPS)
-            if name != LATER_STEPS or (folder / name).is_file()  # an RNN has the state from the first step on
-        }
-        self.tokenizer = _open_tokenizer(folder)
-        target = folder / "target_tokenizer"
-        self.target_tokenizer = _open_tokenizer(target) if target.is_dir() else self.tokenizer
         self.settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
         for name, value in self.settings.items():
             if value and name not in READ | UNUSED:
@@ -52,10 +41,21 @@ class OnnxTranslator:
         if longer := [word for word in words if len(word) > 1]:
             raise ValueError(f"bad_words_ids={longer[0]} in {folder}/generation_config.json must be one token each")
         self.forbidden = [word[0] for word in words] + (self.settings.get("suppress_tokens") or [])
+        options = SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors, not hints to the exporter
+        self.graphs = {
+            name: InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+            for name in (ENCODER, FIRST_STEP, LATER_STEPS)
+            if name != LATER_STEPS or (folder / name).is_file()  # an RNN has the state from the first step on
+        }
+        self.tokenizer = _open_tokenizer(folder)
+        target = folder / "target_tokenizer"
+        self.target_tokenizer = _open_tokenizer(target) if target.is_dir() else self.tokenizer
 
     def translate(self, lines: Sequence[str], batch_size: int = 64) -> list[str]:
         """The translation of each line, in order; an empty line stays empty."""
-        sources = [encoding.ids if line.strip() else [] for line, encoding in zip(lines, self._encode(lines), strict=True)]
+        encoded = self.tokenizer.encode_batch(list(lines))
+        sources = [encoding.ids if line.strip() else [] for line, encoding in zip(lines, encoded, strict=True)]
         results = [""] * len(lines)
         order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
         for start in range(0, len(order), batch_size):
@@ -91,22 +91,20 @@ class OnnxTranslator:
                 targets[i].append(int(last[i]))
         return targets
 
-    def _encode(self, lines: Sequence[str]) -> list[Any]:
-        return self.tokenizer.encode_batch(list(lines))
-
     def _limits(self, lengths: np.ndarray) -> np.ndarray:
-        """The maximum length of each target, `(sentences)`: `max_length` counts the start token."""
-        limits = np.full_like(lengths, self.settings.get("max_length", np.iinfo(lengths.dtype).max) - 1)
+        """The maximum length of each target, `(sentences)`: `max_length` counts the start token and a forced EOS."""
+        uncounted = 1 + (self.settings.get("forced_eos_token_id") is not None)
+        limits = np.full_like(lengths, self.settings.get("max_length", np.iinfo(lengths.dtype).max) - uncounted)
         beyond = self.settings.get("max_tokens_beyond_source")
         return limits if beyond is None else np.minimum(limits, lengths + beyond)
 
-    def _run(self, name: str, values: dict[str, np.ndarray]) -> None:
+    def _run(self, file: str, values: dict[str, np.ndarray]) -> None:
         """Compute a graph of `values` by name, and put its outputs where the next step looks for them."""
-        graph = self.graphs[name]
+        graph = self.graphs[file]
         found = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
         for output, tensor in zip(graph.get_outputs(), found, strict=True):
-            theirs = output.name.replace("present.", "past_key_values.")
-            values["encoder_hidden_states" if theirs == "last_hidden_state" else theirs] = tensor
+            name = output.name.replace("present.", "past_key_values.")
+            values["encoder_hidden_states" if name == "last_hidden_state" else name] = tensor
 
 
 def _open_tokenizer(folder: Path) -> Tokenizer:

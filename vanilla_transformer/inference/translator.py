@@ -65,12 +65,12 @@ class Translator:
         model.to(dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
         tokenizer = load_tokenizer(path)
         sizes = model.config.vocab_size, getattr(model.config, "decoder_vocab_size", None)
-        if isinstance(model, BaseForConditionalGeneration) and sizes[1] not in (None, sizes[0]):
-            if getattr(tokenizer, TARGET_TOKENIZER, None) is None:
-                raise ValueError(
-                    f"{path} has vocab_size={sizes[0]} and decoder_vocab_size={sizes[1]}, but no {TARGET_TOKENIZER}/ "
-                    "that decodes the target: add the folder, or import the model again"
-                )
+        has_two = isinstance(model, BaseForConditionalGeneration) and sizes[1] not in (None, sizes[0])
+        if has_two and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
+            raise ValueError(
+                f"{path} has vocab_size={sizes[0]} and decoder_vocab_size={sizes[1]}, but no {TARGET_TOKENIZER}/ "
+                "that decodes the target: add the folder, or import the model again"
+            )
         return cls(model, tokenizer, fast_decoder(model, precision, engine))
 
     @property
