@@ -37,7 +37,8 @@ def varied_model(family: Family) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.7 * torch.randn(parameter.shape, generator=draws))
-    model.generation_config.update(max_tokens_beyond_source=5, suppress_tokens=[0, 1, 3])
+    model.generation_config.max_tokens_beyond_source = 5
+    model.generation_config.suppress_tokens = [0, 1, 3]
     return model
 
 

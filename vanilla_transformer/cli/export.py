@@ -6,7 +6,7 @@
     vanilla-transformer export runs/multi30k/model runs/multi30k/onnx --to onnx
 
 The folder for MarianMT opens in transformers 4.40 and every later version, without this package and remote code.
-A model that a runtime cannot have is refused, with the reason.
+An RNN can go to ONNX alone. A model that a runtime cannot have is refused, with the reason.
 """
 
 import argparse

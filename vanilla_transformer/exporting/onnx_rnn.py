@@ -5,6 +5,7 @@ The names of files, inputs and outputs are those of the Transformer's graphs; th
 values. optimum knows no such model: `OnnxTranslator` decodes it.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def write_rnn_onnx(model: Any, tokenizer: Any, folder: Path, quantization: Quant
         folder: exists and is empty.
         quantization: as for `write_onnx`; the recurrences of the encoder stay in float32.
     """
-    model = model.float().cpu().eval()
+    model = copy.deepcopy(model).float().cpu().eval()
     model.config.to_json_file(folder / "config.json")
     model.generation_config.save_pretrained(folder)
     write_plain_tokenizer(tokenizer, folder)

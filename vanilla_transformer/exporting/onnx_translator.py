@@ -4,9 +4,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from onnxruntime import InferenceSession, SessionOptions
+import onnxruntime
 from tokenizers import Tokenizer
 
 ENCODER, FIRST_STEP, LATER_STEPS = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
@@ -41,10 +42,10 @@ class OnnxTranslator:
         if longer := [word for word in words if len(word) > 1]:
             raise ValueError(f"bad_words_ids={longer[0]} in {folder}/generation_config.json must be one token each")
         self.forbidden = [word[0] for word in words] + (self.settings.get("suppress_tokens") or [])
-        options = SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3  # errors, not hints to the exporter
         self.graphs = {
-            name: InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+            name: onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
             for name in (ENCODER, FIRST_STEP, LATER_STEPS)
             if name != LATER_STEPS or (folder / name).is_file()  # an RNN has the state from the first step on
         }
@@ -101,7 +102,7 @@ class OnnxTranslator:
     def _run(self, file: str, values: dict[str, np.ndarray]) -> None:
         """Compute a graph of `values` by name, and put its outputs where the next step looks for them."""
         graph = self.graphs[file]
-        found = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
+        found: Any = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
         for output, tensor in zip(graph.get_outputs(), found, strict=True):
             name = output.name.replace("present.", "past_key_values.")
             values["encoder_hidden_states" if name == "last_hidden_state" else name] = tensor
