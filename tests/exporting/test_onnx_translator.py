@@ -14,9 +14,9 @@ import torch
 
 from tests.conftest import write_reversals
 from tests.families import FAMILIES, START, Family
+from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, quantize_graphs, write_onnx
-from vanilla_transformer.exporting.onnx_rnn import write_rnn_onnx
 from vanilla_transformer.exporting.onnx_translator import OnnxTranslator
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.native.engine import fast_decoder
@@ -50,13 +50,16 @@ def test_an_rnn_gives_identical_greedy_translations(family, tmp_path):
     tokenizer = train_tokenizer(lines, TokenizerConfig(kind="symbols"))
     expected = Translator(model, tokenizer, fast_decoder(model, engine="torch")).translate(lines, num_beams=1)
     assert len(set(expected)) > 500  # they depend on the source
-    write_rnn_onnx(model, tokenizer, tmp_path)
-    assert OnnxTranslator(tmp_path, threads=1).translate(lines) == expected
+    source, folder = tmp_path / "model", tmp_path / "onnx"
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    assert main(["export", str(source), str(folder), "--to", "onnx"]) == 0
+    assert OnnxTranslator(folder, threads=1).translate(lines) == expected
     sources = tokenizer(lines[:100])["input_ids"]
-    exact = first_logits(tmp_path, sources)
-    quantize_graphs(tmp_path, [ENCODER, FIRST_STEP])
-    assert b"MatMulInteger" in (tmp_path / FIRST_STEP).read_bytes()
-    assert 0 < np.abs(first_logits(tmp_path, sources) - exact).mean() < 0.1 * exact.std()
+    exact = first_logits(folder, sources)
+    quantize_graphs(folder, [ENCODER, FIRST_STEP])
+    assert b"MatMulInteger" in (folder / FIRST_STEP).read_bytes()
+    assert 0 < np.abs(first_logits(folder, sources) - exact).mean() < 0.1 * exact.std()
 
 
 def first_logits(folder: Path, sources: list[list[int]]) -> np.ndarray:
