@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from tests.conftest import write_reversals
-from tests.families import FAMILIES, START, Family
+from tests.families import END, FAMILIES, PAD, START, Family
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, quantize_graphs, write_onnx
@@ -38,8 +39,8 @@ def varied_model(family: Family) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.7 * torch.randn(parameter.shape, generator=draws))
-    model.generation_config.max_tokens_beyond_source = 5
-    model.generation_config.suppress_tokens = [0, 1, 3]
+    special = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
+    model.generation_config = GenerationConfig(max_tokens_beyond_source=5, suppress_tokens=[PAD, START, 3], **special)
     return model
 
 
