@@ -132,27 +132,48 @@ def write_tokenizer_and_card(folder: Path) -> None:
 # The text of cards
 
 
-def test_the_section_is_replaced_and_removed():
+@pytest.fixture
+def exports(tmp_path: Path) -> dict[str, Path]:
+    """Exported folders of a Transformer, as far as their cards read them."""
+    folders = {runtime: tmp_path / runtime for runtime in RUNTIMES}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["onnx"] / "decoder_with_past_model.onnx").touch()
+    return folders
+
+
+def test_the_section_is_replaced_and_removed(exports):
+    del exports["ctranslate2"]
     card = "# a\n\n## How to use\n\nText.\n\n## Training data\n\nMore.\n"
-    once = describe_exports(card, ["marian", "onnx"], "ann/a")
+    once = describe_exports(card, exports, "ann/a")
     assert re.findall(r"^##.*", once, re.MULTILINE) == [
         *("## How to use", "## Other runtimes", "### MarianMT: `marian/`", "### ONNX: `onnx/`", "## Training data"),
     ]
-    assert describe_exports(once, ["marian", "onnx"], "ann/a") == once
-    assert describe_exports(once, [], "ann/a") == card
+    assert describe_exports(once, exports, "ann/a") == once
+    assert describe_exports(once, {}, "ann/a") == card
 
 
-def test_a_foreign_card_has_the_section_at_its_end():
-    card = describe_exports("# theirs\n", ["onnx"], "ann/a")
+def test_a_foreign_card_has_the_section_at_its_end(exports):
+    card = describe_exports("# theirs\n", exports, "ann/a")
     assert card.startswith("# theirs\n\n## Other runtimes\n")
     assert 'lines = ["One line of the source."]' in card
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("repo_id", [None, "ann/a"])
-def test_the_code_is_python_with_the_place_filled_in(runtime: str, repo_id: str | None):
-    code = opening_code(runtime, '["a"]', repo_id)
+def test_the_code_is_python_with_the_place_filled_in(exports, runtime: str, repo_id: str | None):
+    code = opening_code(runtime, exports[runtime], '["a"]', repo_id)
     compile(code, runtime, "exec")
     assert "SUBFOLDER" not in code
     assert ("ann/a" in code, 'name = "."' in code) == (repo_id is not None, repo_id is None)
     assert (f'"{runtime}' in code) == (repo_id is not None)
+
+
+@pytest.mark.parametrize("repo_id", [None, "ann/a"])
+def test_an_rnn_in_onnx_opens_with_its_own_class(exports, repo_id: str | None):
+    (exports["onnx"] / "decoder_with_past_model.onnx").unlink()
+    code = opening_code("onnx", exports["onnx"], '["a"]', repo_id)
+    compile(code, "onnx", "exec")
+    assert "OnnxTranslator(Path(name))" in code
+    assert "optimum" not in code
+    assert ("snapshot_download(" in code) == (repo_id is not None)

@@ -8,7 +8,7 @@
 
 The folder for MarianMT opens in transformers 4.40 and every later version, without this package and remote code.
 `web` writes a page that translates in a browser's tab, and takes transformers.js for it from npm.
-A model that a runtime cannot have is refused, with the reason.
+An RNN can go to ONNX alone. A model that a runtime cannot have is refused, with the reason.
 """
 
 import argparse

@@ -13,7 +13,7 @@ def export_model(
     """Write weights, tokenizer and generation config.
 
     Args:
-        model: a `VanillaTransformerForConditionalGeneration`.
+        model: a `VanillaTransformerForConditionalGeneration`; for ONNX an `RNNSeq2SeqForConditionalGeneration`, too.
         folder: exists and is empty.
         runtime: "marian", "ctranslate2" or "onnx".
         quantization: "float32" for "marian".
@@ -27,8 +27,10 @@ def export_model(
         write_marian(model, tokenizer, folder)
     elif runtime == "onnx":
         from vanilla_transformer.exporting.onnx import write_onnx
+        from vanilla_transformer.exporting.onnx_rnn import write_rnn_onnx
 
-        write_onnx(model, tokenizer, folder, quantization)
+        write = write_rnn_onnx if model.config.model_type == "rnn_seq2seq" else write_onnx
+        write(model, tokenizer, folder, quantization)
     else:
         from vanilla_transformer.exporting.ctranslate2 import write_ctranslate2_folder
 

@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from vanilla_transformer.comparison.markdown import escape
 from vanilla_transformer.exporting.requirements import Quantization
-from vanilla_transformer.hub.exported_folders import RUNTIMES, example_lines, opening_code
+from vanilla_transformer.hub.exported_folders import example_lines, opening_code, runtime_of
 from vanilla_transformer.hub.model_card import LICENSE, link
 from vanilla_transformer.hub.published_folder import CARD
 from vanilla_transformer.hub.run_facts import folder_name
@@ -39,7 +39,7 @@ def write_exported_card(source: str | Path, folder: Path, runtime: str, quantiza
         raise ValueError(f"{CARD} of {source} is no valid model card: {error}") from error
     if license_file is not None:
         shutil.copyfile(license_file, folder / LICENSE)
-    name, is_local, chosen = folder_name(source), Path(source).exists(), RUNTIMES[runtime]
+    name, is_local, chosen = folder_name(source), Path(source).exists(), runtime_of(runtime, folder)
     name_of_source = escape(name) if is_local else link(name)
     data = ModelCardData(
         base_model=None if is_local else name,
@@ -55,7 +55,7 @@ def write_exported_card(source: str | Path, folder: Path, runtime: str, quantiza
         description=chosen.description,
         source=name_of_source,
         quantization=quantization,
-        code=opening_code(runtime, example_lines(Path(card).read_text("utf-8") if card else "")),
+        code=opening_code(runtime, folder, example_lines(Path(card).read_text("utf-8") if card else "")),
         weights_license=escape(str(metadata["license"])) if metadata.get("license") else f"see {name_of_source}",
         has_license=license_file is not None,
     )

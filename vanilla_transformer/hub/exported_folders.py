@@ -3,7 +3,8 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 EXAMPLE = "One line of the source."
@@ -59,6 +60,22 @@ print([tokenizer.decode([tokenizer.token_to_id(token) for token in result.hypoth
 }
 
 
+RECURRENT_ONNX = Runtime(
+    "ONNX",
+    "onnx",
+    "The encoder and a step of the decoder, for onnxruntime alone: `pip install 'vanilla-transformer[export]'`.",
+    "from pathlib import Path\n\nfrom vanilla_transformer.exporting.onnx_translator import OnnxTranslator",
+    "print(OnnxTranslator(Path(name)).translate(lines))\n",
+    opens_ids=False,
+)
+
+
+def runtime_of(name: str, folder: Path) -> Runtime:
+    """The runtime of an exported folder; optimum, which decodes a Transformer's graphs, has no RNN."""
+    is_recurrent = name == "onnx" and not (folder / "decoder_with_past_model.onnx").is_file()
+    return RECURRENT_ONNX if is_recurrent else RUNTIMES[name]
+
+
 def is_exported(name: str) -> bool:
     """Whether a file of a repository lies in the subfolder of a runtime."""
     return name.partition("/")[0] in RUNTIMES and "/" in name
@@ -70,14 +87,16 @@ def example_lines(card: str) -> str:
     return found[1] if found else json.dumps([EXAMPLE])
 
 
-def opening_code(runtime: str, lines: str, repo_id: str | None = None) -> str:
+def opening_code(runtime: str, folder: Path, lines: str, repo_id: str | None = None) -> str:
     """Python that opens an exported folder and prints translations.
 
     Args:
+        runtime: a key of `RUNTIMES`.
+        folder: the exported one.
         lines: a list in Python.
         repo_id: the folder is the runtime's subfolder of this repository; `None`: it is the current folder.
     """
-    chosen = RUNTIMES[runtime]
+    chosen = runtime_of(runtime, folder)
     imports, name, subfolder = chosen.imports, 'name = "."  # this folder; elsewhere, its path', ""
     if repo_id is not None:
         name = f"name = {json.dumps(repo_id)}"
@@ -89,13 +108,13 @@ def opening_code(runtime: str, lines: str, repo_id: str | None = None) -> str:
     return f"{imports}\n\n{name}\nlines = {lines}\n{chosen.code.replace('{SUBFOLDER}', subfolder)}"
 
 
-def describe_exports(card: str, runtimes: Iterable[str], repo_id: str) -> str:
+def describe_exports(card: str, exports: Mapping[str, Path], repo_id: str) -> str:
     """A model card with a section on the exported folders in its repository, in place of a former such section."""
     card = re.sub(rf"^{HEADING}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
     parts = [
-        f"### {RUNTIMES[name].title}: `{name}/`\n\n{RUNTIMES[name].description}\n\n"
-        f"```python\n{opening_code(name, example_lines(card), repo_id)}```\n"
-        for name in runtimes
+        f"### {runtime_of(name, folder).title}: `{name}/`\n\n{runtime_of(name, folder).description}\n\n"
+        f"```python\n{opening_code(name, folder, example_lines(card), repo_id)}```\n"
+        for name, folder in exports.items()
     ]
     if not parts:
         return card

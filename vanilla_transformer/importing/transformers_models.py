@@ -135,6 +135,7 @@ def _open(folder: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Any]
     except OSError:  # an old folder, which has them in config.json
         decoding = config
     generation = {name: decoding[name] for name in DECODING if decoding.get(name) is not None}
+    generation.setdefault("length_penalty", 1.0)  # what transformers takes where none is stored
     return config, read_checkpoint(files[0]), generation
 
 

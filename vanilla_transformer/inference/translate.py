@@ -34,7 +34,7 @@ MIN_LINES_PER_BATCH = 16  # of parallel batches; fewer lines share one batch
 class Translation:
     """One translation; `score` is its log-probability over the paper's length penalty, `None` without beam search.
 
-    Models of other packages have transformers' score, log-probability / length^`length_penalty`.
+    Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
     """
 
     text: str
@@ -196,6 +196,16 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def length_penalty_rule(model: Any, options: dict[str, Any]) -> str:
+    """The rule of `beam_search`: "gnmt", the paper's, or "transformers", length^`length_penalty`.
+
+    The latter is for a generation config that has `length_penalty` alone, as one imported from a toolkit with this
+    rule; ours have `alpha` too. An `alpha` among the options asks for the paper's.
+    """
+    alpha, power = (resolved(model, options, name) for name in ("alpha", "length_penalty"))
+    return "transformers" if alpha is None and power is not None else "gnmt"
+
+
 @torch.inference_mode()
 def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
     """`model.generate` for a batch of sources: the paper's decoding by `decoder`, for models of this package.
@@ -209,6 +219,7 @@ def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any])
     own: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": needs_step_scores}
     if is_ours:
         own |= {"custom_generate": beam_search, "decoder": decoder, "encoder_outputs": decoder.encode(**inputs)}
+        options = {"rule": length_penalty_rule(model, options)} | options
     return model.generate(**inputs, **options | own)  # pyright: ignore[reportAttributeAccessIssue] -- it binds the mix-in to its own protocol
 
 
