@@ -20,7 +20,7 @@ from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, 
 from vanilla_transformer.exporting import web
 from vanilla_transformer.exporting.browser_library import FILES, node_modules
 from vanilla_transformer.exporting.marian import write_marian
-from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, LATER_STEPS, quantize_folder, write_onnx
+from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, LATER_STEPS, quantize_graphs, write_onnx
 from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
 from vanilla_transformer.exporting.web import write_web
 from vanilla_transformer.generation import beam_search
@@ -99,7 +99,7 @@ def page_folder(request, model_folder, onnx_folder, tmp_path, monkeypatch) -> Pa
     def copy_graphs(model, tokenizer, folder: Path, quantization: str) -> None:
         shutil.copytree(onnx_folder, folder, dirs_exist_ok=True)
         if quantization == "int8":
-            quantize_folder(folder)
+            quantize_graphs(folder, (ENCODER, FIRST_STEP, LATER_STEPS))
 
     monkeypatch.setattr(web, "write_onnx", copy_graphs)
     if shutil.which("npm") is None:
