@@ -20,7 +20,7 @@ class Runtime(NamedTuple):
     description: str  # sentences
     imports: str
     code: str  # opens the folder `name`, SUBFOLDER being further arguments, and translates `lines`
-    opens_ids: bool = True  # on the Hub
+    opens_subfolders: bool = True  # of a repository on the Hub, by `subfolder`
 
 
 AUTO_CLASSES = """\
@@ -36,6 +36,7 @@ RUNTIMES = {
         "A model of transformers itself, for 4.40 and every later version, without remote code.",
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
         AUTO_CLASSES.replace("MODEL", "AutoModelForSeq2SeqLM"),
+        opens_subfolders=False,  # transformers 4 asks to trust the `custom_generate` of the repository above
     ),
     "ctranslate2": Runtime(
         "CTranslate2",
@@ -48,7 +49,7 @@ translator = ctranslate2.Translator(name)
 results = translator.translate_batch([tokenizer.encode(line).tokens for line in lines], beam_size=4)
 print([tokenizer.decode([tokenizer.token_to_id(token) for token in result.hypotheses[0]]) for result in results])
 """,
-        opens_ids=False,
+        opens_subfolders=False,
     ),
     "onnx": Runtime(
         "ONNX",
@@ -66,7 +67,7 @@ RECURRENT_ONNX = Runtime(
     "The encoder and a step of the decoder, for onnxruntime alone: `pip install 'vanilla-transformer[export]'`.",
     "from pathlib import Path\n\nfrom vanilla_transformer.exporting.onnx_translator import OnnxTranslator",
     "print(OnnxTranslator(Path(name)).translate(lines))\n",
-    opens_ids=False,
+    opens_subfolders=False,
 )
 
 
@@ -100,10 +101,10 @@ def opening_code(runtime: str, folder: Path, lines: str, repo_id: str | None = N
     imports, name, subfolder = chosen.imports, 'name = "."  # this folder; elsewhere, its path', ""
     if repo_id is not None:
         name = f"name = {json.dumps(repo_id)}"
-        if chosen.opens_ids:
+        if chosen.opens_subfolders:
             subfolder = f', subfolder="{runtime}"'
         else:
-            imports = imports.replace("\n", "\nfrom huggingface_hub import snapshot_download\n", 1)
+            imports = "\n".join(["from huggingface_hub import snapshot_download", imports])
             name = f'name = snapshot_download({json.dumps(repo_id)}, allow_patterns="{runtime}/*") + "/{runtime}"'
     return f"{imports}\n\n{name}\nlines = {lines}\n{chosen.code.replace('{SUBFOLDER}', subfolder)}"
 
