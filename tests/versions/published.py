@@ -31,7 +31,9 @@ def answers_of(version: str, way: str, folders: list[Path], work: Path) -> dict[
     output = work / "answers.json"
     arguments = [way, str(output), *map(str, folders)]
     run_in(installed(version), SCRIPT, arguments, work, package=REPOSITORY if way == "package" else None)
-    return json.loads(output.read_text(encoding="utf-8"))
+    answers = json.loads(output.read_text(encoding="utf-8"))
+    assert answers["version"] == version
+    return answers
 
 
 def write_folders(version: str, root: Path, work: Path) -> None:
