@@ -91,6 +91,14 @@ else:
         return output_capturing.OutputRecorder(target_class, **options)
 
 
+def recompute_activations(model: Any) -> None:
+    """Let the layers compute their activations again in the backward pass instead of keeping them."""
+    if is_at_least("5.23"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()
+
+
 def restore_removed_task(task: str) -> None:
     """Let `pipeline` take a task that transformers has removed; until 5.18 a removed one was simply unknown."""
     if is_at_least("5.19"):
