@@ -11,6 +11,9 @@ from .transformers_version import is_at_least
 # The cache, as an argument of models and of `generate`, and as a field of their outputs.
 CACHE = "cache" if is_at_least("5.24") else "past_key_values"
 
+# Whether a pipeline gives `generate` what the user gives. Before 5.20 it makes a whole generation config of that.
+PIPELINE_KEEPS_ARGUMENTS = is_at_least("5.20")
+
 if TYPE_CHECKING or is_at_least("5.24"):
     from transformers.modeling_layers import GradientCheckpointingLayer
     from transformers.modeling_outputs import (
@@ -97,6 +100,13 @@ def recompute_activations(model: Any) -> None:
         model.activation_checkpointing_enable()
     else:
         model.gradient_checkpointing_enable()
+
+
+def generate_arguments(pipeline: Any, given: dict[str, Any], **overrides: Any) -> dict[str, Any]:
+    """The arguments of `generate` in a pipeline, from those `given` to its call."""
+    if not PIPELINE_KEEPS_ARGUMENTS:
+        return given | overrides  # `given` has those of the pipeline too
+    return pipeline._prepare_generate_kwargs(given, **overrides)
 
 
 def restore_removed_task(task: str) -> None:
