@@ -45,7 +45,7 @@ def write(root: Path) -> None:
 def answer(folder: str, trust: bool) -> dict[str, Any]:
     """`tokens`, lists by the way of decoding, and `numbers`, in one list."""
     import torch
-    from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
     base = AutoModel.from_pretrained(folder, trust_remote_code=trust)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust).eval()
@@ -80,6 +80,8 @@ def answer(folder: str, trust: bool) -> dict[str, Any]:
             numbers += [] if name == "greedy" else [found.sequences_scores]
     if not trust:
         assert tokens.pop("search") == tokens["paper"]
+    translator: Any = pipeline("translation", folder, trust_remote_code=trust, max_new_tokens=5)
+    tokens["pipeline"] = translator(LINES, batch_size=2) + translator(LINES[:1], num_beams=2)
     numbers += trained(model, batch, labels)
     return {"tokens": tokens, "numbers": torch.cat([number.detach().flatten() for number in numbers]).tolist()}
 
