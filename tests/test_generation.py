@@ -10,6 +10,7 @@ from transformers.generation import GenerationConfig, MaxTimeCriteria, StoppingC
 
 from tests.families import CROSS_ATTENTION, FAMILIES, Family
 from vanilla_transformer.generation import DecodingError, beam_search, length_penalty
+from vanilla_transformer.transformers_differences import CACHE
 
 PAD, START, END = 0, 1, 2
 
@@ -162,16 +163,16 @@ def test_coverage_penalty_includes_the_prompt_and_infers_the_source_mask(family,
         assert score == pytest.approx(chosen.sum().item() + beta * attended.clamp(max=1).log().sum().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("given", ["cache", "decoder_attention_mask"])
+@pytest.mark.parametrize("given", [CACHE, "decoder_attention_mask"])
 def test_coverage_penalty_with_a_cache_or_a_masked_prompt_is_refused(batch, given):
     model = FAMILIES[0].model()
     model.set_attn_implementation("eager")
     prompt = torch.tensor([[PAD, START, 8]] * 3 + [[START, 7, 8]])
     options: dict = {"decoder_input_ids": prompt, "decoder_attention_mask": prompt.ne(PAD).long()}
-    if given == "cache":
+    if given == CACHE:
         prompt = prompt[:, 1:]
         cache = model(**batch, decoder_input_ids=prompt[:, :1], use_cache=True).cache
-        options = {"decoder_input_ids": prompt, "decoder_attention_mask": torch.ones_like(prompt), "cache": cache}
+        options = {"decoder_input_ids": prompt, "decoder_attention_mask": torch.ones_like(prompt), CACHE: cache}
     with pytest.raises(ValueError, match=f"coverage_penalty=0.2 needs whole targets; leave {given} out"):
         model.generate(**batch, **options, custom_generate=beam_search, coverage_penalty=0.2, max_new_tokens=4)
 

@@ -35,6 +35,7 @@ MAY_BE_PUBLISHED = {
     "recurrent_decoder.py",
     "search.py",
     "seq2seq_base.py",
+    "transformers_differences.py",
     "transformers_version.py",
 }
 NEVER_PUBLISHED = {"__init__.py"}

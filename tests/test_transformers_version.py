@@ -17,14 +17,15 @@ from vanilla_transformer.transformers_version import BELOW, MINIMUM, check_trans
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("version", ["4.57.1", "5.0.0", "5.23.9", "6.0.0", "6.0.0.dev0", "10.1", "5"])
+@pytest.mark.parametrize("version", ["4.57.1", "5.0.0", "5.16.9", "6.0.0", "6.0.0.dev0", "10.1", "5"])
 def test_other_versions_are_refused_in_one_line(version: str):
     with pytest.raises(ImportError, match=f"this is {re.escape(version)}: pip install -U 'transformers>=") as caught:
         check_transformers_version(version)
     assert "\n" not in str(caught.value)
+    assert "`vanilla-transformer export FOLDER OUT --to marian`" in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [transformers.__version__, "5.24.0", "5.24.0.dev0", "5.99.1", "5.24.0+local"])
+@pytest.mark.parametrize("version", [transformers.__version__, "5.17.0", "5.17.0.dev0", "5.99.1", "5.24.0+local"])
 def test_supported_versions_pass(version: str):
     check_transformers_version(version)
 
@@ -34,7 +35,7 @@ def test_the_range_is_that_of_the_project():
     assert f"transformers>={MINIMUM},<{BELOW}" in project["dependencies"]
 
 
-ANOTHER_VERSION = "import sys, transformers; transformers.__version__ = '5.23.0'\n"
+ANOTHER_VERSION = "import sys, transformers; transformers.__version__ = '5.16.0'\n"
 WITHOUT_THE_PACKAGE = "sys.modules['vanilla_transformer'] = None\n"
 OPEN_FOLDER = """
 from transformers import AutoModelForSeq2SeqLM
@@ -69,9 +70,9 @@ def test_a_published_folder_refuses_another_version(tmp_path):
     lines = printed_by(code, tmp_path, *(str(tmp_path / model.__name__) for model in models)).splitlines()
     assert len(lines) == len(models)
     for line in lines:
-        assert line.startswith("vanilla_transformer needs transformers >= 5.24 and < 6, this is 5.23.0: ")
+        assert line.startswith("vanilla_transformer needs transformers >= 5.17 and < 6, this is 5.16.0: ")
 
 
 def test_the_package_refuses_another_version(tmp_path):
     (line,) = printed_by(ANOTHER_VERSION + IMPORT_PACKAGE, tmp_path).splitlines()
-    assert line.startswith("vanilla_transformer needs transformers >= 5.24 and < 6, this is 5.23.0: ")
+    assert line.startswith("vanilla_transformer needs transformers >= 5.17 and < 6, this is 5.16.0: ")

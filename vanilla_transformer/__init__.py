@@ -90,10 +90,11 @@ def _register_tokenizer() -> None:
 def _register_pipeline() -> None:
     """A task of our own, and "translation", which transformers 5 has removed and would refuse to open."""
     from transformers import AutoModelForSeq2SeqLM
-    from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from .pipeline_translation import TranslationPipeline
+    from .transformers_differences import restore_removed_task
 
-    REMOVED_TASKS.pop("translation", None)
+    restore_removed_task("translation")
     for task in {"vanilla-translation", "translation"} - PIPELINE_REGISTRY.supported_tasks.keys():
         PIPELINE_REGISTRY.register_pipeline(task, TranslationPipeline, AutoModelForSeq2SeqLM, type="text")

@@ -12,12 +12,15 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .transformers_differences import CACHE
+
 # transformers runs the code of a model folder from a package of this name.
 IS_CODE_OF_A_FOLDER = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 PIPELINE = {"impl": "pipeline_translation.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
 
 # Files of the package, and their names in the folder custom_generate/ of a model.
-CUSTOM_GENERATE = {"generation.py": "generate.py", "search.py": "search.py", "decoder.py": "decoder.py"}
+IMPORTED_BY_GENERATION = ("search.py", "decoder.py", "transformers_differences.py", "transformers_version.py")
+CUSTOM_GENERATE = {"generation.py": "generate.py"} | {name: name for name in IMPORTED_BY_GENERATION}
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "flex_attention")
 
@@ -55,7 +58,7 @@ class Seq2SeqConfig(PreTrainedConfig):
 
     _auto_class: ClassVar[str | None] = "AutoConfig"  # transformers then copies the code into saved folders
     # Outputs without a row per sentence, which transformers' Trainer cannot gather as predictions.
-    keys_to_ignore_at_inference = ["cache", "negative_log_likelihood"]
+    keys_to_ignore_at_inference = [CACHE, "negative_log_likelihood"]
     base_model_fsdp_plan = {}  # encoder and decoder have plans of their own
 
     vocab_size: int
@@ -117,7 +120,7 @@ class Seq2SeqConfig(PreTrainedConfig):
 
         Args:
             save_directory: gets config.json, the code, and custom_generate/generate.py, which is generation.py, with
-                search.py and decoder.py beside it.
+                the files that it imports.
         """
         complete = copy.copy(self)
         module, name = self.model_type, type(self).__name__.removesuffix("Config")

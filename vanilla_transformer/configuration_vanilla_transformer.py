@@ -12,10 +12,13 @@ from transformers.activations import ACT2FN
 from .configuration_base import NOT_NEGATIVE, POSITIVE, RATE, SIZE, Seq2SeqConfig, bounded
 
 if TYPE_CHECKING:
-    # Never imported: transformers copies the files that a model's files name in this way. They stand here and not in
-    # configuration_base.py because transformers 4 copies the files that this one names, and no others.
+    # Never imported: transformers copies the files that a model's files name in this way. They stand here, with those
+    # that they import, because transformers 4 copies the files that this one names, and no others.
+    from .decoder import Decoder  # noqa: F401
     from .generation import generate  # noqa: F401
     from .pipeline_translation import TranslationPipeline  # noqa: F401
+    from .search import BeamSearch  # noqa: F401
+    from .transformers_differences import CACHE  # noqa: F401
 
 
 @strict

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers.utils.generic import ModelOutput
 
+from .transformers_differences import CACHE
+
 
 class DecoderState(Protocol):
     """A batch of sentences in the midst of being decoded, each with any number of hypotheses (`beams`).
@@ -213,7 +215,7 @@ class ModelDecoderState:
         offset = torch.arange(len(beam_indices), device=beam_indices.device)[:, None] * self.beams
         rows = (beam_indices + offset).flatten()  # (sentences * beams)
         self.targets = self.targets[rows]
-        if (cache := self.model_kwargs.get("cache")) is not None:
+        if (cache := self.model_kwargs.get(CACHE)) is not None:
             cache.reorder_cache(rows)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 6.1 of the paper: beam search with the length penalty of Wu et al. (2016, arXiv:1609.08144).
 
-A model folder has this file as custom_generate/generate.py, where transformers looks for `generate`, and search.py and
-decoder.py beside it.
+A model folder has this file as custom_generate/generate.py, where transformers looks for `generate`, and the files that
+it imports beside it.
 """
 
 import math
@@ -18,6 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from .decoder import BuildsDecoder, Decoder, DecoderState, ModelDecoder, SupportsPrefill, map_tensors
 from .search import BeamSearch, BeamSearchConfig, DecodingError, StepRecords, greedy_search
+from .transformers_differences import CACHE
 
 __all__ = ["DecodingError", "beam_search", "generate", "length_penalty"]
 
@@ -214,7 +215,7 @@ def _choose_decoder(
     cache_is_requested = generation_config.use_cache is False or generation_config.cache_implementation is not None
     if isinstance(model, BuildsDecoder) and not unread and not cache_is_requested and model.can_build_decoder():
         return model.build_decoder()
-    if coverage_penalty and {"cache", "decoder_attention_mask"} & set(unread):
+    if coverage_penalty and {CACHE, "decoder_attention_mask"} & set(unread):
         raise ValueError(f"coverage_penalty={coverage_penalty} needs whole targets; leave {', '.join(unread)} out")
     return ModelDecoder(model, generation_config, model_kwargs)
 
@@ -224,11 +225,11 @@ def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
     # The encoder has read `inputs_embeds`; transformers hands `labels` to no step.
     read = {"encoder_outputs", "attention_mask", "use_cache", "inputs_embeds", "labels"}
     unread = {name: value for name, value in model_kwargs.items() if value is not None and name not in read}
-    mask, cache = unread.get("decoder_attention_mask"), unread.get("cache")
+    mask, cache = unread.get("decoder_attention_mask"), unread.get(CACHE)
     if mask is not None and bool(mask.all()):
         del unread["decoder_attention_mask"]
     if isinstance(cache, Cache) and not (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
-        del unread["cache"]  # transformers has made it
+        del unread[CACHE]  # transformers has made it
     if not isinstance(model_kwargs["encoder_outputs"], ModelOutput):
         unread["encoder_outputs"] = None
     return list(unread)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from .transformers_differences import Seq2SeqLMOutput
 
 IGNORE_INDEX = -100  # the label of positions without a target, as everywhere in transformers
 # Logits of a chunk. Each chunk launches a dozen kernels and adds to the whole gradient of the weight: fewer are faster.

@@ -9,8 +9,7 @@ from torch import nn
 from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils.deprecation import deprecate_kwarg
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .attention import AdditiveAttention, MultiplicativeAttention
@@ -26,6 +25,7 @@ from .seq2seq_base import (
     Seq2SeqEncoderOutput,
     Seq2SeqPreTrainedModel,
 )
+from .transformers_differences import CACHE, BaseModelOutputWithPastAndCrossAttentions, deprecate_kwarg
 
 ATTENTIONS = {"additive": AdditiveAttention, "multiplicative": MultiplicativeAttention}
 
@@ -362,8 +362,8 @@ class RNNSeq2SeqForConditionalGeneration(BaseForConditionalGeneration, RNNSeq2Se
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic", "static"):
             raise ValueError(f"cache_implementation={kind!r}: an RNN has a state, no keys and values; use 'dynamic'")
-        if model_kwargs.get("cache") is None and generation_config.use_cache is not False:
-            model_kwargs["cache"] = RecurrentCache()
+        if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
+            model_kwargs[CACHE] = RecurrentCache()
         else:
             super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # pyright: ignore[reportAttributeAccessIssue] -- transformers types `self` as a protocol of its own
 

@@ -10,11 +10,8 @@ from transformers import GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention
 from .configuration_vanilla_transformer import VanillaTransformerConfig
@@ -27,6 +24,12 @@ from .seq2seq_base import (
     BaseForConditionalGeneration,
     Seq2SeqEncoderOutput,
     Seq2SeqPreTrainedModel,
+)
+from .transformers_differences import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    GradientCheckpointingLayer,
+    OutputRecorder,
+    deprecate_kwarg,
 )
 
 
@@ -278,7 +281,7 @@ class VanillaTransformerDecoder(VanillaTransformerPreTrainedModel):
             position_ids = torch.arange(target_length, device=embedded.device)[None] + cached  # (1, target_length)
         hidden_states = self.input_embedding(embedded, position_ids, max_length=cached + target_length)
 
-        mask = create_causal_mask(self.config, embedded, attention_mask, cache=self_attention_cache)
+        mask = create_causal_mask(self.config, embedded, attention_mask, self_attention_cache)
         source_mask = padding_mask(self.config, embedded, encoder_attention_mask, encoder_hidden_states)
         for layer in self.layers:  # gradient checkpointing needs the tensors as positional arguments
             hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, cache=cache, **kwargs)

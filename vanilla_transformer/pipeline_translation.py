@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import Pipeline
 
+from .transformers_differences import PIPELINE_KEEPS_ARGUMENTS, generate_arguments
+
 
 class TranslationPipeline(Pipeline):
     """Text in, text out: `pipeline("vanilla-translation", folder)("A man sleeps.")`.
@@ -17,7 +19,7 @@ class TranslationPipeline(Pipeline):
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = False
-    _pipeline_calls_generate = True
+    _pipeline_calls_generate = PIPELINE_KEEPS_ARGUMENTS
 
     def _sanitize_parameters(self, **generate_kwargs) -> tuple[dict, dict, dict]:
         return {}, generate_kwargs, {}
@@ -28,7 +30,7 @@ class TranslationPipeline(Pipeline):
         return dict(self.tokenizer(text, return_tensors="pt"))  # pyright: ignore[reportOptionalCall] -- _load_tokenizer
 
     def _forward(self, inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
-        options = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
+        options = generate_arguments(self, generate_kwargs, return_dict_in_generate=False)
         # (batch * num_return_sequences, target_length)
         sequences = self.model.generate(**inputs, **options)  # pyright: ignore[reportCallIssue] -- the model mixes it in
         # transformers splits a batch's outputs along the first dimension.

@@ -11,8 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
-from transformers.utils.deprecation import deprecate_kwarg
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -20,6 +19,7 @@ from .configuration_base import check_attention
 from .decoder import Decoder
 from .loss import IGNORE_INDEX, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
 from .packed_linear import Precision
+from .transformers_differences import Seq2SeqModelOutput, data_parallel_size, deprecate_kwarg
 
 
 @dataclass
@@ -89,7 +89,8 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: tied embeddings under FSDP2 and tensor parallelism at once, which would still drift.
         """
-        if distributed_config is not None and distributed_config.dp_size > 1 and model.all_tied_weights_keys:
+        shards = 1 if distributed_config is None else data_parallel_size(distributed_config)
+        if shards > 1 and model.all_tied_weights_keys:
             if distributed_config.tp_size > 1:
                 raise ValueError(
                     f"fsdp_size={distributed_config.fsdp_size} with tp_size={distributed_config.tp_size} would shard "

@@ -27,6 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 from tests.families import END, FAMILIES, PAD, START, Family, tiny_batch
 from vanilla_transformer.generation import beam_search
 from vanilla_transformer.inference.native.transformer import NativeDecoder
+from vanilla_transformer.transformers_differences import CACHE
 
 MODELS = {"Transformer": FAMILIES[0], "RNN": FAMILIES[1]}
 DECODERS = ("the model itself", "built for the call", "built", "native")
@@ -98,7 +99,7 @@ def embedded_prompt(model, family: Family, beams: int) -> dict[str, Any]:
 
 
 def new_cache(model, family: Family, beams: int) -> dict[str, Any]:
-    return {"cache": family.new_cache()}
+    return {CACHE: family.new_cache()}
 
 
 def used_cache(model, family: Family, beams: int) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def used_cache(model, family: Family, beams: int) -> dict[str, Any]:
     ids = PROMPT.repeat_interleave(beams, dim=0)
     with torch.no_grad():
         cache = model(**source, decoder_input_ids=ids[:, :2], use_cache=True).cache
-    return {"cache": cache, "decoder_input_ids": PROMPT, "decoder_attention_mask": torch.ones_like(PROMPT)}
+    return {CACHE: cache, "decoder_input_ids": PROMPT, "decoder_attention_mask": torch.ones_like(PROMPT)}
 
 
 def allowed(batch_id: int, ids: torch.Tensor) -> list[int]:
@@ -311,9 +312,9 @@ OF_THE_MODEL: dict[str, list[Case] | str] = {
         Case("encoder_outputs", encoded, (GREEDY, BEAMS), changes=False),
         Case("encoder_outputs", as_a_tuple, (GREEDY,), changes=False),
     ],
-    "cache": [
-        Case("cache", new_cache, (GREEDY,), changes=False),
-        Case("cache", used_cache, (GREEDY, BEAMS)),
+    CACHE: [
+        Case(CACHE, new_cache, (GREEDY,), changes=False),
+        Case(CACHE, used_cache, (GREEDY, BEAMS)),
     ],
     "inputs_embeds": [Case("inputs_embeds", embedded, (GREEDY, BEAMS))],
     "decoder_inputs_embeds": [Case("decoder_inputs_embeds", embedded_prompt, (GREEDY, BEAMS))],

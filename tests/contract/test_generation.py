@@ -11,6 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from tests import families
 from tests.families import END, FAMILIES, START
+from vanilla_transformer.transformers_differences import CACHE
 
 MODES = {
     "greedy": {},
@@ -101,7 +102,7 @@ def test_generation_returns_scores_layers_and_maps_of_every_step(family, source,
     assert output.sequences.shape == (3, 5)
     shapes = [(3 * beams, family.target_vocab_size)] * 4
     assert [step.shape for step in output.scores] == [step.shape for step in output.logits] == shapes
-    assert isinstance(output.cache, type(family.new_cache()))
+    assert isinstance(output[CACHE], type(family.new_cache()))
 
     def of_step(shape: tuple[int, ...], of_maps: bool) -> tuple[int, ...]:
         """A shape of `family.shapes` for one token of each beam."""
@@ -153,12 +154,12 @@ def test_generation_continues_from_the_cache_of_a_generation(family, source):
         **source,
         decoder_input_ids=begun.sequences,
         decoder_attention_mask=torch.ones_like(begun.sequences),  # transformers' sign that this is the whole target
-        cache=begun.cache,
+        **{CACHE: begun[CACHE]},
         max_new_tokens=5,
         min_new_tokens=5,
     )
     assert torch.equal(continued, whole)
-    assert begun.cache.get_seq_length() == 8  # nothing was read twice
+    assert begun[CACHE].get_seq_length() == 8  # nothing was read twice
 
 
 def test_generation_continues_from_the_cache_of_a_forward_pass(family, source):
@@ -167,7 +168,7 @@ def test_generation_continues_from_the_cache_of_a_forward_pass(family, source):
     with torch.no_grad():
         cache = model(**source, decoder_input_ids=whole[:, :3], use_cache=True).cache
     target = whole[:, :6]  # three of which the cache does not have
-    options = {"decoder_input_ids": target, "decoder_attention_mask": torch.ones_like(target), "cache": cache}
+    options = {"decoder_input_ids": target, "decoder_attention_mask": torch.ones_like(target), CACHE: cache}
     assert torch.equal(model.generate(**source, **options, max_new_tokens=3, min_new_tokens=3), whole)
 
 
@@ -240,19 +241,19 @@ def test_assisted_generation_gives_what_greedy_gives_or_is_refused(family, batch
 def test_the_cache_is_keys_and_values_or_a_state(family, source):
     model = family.model(torch.float64)
     output = model.generate(**source, max_new_tokens=5, min_new_tokens=5, return_dict_in_generate=True)
-    assert output.cache.get_seq_length() == 5
+    assert output[CACHE].get_seq_length() == 5
     if families.KEYS_AND_VALUES in family.lacks:
-        sizes = {name: tensor.shape for name, tensor in output.cache.state.tensors.items()}
+        sizes = {name: tensor.shape for name, tensor in output[CACHE].state.tensors.items()}
         longer = model.generate(**source, max_new_tokens=9, min_new_tokens=9, return_dict_in_generate=True)
-        assert {name: tensor.shape for name, tensor in longer.cache.state.tensors.items()} == sizes
+        assert {name: tensor.shape for name, tensor in longer[CACHE].state.tensors.items()} == sizes
         with pytest.raises(TypeError, match="a recurrent state has no keys and values"):
-            output.cache.update(torch.zeros(1), torch.zeros(1), 0)
+            output[CACHE].update(torch.zeros(1), torch.zeros(1), 0)
         of_keys_and_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with pytest.raises(ValueError, match="the cache of an RNN is a RecurrentCache"):
             model(**source, decoder_input_ids=source["input_ids"], cache=of_keys_and_values)
     else:
-        assert [layer.keys.shape[2] for layer in output.cache.self_attention_cache.layers] == [5] * 3
-        assert [layer.keys.shape[2] for layer in output.cache.cross_attention_cache.layers] == [8] * 3
+        assert [layer.keys.shape[2] for layer in output[CACHE].self_attention_cache.layers] == [5] * 3
+        assert [layer.keys.shape[2] for layer in output[CACHE].cross_attention_cache.layers] == [8] * 3
 
 
 @pytest.mark.parametrize("kind", ["offloaded", "quantized"])

@@ -9,20 +9,13 @@ network.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 INSTALLED = "installed"
-VERSIONS = {  # transformers → what it needs, as of this Python
-    "4.40.2": ("huggingface_hub==0.36.0", "tokenizers==0.19.1"),
-    "4.57.3": ("huggingface_hub==0.36.0", "tokenizers==0.22.1"),
-    "5.0.0": ("huggingface_hub==1.3.4", "tokenizers==0.22.1"),
-    INSTALLED: (),
-}
+VERSIONS = ("4.40.2", "4.57.3", "5.0.0", INSTALLED)
 MAX_NEW_TOKENS, BATCH = 50, 50
 
 
@@ -49,25 +42,18 @@ def _until_end(target: list[int], end: int) -> list[int]:
     return target[: target.index(end)] if end in target else target
 
 
-def answer_in(version: str, folder: Path, lines: list[str], installed: Path) -> dict[str, Any]:
-    """`answers` of a MarianMT folder in another process with this version of transformers."""
-    target = (installed / version).resolve()
-    if version != INSTALLED and not target.is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
-        subprocess.run([*pip, f"transformers=={version}", *VERSIONS[version]], check=True)
-    environment = os.environ | {"PYTHONPATH": str(target), "HF_HUB_OFFLINE": "1"}
+def answer_in(version: str, folder: Path, lines: list[str], root: Path) -> dict[str, Any]:
+    """`answers` of a MarianMT folder in another process with this version of transformers, installed beneath `root`."""
+    from tests.versions.installing import installed, run_in
+
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary, "answers.json")
-        command = [sys.executable, __file__, str(folder), str(output)]
-        done = subprocess.run(
-            command, input=json.dumps(lines), env=environment, cwd=temporary, capture_output=True, encoding="utf-8"
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"transformers {version}: {done.stderr[-2000:]}")
+        target = None if version == INSTALLED else installed(version, root)
+        run_in(target, Path(__file__), [str(folder), str(output)], Path(temporary), input=json.dumps(lines))
         return json.loads(output.read_text(encoding="utf-8"))
 
 
-def compare(model_folder: Path, lines: list[str], installed: Path) -> dict[str, dict[str, Any]]:
+def compare(model_folder: Path, lines: list[str], root: Path) -> dict[str, dict[str, Any]]:
     """Version → `greedy` and `beam`, targets that are those of our model, and `logits`, the largest difference."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -79,7 +65,7 @@ def compare(model_folder: Path, lines: list[str], installed: Path) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         write_marian(model, tokenizer, Path(folder))
         for version in VERSIONS:
-            theirs = answer_in(version, Path(folder), lines, installed)
+            theirs = answer_in(version, Path(folder), lines, root)
             same = {name: sum(map(list.__eq__, ours[name], theirs[name])) for name in ("greedy", "beam")}
             differences = [
                 abs(x - y) for a, b in zip(flat(ours), flat(theirs), strict=True) for x, y in zip(a, b, strict=True)

@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSeq2SeqLM
 from transformers.distributed.configuration_utils import DistributedConfig
-from transformers.distributed.utils import TransformersDeviceMesh
 
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
+from vanilla_transformer.transformers_differences import mesh_for_fsdp
 
 # Environment variables of `accelerate launch`: the supported values in lower case (None: not set), and the remedy for
 # others. FSDP_STATE_DICT_TYPE has no effect: our checkpoints are never sharded.
@@ -70,7 +70,7 @@ def shard_model(model: BaseForConditionalGeneration, accelerator: Accelerator) -
         accelerator.device.type, (1, 1, processes, 1), mesh_dim_names=("pp", "dp_replicate", "fsdp", "tp")
     )
     sharded: Any = type(model).maybe_distribute_model(
-        model, DistributedConfig(fsdp_size=processes), TransformersDeviceMesh(dense_mesh=mesh, expert_mesh=mesh)
+        model, DistributedConfig(fsdp_size=processes), mesh_for_fsdp(mesh)
     )
     # With it `save_pretrained` would wait for all processes, though the main one alone writes the gathered weights.
     sharded.config.distributed_config = None

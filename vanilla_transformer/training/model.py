@@ -18,6 +18,7 @@ from vanilla_transformer.training.configuration import (
     refuse_compiled_rnn,
 )
 from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.transformers_differences import recompute_activations
 
 # Of encoder and decoder layers together. Batches with and without padding, of one pair or one token, and of as many
 # pairs as tokens have graphs of their own; torch's limit is 8, and beyond it a layer would be computed without a graph.
@@ -98,7 +99,7 @@ def configure_for_training(model: BaseForConditionalGeneration, training: Traini
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        recompute_activations(model)
         # Hooks for checkpoints of another kind; with them, the fast decoder would not decode the validation.
         model.disable_input_require_grads()
     if training.compile:
