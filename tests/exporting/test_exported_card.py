@@ -5,12 +5,14 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import metadata_load
 
+from tests.families import FAMILIES
 from tests.hub.model_folders import targets_of_example, write_exportable_folder
-from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.exporting.export_model import export_model
 from vanilla_transformer.exporting.exported_card import write_exported_card
 from vanilla_transformer.inference.model_folder import load_model_folder
@@ -23,6 +25,15 @@ def source(model_folder: Path, tmp_path: Path) -> Path:
     return write_exportable_folder(model_folder, folder, weights_license="cc-by-4.0", languages=["en", "de"])
 
 
+def printed_by_card(folder: Path, monkeypatch) -> list[str]:
+    """What the code of an exported folder's card prints, in that folder."""
+    [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "README.md", "exec"), {})
+    return eval(out.getvalue())
+
+
 @pytest.mark.parametrize("runtime", ["marian", "ctranslate2"])
 def test_the_card_opens_the_folder(source: Path, runtime: str, tmp_path: Path, monkeypatch):
     folder = tmp_path / "out"
@@ -30,11 +41,25 @@ def test_the_card_opens_the_folder(source: Path, runtime: str, tmp_path: Path, m
     model, tokenizer = load_model_folder(source), load_tokenizer(source)
     export_model(model, tokenizer, folder, runtime)
     write_exported_card(source, folder, runtime, "float32")
-    [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(folder)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, "README.md", "exec"), {})
-    assert eval(out.getvalue()) == targets_of_example(source)
+    assert printed_by_card(folder, monkeypatch) == targets_of_example(source)
+
+
+def test_the_card_opens_a_folder_with_two_tokenizers(tmp_path: Path, monkeypatch):
+    lines = ["One line of the source."]  # the card's
+    tokenizer, target = (
+        train_tokenizer([text], TokenizerConfig(kind="symbols")) for text in (lines[0], "a b c d e f g")
+    )
+    tokenizer.target_tokenizer = target
+    sizes = {"vocab_size": len(tokenizer), "decoder_vocab_size": len(target)}
+    model: Any = FAMILIES[0].model(**sizes, share_encoder_decoder_embeddings=False)
+    tokenizer.save_pretrained(tmp_path / "model")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export_model(model, load_tokenizer(tmp_path / "model"), folder, "ctranslate2")
+    write_exported_card(tmp_path / "model", folder, "ctranslate2", "float32")
+    search = {"num_beams": 4, "length_penalty": 1.0, "early_stopping": True, "max_new_tokens": 256}  # its default
+    expected = target.batch_decode(model.generate(**tokenizer(lines, return_tensors="pt"), **search), True)
+    assert printed_by_card(folder, monkeypatch) == expected
 
 
 def test_licence_and_languages_are_the_sources(source: Path, tmp_path: Path):

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.exporting.onnx import Graph, quantize_graphs, write_graphs
 from vanilla_transformer.exporting.onnx_translator import ENCODER, FIRST_STEP
-from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
+from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizers
 from vanilla_transformer.exporting.requirements import Quantization
 from vanilla_transformer.modeling_rnn_seq2seq import RNNSeq2SeqEncoderOutput
 from vanilla_transformer.recurrence import RecurrentCache
@@ -116,10 +115,7 @@ def write_rnn_onnx(model: Any, tokenizer: Any, folder: Path, quantization: Quant
     model = copy.deepcopy(model).float().cpu().eval()
     model.config.to_json_file(folder / "config.json")
     model.generation_config.save_pretrained(folder)
-    write_plain_tokenizer(tokenizer, folder)
-    if (target := getattr(tokenizer, TARGET_TOKENIZER, None)) is not None:
-        (folder / TARGET_TOKENIZER).mkdir()
-        write_plain_tokenizer(target, folder / TARGET_TOKENIZER)
+    write_plain_tokenizers(tokenizer, folder)
     graphs = graphs_of(model.config)
     write_graphs(model, graphs, folder)
     if quantization == "int8":

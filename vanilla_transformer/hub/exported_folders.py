@@ -19,7 +19,8 @@ class Runtime(NamedTuple):
     library_name: str  # the Hub's
     description: str  # sentences
     imports: str
-    code: str  # opens the folder `name`, SUBFOLDER being further arguments, and translates `lines`
+    # Opens the folder `name` and translates `lines`. SUBFOLDER: further arguments; TARGET: a folder.
+    code: str
     opens_subfolders: bool = True  # of a repository on the Hub, by `subfolder`
 
 
@@ -45,9 +46,10 @@ RUNTIMES = {
         "import ctranslate2\nfrom tokenizers import Tokenizer",
         """\
 tokenizer = Tokenizer.from_file(f"{name}/tokenizer.json")
+target = Tokenizer.from_file(f"{name}/{TARGET}tokenizer.json")
 translator = ctranslate2.Translator(name)
 results = translator.translate_batch([tokenizer.encode(line).tokens for line in lines], beam_size=4)
-print([tokenizer.decode([tokenizer.token_to_id(token) for token in result.hypotheses[0]]) for result in results])
+print([target.decode([target.token_to_id(token) for token in result.hypotheses[0]]) for result in results])
 """,
         opens_subfolders=False,
     ),
@@ -106,7 +108,9 @@ def opening_code(runtime: str, folder: Path, lines: str, repo_id: str | None = N
         else:
             imports = "\n".join(["from huggingface_hub import snapshot_download", imports])
             name = f'name = snapshot_download({json.dumps(repo_id)}, allow_patterns="{runtime}/*") + "/{runtime}"'
-    return f"{imports}\n\n{name}\nlines = {lines}\n{chosen.code.replace('{SUBFOLDER}', subfolder)}"
+    target = "target_tokenizer/" if (folder / "target_tokenizer").is_dir() else ""
+    code = chosen.code.replace("{SUBFOLDER}", subfolder).replace("{TARGET}", target)
+    return f"{imports}\n\n{name}\nlines = {lines}\n{code}"
 
 
 def describe_exports(card: str, exports: Mapping[str, Path], repo_id: str) -> str:
