@@ -85,7 +85,7 @@ class GumbelSampler(LogitsProcessor):
         self.chosen: list[torch.Tensor] = []  # log-probability of each row's token at every step but the last
         self.log_probs: torch.Tensor | None = None  # of the last step, (rows, vocab_size)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         """`(rows, target_length)` and `(rows, vocab_size)` → `(rows, vocab_size)`, where the largest is the draw."""
         self._record(input_ids[:, -1])
         self.log_probs = scores.log_softmax(dim=-1, dtype=torch.float32)
