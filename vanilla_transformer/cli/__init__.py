@@ -22,6 +22,7 @@ from vanilla_transformer.cli import (
     push,
     quickstart,
     sweep,
+    synthesize,
     train,
     translate,
 )
@@ -36,6 +37,7 @@ _MODULES = (
     finetune,
     translate,
     evaluate,
+    synthesize,
     average,
     import_,
     export,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import DecodingError, beam_search
@@ -24,6 +24,7 @@ from vanilla_transformer.inference.line_options import (
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
+from vanilla_transformer.inference.sampling import GumbelSampler
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 MAX_LINES_NAMED = 10  # in an error message
@@ -32,7 +33,7 @@ MIN_LINES_PER_BATCH = 16  # of parallel batches; fewer lines share one batch
 
 @dataclass(frozen=True)
 class Translation:
-    """One translation; `score` is its log-probability over the paper's length penalty, `None` without beam search.
+    """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
     """
@@ -52,6 +53,8 @@ def translate_lines(
     on_progress: Callable[[int, int], object] | None = None,
     first_line: int = 1,
     decoder: Decoder | None = None,
+    at_once: int | None = None,
+    new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -65,6 +68,8 @@ def translate_lines(
         on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
         decoder: from `fast_decoder`, built once for many calls; `None`: built for this one.
+        at_once: parallel batches; `None`: the decoder's own number, which may depend on the threads.
+        new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -86,6 +91,8 @@ def translate_lines(
     beams = resolved(model, generate_kwargs, "num_beams") or 1
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
+    if new_sampler is not None and beams > 1:
+        raise ValueError(f"num_beams={beams} must be 1 for sampling")
     check_options(model, generate_kwargs)
     check_counts(generate_kwargs, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
@@ -98,8 +105,8 @@ def translate_lines(
     with evaluation_mode(model):
         decoder = decoder or fast_decoder(model)
         options = generate_kwargs | {"num_return_sequences": num_return_sequences}
-        is_short = len(encoded) < MIN_LINES_PER_BATCH * decoder.parallel_batches
-        at_once = 1 if is_short else decoder.parallel_batches
+        at_once = decoder.parallel_batches if at_once is None else at_once
+        at_once = 1 if len(encoded) < MIN_LINES_PER_BATCH * at_once else at_once
         sizes = [len(ids) * beams for ids in encoded]
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
@@ -111,7 +118,8 @@ def translate_lines(
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own)
+                sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -166,13 +174,24 @@ def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_l
 
 
 def _translate_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoder: Decoder, options: dict
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    decoder: Decoder,
+    options: dict[str, Any],
+    sampler: GumbelSampler | None,
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
+    if sampler is not None:
+        options["logits_processor"] = LogitsProcessorList([sampler])
     output = generate(model, inputs, decoder, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
+    if sampler is not None:
+        eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
+        eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
+        scores = sampler.scores(output.sequences, eos, -1 if pad is None else pad)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     count = options["num_return_sequences"]
     groups = [flat[i : i + count] for i in range(0, len(flat), count)]
