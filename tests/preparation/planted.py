@@ -8,21 +8,25 @@ from dataclasses import dataclass
 
 Pair = tuple[str, str]
 
-SUBJECTS = """the young teacher=der junge Lehrer|my old neighbour=mein alter Nachbar|a tired nurse=eine müde Krankenschwester
-the famous painter=der berühmte Maler|our little sister=unsere kleine Schwester|the friendly baker=der freundliche Bäcker
+SUBJECTS = """the young teacher=der junge Lehrer|my old neighbour=mein alter Nachbar
+a tired nurse=eine müde Krankenschwester|the famous painter=der berühmte Maler
+our little sister=unsere kleine Schwester|the friendly baker=der freundliche Bäcker
 a clever student=eine kluge Studentin|the new mayor=die neue Bürgermeisterin|his quiet uncle=sein stiller Onkel
 the happy child=das glückliche Kind|her best friend=ihre beste Freundin|the proud farmer=der stolze Bauer
 a curious tourist=ein neugieriger Tourist|the strict judge=die strenge Richterin|the lazy cat=die faule Katze"""
-VERBS = """buys=kauft|finds=findet|brings=bringt|hides=versteckt|draws=zeichnet|loses=verliert|sells=verkauft|needs=braucht
-shows=zeigt|watches=beobachtet|forgets=vergisst|describes=beschreibt|carries=trägt|cleans=putzt|repairs=repariert"""
-OBJECTS = """a red umbrella=einen roten Regenschirm|the broken clock=die kaputte Uhr|an expensive ring=einen teuren Ring
-some fresh bread=etwas frisches Brot|the heavy suitcase=den schweren Koffer|a long letter=einen langen Brief
-the wooden table=den hölzernen Tisch|two green apples=zwei grüne Äpfel|a warm blanket=eine warme Decke
-the golden key=den goldenen Schlüssel|an empty bottle=eine leere Flasche|the secret map=die geheime Karte
-a small boat=ein kleines Boot|the white horse=das weiße Pferd|a strange picture=ein seltsames Bild"""
-PLACES = """in the garden=im Garten|behind the church=hinter der Kirche|at the station=am Bahnhof|near the river=am Fluss
-on the bridge=auf der Brücke|in the library=in der Bibliothek|at the market=auf dem Markt|under the stairs=unter der Treppe
-in the kitchen=in der Küche|beside the school=neben der Schule|on the beach=am Strand|in the hospital=im Krankenhaus"""
+VERBS = """buys=kauft|finds=findet|brings=bringt|hides=versteckt|draws=zeichnet|loses=verliert|sells=verkauft
+needs=braucht|shows=zeigt|watches=beobachtet|forgets=vergisst|describes=beschreibt|carries=trägt|cleans=putzt
+repairs=repariert"""
+OBJECTS = """a red umbrella=einen roten Regenschirm|the broken clock=die kaputte Uhr
+an expensive ring=einen teuren Ring|some fresh bread=etwas frisches Brot|the heavy suitcase=den schweren Koffer
+a long letter=einen langen Brief|the wooden table=den hölzernen Tisch|two green apples=zwei grüne Äpfel
+a warm blanket=eine warme Decke|the golden key=den goldenen Schlüssel|an empty bottle=eine leere Flasche
+the secret map=die geheime Karte|a small boat=ein kleines Boot|the white horse=das weiße Pferd
+a strange picture=ein seltsames Bild"""
+PLACES = """in the garden=im Garten|behind the church=hinter der Kirche|at the station=am Bahnhof
+near the river=am Fluss|on the bridge=auf der Brücke|in the library=in der Bibliothek|at the market=auf dem Markt
+under the stairs=unter der Treppe|in the kitchen=in der Küche|beside the school=neben der Schule
+on the beach=am Strand|in the hospital=im Krankenhaus"""
 
 
 def _choices(text: str) -> list[list[str]]:
@@ -77,15 +81,22 @@ def planted_set(clean: int, each: int, held_out: int, seed: int = 1) -> tuple[li
             f"{pair[0]} Page {draws.randint(100, 999)}.",
             f"{pair[1]} Seite {draws.randint(1000, 9999)}.",
         ),
-        "language": lambda pair: draws.choice([(pair[1], pair[0]), (pair[0], clean_pair(draws)[0].split(" in ")[0])]),
-        "overlap": lambda pair: draws.choice([(draws.choice(out)[0].upper(), pair[1]), (pair[0], draws.choice(out)[1])]),
-    }  # fmt: skip
+        "language": lambda pair: draws.choice(
+            [(pair[1], pair[0]), (pair[0], f"Today {pair[0]}"), (f"Heute: {pair[1]}", pair[1])]
+        ),
+        "overlap": lambda _: _overlapping(draws.choice(out), draws),
+    }
     for reason, spoil in dirt.items():
         rows += [Planted(pair := spoil(pool.pop()), reason, pair) for _ in range(each)]
     draws.shuffle(rows)
     for reason, repeat in (("exact duplicate", _unclean), ("near duplicate", _changed)):
         rows += [Planted(pair := repeat(draws.choice(kept), draws), reason, pair) for _ in range(each)]
     return rows, out
+
+
+def _overlapping(pair: Pair, draws: random.Random) -> Pair:
+    """One side as it is held out, but for capitals and punctuation."""
+    return draws.choice([(pair[0].upper(), f"Jetzt: {pair[1]}"), (f"Now: {pair[0]}", f"„{pair[1]}“")])
 
 
 def _unclean(pair: Pair, draws: random.Random) -> Pair:

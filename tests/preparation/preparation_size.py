@@ -3,9 +3,9 @@
 
     python -m tests.preparation.preparation_size --source all.en.gz --target all.fr.gz --pairs 100_000 1_000_000
 
-Each synthetic pair joins three pairs of the given files, drawn with a seed; every tenth is an earlier pair, as it was or
-with other punctuation. Each size is prepared by a process of its own, for English and French unless `--languages` says
-otherwise. 10 million pairs need about 8 GB of disk.
+Each synthetic pair joins three pairs of the given files, drawn with a seed; every tenth is an earlier pair, as it was
+or with other punctuation. Each size is prepared by a process of its own, for English and French unless `--languages`
+says otherwise. 10 million pairs need about 15 GB of disk.
 """
 
 import argparse
