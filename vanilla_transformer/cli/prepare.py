@@ -13,7 +13,7 @@ import argparse
 from vanilla_transformer.console.arguments import add_config_arguments, config_and_overrides
 
 EXTRA = "preparation"
-NEEDS = ("datasets", "matplotlib", "py3langid", "regex", "rensa", "tqdm", "yaml")
+NEEDS = ("datasets", "matplotlib", "py3langid", "rensa", "tqdm", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

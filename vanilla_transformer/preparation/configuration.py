@@ -26,7 +26,7 @@ class FilterConfig:
         identical: drop pairs whose sides are the same text, apart from capitals.
         source_scripts, target_scripts: Unicode scripts of a side, such as [Latin] or [Han, Hiragana, Katakana].
         min_script_share: the least share of a side's letters that must be of its scripts.
-        source_language, target_language: ISO 639-1 codes of py3langid, such as en.
+        source_language, target_language: codes of py3langid, ISO 639, such as en.
         min_language_confidence: the least confidence, by py3langid among all its languages, that a side is in its own.
         numbers: drop pairs whose sides both have digits, but not the same, apart from their order and zeros.
         exact_duplicates: drop pairs that an earlier pair equals.

@@ -127,8 +127,15 @@ def _script_filter(scripts: Sequence[str], share: float) -> Callable[[str], bool
 
 
 def _language_filter(language: str, confidence: float) -> Callable[[str], bool]:
-    rank = language_identifier().rank
-    return lambda text: dict(rank(text))[language] < confidence
+    identifier = language_identifier()
+
+    def drops(text: str) -> bool:
+        best, confidence_of_best = identifier.classify(text)
+        if best == language:
+            return confidence_of_best < confidence
+        return dict(identifier.rank(text))[language] < confidence  # takes a third longer than `classify`
+
+    return drops
 
 
 def _numbers_differ(source: str, target: str) -> bool:
