@@ -30,7 +30,7 @@ def signatures(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def _signatures(pairs: Sequence[Pair]) -> np.ndarray:
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] -- a compiled module without types
 
     end = "\n" * (GRAM - 1)  # no 4-gram runs into the next text
     texts = [f"{source}{end}{target}{end}".casefold() for source, target in pairs]
