@@ -75,8 +75,9 @@ def _prepare(config: PrepareConfig, folder: Path, progress: Progress) -> Results
     held_out = held_out_keys(config.held_out, config.filters.unicode_form)
     blocks = filter_blocks(config.corpora, counts, work, config.filters, held_out, config.processes, advance)
     columns = _columns(blocks, work)
-    duplicates = find_duplicates(columns, config.filters.exact_duplicates, config.filters.near_duplicates)
-    results = _write_corpora(config, blocks, np.where(duplicates[0], PLACES[EXACT], PLACES[NEAR] * duplicates[1]))
+    is_exact, is_near = find_duplicates(columns, config.filters.exact_duplicates, config.filters.near_duplicates)
+    exact, near = np.int8(PLACES[EXACT]), np.int8(PLACES[NEAR])  # a byte a pair
+    results = _write_corpora(config, blocks, np.where(is_exact, exact, near * is_near))
     write_report(results, folder)
     for name, corpus in results["corpora"].items():
         if not corpus["kept"]:
