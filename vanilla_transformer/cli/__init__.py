@@ -18,6 +18,7 @@ from vanilla_transformer.cli import (
     finetune,
     import_,
     plot,
+    prepare,
     pull,
     push,
     quickstart,
@@ -33,6 +34,7 @@ from vanilla_transformer.console.streams import prepare_streams
 
 _MODULES = (
     quickstart,
+    prepare,
     train,
     finetune,
     translate,
