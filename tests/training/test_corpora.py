@@ -46,7 +46,7 @@ def test_a_resumed_run_finds_its_tokens_in_the_cache(tiny_run, monkeypatch):
 def test_a_run_with_other_batches_of_an_older_version_is_refused():
     text = {"a.en": "5 bytes, SHA-256 0"}
     pairs = Dataset.from_dict({"input_ids": [[1]]})
-    corpora = Corpora(pairs, DroppedPairs(), None, None, text | {ORDER: "by the longer side"}, {})
+    corpora = Corpora(pairs, DroppedPairs(), {}, {}, text | {ORDER: "by the longer side"}, {})
     check_same_corpora(Progress(corpus=text | {ORDER: "by the longer side"}, pairs=1), corpora, Path("runs/my"))
     with pytest.raises(ValueError, match=r"runs/my was begun by an older version, which made other batches"):
         check_same_corpora(Progress(corpus=text, pairs=1), corpora, Path("runs/my"))

@@ -23,7 +23,7 @@ def run(tiny_run):
 def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
     model = run.state.bare_model().eval()
     total, tokens = 0.0, 0
-    for row in run.corpora.validation:
+    for row in run.corpora.validation["validation"].pairs:
         labels = torch.tensor([row["labels"]])
         logits = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).logits[0].double()
         total += torch.nn.functional.cross_entropy(logits, labels[0], reduction="sum").item()
@@ -34,15 +34,15 @@ def test_perplexity_is_of_the_unsmoothed_likelihood_of_all_tokens(run):
 def test_bleu_is_sacrebleus_of_greedy_translations(run):
     model = run.state.bare_model().eval()
     texts = []
-    for row in run.corpora.validation:
+    for row in run.corpora.validation["validation"].pairs:
         ids = model.generate(torch.tensor([row["input_ids"]]), num_beams=1)
         texts.append(run.tokenizer.decode(ids[0], skip_special_tokens=True))
-    expected = sacrebleu.corpus_bleu(texts, [run.corpora.validation["target"][:]]).score
+    expected = sacrebleu.corpus_bleu(texts, [run.corpora.validation["validation"].pairs["target"][:]]).score
     assert validate(run).bleu == pytest.approx(expected)
 
 
 def test_the_sentence_error_rate_is_the_share_of_sentences_with_any_error(run, monkeypatch):
-    references = run.corpora.validation["target"][:]
+    references = run.corpora.validation["validation"].pairs["target"][:]
     hypotheses = [text if number % 3 else f"{text} a" for number, text in enumerate(references)]
     translations = [[SimpleNamespace(text=text)] for text in hypotheses]
     monkeypatch.setattr(validation, "translate_on_all_processes", lambda *_, **__: translations)
@@ -94,7 +94,7 @@ def test_a_longer_run_remembers_the_best_of_the_last_validation(tiny_run):
 def test_validation_never_computes_the_logits_of_a_whole_batch(run, monkeypatch):
     where = "vanilla_transformer.seq2seq_base.cross_entropy_of_logits"
     monkeypatch.setattr(where, lambda *_: pytest.fail("the whole projection was computed"))
-    mean_loss(run.state.bare_model(), run.validation_batches, run.state.accelerator)
+    mean_loss(run.state.bare_model(), run.validation_batches["validation"], run.state.accelerator)
 
 
 def test_perplexity_beyond_floats_is_infinite():

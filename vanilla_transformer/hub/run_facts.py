@@ -77,7 +77,7 @@ def facts_of_run(
         model_name=name,
         torch_version=results["torch"],
         transformers_version=results["transformers"],
-        datasets=_datasets(results["config"]["data"]["train"]["dataset"]),
+        datasets=[name for corpus in _training_corpora(results) for name in _datasets(corpus["dataset"])],
         scores=[*more_scores, *own.pop("scores")],
         **{key: results[key] for key in ("model_type", "parameters", "pairs", "updates")},
         **own,
@@ -105,11 +105,16 @@ def _facts_of_training(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts_of_finetuning(results: Mapping[str, Any]) -> dict[str, Any]:
     config = results["config"]
-    name, base, train = config["model"], Path(config["model"]), config["data"]["train"]
+    name, base = config["model"], Path(config["model"])
     if base.exists():  # a folder of this machine: its name, or its run's
         base = base.resolve()
         name = base.parent.name if base.name == MODEL else base.name
-    files = [Path(train[side]).name for side in ("source", "target", "path") if train[side] is not None]
+    files = [
+        Path(corpus[side]).name
+        for corpus in _training_corpora(results)
+        for side in ("source", "target", "path")
+        if corpus[side] is not None
+    ]
     loss = [] if results["loss"] is None else [Score("validation", "loss per token", results["loss"])]
     return {
         "recipe": _recipe(config),
@@ -118,6 +123,11 @@ def _facts_of_finetuning(results: Mapping[str, Any]) -> dict[str, Any]:
         "data_description": ", ".join(files) or None,
         "scores": [*_scores(results, "validation"), *loss],
     }
+
+
+def _training_corpora(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    train = results["config"]["data"]["train"]
+    return train if isinstance(train, list) else [train]
 
 
 def _read(output_dir: Path) -> dict[str, Any]:
@@ -144,7 +154,14 @@ def _datasets(name: str | None) -> list[str]:
 
 
 def _scores(results: Mapping[str, Any], dataset: str) -> list[Score]:
-    return [Score(dataset, score["metric"], score["value"], score["signature"]) for score in results["scores"]]
+    """A list of corpora has its names in `data`."""
+    return [
+        Score(
+            dataset if score["data"] in ("test", "validation") else f"{dataset} {score['data']}",
+            *(score[key] for key in ("metric", "value", "signature")),
+        )
+        for score in results["scores"]
+    ]
 
 
 def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
@@ -157,6 +174,10 @@ def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
     stage = ", before averaging" if training["average_checkpoints"] else ""
     where = f"{corpus}: validation{stage}"
     scores.append(Score(where, "perplexity per token", validation["perplexity"]))
+    for name, figures in (validation.get("corpora") or {}).items():
+        there = f"{corpus}: validation {name}{stage}"
+        scores.append(Score(there, "perplexity per token", figures["perplexity"]))
+        scores.append(Score(there, "BLEU", figures["bleu"], validation["bleu_signature"]))
     if not results["scores"]:
         sentences = training["validation_sentences"]
         beams = training["validation_beams"] or config["generation"]["num_beams"]
