@@ -20,7 +20,6 @@ from vanilla_transformer.data.mixture import (
     Mixture,
     NamedCorpusConfig,
     add_tags,
-    difference,
     pairs_per_epoch,
 )
 from vanilla_transformer.data.tokenized_pairs import prepare_pairs
@@ -209,7 +208,7 @@ def random_texts(count: int) -> list[str]:
     """Of the tags, their parts, and all else that a tag may stand beside."""
     draws = random.Random(1)
     parts = [
-        *TAGS,
+        *TAGS * 3,
         "<2",
         "de>",
         "bt",
@@ -272,16 +271,6 @@ class TestTags:
     def test_a_token_of_text_is_no_tag(self, tokenizer):
         with pytest.raises(ValueError, match="tag 'bt' is a token of the vocabulary already"):
             add_tags(tokenizer, ["bt"])
-
-
-def test_the_difference_of_two_lists_is_named():
-    before = {"data.train[a]": "1, weight 2.0", "data.train[b]": "2"}
-    assert difference(before, dict(before)) == ""
-    assert difference(before, before | {"data.train[c]": "3"}) == "data.train[c] is new"
-    assert difference(before, {"data.train[a]": "1, weight 2.0"}) == "data.train[b] is missing"
-    changed = difference(before, before | {"data.train[a]": "1, weight 3.0"})
-    assert changed == "data.train[a] was 1, weight 2.0, and is 1, weight 3.0"
-    assert "the order was data.train[a], data.train[b]" in difference(before, dict(reversed(before.items())))
 
 
 def test_a_list_by_names_and_places():

@@ -64,6 +64,32 @@ def test_the_best_is_the_best_by_the_chosen_measure(tiny_run, monkeypatch, best_
     assert validation.best_validation(run).bleu == (20.0 if is_best else 10.0)
 
 
+@pytest.mark.parametrize(("best_on", "best"), [("null", 2), ("de", 1), ("fr", 2)])
+def test_a_list_is_scored_one_by_one_with_the_mean(tiny_run, monkeypatch, best_on: str, best: int):
+    """BLEU of de and fr is 30 and 10 at first, then 20 and 40."""
+    tagged = [(4, {"name": "de", "tag": "<bt>"}), (6, {"name": "fr"})]
+    train = tiny_run.corpora("train", (40, {"name": "all", "tag": "<bt>"}))
+    run = set_up(tiny_run.load(train, tiny_run.corpora("validation", *tagged), f"training.best_on={best_on}"))
+    losses, scores = iter([(1.0, 0.0), (3.0, math.log(4.0))] * 2), iter([30.0, 10.0, 20.0, 40.0])
+    empty = {"chrf": 0.0, "bleu_signature": "", "chrf_signature": ""}
+    asked = []
+
+    def translate(model, tokenizer, lines, **options):
+        asked.append((len(lines), options.get("tag")))
+        return [[SimpleNamespace(text="")]] * len(lines)
+
+    monkeypatch.setattr(validation, "mean_loss", lambda *_: next(losses))
+    monkeypatch.setattr(validation, "score_translations", lambda *_: {"bleu": next(scores), **empty})
+    monkeypatch.setattr(validation, "translate_on_all_processes", translate)
+    first, second = validate(run), validate(run)
+    assert asked == [(4, "<bt>"), (6, None)] * 2
+    assert (first.bleu, second.bleu, first.loss) == (20.0, 30.0, 2.0)
+    assert first.perplexity == pytest.approx(2.5)
+    assert {name: figures["bleu"] for name, figures in second.corpora.items()} == {"de": 20.0, "fr": 40.0}
+    assert [first.is_best, second.is_best] == [True, best == 2]
+    assert validation.best_validation(run).bleu == (30.0 if best == 2 else 20.0)
+
+
 def test_a_loss_that_is_no_number_is_never_the_best(tiny_run, monkeypatch):
     run = set_up(tiny_run.load(*tiny_run.validation(), "training.best_by=loss"))
     losses = iter([(math.nan, 1.0), (2.0, 1.0)])

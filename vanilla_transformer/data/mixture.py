@@ -280,15 +280,3 @@ def add_tags(tokenizer: "PreTrainedTokenizerBase", tags: Sequence[str]) -> None:
         if backend.token_to_id(tag) is not None:
             raise ValueError(f"tag {tag!r} is a token of the vocabulary already; choose another, such as '<2de>'")
         backend.add_special_tokens([AddedToken(tag, special=True, normalized=False)])
-
-
-def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """How two lists of corpora, by place, differ: the first difference; empty: they do not."""
-    for place, corpus in now.items():
-        if place not in before:
-            return f"{place} is new"
-        if before[place] != corpus:
-            return f"{place} was {before[place]}, and is {corpus}"
-    if missing := next((place for place in before if place not in now), None):
-        return f"{missing} is missing"
-    return "" if list(before) == list(now) else f"the order was {', '.join(before)}, and is {', '.join(now)}"

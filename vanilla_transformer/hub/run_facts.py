@@ -15,7 +15,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 
 # Fields of a configuration that reproduce the run elsewhere (`None`: all); the others are paths, or change no result.
 RECIPE = {
-    "data": ("max_length",),
+    "data": ("max_length", "temperature"),
     "tokenizer": ("kind",),
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
@@ -25,6 +25,7 @@ RECIPE = {
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
     "lora": None,
 }
+MIXED = ("weight", "tag", "target_tag")  # likewise, of each training corpus of a list
 
 
 def write_card_of_run(output_dir: Path, more_scores: Sequence[Score] = (), **more_facts: Any) -> Path:
@@ -136,10 +137,13 @@ def _read(output_dir: Path) -> dict[str, Any]:
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     sections = {section: config.get(section) or {} for section in RECIPE}
-    return {
+    recipe = {
         section: {name: values[name] for name in RECIPE[section] or values if name in values}
         for section, values in sections.items()
     }
+    if isinstance(corpora := config["data"]["train"], list):
+        recipe["data"]["train"] = {corpus["name"]: {key: corpus[key] for key in MIXED} for corpus in corpora}
+    return recipe
 
 
 def _datasets(name: str | None) -> list[str]:

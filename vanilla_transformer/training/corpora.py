@@ -24,7 +24,6 @@ from vanilla_transformer.data.mixture import (
     NamedCorpusConfig,
     by_name,
     by_place,
-    difference,
     pairs_per_epoch,
     tags_of,
 )
@@ -145,8 +144,6 @@ def prepare_corpora(
     is_list = isinstance(config.train, list)
     mixed, mixture = _mix(config, train, seed) if is_list else (train["data.train"], None)
     train_fingerprint = _fingerprints("data.train", config.train)
-    if config.temperature is not None:
-        train_fingerprint["data.temperature"] = f"{config.temperature}"
     pool = f"shards of {PAIRS_PER_SHARD:,}" if isinstance(mixed, Dataset) else "pools of 100,000"
     train_fingerprint[ORDER] = f"by the longer side, in {pool} pairs"
     return Corpora(
@@ -187,17 +184,10 @@ def _mix(
 
 
 def _fingerprints(place: str, corpora: CorpusConfig | Sequence[NamedCorpusConfig] | None) -> dict[str, str]:
-    """Of one corpus, its `fingerprint`; of a list, what is to stay the same of each, by its place."""
-    if corpora is None:
-        return {}
+    """Of one corpus, its `fingerprint`; of a list, one line for each by its place."""
     if isinstance(corpora, CorpusConfig):
         return fingerprint(corpora)
-    keys = ("weight", "tag", "target_tag")
-    found = {}
-    for corpus in corpora:
-        settings = [f"{key} {getattr(corpus, key)}" for key in keys if getattr(corpus, key, None) is not None]
-        found[f"{place}[{corpus.name}]"] = ", ".join([*fingerprint(corpus).values(), *settings])
-    return found
+    return {name: ", ".join(fingerprint(corpus).values()) for name, corpus in by_place(place, corpora).items()}
 
 
 def _log(line: str) -> None:
@@ -226,15 +216,9 @@ def check_same_corpora(progress: Progress, corpora: Corpora, output_dir: Path) -
 
 
 def _check_same_text(output_dir: Path, verb: str, before: dict[str, str], now: dict[str, str], harm: str) -> None:
-    remedy = "bring it back as it was, or choose another training.output_dir"
-    if any("[" in place and place.startswith("data.") for place in [*before, *now]):  # a list, now or before
-        if change := difference(before, now):
-            raise ValueError(
-                f"the corpora have changed since {output_dir} was {verb} on them, and {harm}: {change}; {remedy}"
-            )
-        return
     if list(dict.fromkeys(before.values())) == list(dict.fromkeys(now.values())):
         return
+    remedy = "bring it back as it was, or choose another training.output_dir"
     if set(before.values()) == set(now.values()):
         both = " and ".join(now)
         raise ValueError(f"{both} have changed places since {output_dir} was {verb} on them, and {harm}; {remedy}")
