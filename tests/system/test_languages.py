@@ -44,10 +44,10 @@ def test_each_direction_is_right(tmp_path: Path, key: str):
         "model": {"label_smoothing": 0, "d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 4, "dropout": 0.0},
         "training": {
             "output_dir": str(tmp_path / "run"),
-            "max_updates": 3000,
+            "max_updates": 2000,
             "max_source_tokens": 800,
             "max_target_tokens": 800,
-            "validate_every": 1500,
+            "validate_every": 1000,
             "checkpoint_every": 100,
             "attention": "eager",
             "trackers": [],
