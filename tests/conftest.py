@@ -3,6 +3,7 @@
 
 import gc
 import ipaddress
+import json
 import logging
 import os
 import random
@@ -174,6 +175,11 @@ class TinyRun:
         """Overrides that add a validation corpus."""
         files = write_reversals(self.folder, "validation", 12)
         return [f"data.validation.{side}={path}" for side, path in files.items()]
+
+    def corpora(self, kind: str, *corpora: tuple[int, dict]) -> str:
+        """An override that gives a list: corpora of so many pairs, each with these fields."""
+        listed = [write_reversals(self.folder, f"{kind}-{own['name']}", pairs) | own for pairs, own in corpora]
+        return f"data.{kind}={json.dumps(listed)}"
 
     def load(self, *overrides: str):
         from vanilla_transformer.training.configuration import load_run_config

@@ -57,6 +57,8 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
     )
+    parser.add_argument("--target-language", metavar="L", help="of a model of several, such as de: by its tag <2de>")
+    parser.add_argument("--tag", metavar="TAG", help="a tag before every source, such as '<bt>' (default: none)")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
@@ -87,6 +89,8 @@ def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_beams": arguments.beams,
         "alpha": arguments.alpha,
         "coverage_penalty": arguments.coverage_penalty,
+        "tag": arguments.tag,
+        "target_language": arguments.target_language,
     }
     budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
     return budgets | {name: value for name, value in given.items() if value is not None}

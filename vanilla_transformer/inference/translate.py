@@ -25,6 +25,7 @@ from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
 from vanilla_transformer.inference.sampling import GumbelSampler
+from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 MAX_LINES_NAMED = 10  # in an error message
@@ -55,6 +56,8 @@ def translate_lines(
     decoder: Decoder | None = None,
     at_once: int | None = None,
     new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
+    tag: str | None = None,
+    target_language: str | None = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -70,6 +73,8 @@ def translate_lines(
         decoder: from `fast_decoder`, built once for many calls; `None`: built for this one.
         at_once: parallel batches; `None`: the decoder's own number, which may depend on the threads.
         new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
+        tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
+        target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -94,9 +99,11 @@ def translate_lines(
     if new_sampler is not None and beams > 1:
         raise ValueError(f"num_beams={beams} must be 1 for sampling")
     check_options(model, generate_kwargs)
+    before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
+    generate_kwargs = of_language | generate_kwargs
     check_counts(generate_kwargs, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
-    places, encoded = _encode(tokenizer, lines, first_line, max_length)
+    places, encoded = _encode(tokenizer, lines, first_line, max_length, before)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     if not encoded:
         return results
@@ -138,7 +145,11 @@ def translate_lines(
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], first_line: int, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    first_line: int,
+    max_length: int | None,
+    before: list[int],
 ) -> tuple[list[int], list[list[int]]]:
     """The indices of lines with at least one token, and the tokens of each."""
     for number, line in enumerate(lines, start=first_line):
@@ -146,7 +157,7 @@ def _encode(
             raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
     filled = [i for i, line in enumerate(lines) if line.strip()]
     encoded = tokenizer([lines[i] for i in filled])["input_ids"] if filled else []
-    tokens = {i: ids for i, ids in zip(filled, encoded, strict=True) if ids}
+    tokens = {i: before + ids for i, ids in zip(filled, encoded, strict=True) if ids}
     for i, ids in tokens.items():
         if max_length is not None and len(ids) > max_length:
             raise ValueError(

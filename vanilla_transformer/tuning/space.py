@@ -85,6 +85,8 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
             run = run_config_of(values)
             if run.data.train is None or run.data.validation is None:
                 raise ValueError("data.train or data.validation is missing; a sweep needs both")
+            if isinstance(run.data.validation, list):
+                raise ValueError("data.validation is a list; a sweep scores one corpus")
             for key in config.scaled:
                 value_of(run, key)
         runs[name] = tuned = TunedRun(name, values, {}, {})

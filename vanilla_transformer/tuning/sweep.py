@@ -187,6 +187,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _write_pronunciations(run: TunedRun) -> None:
     """Write the quickstart's corpus where its files are asked for and are not there yet."""
-    source = Path(run.values["data"]["train"].get("source") or "")
+    train = run.values["data"]["train"]
+    source = Path("" if isinstance(train, list) else train.get("source") or "")
     if source.name == "train.spelling" and not source.exists():
         write_pronunciation_corpus(source.parent)

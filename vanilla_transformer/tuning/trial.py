@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from vanilla_transformer.comparison.significance import METRICS as TEXT_METRICS
 from vanilla_transformer.comparison.significance import WORD_ERROR_RATE, corpus_score
 from vanilla_transformer.console.outputs import write_atomically
-from vanilla_transformer.data.corpus import load_corpus
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.checkpoint import CHECKPOINTS
@@ -69,11 +69,11 @@ def _train_and_score(values: dict[str, Any], metric: str) -> None:
 
 def score_finished_model(run: Run, metric: str) -> float:
     """The score of a run's finished model on its validation data."""
-    assert run.config.data.validation is not None
-    assert run.validation_batches is not None
+    assert isinstance(run.config.data.validation, CorpusConfig)  # the configuration of the sweep refuses others
+    [batches] = run.validation_batches.values()
     model: Any = load_model_folder(run.output_dir / MODEL, run.state.accelerator.device)
     if metric == "perplexity":
-        return perplexity(mean_loss(model, run.validation_batches, run.state.accelerator)[1])
+        return perplexity(mean_loss(model, batches, run.state.accelerator)[1])
     rows: Any = load_corpus(run.config.data.validation)
     pairs = [(row["source"], row["target"]) for row in rows]
     return score_pairs(model, run.tokenizer, pairs, metric, run.config.generation.batch_tokens)
