@@ -42,9 +42,8 @@ def files_of_the_checkout() -> set[str]:
     configs = {
         f"vanilla_transformer/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.yaml")
     }
-    texts = {
-        f"vanilla_transformer/{name}" for name in ("hub/model_card.md", "hub/LICENSE", "comparison/report_template.md")
-    }
+    names = ("hub/model_card.md", "hub/LICENSE", "comparison/report_template.md", "exporting/exported_card.md")
+    texts = {f"vanilla_transformer/{name}" for name in names}
     return {str(path.relative_to(REPOSITORY)) for path in sources} | configs | texts
 
 

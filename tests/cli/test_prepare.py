@@ -13,12 +13,11 @@ from vanilla_transformer.console.shipped_configs import find_config
 from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.training.configuration import load_run_config
 
-REFERENCE = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "preparation.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    section = REFERENCE.partition("## Preparing a corpus")[2]
-    (block,) = re.findall(r"```bash\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     expected = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
     commands = [line for line in block.splitlines() if not line.startswith("# ")]

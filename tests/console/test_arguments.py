@@ -26,10 +26,14 @@ def every_option(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) 
 OPTIONS = list(every_option(_parser()))
 
 
+VALUES = {"--with": "marian"}  # of options that "1" is no value of
+
+
 def arguments_for(option: argparse.Action) -> list[str]:
     if option.nargs == 0:
         return [option.option_strings[-1]]
-    return [option.option_strings[-1], str(next(iter(option.choices))) if option.choices else "1"]
+    name = option.option_strings[-1]
+    return [name, str(next(iter(option.choices))) if option.choices else VALUES.get(name, "1")]
 
 
 def example(names: tuple[str, ...], parser: argparse.ArgumentParser, option: argparse.Action):
