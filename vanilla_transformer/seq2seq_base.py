@@ -89,8 +89,8 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: tied embeddings under FSDP2 and tensor parallelism at once, which would still drift.
         """
-        shards = 1 if distributed_config is None else data_parallel_size(distributed_config)
-        if shards > 1 and model.all_tied_weights_keys:
+        is_tied = bool(model.all_tied_weights_keys)
+        if is_tied and distributed_config is not None and data_parallel_size(distributed_config) > 1:
             if distributed_config.tp_size > 1:
                 raise ValueError(
                     f"fsdp_size={distributed_config.fsdp_size} with tp_size={distributed_config.tp_size} would shard "

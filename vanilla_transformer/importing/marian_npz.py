@@ -14,6 +14,7 @@ from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTabl
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 
+EOS = "</s>"
 PAD = "<pad>"  # Marian has no such token: its decoder starts from a zero embedding
 SETTINGS = "special:model.yml"
 LAYERS: dict[str, str] = {
@@ -87,7 +88,7 @@ def read_marian_npz(source: Path) -> ImportedModel:
         "num_layers": settings.get("enc-depth"),
         "num_decoder_layers": settings.get("dec-depth"),
     }
-    special = SpecialTokens(pad=PAD, bos=None)
+    special = SpecialTokens(pad=PAD, eos=EOS, bos=None)
     for vocabulary in vocabularies:
         vocabulary.append(PAD)
         special.check(vocabulary, origin)
@@ -95,7 +96,7 @@ def read_marian_npz(source: Path) -> ImportedModel:
         sizes = " and ".join(str(len(vocabulary) - 1) for vocabulary in vocabularies)
         raise ValueError(f"{origin} has vocabularies of {sizes} tokens; they must have the same size")
     activation = settings.get("transformer-ffn-activation", "relu")
-    pad, eos = (vocabularies[0].index(name) for name in (PAD, special.eos))
+    pad, eos = (vocabularies[0].index(name) for name in (PAD, EOS))
     tokenizers = [sentencepiece_tokenizer(*pair, special) for pair in zip(models, vocabularies, strict=True)]
     return ImportedModel(
         origin=origin,
