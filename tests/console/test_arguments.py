@@ -70,6 +70,23 @@ def test_abbreviation_counts_as_the_option(capsys):
     assert "argument --beams: given twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", ["a --beams 1 b c", "--beams 1 a b c", "a b c --beams 1", "a b --beams 1 c"])
+def test_arguments_of_any_number_stand_on_both_sides_of_options(arguments: str):
+    parser = ArgumentParser()
+    parser.add_argument("first")
+    parser.add_argument("more", nargs="*")
+    parser.add_argument("--beams")
+    assert vars(parser.parse_args(arguments.split())) == {"first": "a", "more": ["b", "c"], "beams": "1"}
+
+
+def test_unknown_option_is_no_argument(capsys):
+    parser = ArgumentParser()
+    parser.add_argument("more", nargs="*")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["a", "--beans", "b"])
+    assert "unrecognized arguments: --beans" in capsys.readouterr().err
+
+
 def test_parser_can_be_reused():
     parser = ArgumentParser()
     parser.add_argument("--beams")

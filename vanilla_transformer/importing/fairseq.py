@@ -49,10 +49,13 @@ NOT_POSSIBLE = (  # settings that another architecture has
 
 
 def is_fairseq(source: Path) -> bool:
-    """Whether it is a checkpoint beside dictionaries, or a folder of both."""
+    """Whether it is a checkpoint beside dictionaries, a folder of both, or a file with fairseq's entries."""
     try:
-        return bool(_dictionaries(source)) and _checkpoint(source).suffix == ".pt"
-    except OSError:
+        if _dictionaries(source):
+            return _checkpoint(source).suffix == ".pt"
+        content = read_checkpoint(source) if source.is_file() else {}
+        return isinstance(content, dict) and "model" in content and not content.keys().isdisjoint({"args", "cfg"})
+    except (OSError, ValueError):
         return False
 
 

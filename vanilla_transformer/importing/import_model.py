@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
 from vanilla_transformer.importing.joeynmt import is_joeynmt, read_joeynmt
@@ -83,6 +84,8 @@ def import_model(
         raise FileNotFoundError(f"{source} does not exist")
     if kind is None:
         kind = next((name for name, known in KINDS.items() if known.recognises(source)), None)
+        if kind is None and source.is_file():
+            read_checkpoint(source)  # a damaged one, or one that is not read, has an error that says so
     if kind not in KINDS:
         known = "; ".join(f"{name}: {known.what}" for name, known in KINDS.items())
         raise ValueError(f"{source} is of no toolkit that is recognised; say which with --from ({known})")
