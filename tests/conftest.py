@@ -3,9 +3,11 @@
 
 import gc
 import ipaddress
+import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,6 +34,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np  # noqa: E402 -- after the environment, which torch reads, like the processes that tests start
 import torch  # noqa: E402
+
+PATIENCE = 300  # seconds with a browser, for machines that do much else
 
 
 def _refuse_other_machines(event: str, arguments: tuple) -> None:
@@ -111,6 +115,26 @@ def nothing_is_left() -> Iterator[None]:
     assert settings_of_the_process() == before
 
 
+@pytest.fixture
+def browser():
+    """Chromium; its log `performance` has every request."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.fail("this test drives Chromium; on Debian: apt-get install chromium chromium-driver", pytrace=False)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(programs[1]))
+    driver.set_page_load_timeout(PATIENCE)
+    yield driver
+    driver.quit()
+
+
 def write_reversals(folder: Path, name: str, pairs: int, seed: int = 0) -> dict[str, str]:
     """Write a corpus that is learnt in seconds, letters and the same letters in reverse; returns its two files."""
     letters = random.Random(f"{name} {seed}")
@@ -151,6 +175,11 @@ class TinyRun:
         """Overrides that add a validation corpus."""
         files = write_reversals(self.folder, "validation", 12)
         return [f"data.validation.{side}={path}" for side, path in files.items()]
+
+    def corpora(self, kind: str, *corpora: tuple[int, dict]) -> str:
+        """An override that gives a list: corpora of so many pairs, each with these fields."""
+        listed = [write_reversals(self.folder, f"{kind}-{own['name']}", pairs) | own for pairs, own in corpora]
+        return f"data.{kind}={json.dumps(listed)}"
 
     def load(self, *overrides: str):
         from vanilla_transformer.training.configuration import load_run_config

@@ -81,7 +81,11 @@ def parameters_by_the_paper(row: Row) -> int:
 COMPARISONS = sorted(CONFIGS.glob("compare*.yaml"))
 BENCHMARKS = sorted(CONFIGS.glob("benchmark*.yaml"))
 SWEEPS = sorted(CONFIGS.glob("sweep*.yaml"))
-OF_OTHERS = [CONFIGS / "finetune.yaml", *(CONFIGS / "accelerate").glob("*.yaml")]  # whose tests load them
+OF_OTHERS = [
+    CONFIGS / "finetune.yaml",
+    CONFIGS / "prepare.yaml",
+    *(CONFIGS / "accelerate").glob("*.yaml"),
+]  # whose tests load them
 RUNS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path not in COMPARISONS + BENCHMARKS + SWEEPS + OF_OTHERS]
 
 

@@ -25,6 +25,7 @@ MAY_BE_PUBLISHED = {
     "embeddings.py",
     "fused_decoder.py",
     "generation.py",
+    "language_tags.py",
     "linear.py",
     "loss.py",
     "modeling_rnn_seq2seq.py",

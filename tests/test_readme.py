@@ -49,7 +49,7 @@ def test_every_command_is_tested_here():
     others = [line for line in commands() if line not in known]
     assert [line.split()[0] for line in others] == ["accelerate", "torchrun"]
     ours = [line.split()[1] for line in known[2:] if "/bin/vanilla-transformer" in line]
-    assert ours == ["train", "translate", "evaluate", "plot", "plot", "push", "push", "pull"]
+    assert ours == ["train", "translate", "evaluate", "plot", "plot", "push", "push", "push", "pull"]
     assert [line.split()[:2] for line in known[2:] if "/bin/vanilla-transformer" not in line] == [
         [".venv/bin/pip", "install"],
         [".venv/bin/python", "scripts/demo.py"],

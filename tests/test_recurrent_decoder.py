@@ -23,6 +23,7 @@ VARIANTS = RNNS | {
         "sutskever", embedding_size=10, residual=True
     ),
     "Bahdanau's with LSTMs and residuals": varied("bahdanau", cell="lstm", residual=True),
+    "JoeyNMT's": varied("luong", bridge="top", readout_bias=True, num_decoder_layers=3),
     "Luong's with GRUs": varied("luong", cell="gru", num_decoder_layers=1),
     "tanh, feeding the context": varied("bahdanau", cell="tanh", attention="multiplicative"),
     "the lowest layer has a residual over what is fed": varied("luong", hidden_size=24, residual=True),

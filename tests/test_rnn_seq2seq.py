@@ -92,10 +92,16 @@ def logits_by_hand(model, source: list[int], target: list[int]) -> tuple[torch.T
     else:
         linear = list(decoder.bridge.projections)
         parts = len(finals[0])
+        squash = (lambda x: x) if config.bridge == "top_linear" else torch.tanh
         states = [
             tuple(
-                torch.tanh(
-                    linear[part * layers + i].weight @ finals[max(0, len(finals) - layers + i)][part]
+                squash(
+                    linear[part * layers + i].weight
+                    @ (
+                        finals[max(0, len(finals) - layers + i)][part]
+                        if config.bridge == "counterparts"
+                        else finals[-1][0]
+                    )
                     + linear[part * layers + i].bias
                 )
                 for part in range(parts)
@@ -103,6 +109,7 @@ def logits_by_hand(model, source: list[int], target: list[int]) -> tuple[torch.T
             for i in range(layers)
         ]
     cells = [cell_of(layer.recurrence, config.cell) for layer in decoder.stack.layers]
+    bias = decoder.readout.linear.bias if config.readout_bias else 0.0
     fed = torch.zeros(config.embedding_size, dtype=torch.float64)
     all_logits, all_weights = [], []
     for token in target:
@@ -123,7 +130,7 @@ def logits_by_hand(model, source: list[int], target: list[int]) -> tuple[torch.T
         else:
             if config.input_feeding != "context":
                 context, weights = attend_by_hand(model, x, encoded)
-            vector = torch.tanh(decoder.readout.linear.weight @ torch.cat([context, x]))
+            vector = torch.tanh(decoder.readout.linear.weight @ torch.cat([context, x]) + bias)
             all_weights.append(weights)
         fed = vector
         all_logits.append(model.lm_head.weight @ vector)
@@ -164,6 +171,18 @@ def test_logits_and_weights_equal_torchs_cells_step_by_step(cell, attention, inp
 def test_residual_connections_and_other_depths_equal_torchs_cells(cell, decoder_layers):
     architecture = {"attention": "multiplicative", "input_feeding": "none", "residual": True}
     model = tiny_model(cell=cell, num_decoder_layers=decoder_layers, **architecture)
+    logits, _ = logits_by_hand(model, [3, 4, 5], [1, 6])
+    output = model(input_ids=torch.tensor([[3, 4, 5]]), decoder_input_ids=torch.tensor([[1, 6]])).logits[0]
+    assert (output - logits).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("bridge", ["top", "top_linear"])
+@pytest.mark.parametrize(("cell", "layers", "decoder_layers"), [("gru", 2, 1), ("lstm", 3, 2)])
+@torch.no_grad()
+def test_the_bridge_from_the_top_layer_and_the_bias_of_the_readout(cell, layers, decoder_layers, bridge):
+    depth = {"num_layers": layers, "num_decoder_layers": decoder_layers, "bidirectional": layers == 2}
+    attention = {"attention": "multiplicative", "input_feeding": "attentional", "readout_bias": True}
+    model = tiny_model(cell=cell, bridge=bridge, **depth, **attention)
     logits, _ = logits_by_hand(model, [3, 4, 5], [1, 6])
     output = model(input_ids=torch.tensor([[3, 4, 5]]), decoder_input_ids=torch.tensor([[1, 6]])).logits[0]
     assert (output - logits).abs().max() < 1e-6
@@ -337,6 +356,10 @@ def test_loading_keeps_the_recurrent_weights(tmp_path):
         ({"num_decoder_layers": 0}, "num_decoder_layers=0 must lie between 1 and"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and less than 1"),
         ({"reverse_source": True}, "reverse_source=True has no meaning with bidirectional=True"),
+        (
+            {"attention": "none", "input_feeding": "none", "readout_bias": True, "embedding_size": 5},
+            "readout_bias=True: without attention and with embedding_size=5, the hidden_size, the projection reads",
+        ),
         ({"attention": "none"}, "input_feeding='context' feeds what attention computes, and attention is 'none'"),
     ],
 )

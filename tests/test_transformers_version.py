@@ -35,6 +35,10 @@ def test_the_range_is_that_of_the_project():
     assert f"transformers>={MINIMUM},<{BELOW}" in project["dependencies"]
 
 
+def test_the_model_card_names_the_oldest():
+    assert f"transformers ({MINIMUM} or newer)" in (REPOSITORY / "model_card.md").read_text(encoding="utf-8")
+
+
 ANOTHER_VERSION = "import sys, transformers; transformers.__version__ = '5.16.0'\n"
 WITHOUT_THE_PACKAGE = "sys.modules['vanilla_transformer'] = None\n"
 OPEN_FOLDER = """

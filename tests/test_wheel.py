@@ -19,7 +19,7 @@ from vanilla_transformer import __version__
 from vanilla_transformer.console.shipped_configs import config_names
 
 REPOSITORY = Path(__file__).parents[1]
-SHIPPED_SUFFIXES = {".py", ".h", ".cpp"}
+SHIPPED_SUFFIXES = {".py", ".h", ".cpp", ".html", ".js"}
 TINY_MODEL = ("model.d_model=16", "model.d_ff=32", "model.num_layers=1", "model.num_heads=2")
 TINY_RUN = (*TINY_MODEL, "tokenizer={kind: symbols}", "training.max_updates=2", "training.trackers=[]")
 
@@ -42,9 +42,8 @@ def files_of_the_checkout() -> set[str]:
     configs = {
         f"vanilla_transformer/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.yaml")
     }
-    texts = {
-        f"vanilla_transformer/{name}" for name in ("hub/model_card.md", "hub/LICENSE", "comparison/report_template.md")
-    }
+    names = ("hub/model_card.md", "hub/LICENSE", "comparison/report_template.md", "exporting/exported_card.md")
+    texts = {f"vanilla_transformer/{name}" for name in names}
     return {str(path.relative_to(REPOSITORY)) for path in sources} | configs | texts
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     # that they import, because transformers 4 copies the files that this one names, and no others.
     from .decoder import Decoder  # noqa: F401
     from .generation import generate  # noqa: F401
+    from .language_tags import tag_options  # noqa: F401
     from .pipeline_translation import TranslationPipeline  # noqa: F401
     from .search import BeamSearch  # noqa: F401
     from .transformers_differences import CACHE  # noqa: F401
@@ -42,6 +43,10 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
         input_feeding: the decoder's second input beside the last token. "none": none, and training computes the
             whole target at once; "context": the context that the previous state attends to (Bahdanau et al. 2015);
             "attentional": the previous attentional vector (Luong et al. 2015, section 3.3).
+        bridge: what the decoder's first state is made of. "counterparts": of the encoder's layers, see `Bridge`; "top":
+            tanh(W h + b), where h is the hidden state of the encoder's top layer, for every layer and for the cell
+            states too, as in JoeyNMT; "top_linear": the same without tanh.
+        readout_bias: a bias in the attentional vector, as JoeyNMT has it; Luong et al. (2015) have none.
         residual: x + layer(x) wherever both widths agree (Wu et al. 2016).
         dropout: rate on the input of every recurrent layer, on the encoder's output and on the projection's input; not
             within the recurrence (Zaremba et al. 2014).
@@ -68,6 +73,8 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
     reverse_source: bool = False
     attention: Literal["none", "additive", "multiplicative"] = "additive"
     input_feeding: Literal["none", "context", "attentional"] = "context"
+    bridge: Literal["counterparts", "top", "top_linear"] = "counterparts"
+    readout_bias: bool = False
     residual: bool = False
     dropout: float | int = bounded(RATE, 0.0)
     label_smoothing: float | int = bounded(RATE, 0.0)
@@ -89,6 +96,11 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
             raise ValueError(
                 f"input_feeding={self.input_feeding!r} feeds what attention computes, and attention is 'none'; choose "
                 "an attention, or input_feeding='none'"
+            )
+        if self.readout_bias and self.attention == "none" and self.embedding_size == self.hidden_size:
+            raise ValueError(
+                f"readout_bias=True: without attention and with embedding_size={self.embedding_size}, the hidden_size, "
+                "the projection reads the state itself; set readout_bias to False"
             )
 
     @property

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     # that they import, because transformers 4 copies the files that this one names, and no others.
     from .decoder import Decoder  # noqa: F401
     from .generation import generate  # noqa: F401
+    from .language_tags import tag_options  # noqa: F401
     from .pipeline_translation import TranslationPipeline  # noqa: F401
     from .search import BeamSearch  # noqa: F401
     from .transformers_differences import CACHE  # noqa: F401

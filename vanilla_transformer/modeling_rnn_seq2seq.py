@@ -50,15 +50,22 @@ class Bridge(nn.Module):
     With one direction and as many layers on both sides, each layer starts from the state of its counterpart (Sutskever
     2014, Luong 2015). Otherwise s_0 = tanh(W f), where f is the last state of its counterpart counted from the top, or
     of the lowest layer where there is none. A departure: Bahdanau (2015), appendix A.2.2, reads the backward
-    direction's state alone; here f has both.
+    direction's state alone; here f has both. Another departure, JoeyNMT's: with `bridge` "top" f is
+    the hidden state of the top layer, for every layer and for the cell states too; with "top_linear" there is no tanh.
     """
 
     def __init__(self, config: RNNSeq2SeqConfig):
         super().__init__()
         assert config.num_decoder_layers is not None  # the config has filled it in
         deeper = config.num_layers - config.num_decoder_layers
-        self.counterparts = [max(0, deeper + layer) for layer in range(config.num_decoder_layers)]
-        self.is_copy = not config.bidirectional and config.num_decoder_layers == config.num_layers
+        self.reads_top = config.bridge != "counterparts"
+        self.activation = nn.Identity() if config.bridge == "top_linear" else nn.Tanh()
+        self.counterparts = [
+            config.num_layers - 1 if self.reads_top else max(0, deeper + layer)
+            for layer in range(config.num_decoder_layers)
+        ]
+        alike = not config.bidirectional and config.num_decoder_layers == config.num_layers
+        self.is_copy = alike and not self.reads_top
         parts = 2 if config.cell == "lstm" else 1
         projections = 0 if self.is_copy else parts * len(self.counterparts)
         self.projections = nn.ModuleList(
@@ -69,9 +76,13 @@ class Bridge(nn.Module):
         """`(batch, num_layers, encoder_width)` each → `(batch, num_decoder_layers, hidden_size)` each."""
         if self.is_copy:
             return final
+        if self.reads_top:
+            final = dict.fromkeys(final, final["hidden"])
         projections = iter(self.projections)
         return {
-            name: torch.stack([torch.tanh(next(projections)(part[:, layer])) for layer in self.counterparts], dim=1)
+            name: torch.stack(
+                [self.activation(next(projections)(part[:, layer])) for layer in self.counterparts], dim=1
+            )
             for name, part in final.items()
         }
 
@@ -88,7 +99,8 @@ class Readout(nn.Module):
         context = 0 if config.attention == "none" else config.encoder_width
         self.is_state = not context and config.hidden_size == config.embedding_size
         if not self.is_state:
-            self.linear = nn.Linear(context + config.hidden_size, config.embedding_size, bias=False)
+            # A departure: the paper has no bias here.
+            self.linear = nn.Linear(context + config.hidden_size, config.embedding_size, bias=config.readout_bias)
 
     def forward(self, state: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         """`(batch, length, hidden_size)`, `(batch, length, encoder_width)` → `(batch, length, embedding_size)`."""

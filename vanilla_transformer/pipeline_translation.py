@@ -3,16 +3,19 @@
 
 from typing import Any
 
+import torch
 from transformers import Pipeline
 
+from .language_tags import tag_options
 from .transformers_differences import PIPELINE_KEEPS_ARGUMENTS, generate_arguments
 
 
 class TranslationPipeline(Pipeline):
     """Text in, text out: `pipeline("vanilla-translation", folder)("A man sleeps.")`.
 
-    A call takes a text, a list of them or any iterable, and the arguments of `generate()`. For each text it returns
-    `num_return_sequences` times `{"translation_text": …}`, best first.
+    A call takes a text, a list of them or any iterable, and the arguments of `generate()`; with `tgt_lang="de"` a model
+    of several languages translates into that of its tag `<2de>`. For each text it returns `num_return_sequences` times
+    `{"translation_text": …}`, best first.
     """
 
     _load_tokenizer = True
@@ -21,13 +24,21 @@ class TranslationPipeline(Pipeline):
     _load_feature_extractor = False
     _pipeline_calls_generate = PIPELINE_KEEPS_ARGUMENTS
 
-    def _sanitize_parameters(self, **generate_kwargs) -> tuple[dict, dict, dict]:
-        return {}, generate_kwargs, {}
+    def _sanitize_parameters(self, tgt_lang: str | None = None, **generate_kwargs) -> tuple[dict, dict, dict]:
+        before, options = tag_options(self.tokenizer, self.model.generation_config, None, tgt_lang)
+        return {"before": before} if before else {}, options | generate_kwargs, {}
 
-    def preprocess(self, text: str) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base leaves the input's name open
+    def preprocess(self, text: str, before: list[int] | None = None) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- the base leaves the input's name open
         if not isinstance(text, str):
             raise ValueError(f"a text to translate must be a string; {type(text).__name__} was given")
-        return dict(self.tokenizer(text, return_tensors="pt"))  # pyright: ignore[reportOptionalCall] -- _load_tokenizer
+        inputs = dict(self.tokenizer(text, return_tensors="pt"))  # pyright: ignore[reportOptionalCall] -- _load_tokenizer
+        if before:  # the ids of tags, which text cannot give
+            first = {
+                "input_ids": torch.tensor([before]),
+                "attention_mask": torch.ones(1, len(before), dtype=torch.long),
+            }
+            inputs = {name: torch.cat([first[name], tokens], dim=1) for name, tokens in inputs.items()}
+        return inputs
 
     def _forward(self, inputs: dict[str, Any], **generate_kwargs) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
         options = generate_arguments(self, generate_kwargs, return_dict_in_generate=False)

@@ -208,5 +208,5 @@ class RecurrentDecoder(TorchDecoder):
         attention = decoder.attention
         self.scores = None if attention is None else SCORES[type(attention)](attention, precision)
         readout = decoder.readout
-        self.readout = None if readout.is_state else PackedLinear(readout.linear.weight, None, precision)
+        self.readout = None if readout.is_state else PackedLinear(readout.linear.weight, readout.linear.bias, precision)
         self.projection = PackedLinear(model.lm_head.weight, model.lm_head.bias, precision)

@@ -74,7 +74,14 @@ def test_missing_folder(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["model"], ["model", "ann/model", "--token", "hf_x"], ["model", "ann/model", "--revision"]]
+    "arguments",
+    [
+        [],
+        ["model"],
+        ["model", "ann/model", "--token", "hf_x"],
+        ["model", "ann/model", "--revision"],
+        ["model", "ann/model", "--with", "marian,fairseq"],
+    ],
 )
 def test_wrong_usage(arguments: list[str], capsys):
     """A token on the command line would stay in the shell's history."""

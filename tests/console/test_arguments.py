@@ -26,10 +26,14 @@ def every_option(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) 
 OPTIONS = list(every_option(_parser()))
 
 
+VALUES = {"--with": "marian"}  # of options that "1" is no value of
+
+
 def arguments_for(option: argparse.Action) -> list[str]:
     if option.nargs == 0:
         return [option.option_strings[-1]]
-    return [option.option_strings[-1], str(next(iter(option.choices))) if option.choices else "1"]
+    name = option.option_strings[-1]
+    return [name, str(next(iter(option.choices))) if option.choices else VALUES.get(name, "1")]
 
 
 def example(names: tuple[str, ...], parser: argparse.ArgumentParser, option: argparse.Action):
@@ -64,6 +68,23 @@ def test_abbreviation_counts_as_the_option(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--beams", "1", "--bea=1"])
     assert "argument --beams: given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["a --beams 1 b c", "--beams 1 a b c", "a b c --beams 1", "a b --beams 1 c"])
+def test_arguments_of_any_number_stand_on_both_sides_of_options(arguments: str):
+    parser = ArgumentParser()
+    parser.add_argument("first")
+    parser.add_argument("more", nargs="*")
+    parser.add_argument("--beams")
+    assert vars(parser.parse_args(arguments.split())) == {"first": "a", "more": ["b", "c"], "beams": "1"}
+
+
+def test_unknown_option_is_no_argument(capsys):
+    parser = ArgumentParser()
+    parser.add_argument("more", nargs="*")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["a", "--beans", "b"])
+    assert "unrecognized arguments: --beans" in capsys.readouterr().err
 
 
 def test_parser_can_be_reused():

@@ -52,6 +52,7 @@ PROGRAMS = {
     "evaluate": (["cli", "evaluate", "--hypothesis", "LICENSE", "--reference", "LICENSE"], "accelerate", "training"),
     "average": (["cli", "average", "a", "b", "--output", "runs/c"], "accelerate", "training"),
     "compare": (["cli", "compare"], "accelerate", "comparison"),
+    "prepare": (["cli", "prepare", "prepare"], "datasets", "preparation"),
     "sweep": (["cli", "sweep", "sweep"], "accelerate", "tuning"),
     "quickstart": (["cli", "quickstart"], "accelerate", "quickstart"),
     "plot": (["cli", "plot", "positions"], "matplotlib", "visualization"),

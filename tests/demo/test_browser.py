@@ -2,19 +2,18 @@
 """The page in Chromium: what a person sees, and where the browser sends requests."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.demo.conftest import HOSTILE
 from vanilla_transformer.demo.page import build_page, launch
 from vanilla_transformer.demo.shown_model import ShownModel
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 300  # seconds, for machines that do much else
 OWNED = "return [typeof window.owned, document.querySelectorAll('.answer img, .answer script, .answer h1').length]"
 ENTER = "\ue007"
 PASTE = (
@@ -29,25 +28,6 @@ def address(transformer: ShownModel, rnn: ShownModel) -> Iterator[str]:
     _, url, _ = launch(page, server_name="127.0.0.1", prevent_thread_lock=True)
     yield url
     page.close(verbose=False)
-
-
-@pytest.fixture
-def browser():
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.fail("this test drives Chromium; on Debian: apt-get install chromium chromium-driver", pytrace=False)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(programs[1]))
-    driver.set_page_load_timeout(PATIENCE)
-    yield driver
-    driver.quit()
 
 
 class Visitor:

@@ -52,6 +52,7 @@ CHANGES = [
     {"activation_function": "gelu"},
     {"d_k": 6, "d_v": 6},
     {"layer_norm_eps": 1e-3},
+    {"decoder_vocab_size": 23, "share_encoder_decoder_embeddings": False},
 ]
 
 
@@ -63,7 +64,9 @@ def test_targets_and_scores_are_those_of_generate(changes, tmp_path):
             if hasattr(norm, "bias"):
                 norm.bias.fill_(1.0)
         model.lm_head.weight[model.config.eos_token_id] = -1.0
-    write_ctranslate2(model, [str(token) for token in range(model.config.vocab_size)], tmp_path, max_length=12)
+    tokens = [str(token) for token in range(31)]
+    target_tokens = tokens[: model.config.decoder_vocab_size]
+    write_ctranslate2(model, tokens, tmp_path, max_length=12, target_tokens=target_tokens)
     sources = torch.randint(3, 31, (8, 6))
     sources[0, 4:] = PAD
     model.generation_config.eos_token_id = None

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from tests.conftest import write_reversals
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, LATER_STEPS, quantize_folder, write_onnx
+from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, LATER_STEPS, quantize_graphs, write_onnx
 from vanilla_transformer.inference.model_folder import load_model_folder
 
 NEW_TOKENS = 8
@@ -73,7 +73,7 @@ def test_each_greedy_token_is_ours(model_folder, onnx_folder, tmp_path):
 def test_int8_is_close_and_smaller(model_folder, onnx_folder, tmp_path):
     folder = tmp_path / "int8"
     shutil.copytree(onnx_folder, folder)
-    quantize_folder(folder)
+    quantize_graphs(folder, (ENCODER, FIRST_STEP, LATER_STEPS))
     batch, targets, expected = batch_and_expected(model_folder, tmp_path)
     difference = np.abs(greedy_logits(folder, batch, targets) - expected)
     assert 0 < difference.mean() < 0.1 * expected.std()

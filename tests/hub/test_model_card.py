@@ -178,16 +178,16 @@ def code_of(folder: Path) -> list[str]:
 
 
 def test_the_code_in_the_card_runs_with_the_package(folder: Path, capsys):
-    without_package, with_package, papers_decoding = code_of(folder)
     names: dict = {}
-    exec(compile(without_package + with_package + papers_decoding, "README.md", "exec"), names)
-    assert capsys.readouterr().out.endswith("\n")
+    exec(compile("".join(code_of(folder)), "README.md", "exec"), names)
+    assert len(capsys.readouterr().out.splitlines()) == 2  # by generate, and by Translator
+    assert names["translator"].engine in ("native", "torch")
     assert type(names["model"]) is vanilla_transformer.VanillaTransformerForConditionalGeneration
     assert names["outputs"].shape[0] == 1
 
 
 def test_the_code_in_the_card_runs_without_the_package(folder: Path, tmp_path: Path):
-    first, _, papers_decoding = code_of(folder)
+    first, _, papers_decoding, _ = code_of(folder)
     hide = "import sys; sys.modules['vanilla_transformer'] = None  # importing it raises ModuleNotFoundError\n"
     result = subprocess.run(
         [sys.executable, "-c", hide + first + papers_decoding + "print('decoded', len(outputs))"],
@@ -200,6 +200,21 @@ def test_the_code_in_the_card_runs_without_the_package(folder: Path, tmp_path: P
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.endswith("decoded 1\n")
+
+
+def test_the_command_in_the_card_runs(folder: Path, tmp_path: Path):
+    [shown] = re.findall(r"^```bash\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "source.txt").write_text("a b\nc\n", encoding="utf-8")
+    function = f'vanilla-transformer() {{ "{sys.executable}" -m vanilla_transformer.cli "$@"; }}\n'
+    subprocess.run(["bash", "-c", function + shown], cwd=tmp_path, capture_output=True, check=True)
+    assert len((tmp_path / "translated.txt").read_text(encoding="utf-8").splitlines()) == 2
+
+
+@pytest.mark.parametrize(("model_type", "expected"), [("vanilla_transformer", True), ("rnn_seq2seq", False)])
+def test_kernels_are_promised_for_transformers_alone(tmp_path: Path, model_type: str, expected: bool):
+    text = card(tmp_path, replace(LEAST, model_type=model_type)).text
+    assert ("translator.engine" in text) == expected
+    assert "vanilla_transformer.Translator" in text
 
 
 def test_markup_in_facts_breaks_nothing(tmp_path: Path):

@@ -48,7 +48,8 @@ def test_the_code_in_the_card_opens_the_model_by_its_id(hub, client, complete, n
     card = (client(pull, name, tmp_path / "pulled") / "README.md").read_text(encoding="utf-8")
     assert f'\nname = "{name}"\n' in card
     before, after = ((complete / "README.md").read_text(encoding="utf-8").splitlines(), card.splitlines())
-    assert sum(item != other for item, other in zip(before, after, strict=True)) == 1
+    changed = [other for item, other in zip(before, after, strict=True) if item != other]
+    assert changed == [f'name = "{name}"', f"vanilla-transformer translate {name} < source.txt > translated.txt"]
 
 
 def test_large_weights_go_through_lfs_without_the_token(hub, client, make_folder, name, tmp_path):

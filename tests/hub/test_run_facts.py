@@ -97,3 +97,17 @@ def test_a_local_folder_with_the_form_of_an_id_is_no_dataset(results, tmp_path, 
 def test_a_caller_may_add_facts(results):
     facts = facts_of_run(results, "tiny", example_input="a b")
     assert facts.example_input == "a b"
+
+
+def test_lists_of_corpora_are_scored_and_described_one_by_one(results):
+    own = results["config"]["data"]["train"]
+    results["config"]["data"]["train"] = [own | {"name": "bt", "weight": 0.5, "tag": "<bt>", "target_tag": None}]
+    figures = {"perplexity": 7.0, "bleu": 3.0}
+    results["validation"]["corpora"] = {"news": figures}
+    results["scores"] = [{"data": "talks", "metric": "BLEU", "value": 30.0, "signature": "s"}]
+    facts = facts_of_run(results, "tiny")
+    assert facts.recipe["data"]["train"] == {"bt": {"weight": 0.5, "tag": "<bt>", "target_tag": None}}
+    found = {(score.dataset, score.metric): score.value for score in facts.scores}
+    assert found["reversals: test talks", "BLEU"] == 30.0
+    assert found["reversals: validation news, before averaging", "perplexity per token"] == 7.0
+    assert found["reversals: validation news, before averaging", "BLEU"] == 3.0

@@ -2,6 +2,7 @@
 """Random models of transformers' MarianMT and FSMT: the same logits, tokens and texts after the import."""
 
 import json
+import shutil
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,37 @@ def test_a_folder_of_two_tokenizers_can_be_saved_and_opened_again(tmp_path, way)
     assert "target_tokenizer/tokenizer.json" in dict(list_files(tmp_path / "ours"))  # is published
     assert 'subfolder="target_tokenizer"' in (tmp_path / "ours" / "README.md").read_text(encoding="utf-8")
     assert tokenizer(LINES[4])["input_ids"] == load_tokenizer(tmp_path / "again")(LINES[4])["input_ids"] != expected
+
+
+def test_beam_search_has_marian_s_translations_and_scores(tmp_path, draw):
+    marian = marian_folder(tmp_path / "opus", shared=True, one_spm=True)
+    marian.generation_config.update(length_penalty=1.4)
+    marian.generation_config.save_pretrained(tmp_path / "opus")
+    import_model(tmp_path / "opus", tmp_path / "ours")
+    translator = Translator.from_pretrained(tmp_path / "ours", device="cpu")
+    options = {"num_beams": 3, "max_length": 8, "return_dict_in_generate": True, "output_scores": True}
+    expected = marian.generate(**translator.tokenizer(LINES[0], return_tensors="pt"), **options)
+    [[best]] = translator.n_best(LINES[:1], 1, num_beams=3, max_new_tokens=7)
+    assert best.text == translator.tokenizer.decode(expected.sequences[0], skip_special_tokens=True)
+    assert best.score == pytest.approx(expected.sequences_scores.item(), abs=1e-4)
+    [[papers]] = translator.n_best(LINES[:1], 1, num_beams=3, max_new_tokens=7, alpha=0.6)
+    assert papers.score != pytest.approx(best.score, abs=1e-2)
+
+
+def test_a_penalty_that_is_not_stored_is_transformers_default(tmp_path):
+    marian_folder(tmp_path / "opus", shared=True, one_spm=True)
+    assert import_model(tmp_path / "opus", tmp_path / "ours").generation_config.length_penalty == 1.0
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_two_vocabularies_without_a_target_tokenizer_are_refused(tmp_path, is_declared):
+    marian_folder(tmp_path / "opus", shared=False)
+    import_model(tmp_path / "opus", tmp_path / "ours")
+    shutil.rmtree(tmp_path / "ours" / "target_tokenizer")
+    if not is_declared:  # a tokenizer of another origin
+        settings = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text(encoding="utf-8"))
+        del settings["has_target_tokenizer"]
+        write_json(tmp_path / "ours" / "tokenizer_config.json", settings)
+    with pytest.raises((ValueError, FileNotFoundError), match="target_tokenizer/") as error:
+        Translator.from_pretrained(tmp_path / "ours")
+    assert "\n" not in str(error.value)

@@ -177,6 +177,34 @@ def test_only_the_training_corpus_streams(tmp_path: Path, name: str):
     assert f"data.{name}.streaming=true" in message_of(tmp_path, LEAST, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.train=[]"], "data.train=[] must have at least one corpus"),
+        (["data.train=[{path: x.tsv}]"], "data.train[0].name is missing"),
+        (["data.train=[{name: a, path: x.tsv, wieght: 2}]"], "unknown key data.train[0].wieght"),
+        (["data.train=[{name: a, path: x.tsv, weight: much}]"], "data.train[0].weight='much': expected float or null"),
+        (["data.train=[{name: a, path: x.tsv, weight: 0}]"], "weight=0.0 of corpus 'a' must be greater than 0"),
+        (["data.train=[{name: a, path: x.tsv}, {name: a, path: y.tsv}]"], "data.train has two corpora with name='a'"),
+        (["data.train=[{name: a, path: x, streaming: true}, {name: b, path: y}]"], "'a' is a stream and 'b' is not"),
+        (["data.train=[{name: a, path: x, streaming: true}]"], "data.train[a].weight is missing: a stream is shown"),
+        (["data.train=[{name: a, path: x, weight: 2}]", "data.temperature=5"], "data.temperature=5.0 and weight=2.0"),
+        (["data.train=[{name: a, path: x, streaming: true}]", "data.temperature=5"], "needs the corpora's sizes"),
+        (["data.train={path: x}", "data.temperature=5"], "mixes a list of corpora, and data.train is none"),
+        (["data.train=[{name: a, path: x}]", "data.temperature=0"], "data.temperature=0.0 must be greater than 0"),
+        (["data.train={path: x, weight: 2}"], "unknown key data.train.weight"),
+        (["data.train=[{name: a, path: x, tag: ''}]"], "tag='' of corpus 'a' must have characters"),
+        (["data.validation=[{name: a, path: x, weight: 2}]"], "unknown key data.validation[0].weight"),
+        (["data.validation=[{name: a, path: x, streaming: true}]"], "data.validation[a].streaming=true"),
+        (["data.test=[{name: a, path: x}, {name: a, path: x}]"], "data.test has two corpora with name='a'"),
+        (["data.validation={path: x}", "training.best_on=a"], "training.best_on='a' must be the name of a corpus"),
+        (["data.validation=[{name: b, path: x}]", "training.best_on=a"], "list data.validation, one of b"),
+    ],
+)
+def test_lists_of_corpora_that_cannot_be_used(tmp_path: Path, overrides: list[str], said: str):
+    assert said in message_of(tmp_path, LEAST, *overrides)
+
+
 @pytest.mark.parametrize("override", ["data.name=a: b: c", "training.trackers=[", "data.train.source=@x"])
 def test_an_override_of_invalid_yaml(tmp_path: Path, override: str):
     assert "is not a YAML value; quote it" in message_of(tmp_path, LEAST, override)

@@ -176,7 +176,7 @@ def test_a_key_may_shrink_with_the_budget(example: ExampleSweep):
 def test_a_folder_of_something_else_is_refused(example: ExampleSweep):
     (example.folder / "out").mkdir()
     (example.folder / "out" / "thesis.txt").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="out holds files that are of no sweep"):
+    with pytest.raises(ValueError, match="out holds files, and no sweep"):
         example.run()
 
 

@@ -18,10 +18,12 @@ from vanilla_transformer.cli import (
     finetune,
     import_,
     plot,
+    prepare,
     pull,
     push,
     quickstart,
     sweep,
+    synthesize,
     train,
     translate,
 )
@@ -32,10 +34,12 @@ from vanilla_transformer.console.streams import prepare_streams
 
 _MODULES = (
     quickstart,
+    prepare,
     train,
     finetune,
     translate,
     evaluate,
+    synthesize,
     average,
     import_,
     export,

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from vanilla_transformer.cli.train import train_and_describe
     from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
+    from vanilla_transformer.data.corpus import CorpusConfig
     from vanilla_transformer.hub.run_facts import write_card_of_run
     from vanilla_transformer.training.subprocess_run import run_in_subprocess
 
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         spell(word)  # raises for a word that cannot be spelt, before minutes of training
     configs = _load_configs(arguments)
     source = configs[TRANSFORMER].data.train
-    if source is None or source.source is None:
+    if not isinstance(source, CorpusConfig) or source.source is None:
         raise ValueError(f"{arguments.config}: data.train.source is missing; the dictionary's words are written there")
     folder = Path(source.source).parent
     if not (folder / "test.json").exists():

@@ -7,7 +7,8 @@
 
 One line in, one line out, in order; an empty line stays empty. --n-best N prints up to N lines for each line,
 "line number <tab> score <tab> translation", best first; the score is the log-probability divided by the paper's length
-penalty ((5 + length) / 6)^alpha.
+penalty ((5 + length) / 6)^alpha. Models imported from toolkits that divide by length^length_penalty do so here, too,
+unless --alpha is given.
 
 A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
 """
@@ -48,7 +49,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=finite_float,
         metavar="A",
-        help="exponent of the paper's length penalty; larger: longer translations (default: the model's own, else 0.6)",
+        help="exponent of the paper's length penalty; larger: longer (default: the model's own penalty, else 0.6)",
     )
     parser.add_argument(
         "--coverage-penalty",
@@ -56,6 +57,8 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
     )
+    parser.add_argument("--target-language", metavar="L", help="of a model of several, such as de: by its tag <2de>")
+    parser.add_argument("--tag", metavar="TAG", help="a tag before every source, such as '<bt>' (default: none)")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
@@ -86,6 +89,8 @@ def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_beams": arguments.beams,
         "alpha": arguments.alpha,
         "coverage_penalty": arguments.coverage_penalty,
+        "tag": arguments.tag,
+        "target_language": arguments.target_language,
     }
     budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
     return budgets | {name: value for name, value in given.items() if value is not None}

@@ -25,7 +25,7 @@ from vanilla_transformer.comparison.fairness import (
 from vanilla_transformer.comparison.result_file import read_result, write_result
 from vanilla_transformer.comparison.significance import METRICS, corpus_score, score_systems
 from vanilla_transformer.data.cmudict import spell, write_pronunciation_corpus
-from vanilla_transformer.data.corpus import load_corpus, load_references
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, load_references
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
@@ -112,6 +112,8 @@ def load_runs(name: str, task: QualityConfig, budget: Budget, folder: Path) -> d
         place = {"output_dir": str(folder / model / str(budget)), "trackers": []}
         values = merged(values, {"training": limits | place})
         runs[model] = run_config_of(values)
+        if several := [key for key in ("train", "test") if isinstance(getattr(runs[model].data, key), list)]:
+            raise ValueError(f"quality.{name}.data.{several[0]} is a list; a comparison takes one corpus")
         if task.metric == "BLEU" and runs[model].data.test is None:
             raise ValueError(f"quality.{name}.data.test is missing: BLEU needs its source and target")
     check_runs(f"quality.{name}", runs)
@@ -158,7 +160,7 @@ def measure_quality(
         runs = load_runs(name, task, task.budgets[0], folder / name)
         config = runs[TRANSFORMER]
         sources, references = load_test_set(name, task, config)
-        assert config.data.train is not None
+        assert isinstance(config.data.train, CorpusConfig)
         corpus, output_dir = load_corpus(config.data.train), Path(config.training.output_dir)
         tokenizer = prepare_tokenizer(config.tokenizer, corpus, output_dir)
         parameters = {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
@@ -182,7 +184,7 @@ def measure_quality(
 def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> tuple[list[str], list[list[str]]]:
     """The sources and the references of each; the pronunciation corpus is written first if it does not exist."""
     if task.metric == "word error rate":
-        if config.data.train is None or config.data.train.source is None:
+        if not isinstance(config.data.train, CorpusConfig) or config.data.train.source is None:
             raise ValueError(f"quality.{name}: its runs need data.train.source, where the dictionary's words are put")
         corpus = Path(config.data.train.source).parent
         if not (corpus / "test.json").exists():
@@ -190,7 +192,7 @@ def load_test_set(name: str, task: QualityConfig, config: RunConfig) -> tuple[li
         words: dict[str, list[str]] = json.loads((corpus / "test.json").read_text("utf-8"))
         sources, references = [spell(word) for word in words], list(words.values())
     else:
-        assert config.data.test is not None  # load_runs has checked
+        assert isinstance(config.data.test, CorpusConfig)  # load_runs has checked
         sources, references = load_references(config.data.test)
     return sources[: task.test_sentences], references[: task.test_sentences]
 

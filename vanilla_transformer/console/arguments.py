@@ -13,11 +13,19 @@ class UsageError(ValueError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, and its subcommands': an option given twice is an error, unless it collects values."""
+    """argparse's, and its subcommands': an option given twice is an error, unless it collects values.
+
+    Positional arguments of any number may stand before options and after them, where argparse alone takes the first.
+    """
 
     def parse_known_args(self, args=None, namespace=None):
         self._given: set[str] = set()
-        return super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(args, namespace)
+        of_any_number = [each.dest for each in self._actions if not each.option_strings and each.nargs == "*"]
+        if of_any_number and not any(argument.startswith("-") for argument in rest):
+            setattr(namespace, of_any_number[0], [*getattr(namespace, of_any_number[0]), *rest])
+            rest = []
+        return namespace, rest
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]):
         """argparse calls it once for each time that an argument is given."""

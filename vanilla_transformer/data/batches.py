@@ -13,6 +13,8 @@ from torch.utils.data import IterableDataset, Sampler
 if TYPE_CHECKING:
     import datasets
 
+    from vanilla_transformer.data.mixture import InterleavedStreams, Mixture
+
 Batch = TypeVar("Batch", np.ndarray, list)
 
 # A longer corpus is sorted and cut shard by shard: about 150 MB of memory and a second for each.
@@ -192,6 +194,7 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
     Args:
         source_lengths, target_lengths: tokens of each pair; arrays, mapped ones perhaps, are not copied.
         shuffle: `False`: in ascending length, the same in every epoch.
+        mixture: chooses the pairs of each epoch; `None`: all.
         options: as for `DistributedBatches`.
 
     Raises:
@@ -199,13 +202,20 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
     """
 
     def __init__(
-        self, source_lengths: Sequence[int], target_lengths: Sequence[int], *, shuffle: bool = True, **options: Any
+        self,
+        source_lengths: Sequence[int],
+        target_lengths: Sequence[int],
+        *,
+        shuffle: bool = True,
+        mixture: "Mixture | None" = None,
+        **options: Any,
     ):
         super().__init__(**options)
         # Slices: numpy would ask a column of `datasets` for one number at a time.
         self.lengths = np.asarray(source_lengths[:]), np.asarray(target_lengths[:])
         check_lengths(self.lengths, *self.budgets)
-        self.pairs = len(self.lengths[0])
+        self.mixture = mixture
+        self.pairs = len(self.lengths[0]) if mixture is None else mixture.pairs  # of an epoch
         self.shards = -(-self.pairs // PAIRS_PER_SHARD)
         self.shuffle = shuffle
         self.epoch = -1
@@ -226,7 +236,7 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
     def _cut_shard(self, epoch: int, shard: int) -> Iterator[np.ndarray]:
         if self.shards == 1:
             generator = np.random.default_rng((self.seed, epoch)) if self.shuffle else None
-            return iter(cut_batches(np.stack(self.lengths), *self.budgets, generator))
+            return self._cut(epoch, np.arange(self.pairs), generator)
         runs = np.arange(-(-self.pairs // PAIRS_PER_RUN))
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(runs)
@@ -234,6 +244,11 @@ class TokenBatchSampler(DistributedBatches, Sampler[list[int]]):
         indices = (drawn[:, None] * PAIRS_PER_RUN + np.arange(PAIRS_PER_RUN)).ravel()
         indices = indices[indices < self.pairs]
         generator = np.random.default_rng((self.seed, epoch, shard + 1)) if self.shuffle else None
+        return self._cut(epoch, indices, generator)
+
+    def _cut(self, epoch: int, indices: np.ndarray, generator: np.random.Generator | None) -> Iterator[np.ndarray]:
+        if self.mixture is not None:
+            indices = self.mixture.rows(epoch, indices)
         lengths = np.stack([side[indices] for side in self.lengths])
         return (indices[batch] for batch in cut_batches(lengths, *self.budgets, generator))
 
@@ -285,7 +300,9 @@ class StreamingTokenBatches(DistributedBatches, IterableDataset):
             budget (its number is the one within its pool).
     """
 
-    def __init__(self, pairs: "datasets.IterableDataset", *, pool_size: int = 100_000, **options: Any):
+    def __init__(
+        self, pairs: "datasets.IterableDataset | InterleavedStreams", *, pool_size: int = 100_000, **options: Any
+    ):
         super().__init__(**options)
         self.pairs = pairs.shuffle(seed=self.seed, buffer_size=min(pool_size, SHUFFLE_BUFFER))
         self.pool_size = pool_size

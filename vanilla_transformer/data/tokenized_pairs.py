@@ -4,9 +4,11 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -49,7 +51,11 @@ class DroppedPairs:
 
 
 def prepare_pairs(
-    corpus: "Corpus", tokenizer: "PreTrainedTokenizerBase", max_length: int, with_text: bool = False
+    corpus: "Corpus",
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    with_text: bool = False,
+    first_tokens: Mapping[str, int] | None = None,
 ) -> "tuple[Corpus, DroppedPairs]":
     """Tokenise both sides, and drop pairs of which a side is empty or has more than `max_length` tokens.
 
@@ -60,6 +66,7 @@ def prepare_pairs(
         corpus: columns `source` and `target`.
         max_length: of a side, in tokens, with the end of the sentence.
         with_text: keep the columns `source` and `target`; not for a stream.
+        first_tokens: tags that `input_ids` or `labels` of all pairs begin with.
 
     Returns:
         The pairs with columns `input_ids`, `labels` (16 bits a token if the vocabulary allows it), `source_length`,
@@ -74,6 +81,7 @@ def prepare_pairs(
     from datasets.fingerprint import Hasher
 
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_length": max_length}
+    options |= {"first_tokens": dict(first_tokens)} if first_tokens else {}
     if not isinstance(corpus, Dataset):
         dropped = DroppedPairs(max_length=max_length)
         rows = corpus.map(_tokenize, batched=True, fn_kwargs=options, remove_columns=["source", "target"])
@@ -89,6 +97,7 @@ def prepare_pairs(
     text = {"source": pa.string(), "target": pa.string()} if with_text else {}
     schema = pa.schema(text | columns)
     content = [corpus._fingerprint, _tokenizer_content(tokenizer), tokenizers.__version__, max_length, with_text]
+    content += [dict(first_tokens)] if first_tokens else []
     key = Hasher.hash(content)
     with prepared_once(f"pairs-{key}.arrow") as path:
         pairs = corpus.map(
@@ -129,8 +138,15 @@ def read_lengths(pairs: "Dataset") -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _tokenize(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, list]:
-    encoded = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False, verbose=False)
+def _tokenize(
+    batch: dict[str, list[str]],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    first_tokens: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, list]:
+    encoded: Any = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False, verbose=False)
+    for side, token in first_tokens.items():
+        encoded[side] = [[token, *ids] for ids in encoded[side]]
     input_ids, labels = encoded["input_ids"], encoded["labels"]
     outcomes = []
     for source, target, source_ids, target_ids in zip(batch["source"], batch["target"], input_ids, labels, strict=True):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 5.1 of the paper: one vocabulary of sub-words that source and target share."""
 
+import json
 import logging
 import re
 import sys
@@ -142,15 +143,21 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     """The tokenizer of a model folder or Hub id; code in it is not executed.
 
     Raises:
-        FileNotFoundError: it has no tokenizer.
+        FileNotFoundError: it has no tokenizer, or not the target's that its settings name.
         ValueError: its files are damaged.
     """
     from transformers import AutoTokenizer
+
+    from vanilla_transformer.data.tokenizer_class import HAS_TARGET, TARGET_TOKENIZER
 
     folder = Path(path)
     if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer: tokenizer.json is missing")
     try:
+        settings = folder / "tokenizer_config.json"
+        has_target = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get(HAS_TARGET)
+        if has_target and not (folder / TARGET_TOKENIZER / "tokenizer.json").is_file():
+            raise OSError(f"{TARGET_TOKENIZER}/tokenizer.json, which reads and writes the target, is missing")
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # by default it asks whether to
     except OSError as error:
         raise FileNotFoundError(f"cannot open the tokenizer {path}: {' '.join(str(error).split())}") from error

@@ -14,6 +14,8 @@ RESERVED = ("pad_token", "bos_token", "eos_token", "unk_token")
 class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
     """A tag of `add_special_tokens`, such as a language's, is a single id in a text; "</s>" in a text is text.
 
+    So are the tags of a run's corpora, which the run and `translate --tag` put by their ids.
+
     transformers has one switch for both, `split_special_tokens`, under which no special token is found in text. So a
     tag is written to tokenizer.json as an added token that is not special, which any tokenizer class finds.
     `skip_special_tokens` skips tags only with this class; without this package they stay, as those of `add_tokens` do.
@@ -55,6 +57,8 @@ class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         reserved = {str(self._special_tokens_map.get(name)) for name in RESERVED}
         backend, added = self.backend_tokenizer, 0
+        # Tags of a run's corpora are special in tokenizer.json, so that no text gives them.
+        reserved |= {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         for token in new_tokens:
             if isinstance(token, str):
                 token = AddedToken(token, special=special_tokens, normalized=not special_tokens)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model folders for other runtimes: transformers' own MarianMT, CTranslate2 and ONNX."""
+"""Model folders for other runtimes: transformers' own MarianMT, CTranslate2, ONNX and a browser."""

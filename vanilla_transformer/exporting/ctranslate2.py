@@ -12,18 +12,14 @@ from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, Transform
 from torch import nn
 from transformers import PreTrainedConfig
 
-from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizers
 from vanilla_transformer.exporting.requirements import Quantization, check_requirements
-
-# Field → the only value that the export can have, and why.
-REQUIRED: dict[str, tuple[Any, str]] = {
-    "decoder_vocab_size": (None, "the export has one vocabulary"),
-}
 
 
 def check_ctranslate2_supports(config: PreTrainedConfig) -> None:
     """Raise ValueError, in one line with the reason, unless CTranslate2 can have this architecture."""
-    check_requirements(config, "CTranslate2", REQUIRED)
+    check_requirements(config, "CTranslate2", {})
     if config.d_v != config.d_k:
         raise ValueError(f"d_v={config.d_v}: CTranslate2 can have only d_k={config.d_k}; its heads have one width")
     if config.activation_function not in ACTIVATIONS:
@@ -40,6 +36,7 @@ def write_ctranslate2(
     quantization: Quantization = "float32",
     unk_token: str | None = None,
     max_length: int | None = None,
+    target_tokens: Sequence[str] | None = None,
 ) -> None:
     """Write a folder that `ctranslate2.Translator` opens.
 
@@ -49,13 +46,14 @@ def write_ctranslate2(
         folder: exists and is empty.
         unk_token: stands for tokens that are not among these; `None`: padding.
         max_length: positions of sources and targets, in tokens; `None`: `max_position_embeddings`.
+        target_tokens: as `tokens`, of the target's vocabulary; `None`: it is the source's.
 
     Raises:
         ValueError: CTranslate2 does not have this architecture.
     """
     config = model.config
     check_ctranslate2_supports(config)
-    # With pre_norm a stack of theirs has a final LayerNorm; what `pre_norm` says of the layers is set afterwards.
+    # CTranslate2's `pre_norm` gives a stack its final LayerNorm; `_set_stack` sets that of the layers.
     options = {"pre_norm": config.final_layer_norm, "activation": ACTIVATIONS[config.activation_function]}
     options |= {"num_heads": config.num_heads, "head_dim": config.d_k}
     options["layernorm_embedding"] = config.embedding_layer_norm
@@ -66,11 +64,12 @@ def write_ctranslate2(
     for stack_spec, stack in ((spec.encoder, model.get_encoder()), (spec.decoder, model.get_decoder())):
         _set_stack(stack_spec, stack, max_length or config.max_position_embeddings)
     _set_linear(spec.decoder.projection, model.lm_head)
+    targets = list(target_tokens or tokens)
     spec.register_source_vocabulary(list(tokens))
-    spec.register_target_vocabulary(list(tokens))
-    spec.config.bos_token = spec.config.decoder_start_token = tokens[config.decoder_start_token_id]
-    spec.config.eos_token = tokens[config.eos_token_id]
-    spec.config.unk_token = unk_token or tokens[config.pad_token_id]
+    spec.register_target_vocabulary(targets)
+    spec.config.bos_token = spec.config.decoder_start_token = targets[config.decoder_start_token_id]
+    spec.config.eos_token = targets[config.eos_token_id]
+    spec.config.unk_token = unk_token or targets[config.pad_token_id]
     spec.config.add_source_bos = spec.config.add_source_eos = False  # the tokenizer adds them
     spec.config.layer_norm_epsilon = config.layer_norm_eps
     spec.validate()
@@ -81,8 +80,10 @@ def write_ctranslate2(
 def write_ctranslate2_folder(model: Any, tokenizer: Any, folder: Path, quantization: Quantization) -> None:
     """`write_ctranslate2` with the tokenizer's tokens, and the tokenizer's own files beside them."""
     tokens = vocabulary_of(tokenizer, model.config.vocab_size)
-    write_ctranslate2(model, tokens, folder, quantization, tokenizer.unk_token)
-    write_plain_tokenizer(tokenizer, folder)
+    target = getattr(tokenizer, TARGET_TOKENIZER, None)
+    target_tokens = None if target is None else vocabulary_of(target, model.lm_head.out_features)
+    write_ctranslate2(model, tokens, folder, quantization, tokenizer.unk_token, target_tokens=target_tokens)
+    write_plain_tokenizers(tokenizer, folder)
 
 
 def vocabulary_of(tokenizer: Any, vocab_size: int) -> list[str]:

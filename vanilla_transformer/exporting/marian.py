@@ -33,7 +33,7 @@ REQUIRED: dict[str, tuple[Any, str]] = {
     "embedding_layer_norm": (False, "MarianMT has no LayerNorm after the embeddings"),
     "decoder_vocab_size": (None, "tokenizer.json holds one vocabulary"),
 }
-MARIAN_EPSILON = 1e-5  # of LayerNorm; MarianMT has no field for it
+MARIAN_EPSILON = 1e-5  # MarianMT has no field for its LayerNorm's
 # Modules that read the residual stream have d_model columns; all others write to it, and have d_model rows.
 READERS = {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "linear_1"}
 
@@ -60,7 +60,7 @@ def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
     check_marian_supports(config)
     return MarianConfig(
         **{name: getattr(config, name) for name in SAME_FIELDS},
-        # Versions of transformers differ in what they tie by one of the two alone: the folder then has a matrix twice.
+        # With one of the two alone, versions of transformers tie other matrices: the folder then has a matrix twice.
         tie_word_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         share_encoder_decoder_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         encoder_layers=config.num_layers,
@@ -119,8 +119,8 @@ def as_marian(model: Any, max_length: int) -> MarianMTModel:
 def _fold_epsilon(weights: dict[str, torch.Tensor], config: Any) -> None:
     """Scale the residual stream by c, so that Marian's LayerNorm computes ours: c² var + 1e-5 = c² (var + epsilon).
 
-    Every LayerNorm but the last of a stack multiplies its output by c, what reads the stream divides by it, and what
-    writes to it multiplies by it. The first LayerNorm reads the embeddings and positions, which have no c.
+    Every LayerNorm but the last of a stack multiplies its output by c. Modules that read the stream divide by c, and
+    modules that write to it multiply by c. The first LayerNorm reads the embeddings and positions, which have no c.
     """
     factor = (MARIAN_EPSILON / config.layer_norm_eps) ** 0.5
     sublayers = {"encoder": ["self_attention", "feed_forward"]}

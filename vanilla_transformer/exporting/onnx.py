@@ -7,7 +7,7 @@ token to the target's.
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ from transformers import MarianConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from vanilla_transformer.exporting.marian import write_marian
+from vanilla_transformer.exporting.onnx_translator import ENCODER, FIRST_STEP, LATER_STEPS
 from vanilla_transformer.exporting.requirements import Quantization
 from vanilla_transformer.inference.weight_files import WEIGHTS
 
-ENCODER, FIRST_STEP, LATER_STEPS = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 CACHED = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")  # of a layer; the source's are the encoder's
 
 
@@ -93,7 +93,7 @@ class Graph(NamedTuple):
 
 def graphs_of(config: MarianConfig) -> dict[str, Graph]:
     """File → its graph. The names of inputs and outputs are optimum's."""
-    batch, source, target, past = map(Dim, ("batch", "source_length", "target_length", "past_length"))
+    batch, source, target, past = map(Dim, ("batch_size", "source_length", "target_length", "past_length"))
     # Sizes of the examples that differ wherever the dimensions do.
     ids, mask = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)
     hidden = torch.zeros(2, 5, config.d_model)
@@ -134,10 +134,18 @@ def write_onnx(model: Any, tokenizer: Any, folder: Path, quantization: Quantizat
     marian: Any = write_marian(model, tokenizer, folder)
     (folder / WEIGHTS).unlink()  # they are in the graphs
     marian.set_attn_implementation("eager")
+    graphs = graphs_of(marian.config)
+    write_graphs(marian, graphs, folder)
+    if quantization == "int8":
+        quantize_graphs(folder, graphs)
+
+
+def write_graphs(model: Any, graphs: dict[str, Graph], folder: Path) -> None:
+    """Write each graph of `model` to its file."""
     with _quiet():
-        for file, graph in graphs_of(marian.config).items():
+        for file, graph in graphs.items():
             torch.onnx.export(
-                graph.module(marian).eval(),
+                graph.module(model).eval(),
                 kwargs=graph.inputs,
                 f=folder / file,
                 input_names=graph.input_names,
@@ -147,14 +155,12 @@ def write_onnx(model: Any, tokenizer: Any, folder: Path, quantization: Quantizat
                 external_data=False,
                 verbose=False,
             )
-    if quantization == "int8":
-        quantize_folder(folder)
 
 
-def quantize_folder(folder: Path) -> None:
-    """Quantize the graphs of a folder in place, to int8."""
+def quantize_graphs(folder: Path, files: Iterable[str]) -> None:
+    """Quantize graphs of a folder in place, to int8."""
     with _quiet():
-        for file in (ENCODER, FIRST_STEP, LATER_STEPS):
+        for file in files:
             quantize_dynamic(folder / file, folder / file, weight_type=QuantType.QInt8)
 
 

@@ -5,8 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+
 TOKENS = ("pad_token", "bos_token", "eos_token", "unk_token")
 KEPT = ("padding_side", "clean_up_tokenization_spaces", "model_input_names", "split_special_tokens")
+
+
+def write_plain_tokenizers(tokenizer: Any, folder: Path) -> None:
+    """`write_plain_tokenizer`, and into `target_tokenizer/` the same of the target's tokenizer, if there is one."""
+    write_plain_tokenizer(tokenizer, folder)
+    if (target := getattr(tokenizer, TARGET_TOKENIZER, None)) is not None:
+        (folder / TARGET_TOKENIZER).mkdir()
+        write_plain_tokenizer(target, folder / TARGET_TOKENIZER)
 
 
 def write_plain_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from vanilla_transformer.comparison.markdown import escape, plural, table
+from vanilla_transformer.hub.exported_folders import EXAMPLE
 
 TEMPLATE, LICENSE = "model_card.md", "LICENSE"
 NOT_RECORDED = "Not recorded."
@@ -48,7 +50,7 @@ class ModelCardFacts:
     base_model_on_hub: bool = False  # whether it is an id
     imported_from: str | None = None  # toolkit and file of a model that was trained elsewhere
     has_target_tokenizer: bool = False  # beside that of the source
-    example_input: str = "One line of the source."  # for the code in the card, in the form of the training data
+    example_input: str = EXAMPLE  # for the code in the card, in the form of the training data
     recipe: Mapping[str, Any] = field(default_factory=dict)  # hyperparameters; all of it is published, so no paths
     languages: Sequence[str] = ()  # ISO 639, the source's first; two or more make the model a translator
     data_description: str | None = None
@@ -127,10 +129,11 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
     return {
         "name": escape(facts.model_name),
         "name_in_python": json.dumps(facts.model_name, ensure_ascii=False),
+        "name_in_shell": shlex.quote(" ".join(facts.model_name.split())),
         "example_in_python": json.dumps(facts.example_input, ensure_ascii=False),
         "languages": escape(" → ".join(facts.languages)),
         "model_type": facts.model_type,
-        "base_model": _link(base_model) if facts.base_model_on_hub else escape(base_model),
+        "base_model": link(base_model) if facts.base_model_on_hub else escape(base_model),
         "has_target_tokenizer": "yes" if facts.has_target_tokenizer else "",
         "imported_from": escape(facts.imported_from or ""),
         "training_data": _training_data(facts),
@@ -148,14 +151,15 @@ def card_text(facts: ModelCardFacts) -> dict[str, str]:
     }
 
 
-def _link(name: str, folder: str = "") -> str:
+def link(name: str, folder: str = "") -> str:
+    """A repository on the Hub, in Markdown."""
     return f"[{escape(name)}](https://huggingface.co/{folder}{name})"
 
 
 def _training_data(facts: ModelCardFacts) -> str:
     known = {
         "Data": escape(facts.data_description or ""),
-        "On the Hub": ", ".join(_link(name, "datasets/") for name in facts.datasets),
+        "On the Hub": ", ".join(link(name, "datasets/") for name in facts.datasets),
         "Licence of the data": escape(facts.data_license or ""),
         "Pairs": "" if facts.pairs is None else f"{facts.pairs:,}",
     }

@@ -8,13 +8,14 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
+from vanilla_transformer.hub.exported_folders import is_exported
 from vanilla_transformer.hub.hub_errors import readable_hub_errors, refuse_address
 from vanilla_transformer.hub.published_folder import CONFIG
 from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle_name
 
 
 def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Download a model into a new folder, without its pickles; none of its code is executed.
+    """Download a model into a new folder, without its pickles and exports; none of its code is executed.
 
     The folder appears when it is complete. An interrupted pull leaves its files in `.unfinished-NAME-COMMIT` beside
     it, where the next pull resumes.
@@ -41,7 +42,7 @@ def pull(repo_id: str, folder: str | Path, *, revision: str | None = None, token
         # Without network, snapshot_download would return an incomplete folder as it is; model_info raises.
         head = HfApi(token=token).model_info(repo_id, revision=revision)
         assert head.sha is not None, "the Hub always tells the commit"
-        names = {file.rfilename for file in head.siblings or []} - {".gitattributes"}
+        names = {file.rfilename for file in head.siblings or [] if not is_exported(file.rfilename)} - {".gitattributes"}
         pickles = {name for name in names if is_pickle_name(name)}
         wanted = sorted(names - pickles)
         if CONFIG not in names:

@@ -15,7 +15,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 
 # Fields of a configuration that reproduce the run elsewhere (`None`: all); the others are paths, or change no result.
 RECIPE = {
-    "data": ("max_length",),
+    "data": ("max_length", "temperature"),
     "tokenizer": ("kind",),
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
@@ -25,6 +25,7 @@ RECIPE = {
     "generation": ("num_beams", "alpha", "max_tokens_beyond_source"),
     "lora": None,
 }
+MIXED = ("weight", "tag", "target_tag")  # likewise, of each training corpus of a list
 
 
 def write_card_of_run(output_dir: Path, more_scores: Sequence[Score] = (), **more_facts: Any) -> Path:
@@ -77,7 +78,7 @@ def facts_of_run(
         model_name=name,
         torch_version=results["torch"],
         transformers_version=results["transformers"],
-        datasets=_datasets(results["config"]["data"]["train"]["dataset"]),
+        datasets=[name for corpus in _training_corpora(results) for name in _datasets(corpus["dataset"])],
         scores=[*more_scores, *own.pop("scores")],
         **{key: results[key] for key in ("model_type", "parameters", "pairs", "updates")},
         **own,
@@ -105,19 +106,35 @@ def _facts_of_training(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts_of_finetuning(results: Mapping[str, Any]) -> dict[str, Any]:
     config = results["config"]
-    name, base, train = config["model"], Path(config["model"]), config["data"]["train"]
-    if base.exists():  # a folder of this machine: its name, or its run's
-        base = base.resolve()
-        name = base.parent.name if base.name == MODEL else base.name
-    files = [Path(train[side]).name for side in ("source", "target", "path") if train[side] is not None]
+    base = config["model"]
+    files = [
+        Path(corpus[side]).name
+        for corpus in _training_corpora(results)
+        for side in ("source", "target", "path")
+        if corpus[side] is not None
+    ]
     loss = [] if results["loss"] is None else [Score("validation", "loss per token", results["loss"])]
     return {
         "recipe": _recipe(config),
-        "base_model": name,
-        "base_model_on_hub": not base.exists(),
+        "base_model": folder_name(base),
+        "base_model_on_hub": not Path(base).exists(),
         "data_description": ", ".join(files) or None,
         "scores": [*_scores(results, "validation"), *loss],
     }
+
+
+def folder_name(folder: str | Path) -> str:
+    """The name of a model folder, or of its run, without the path on this machine; a Hub id as it is."""
+    path = Path(folder)
+    if not path.exists():
+        return str(folder)
+    path = path.resolve()
+    return path.parent.name if path.name == MODEL else path.name
+
+
+def _training_corpora(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    train = results["config"]["data"]["train"]
+    return train if isinstance(train, list) else [train]
 
 
 def _read(output_dir: Path) -> dict[str, Any]:
@@ -126,10 +143,13 @@ def _read(output_dir: Path) -> dict[str, Any]:
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     sections = {section: config.get(section) or {} for section in RECIPE}
-    return {
+    recipe = {
         section: {name: values[name] for name in RECIPE[section] or values if name in values}
         for section, values in sections.items()
     }
+    if isinstance(corpora := config["data"]["train"], list):
+        recipe["data"]["train"] = {corpus["name"]: {key: corpus[key] for key in MIXED} for corpus in corpora}
+    return recipe
 
 
 def _datasets(name: str | None) -> list[str]:
@@ -144,7 +164,14 @@ def _datasets(name: str | None) -> list[str]:
 
 
 def _scores(results: Mapping[str, Any], dataset: str) -> list[Score]:
-    return [Score(dataset, score["metric"], score["value"], score["signature"]) for score in results["scores"]]
+    """A list of corpora has its names in `data`."""
+    return [
+        Score(
+            dataset if score["data"] in ("test", "validation") else f"{dataset} {score['data']}",
+            *(score[key] for key in ("metric", "value", "signature")),
+        )
+        for score in results["scores"]
+    ]
 
 
 def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
@@ -157,6 +184,10 @@ def _scores_of_training(results: Mapping[str, Any]) -> list[Score]:
     stage = ", before averaging" if training["average_checkpoints"] else ""
     where = f"{corpus}: validation{stage}"
     scores.append(Score(where, "perplexity per token", validation["perplexity"]))
+    for name, figures in (validation.get("corpora") or {}).items():
+        there = f"{corpus}: validation {name}{stage}"
+        scores.append(Score(there, "perplexity per token", figures["perplexity"]))
+        scores.append(Score(there, "BLEU", figures["bleu"], validation["bleu_signature"]))
     if not results["scores"]:
         sentences = training["validation_sentences"]
         beams = training["validation_beams"] or config["generation"]["num_beams"]

@@ -21,6 +21,10 @@ HARMLESS = (
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
     *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "String")),
+    *("torchtext.vocab.Vocab", "torchtext.data.utils._split_tokenizer", "functools.partial", "collections.Counter"),
+    *(f"torchtext.data.field.{kind}Field" for kind in ("", "Raw", "Label")),
+    *("onmt.inputters.text_dataset.TextMultiField", "onmt.inputters.text_dataset._feature_tokenize"),
+    *("onmt.inputters.inputter.AlignField", "onmt.inputters.inputter.make_src", "onmt.inputters.inputter.make_tgt"),
     *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
 )
 

@@ -9,28 +9,16 @@ import torch
 from vanilla_transformer.importing.checkpoint_file import plain, read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
-from vanilla_transformer.importing.names import DECODER, ENCODER, NameTable, fill_tied, rename
+from vanilla_transformer.importing.names import DECODER, ENCODER, NORMS, NameTable, fill_tied, fused_projections, rename
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
-from vanilla_transformer.importing.word_tokenizer import read_codes, subword_tokenizer, words_tokenizer
+from vanilla_transformer.importing.word_tokenizer import CODES, read_codes, subword_tokenizer, words_tokenizer
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-NORMS = {  # before 2018 the normalisations had numbers
-    "encoder": ("self_attention_norm", "feed_forward_norm"),
-    "decoder": ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
-}
 NAMES: NameTable = {
     **LAYERS,
     **EMBEDDINGS,
-    **{
-        f"{stack}.layers.{{layer}}.{theirs}.in_proj_{kind}": [
-            f"model.{stack}.layers.{{layer}}.{ours}.{name}.{kind}" for name in PROJECTIONS
-        ]
-        for stack in ("encoder", "decoder")
-        for theirs, ours in (("self_attn", "self_attention"), ("encoder_attn", "cross_attention"))
-        for kind in ("weight", "bias")
-    },
-    **{
+    **fused_projections("self_attn", "encoder_attn"),
+    **{  # before 2018 the normalisations had numbers
         f"{stack}.layers.{{layer}}.layer_norms.{number}": f"model.{stack}.layers.{{layer}}.{ours}"
         for stack, names in NORMS.items()
         for number, ours in enumerate(names)
@@ -61,10 +49,13 @@ NOT_POSSIBLE = (  # settings that another architecture has
 
 
 def is_fairseq(source: Path) -> bool:
-    """Whether it is a checkpoint beside dictionaries, or a folder of both."""
+    """Whether it is a checkpoint beside dictionaries, a folder of both, or a file with fairseq's entries."""
     try:
-        return bool(_dictionaries(source)) and _checkpoint(source).suffix == ".pt"
-    except OSError:
+        if _dictionaries(source):
+            return _checkpoint(source).suffix == ".pt"
+        content = read_checkpoint(source) if source.is_file() else {}
+        return isinstance(content, dict) and "model" in content and not content.keys().isdisjoint({"args", "cfg"})
+    except (OSError, ValueError):
         return False
 
 
@@ -82,8 +73,8 @@ def read_fairseq(source: Path) -> ImportedModel:
         raise ValueError(f"{path} is no checkpoint of fairseq: it has no entry 'model'")
     settings = _settings(content)
     weights = rename(content["model"], NAMES, origin)
-    pre_norm = _of_both_stacks(settings, "normalize_before", origin, False)
-    learned = _of_both_stacks(settings, "learned_pos", origin, False)
+    pre_norm = _same_in_both_stacks(settings, "normalize_before", origin, False)
+    learned = _same_in_both_stacks(settings, "learned_pos", origin, False)
     for name in NOT_POSSIBLE:
         if settings.get(name):
             raise ValueError(f"{origin} has {name}={settings[name]!r}, which a model of this package cannot have")
@@ -101,8 +92,8 @@ def read_fairseq(source: Path) -> ImportedModel:
     stated = {
         "vocab_size": len(source_tokens),
         "decoder_vocab_size": len(target_tokens),
-        "d_model": _of_both_stacks(settings, "embed_dim", origin, None),
-        "d_ff": _of_both_stacks(settings, "ffn_embed_dim", origin, None),
+        "d_model": _same_in_both_stacks(settings, "embed_dim", origin, None),
+        "d_ff": _same_in_both_stacks(settings, "ffn_embed_dim", origin, None),
         "num_layers": settings.get("encoder_layers"),
         "num_decoder_layers": settings.get("decoder_layers"),
     }
@@ -111,7 +102,7 @@ def read_fairseq(source: Path) -> ImportedModel:
     return ImportedModel(
         origin=origin,
         settings={
-            "num_heads": _of_both_stacks(settings, "attention_heads", origin, 8),
+            "num_heads": _same_in_both_stacks(settings, "attention_heads", origin, 8),
             "norm_position": "pre" if pre_norm else "post",
             "activation_function": ACTIVATIONS[activation],
             "layer_norm_eps": LAYER_NORM_EPS,
@@ -126,7 +117,7 @@ def read_fairseq(source: Path) -> ImportedModel:
         },
         stated=stated,
         weights=weights,
-        generation={"num_beams": 5, "length_penalty": 1.0, "max_length": 200},  # of fairseq-generate
+        generation={"num_beams": 5, "length_penalty": 1.0, "max_length": 200},  # fairseq-generate's
         tokenizer=tokenizer,
         source_vocabulary=source_tokens,
         target_vocabulary=target_tokens,
@@ -176,8 +167,8 @@ def _languages(
         else:
             found = [path for path in dictionaries if len(_read_dictionary(path)) == rows]
         if len(found) != 1:
-            sought = f"{side}={language!r}" if language is not None else f"no {side}, and {rows} tokens"
-            raise FileNotFoundError(f"{checkpoint} has {sought}: {dictionaries[0].parent} has {known}")
+            stated = f"{side}={language!r}" if language is not None else f"no {side}, and {rows} tokens"
+            raise FileNotFoundError(f"{checkpoint} has {stated}: {dictionaries[0].parent} has {known}")
         paths.append(found[0])
     return paths[0], paths[1]
 
@@ -195,7 +186,7 @@ def _read_dictionary(path: Path) -> list[str]:
     return tokens
 
 
-def _of_both_stacks(settings: dict[str, Any], name: str, origin: str, default: Any) -> Any:
+def _same_in_both_stacks(settings: dict[str, Any], name: str, origin: str, default: Any) -> Any:
     encoder, decoder = (settings.get(f"{stack}_{name}", default) for stack in ("encoder", "decoder"))
     if encoder != decoder:
         raise ValueError(f"{origin} has encoder_{name}={encoder} and decoder_{name}={decoder}; both must be the same")
@@ -208,7 +199,7 @@ def _tokenizer(checkpoint: Path, source: list[str], target: list[str]) -> tuple[
     vocabularies = [source] if target is source else [source, target]
     files = [file for place in places for file in sorted(place.glob("*")) if file.is_file()]
     spm = [file for file in files if file.suffix in (".model", ".spm")]
-    codes = [file for file in files if file.name in ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")]
+    codes = [file for file in files if file.name in CODES]
     if spm:
         model = read_sentencepiece(spm[0])
         made, note = [sentencepiece_tokenizer(model, vocabulary, special) for vocabulary in vocabularies], ""

@@ -9,9 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq import is_fairseq, read_fairseq
 from vanilla_transformer.importing.imported_model import ImportedModel, write_folder
+from vanilla_transformer.importing.joeynmt import is_joeynmt, read_joeynmt
 from vanilla_transformer.importing.marian_npz import is_marian, read_marian_npz
+from vanilla_transformer.importing.opennmt import is_eole, is_opennmt, read_eole, read_opennmt
 from vanilla_transformer.importing.torch_models import read_annotated, read_hkproj, read_torch, recognises
 from vanilla_transformer.importing.transformers_models import read_fsmt, read_marian
 
@@ -42,6 +45,9 @@ KINDS = {
     "fsmt": Kind("a folder of transformers' FSMT", _model_type("fsmt"), read_fsmt),
     "fairseq": Kind("fairseq's transformer: a checkpoint .pt with its dict.*.txt", is_fairseq, read_fairseq),
     "marian": Kind("Marian's own .npz with its .spm", is_marian, read_marian_npz),
+    "joeynmt": Kind("JoeyNMT's model folder: config.yaml, best.ckpt, src_vocab.txt", is_joeynmt, read_joeynmt),
+    "eole": Kind("a folder of eole's transformer: config.json, vocab.json, model.00.safetensors", is_eole, read_eole),
+    "opennmt": Kind("OpenNMT-py's transformer: a checkpoint .pt of version 2 or 3", is_opennmt, read_opennmt),
     "torch": Kind(
         "a state dict of torch.nn.Transformer in the tutorial's Seq2SeqTransformer",
         recognises("transformer.encoder.layers.0.self_attn.in_proj_weight"),
@@ -66,7 +72,7 @@ def import_model(
     Args:
         source: a folder or a file of the toolkit.
         kind: a key of `KINDS`; `None`: recognised by the files.
-        changes: fields of `VanillaTransformerConfig` that the source does not state, such as num_heads.
+        changes: fields of the model's configuration that the source does not state, such as num_heads.
 
     Raises:
         FileNotFoundError: the source, or a file that it needs, does not exist.
@@ -78,12 +84,14 @@ def import_model(
         raise FileNotFoundError(f"{source} does not exist")
     if kind is None:
         kind = next((name for name, known in KINDS.items() if known.recognises(source)), None)
+        if kind is None and source.is_file():
+            read_checkpoint(source)  # a damaged one, or one that is not read, has an error that says so
     if kind not in KINDS:
         known = "; ".join(f"{name}: {known.what}" for name, known in KINDS.items())
         raise ValueError(f"{source} is of no toolkit that is recognised; say which with --from ({known})")
     imported = KINDS[kind].read(source)
     imported.settings |= changes or {}
-    if "num_heads" not in imported.settings:
+    if imported.architecture == "vanilla_transformer" and "num_heads" not in imported.settings:
         raise ValueError(
             f"{imported.origin} does not state the number of heads; add such a field as num_heads=8 after FOLDER"
         )

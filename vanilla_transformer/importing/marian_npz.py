@@ -14,7 +14,8 @@ from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTabl
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 
-PAD = "<pad>"  # is no token of Marian's, whose decoder starts from a zero embedding
+EOS = "</s>"
+PAD = "<pad>"  # Marian has no such token: its decoder starts from a zero embedding
 SETTINGS = "special:model.yml"
 LAYERS: dict[str, str] = {
     "ffn_W1": "feed_forward.linear_1.weight",
@@ -53,7 +54,7 @@ REQUIRED = {  # settings of the one architecture that is imported, as transforme
     "right-left": False,
     "ulr": False,
 }
-LAYER_NORM_EPS = 1e-6  # of transformer.h in marian-dev; transformers' port has torch's 1e-5
+LAYER_NORM_EPS = 1e-6  # as in marian-dev's transformer.h; transformers' port has torch's 1e-5
 
 
 def is_marian(source: Path) -> bool:
@@ -87,7 +88,7 @@ def read_marian_npz(source: Path) -> ImportedModel:
         "num_layers": settings.get("enc-depth"),
         "num_decoder_layers": settings.get("dec-depth"),
     }
-    special = SpecialTokens(pad=PAD, bos=None)
+    special = SpecialTokens(pad=PAD, eos=EOS, bos=None)
     for vocabulary in vocabularies:
         vocabulary.append(PAD)
         special.check(vocabulary, origin)
@@ -95,7 +96,7 @@ def read_marian_npz(source: Path) -> ImportedModel:
         sizes = " and ".join(str(len(vocabulary) - 1) for vocabulary in vocabularies)
         raise ValueError(f"{origin} has vocabularies of {sizes} tokens; they must have the same size")
     activation = settings.get("transformer-ffn-activation", "relu")
-    pad, eos = (vocabularies[0].index(name) for name in (PAD, special.eos))
+    pad, eos = (vocabularies[0].index(name) for name in (PAD, EOS))
     tokenizers = [sentencepiece_tokenizer(*pair, special) for pair in zip(models, vocabularies, strict=True)]
     return ImportedModel(
         origin=origin,

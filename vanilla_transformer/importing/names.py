@@ -11,6 +11,27 @@ import torch
 NameTable = dict[str, str | list[str] | None]
 
 ENCODER, DECODER, HEAD = "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+NORMS = {  # in the order of the sub-layers
+    "encoder": ("self_attention_norm", "feed_forward_norm"),
+    "decoder": ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
+}
+
+
+def fused_projections(self_attention: str, cross_attention: str) -> NameTable:
+    """The rows for `in_proj_weight` and `in_proj_bias`, which torch's MultiheadAttention has, of both stacks.
+
+    Args:
+        self_attention, cross_attention: the toolkit's names of the modules in a layer.
+    """
+    return {
+        f"{stack}.layers.{{layer}}.{theirs}.in_proj_{kind}": [
+            f"model.{stack}.layers.{{layer}}.{ours}.{name}.{kind}" for name in PROJECTIONS[:3]
+        ]
+        for stack in ("encoder", "decoder")
+        for theirs, ours in ((self_attention, "self_attention"), (cross_attention, "cross_attention"))
+        for kind in ("weight", "bias")
+    }
 
 
 def rename(weights: Mapping[str, torch.Tensor], table: NameTable, origin: str) -> dict[str, torch.Tensor]:

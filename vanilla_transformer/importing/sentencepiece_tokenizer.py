@@ -10,12 +10,13 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
 
 NORMAL, USER_DEFINED, BYTE = 1, 4, 6  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
 SPACE = "▁"
-UNKNOWN_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
+UNK_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
 
 
 @dataclass
@@ -63,33 +64,35 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """(number, an integer or bytes) of each field of a message in the wire format of protocol buffers."""
-    place = 0
+    position = 0
 
     def varint() -> int:
-        nonlocal place
+        nonlocal position
         result = shift = 0
         while True:
-            byte = data[place]
-            place += 1
+            byte = data[position]
+            position += 1
             result |= (byte & 127) << shift
             shift += 7
             if byte < 128:
                 return result
 
-    while place < len(data):
+    while position < len(data):
         key = varint()
         kind = key & 7
         if kind == 0:
             yield key >> 3, varint()
             continue
         length = {1: lambda: 8, 2: varint, 5: lambda: 4}[kind]()
-        if place + length > len(data):
+        if position + length > len(data):
             raise IndexError("a field ends after the message")
-        place += length
-        yield key >> 3, data[place - length : place]
+        position += length
+        yield key >> 3, data[position - length : position]
 
 
-def sentencepiece_tokenizer(model: SentencePieceModel, vocabulary: list[str], special: SpecialTokens):
+def sentencepiece_tokenizer(
+    model: SentencePieceModel, vocabulary: list[str], special: SpecialTokens
+) -> VanillaTransformerTokenizer:
     """A tokenizer that splits as `model` does, and gives the ids of `vocabulary`.
 
     Pieces that the vocabulary lacks are appended to it: the toolkit reads them as the unknown token.
@@ -103,22 +106,22 @@ def sentencepiece_tokenizer(model: SentencePieceModel, vocabulary: list[str], sp
     scores = {text: score for text, score, kind in model.pieces if kind in (NORMAL, USER_DEFINED)}
     own = dict(scores)
     user_defined = [text for text, _, kind in model.pieces if kind == USER_DEFINED]
-    bytes_ = {text for text, _, kind in model.pieces if kind == BYTE} if model.byte_fallback else set()
-    append_missing(vocabulary, [*scores, *bytes_])
+    byte_pieces = {text for text, _, kind in model.pieces if kind == BYTE} if model.byte_fallback else set()
+    append_missing(vocabulary, [*scores, *byte_pieces])
     # The toolkits look up a character that the model does not know in the vocabulary. Its score is that of the unknown.
-    lowest = min(scores.values(), default=0.0) - UNKNOWN_PENALTY
+    lowest = min(scores.values(), default=0.0) - UNK_PENALTY
     scores |= dict.fromkeys((token for token in vocabulary if len(token) == 1 and token not in scores), lowest)
     # Another token that the model lacks (the target's, a special one) is in no text: normalised text has no space.
-    known = {*scores, *bytes_, *special.names(), *special.tags(vocabulary)}
+    known = {*scores, *byte_pieces, *special.names(), *special.tags(vocabulary)}
     names = [token if token in known else f" {token}" for token in vocabulary]
     unknown = vocabulary.index(special.unk)
     if model.model_type == UNIGRAM:
         pairs = [(name, scores.get(name, 0.0)) for name in names]
-        tokenizer = Tokenizer(models.Unigram(pairs, unk_id=unknown, byte_fallback=bool(bytes_)))
+        tokenizer = Tokenizer(models.Unigram(pairs, unk_id=unknown, byte_fallback=bool(byte_pieces)))
     else:
         ids = {name: index for index, name in enumerate(names)}
         merges = _merges(own, set(user_defined))
-        options = {"unk_token": special.unk, "fuse_unk": True, "byte_fallback": bool(bytes_)}
+        options = {"unk_token": special.unk, "fuse_unk": True, "byte_fallback": bool(byte_pieces)}
         tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=bool(user_defined), **options))
     tokenizer.normalizer = _normalizer(model)
     steps: list = [pre_tokenizers.Metaspace(SPACE, "always", split=False)] if model.add_dummy_prefix else []
@@ -128,13 +131,13 @@ def sentencepiece_tokenizer(model: SentencePieceModel, vocabulary: list[str], sp
     if model.model_type == UNIGRAM:
         steps.append(without_names(special, own))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    back: list = [decoders.Replace(" ", ""), decoders.Replace(SPACE, " ")]
-    if bytes_:
-        back.append(decoders.ByteFallback())
-    back.append(decoders.Fuse())
+    decoding: list = [decoders.Replace(" ", ""), decoders.Replace(SPACE, " ")]
+    if byte_pieces:
+        decoding.append(decoders.ByteFallback())
+    decoding.append(decoders.Fuse())
     if model.add_dummy_prefix:
-        back.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(back)
+        decoding.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(decoding)
     return fast_tokenizer(tokenizer, vocabulary, special)
 
 
@@ -151,9 +154,9 @@ def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
     return normalizers.Sequence(steps)
 
 
-def _merges(scores: dict[str, float], whole: set[str]) -> list[tuple[str, str]]:
+def _merges(scores: dict[str, float], user_defined: set[str]) -> list[tuple[str, str]]:
     """SentencePiece has no list of merges: it merges the pair whose result has the best score."""
-    normal = {text: (-score, rank) for rank, (text, score) in enumerate(scores.items()) if text not in whole}
+    normal = {text: (-score, rank) for rank, (text, score) in enumerate(scores.items()) if text not in user_defined}
     ranked = [
         (*order, text[:cut], text[cut:])
         for text, order in normal.items()

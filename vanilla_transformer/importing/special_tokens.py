@@ -9,27 +9,30 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, processors
 
 from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
-TAG = re.compile(r">>\S+<<")  # of a target language, in OPUS-MT
+TAG = re.compile(r">>\S+<<")  # names the target language in OPUS-MT
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Names in the toolkit's vocabulary; `prefix` and `eos` stand around every source."""
+    """Names in the toolkit's vocabulary; `prefix` and `eos` stand around every text, `eos` if `appends_eos`."""
 
     pad: str = "<pad>"
     unk: str = "<unk>"
-    eos: str = "</s>"
+    eos: str | None = "</s>"
     bos: str | None = "<s>"
     prefix: str | None = None
+    appends_eos: bool = True
 
     def names(self) -> list[str]:
+        """The names that the toolkit has, each once."""
         return [name for name in dict.fromkeys((self.pad, self.bos, self.eos, self.unk)) if name is not None]
 
     def tags(self, vocabulary: Iterable[str]) -> list[str]:
+        """The tags of target languages in a vocabulary, in its order."""
         return [token for token in vocabulary if TAG.fullmatch(token)]
 
     def check(self, vocabulary: Sequence[str], origin: str) -> None:
-        """Raise ValueError if the vocabulary, of which `origin` tells, lacks a name."""
+        """Raise ValueError if the vocabulary lacks a name; `origin` names the source, for the message."""
         for name in self.names():
             if name not in vocabulary:
                 raise ValueError(f"the vocabulary of {origin} has no token {name!r}")
@@ -56,10 +59,12 @@ def without_names(special: SpecialTokens, known: Container[str]) -> pre_tokenize
 
 def fast_tokenizer(tokenizer: Tokenizer, vocabulary: list[str], special: SpecialTokens) -> VanillaTransformerTokenizer:
     """The tokenizer with its template and special tokens, as `train_tokenizer` makes it."""
-    ends = [(name, vocabulary.index(name)) for name in dict.fromkeys((special.prefix, special.eos)) if name is not None]
+    eos = special.eos if special.appends_eos else None
+    ends = [(name, vocabulary.index(name)) for name in dict.fromkeys((special.prefix, eos)) if name is not None]
     before = f"{special.prefix} " if special.prefix is not None else ""
+    after = f" {eos}" if eos is not None else ""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{before}$A {special.eos}", pair=f"{before}$A {special.eos} $B {special.eos}", special_tokens=ends
+        single=f"{before}$A{after}", pair=f"{before}$A{after} $B{after}", special_tokens=ends
     )
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in special.tags(vocabulary)])
     return VanillaTransformerTokenizer(
@@ -75,7 +80,9 @@ def fast_tokenizer(tokenizer: Tokenizer, vocabulary: list[str], special: Special
     )
 
 
-def with_target(source: VanillaTransformerTokenizer, target: VanillaTransformerTokenizer | None):
+def with_target(
+    source: VanillaTransformerTokenizer, target: VanillaTransformerTokenizer | None
+) -> VanillaTransformerTokenizer:
     """The source's tokenizer with that of the target, if there is another."""
     source.target_tokenizer = target
     return source

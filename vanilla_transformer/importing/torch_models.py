@@ -13,13 +13,16 @@ import torch
 
 from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.imported_model import ImportedModel
-from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTable, rename
-
-PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
-SUBLAYERS = {
-    "encoder": ("self_attention_norm", "feed_forward_norm"),
-    "decoder": ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"),
-}
+from vanilla_transformer.importing.names import (
+    DECODER,
+    ENCODER,
+    HEAD,
+    NORMS,
+    PROJECTIONS,
+    NameTable,
+    fused_projections,
+    rename,
+)
 
 
 def _table(rows: NameTable, attentions: Mapping[str, str], parts: tuple[str, ...]) -> NameTable:
@@ -30,7 +33,7 @@ def _table(rows: NameTable, attentions: Mapping[str, str], parts: tuple[str, ...
         for theirs, ours in rows.items():
             table[theirs.replace("{stack}", stack)] = ours.replace("{stack}", stack) if isinstance(ours, str) else ours
         for theirs, ours in attentions.items():
-            for part, our_part in zip(parts, PARTS, strict=True):
+            for part, our_part in zip(parts, PROJECTIONS, strict=True):
                 table[f"{stack}.layers.{{layer}}.{theirs}.{part}"] = f"{layer}.{ours}.{our_part}"
     return table
 
@@ -41,18 +44,12 @@ TORCH: NameTable = {
     "tgt_tok_emb.embedding": DECODER,
     "generator": HEAD,
     "positional_encoding.pos_embedding": None,
+    **{f"transformer.{theirs}": ours for theirs, ours in fused_projections("self_attn", "multihead_attn").items()},
     **{
         f"transformer.{stack}.{theirs}": ours
-        for stack, norms in SUBLAYERS.items()
+        for stack, norms in NORMS.items()
         for theirs, ours in {
             "norm": f"model.{stack}.norm",
-            **{
-                f"layers.{{layer}}.{theirs}.in_proj_{kind}": [
-                    f"model.{stack}.layers.{{layer}}.{ours}.{part}.{kind}" for part in PARTS[:3]
-                ]
-                for theirs, ours in (("self_attn", "self_attention"), ("multihead_attn", "cross_attention"))
-                for kind in ("weight", "bias")
-            },
             "layers.{layer}.self_attn.out_proj": f"model.{stack}.layers.{{layer}}.self_attention.out_proj",
             "layers.{layer}.multihead_attn.out_proj": f"model.{stack}.layers.{{layer}}.cross_attention.out_proj",
             "layers.{layer}.linear1": f"model.{stack}.layers.{{layer}}.feed_forward.linear_1",
@@ -84,7 +81,7 @@ ANNOTATED: NameTable = {
     ),
     **{
         f"{stack}.layers.{{layer}}.sublayer.{number}.norm.{theirs}": f"model.{stack}.layers.{{layer}}.{norm}.{ours}"
-        for stack, norms in SUBLAYERS.items()
+        for stack, norms in NORMS.items()
         for number, norm in enumerate(norms)
         for theirs, ours in (("a_2", "weight"), ("b_2", "bias"))
     },
@@ -111,7 +108,7 @@ HKPROJ: NameTable = {
         f"{stack}.layers.{{layer}}.residual_connections.{number}.norm{theirs}": (
             f"model.{stack}.layers.{{layer}}.{norm}{ours}"
         )
-        for stack, norms in SUBLAYERS.items()
+        for stack, norms in NORMS.items()
         for number, norm in enumerate(norms)
         for theirs, ours in ((".alpha", ".weight"), ("", ""))
     },

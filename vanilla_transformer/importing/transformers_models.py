@@ -12,21 +12,21 @@ from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
-from vanilla_transformer.importing.names import NameTable, rename
+from vanilla_transformer.importing.names import ENCODER, HEAD, NameTable, rename
 from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 from vanilla_transformer.importing.word_tokenizer import read_codes, subword_tokenizer
 from vanilla_transformer.inference.weight_files import WEIGHTS
 
 MARIAN: NameTable = {f"model.{theirs}": ours for theirs, ours in (LAYERS | EMBEDDINGS).items()} | {
-    "model.shared": "model.encoder.embed_tokens",
+    "model.shared": ENCODER,
     "model.encoder.embed_positions": None,
     "model.decoder.embed_positions": None,
-    "final_logits_bias": "lm_head.bias",
-    "lm_head": "lm_head",
+    "final_logits_bias": f"{HEAD}.bias",
+    "lm_head": HEAD,
 }
 FSMT: NameTable = {f"model.{theirs}": ours for theirs, ours in (LAYERS | EMBEDDINGS).items()} | {
-    "model.decoder.output_projection": "lm_head",
+    "model.decoder.output_projection": HEAD,
     "model.encoder.embed_positions": None,
     "model.decoder.embed_positions": None,
 }
@@ -46,8 +46,8 @@ def read_marian(folder: Path) -> ImportedModel:
     config, weights, generation = _open(folder, "marian")
     origin = f"transformers' MarianMT, {folder.name}"
     renamed = rename(weights, MARIAN, origin)
-    if "lm_head.bias" in renamed:
-        renamed["lm_head.bias"] = renamed["lm_head.bias"].flatten()  # `(1, vocab_size)`
+    if (bias := f"{HEAD}.bias") in renamed:
+        renamed[bias] = renamed[bias].flatten()  # `(1, vocab_size)`
     common: dict[str, Any] = {
         "origin": origin,
         "weights": renamed,
@@ -77,12 +77,12 @@ def read_marian(folder: Path) -> ImportedModel:
         sentencepiece_tokenizer(read_sentencepiece(folder / f"{side}.spm"), vocabulary, special)
         for side, vocabulary in (("source", source), ("target", target))
     ]
-    is_one = is_shared and (folder / "source.spm").read_bytes() == (folder / "target.spm").read_bytes()
+    is_same = is_shared and (folder / "source.spm").read_bytes() == (folder / "target.spm").read_bytes()
     return ImportedModel(
         **common,
         settings=settings | {"bos_token_id": None},
         stated=stated,
-        tokenizer=with_target(tokenizers[0], None if is_one else tokenizers[1]),
+        tokenizer=with_target(tokenizers[0], None if is_same else tokenizers[1]),
         source_vocabulary=source,
         target_vocabulary=target,
         note="OPUS-MT normalises punctuation before its tokenizer (sacremoses' MosesPunctNormalizer).",
@@ -135,6 +135,7 @@ def _open(folder: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Any]
     except OSError:  # an old folder, which has them in config.json
         decoding = config
     generation = {name: decoding[name] for name in DECODING if decoding.get(name) is not None}
+    generation.setdefault("length_penalty", 1.0)  # what transformers takes where none is stored
     return config, read_checkpoint(files[0]), generation
 
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers of words separated by white space: subword-nmt's BPE, and whole words."""
+"""Tokenizers of words separated by white space (subword-nmt's BPE, whole words), and of characters."""
 
 import re
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
+CODES = ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")  # usual names of files
 END = "</w>"  # ends the last piece of a word in the codes
+SPACE = "▁"
 Merges = list[tuple[str, str]]
 
 
@@ -35,7 +38,9 @@ def read_codes(path: Path) -> Merges:
     return list(dict.fromkeys(merges))
 
 
-def subword_tokenizer(merges: Merges, vocabulary: list[str], special: SpecialTokens, joiner: str = "@@"):
+def subword_tokenizer(
+    merges: Merges, vocabulary: list[str], special: SpecialTokens, joiner: str = "@@"
+) -> VanillaTransformerTokenizer:
     """A tokenizer that splits words by the merges and gives the ids of `vocabulary`.
 
     Its input is text as the toolkit's BPE reads it: words and punctuation separated by spaces. A merge that leads to no
@@ -75,11 +80,20 @@ def _token(symbol: str, joiner: str) -> str:
     return symbol.removesuffix(END) if symbol.endswith(END) else symbol + joiner
 
 
-def words_tokenizer(vocabulary: list[str], special: SpecialTokens):
+def words_tokenizer(vocabulary: list[str], special: SpecialTokens) -> VanillaTransformerTokenizer:
     """A tokenizer of whole words, separated by white space."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, special.unk))
     # A special token's name in a text is text: without its first character it is unknown.
     names = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])}$)" for name in special.names())
     steps = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"^(?:{names})"), "removed")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return fast_tokenizer(tokenizer, vocabulary, special)
+
+
+def characters_tokenizer(vocabulary: list[str], special: SpecialTokens):
+    """A tokenizer of single characters, where "▁" stands for a space."""
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, special.unk))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(SPACE, " ")])
     return fast_tokenizer(tokenizer, vocabulary, special)

@@ -128,5 +128,5 @@ def _rows(options: dict[str, Any]) -> dict[str, Any]:
 def resolved(model: PreTrainedModel, options: dict[str, Any], name: str) -> Any:
     """An option as `generate` resolves it: the keyword, else the generation config given, else the model's own."""
     configs = (options.get("generation_config"), model.generation_config)
-    values = [options.get(name), *(getattr(config, name) for config in configs if config is not None)]
+    values = [options.get(name), *(getattr(config, name, None) for config in configs if config is not None)]
     return next((value for value in values if value is not None), None)

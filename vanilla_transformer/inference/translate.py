@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import DecodingError, beam_search
@@ -24,6 +24,8 @@ from vanilla_transformer.inference.line_options import (
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
+from vanilla_transformer.inference.sampling import GumbelSampler
+from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 MAX_LINES_NAMED = 10  # in an error message
@@ -32,9 +34,9 @@ MIN_LINES_PER_BATCH = 16  # of parallel batches; fewer lines share one batch
 
 @dataclass(frozen=True)
 class Translation:
-    """One translation; `score` is its log-probability over the paper's length penalty, `None` without beam search.
+    """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
-    Models of other packages have transformers' score, log-probability / length^`length_penalty`.
+    Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
     """
 
     text: str
@@ -52,6 +54,10 @@ def translate_lines(
     on_progress: Callable[[int, int], object] | None = None,
     first_line: int = 1,
     decoder: Decoder | None = None,
+    at_once: int | None = None,
+    new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
+    tag: str | None = None,
+    target_language: str | None = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -65,6 +71,10 @@ def translate_lines(
         on_progress: called with (lines done, lines in all) after every batch.
         first_line: number of `lines[0]` in the user's file, for error messages.
         decoder: from `fast_decoder`, built once for many calls; `None`: built for this one.
+        at_once: parallel batches; `None`: the decoder's own number, which may depend on the threads.
+        new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
+        tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
+        target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -86,10 +96,14 @@ def translate_lines(
     beams = resolved(model, generate_kwargs, "num_beams") or 1
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
+    if new_sampler is not None and beams > 1:
+        raise ValueError(f"num_beams={beams} must be 1 for sampling")
     check_options(model, generate_kwargs)
+    before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
+    generate_kwargs = of_language | generate_kwargs
     check_counts(generate_kwargs, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
-    places, encoded = _encode(tokenizer, lines, first_line, max_length)
+    places, encoded = _encode(tokenizer, lines, first_line, max_length, before)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
     if not encoded:
         return results
@@ -98,8 +112,8 @@ def translate_lines(
     with evaluation_mode(model):
         decoder = decoder or fast_decoder(model)
         options = generate_kwargs | {"num_return_sequences": num_return_sequences}
-        is_short = len(encoded) < MIN_LINES_PER_BATCH * decoder.parallel_batches
-        at_once = 1 if is_short else decoder.parallel_batches
+        at_once = decoder.parallel_batches if at_once is None else at_once
+        at_once = 1 if len(encoded) < MIN_LINES_PER_BATCH * at_once else at_once
         sizes = [len(ids) * beams for ids in encoded]
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
@@ -111,7 +125,8 @@ def translate_lines(
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own)
+                sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -130,7 +145,11 @@ def translate_lines(
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], first_line: int, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    first_line: int,
+    max_length: int | None,
+    before: list[int],
 ) -> tuple[list[int], list[list[int]]]:
     """The indices of lines with at least one token, and the tokens of each."""
     for number, line in enumerate(lines, start=first_line):
@@ -138,7 +157,7 @@ def _encode(
             raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
     filled = [i for i, line in enumerate(lines) if line.strip()]
     encoded = tokenizer([lines[i] for i in filled])["input_ids"] if filled else []
-    tokens = {i: ids for i, ids in zip(filled, encoded, strict=True) if ids}
+    tokens = {i: before + ids for i, ids in zip(filled, encoded, strict=True) if ids}
     for i, ids in tokens.items():
         if max_length is not None and len(ids) > max_length:
             raise ValueError(
@@ -166,13 +185,24 @@ def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_l
 
 
 def _translate_batch(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoder: Decoder, options: dict
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    decoder: Decoder,
+    options: dict[str, Any],
+    sampler: GumbelSampler | None,
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
+    if sampler is not None:
+        options["logits_processor"] = LogitsProcessorList([sampler])
     output = generate(model, inputs, decoder, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
+    if sampler is not None:
+        eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
+        eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
+        scores = sampler.scores(output.sequences, eos, -1 if pad is None else pad)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     count = options["num_return_sequences"]
     groups = [flat[i : i + count] for i in range(0, len(flat), count)]
@@ -196,6 +226,16 @@ def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def length_penalty_rule(model: Any, options: dict[str, Any]) -> str:
+    """The rule of `beam_search`: "gnmt", the paper's, or "transformers", length^`length_penalty`.
+
+    The latter is for a generation config that has `length_penalty` alone, as one imported from a toolkit with this
+    rule; ours have `alpha` too. An `alpha` among the options asks for the paper's.
+    """
+    alpha, power = (resolved(model, options, name) for name in ("alpha", "length_penalty"))
+    return "transformers" if alpha is None and power is not None else "gnmt"
+
+
 @torch.inference_mode()
 def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
     """`model.generate` for a batch of sources: the paper's decoding by `decoder`, for models of this package.
@@ -209,6 +249,7 @@ def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any])
     own: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": needs_step_scores}
     if is_ours:
         own |= {"custom_generate": beam_search, "decoder": decoder, "encoder_outputs": decoder.encode(**inputs)}
+        options = {"rule": length_penalty_rule(model, options)} | options
     return model.generate(**inputs, **options | own)  # pyright: ignore[reportAttributeAccessIssue] -- it binds the mix-in to its own protocol
 
 

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 from vanilla_transformer.inference.translate import Translation, translate_windows
 from vanilla_transformer.packed_linear import Precision
+from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 
 def _stripped(lines: Iterable[str]) -> Iterator[str]:
@@ -53,14 +55,23 @@ class Translator:
                 int8 several times faster than "torch", PyTorch's operations; "auto": native where that is possible.
 
         Raises:
-            FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; an unknown precision; int8 for
-                another kind of model, or elsewhere than on a CPU; engine "native" where it cannot decode.
+            FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; two vocabularies and one
+                tokenizer; an unknown precision; int8 for another kind of model, or elsewhere than on a CPU; engine
+                "native" where it cannot decode.
         """
         if device is None:
             device = "cpu" if precision == "int8" else default_device()
         model = load_model_folder(path, torch.device(device))
         model.to(dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
-        return cls(model, load_tokenizer(path), fast_decoder(model, precision, engine))
+        tokenizer = load_tokenizer(path)
+        sizes = model.config.vocab_size, getattr(model.config, "decoder_vocab_size", None)
+        has_two = isinstance(model, BaseForConditionalGeneration) and sizes[1] not in (None, sizes[0])
+        if has_two and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
+            raise ValueError(
+                f"{path} has vocab_size={sizes[0]} and decoder_vocab_size={sizes[1]}, but no {TARGET_TOKENIZER}/ "
+                "that decodes the target: add the folder, or import the model again"
+            )
+        return cls(model, tokenizer, fast_decoder(model, precision, engine))
 
     @property
     def engine(self) -> str:
@@ -94,7 +105,7 @@ class Translator:
         Args:
             count: at most `num_beams`.
             num_beams: beam width; `None`: the model's own.
-            alpha: of the paper's length penalty; `None`: the model's own.
+            alpha: of the paper's length penalty; `None`: the model's own penalty (see `length_penalty_rule`).
             coverage_penalty: beta of Wu et al. (2016), which favours translations that attend to the whole source;
                 `None`: none.
             max_batch_tokens: as for `translate_lines`.

@@ -14,6 +14,7 @@ from vanilla_transformer.configuration_base import ATTENTION_BACKENDS, Seq2SeqCo
 from vanilla_transformer.configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
 from vanilla_transformer.data.corpus import CorpusConfig
+from vanilla_transformer.data.mixture import MixedCorpusConfig, NamedCorpusConfig, by_place, check_list, check_mixture
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, finite, positive, probability
 from vanilla_transformer.training.yaml_sections import build_section, convert_fields, field_error, read_yaml
@@ -30,14 +31,17 @@ class CorporaConfig:
     """Corpora of parallel text to learn from.
 
     Args:
-        train: required.
-        validation: scored every `training.validate_every` updates, and at the end.
+        train: required; one corpus, or a list of them, each with a name, mixed as `MixedCorpusConfig` says.
+        validation: scored every `training.validate_every` updates, and at the end; one, or a list, each with a name.
+        temperature: T mixes the list `train` in proportion to the corpora's sizes to the power of 1 / T, in place of
+            weights: 1 in proportion to the sizes, larger nearer to equal shares. An epoch has as many pairs as all.
         max_length: longest side of a pair, in tokens with the end of the sentence; longer pairs are dropped and
             counted.
     """
 
-    train: CorpusConfig | None = None
-    validation: CorpusConfig | None = None
+    train: CorpusConfig | list[MixedCorpusConfig] | None = None
+    validation: CorpusConfig | list[NamedCorpusConfig] | None = None
+    temperature: float | None = positive(default=None)
     max_length: int = at_least(1, default=256)
 
 
@@ -47,13 +51,13 @@ class DataConfig(CorporaConfig):
     """`CorporaConfig`, a test corpus, and facts for the model card.
 
     Args:
-        test: scored at the end, against all the references that it has.
+        test: scored at the end, against all the references that it has; one corpus, or a list, each with a name.
         source_language, target_language: codes such as "en".
         name, license: the data's.
         weights_license: of the trained model: the Hub's identifier, such as "cc-by-4.0".
     """
 
-    test: CorpusConfig | None = None
+    test: CorpusConfig | list[NamedCorpusConfig] | None = None
     source_language: str | None = None
     target_language: str | None = None
     name: str | None = None
@@ -119,6 +123,7 @@ class TrainingConfig:
             then `best/`, unless average_checkpoints says otherwise.
         best_by: the measure by which `best/` is chosen: BLEU, the smoothed loss, or sentence_error_rate, the
             share of the `validation_sentences` that are not exactly the reference (of pronunciations: of words).
+        best_on: the name of the validation corpus by which it is chosen; `None`: the mean over all of them.
         profile_updates: write torch.profiler's trace of so many updates, after 7 others, to output_dir/profile.
         keep_checkpoints: the newest that stay on disk.
         average_checkpoints: the newest whose mean becomes the finished model (section 6.1); 0: the last weights, and
@@ -151,6 +156,7 @@ class TrainingConfig:
     validation_sentences: int | None = at_least(1, default=1000)
     patience: int | None = at_least(1, default=None)
     best_by: Literal["bleu", "loss", "sentence_error_rate"] = "bleu"
+    best_on: str | None = None
     profile_updates: int | None = at_least(1, default=None)
     keep_checkpoints: int = at_least(1, default=5)
     average_checkpoints: int = 5
@@ -295,33 +301,43 @@ def check_model_section(model: dict[str, Any]) -> None:
         raise ValueError(f"model.{error}") from error
 
 
-def check_patience(data: CorporaConfig, training: TrainingConfig) -> None:
-    """Raise ValueError for `training.patience` without a validation corpus."""
+def check_data(data: CorporaConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for lists of corpora that cannot be used, and for settings of validations that there are not."""
+    check_mixture("data.train", data.train, data.temperature)
+    check_list("data.validation", data.validation)
     if training.patience is not None and data.validation is None:
         raise ValueError(f"training.patience={training.patience} needs validations: give data.validation")
+    names = [corpus.name for corpus in data.validation] if isinstance(data.validation, list) else []
+    if training.best_on is not None and training.best_on not in names:
+        raise ValueError(
+            f"training.best_on={training.best_on!r} must be the name of a corpus of the list data.validation"
+            f"{', one of ' * bool(names)}{', '.join(names)}"
+        )
 
 
 def _check_corpora(config: RunConfig) -> None:
     data, training = config.data, config.training
-    check_patience(data, training)
-    for name, corpus in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if corpus is not None and corpus.streaming and name != "train":
+    check_data(data, training)
+    check_list("data.test", data.test)
+    train = by_place("data.train", data.train)
+    scored = by_place("data.validation", data.validation) | (tests := by_place("data.test", data.test))
+    for place, corpus in (train | scored).items():
+        if corpus.streaming and place in scored:
+            raise ValueError(f"{place}.streaming=true: only data.train can be a stream; the others are scored whole")
+        if isinstance(corpus.target, list) and place not in tests:
             raise ValueError(
-                f"data.{name}.streaming=true: only data.train can be a stream; the others are scored whole"
+                f"{place}.target={corpus.target}: only data.test can have several references; name one file"
             )
-        if corpus is not None and isinstance(corpus.target, list) and name != "test":
-            raise ValueError(
-                f"data.{name}.target={corpus.target}: only data.test can have several references; name one file"
-            )
+    is_stream = any(corpus.streaming for corpus in train.values())
     schedule = config.optimizer.schedule
     is_by_epochs = training.max_updates is None and training.max_minutes is None
-    if data.train is not None and data.train.streaming and is_by_epochs and schedule != "inverse_sqrt":
+    if is_stream and is_by_epochs and schedule != "inverse_sqrt":
         raise ValueError(
             f"optimizer.schedule={schedule!r} ends with the run, and nobody knows beforehand how many updates "
             f"training.max_epochs={training.max_epochs} of a stream have; set training.max_updates or max_minutes"
         )
     budget = min(training.max_source_tokens, training.max_target_tokens)
-    if data.train is not None and data.train.streaming and data.max_length > budget:
+    if is_stream and data.max_length > budget:
         raise ValueError(
             f"data.max_length={data.max_length} is more than a batch holds (training.max_source_tokens="
             f"{training.max_source_tokens}, max_target_tokens={training.max_target_tokens}); a stream would show a "

@@ -47,8 +47,8 @@ def export_model(run: Run, validation: Validation | None) -> None:
         results["parameters"] = model.num_parameters()
     _write_results(run, results)
     wait_for_everyone()
-    if run.corpora.test is not None:
-        _write_results(run, results | {"scores": _score_on_test(run, *run.corpora.test)})
+    if run.corpora.test:
+        _write_results(run, results | {"scores": _score_on_tests(run)})
 
 
 def _finished_model(run: Run) -> PreTrainedModel:
@@ -69,11 +69,15 @@ def _write_results(run: Run, results: dict[str, Any]) -> None:
         write_atomically(run.output_dir / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
-def _score_on_test(run: Run, sources: list[str], references: list[list[str]]) -> list[dict[str, Any]]:
+def _score_on_tests(run: Run) -> list[dict[str, Any]]:
     model = load_model_folder(run.output_dir / MODEL, run.state.accelerator.device)
-    batch_tokens = run.config.generation.batch_tokens
-    translations = translate_on_all_processes(model, run.tokenizer, sources, max_batch_tokens=batch_tokens)
-    return _scores("test", score_translations([best[0].text for best in translations], references))
+    batch_tokens, scores = run.config.generation.batch_tokens, []
+    for name, test in run.corpora.test.items():
+        translations = translate_on_all_processes(
+            model, run.tokenizer, test.sources, max_batch_tokens=batch_tokens, **test.options
+        )
+        scores += _scores(name, score_translations([best[0].text for best in translations], test.references))
+    return scores
 
 
 def _scores(corpus: str, scores: Any) -> list[dict[str, Any]]:

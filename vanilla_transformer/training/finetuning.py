@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from vanilla_transformer.data.mixture import by_place
 from vanilla_transformer.data.tokenizer import TokenizerConfig
 from vanilla_transformer.training.bounds import at_least, positive, probability
-from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig, check_patience
+from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig, check_data
 from vanilla_transformer.training.lora import LoRASectionConfig
 from vanilla_transformer.training.yaml_sections import build_section, merged, plain, read_yaml
 
@@ -128,13 +129,14 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     ):
         section["max_epochs"] = EPOCHS
     config = build_section(FineTuningConfig, values, where="")
-    check_patience(config.data, config.training)
+    check_data(config.data, config.training)
     averaged = config.training.average_checkpoints
     if config.lora is not None and averaged:
         raise ValueError(f"training.average_checkpoints={averaged} is for all weights; leave it out with lora")
-    for name, corpus in (("train", config.data.train), ("validation", config.data.validation)):
-        if corpus is not None and corpus.streaming:
-            raise ValueError(f"data.{name}.streaming=true: fine-tuning reads its corpora whole; leave it out")
+    corpora = by_place("data.train", config.data.train) | by_place("data.validation", config.data.validation)
+    for place, corpus in corpora.items():
+        if corpus.streaming:
+            raise ValueError(f"{place}.streaming=true: fine-tuning reads its corpora whole; leave it out")
     return config
 
 

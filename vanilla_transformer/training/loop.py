@@ -62,7 +62,7 @@ def fit(run: Run) -> Validation | None:
     state.model.train()
     with stop_requests() as stop, ProgressReport(run) as report, profiler(run) as profile:
         validation = Interval(progress, training.validate_every, training.validate_every_minutes)
-        if run.corpora.validation is None:
+        if not run.corpora.validation:
             validation = Interval(progress, None, None)
         result = None
         is_missing = validation.is_at(progress.updates) and progress.validated_updates < progress.updates
@@ -106,7 +106,7 @@ def fit(run: Run) -> Validation | None:
         if is_stopped and not is_done:
             report.write(f"stopped after {progress.updates} updates, checkpoint written; the same command goes on")
             raise SystemExit(EXIT_STATUS_OF_A_STOPPED_RUN)
-        if run.corpora.validation is None:
+        if not run.corpora.validation:
             return None
         if result is None or progress.validated_updates < progress.updates:
             result = validate_now(run, report, validation)

@@ -55,8 +55,9 @@ class RunLength:
     ):
         self.training = training
         self.progress = progress
-        self.updates_per_epoch = None  # of a stream, nobody knows it
+        self.updates_per_epoch = self.pairs = None  # of a stream, nobody knows them
         if isinstance(sampler, TokenBatchSampler):  # counted once: another epoch may have a batch more
+            self.pairs = sampler.pairs
             self.updates_per_epoch = math.ceil(len(sampler) / training.micro_batches(sampler.num_processes))
 
     def planned(self) -> int | None:
@@ -64,7 +65,7 @@ class RunLength:
         training, progress = self.training, self.progress
         ends = [] if training.max_updates is None else [training.max_updates]
         if training.max_epochs is not None and self.updates_per_epoch is not None:
-            begun = progress.begun_epoch + progress.begun_pairs / (progress.pairs or 1)
+            begun = progress.begun_epoch + progress.begun_pairs / (self.pairs or 1)
             ends.append(progress.begun_updates + round((training.max_epochs - begun) * self.updates_per_epoch))
         return min(ends, default=None)
 

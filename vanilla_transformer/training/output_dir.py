@@ -112,18 +112,32 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
             if _identity(section, old) != _identity(section, new):
                 return f"{section} ({old!r} there, {new!r} now)"
             continue
-        old = old or {}
+        old, new = _by_field(old or {}), _by_field(new)
         for key in sorted(set(old) | set(new)):
             differs = _identity(key, old.get(key)) != _identity(key, new.get(key))
-            if differs and key not in MAY_CHANGE.get(section, ()):
+            if differs and key.partition("[")[0] not in MAY_CHANGE.get(section, ()):
                 return f"{section}.{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
     return None
+
+
+def _by_field(section: dict[str, Any]) -> dict[str, Any]:
+    """A section whose lists of corpora are their names, and every field of each by its name."""
+    values = {}
+    for key, value in section.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            values[f"{key}[].name"] = [item["name"] for item in value]
+            values |= {f"{key}[{item['name']}].{name}": inner for item in value for name, inner in item.items()}
+        else:
+            values[key] = value
+    return values
 
 
 def _identity(key: str, value: Any) -> Any:
     """The value in a form that runs can be compared by: paths are resolved, and those of a corpus left out."""
     if key in ("path", "model") and isinstance(value, str):
         return Path(value).resolve()
+    if "[" in key and key.rpartition(".")[2] in PLACES:
+        return value is not None
     if isinstance(value, dict):
         return {key: inner is not None if key in PLACES else _identity("", inner) for key, inner in value.items()}
     return value

@@ -113,6 +113,8 @@ class ProgressReport:
         """Figures and a few translations above the bar, and the figures for the trackers."""
         names = ("loss", "perplexity", "bleu", "sentence_error_rate")
         self._track("validation", {name: getattr(result, name) for name in names})
+        for corpus, figures in result.corpora.items():
+            self._track(f"validation/{corpus}", {name: figures[name] for name in names})
         errors = ""
         if self.training.best_by == "sentence_error_rate":
             errors = f", {result.sentence_error_rate:.1%} of the sentences wrong"
@@ -121,6 +123,10 @@ class ProgressReport:
             f"update {self.progress.updates}, {self.progress.seconds / 60:.1f} minutes of training: validation loss "
             f"{result.loss:.3f}, perplexity {result.perplexity:.2f}, BLEU {result.bleu:.2f}{errors}{best}",
             f"    {self.last_speed}",
+        ]
+        lines += [
+            f"    {corpus}: loss {values['loss']:.3f}, perplexity {values['perplexity']:.2f}, BLEU {values['bleu']:.2f}"
+            for corpus, values in result.corpora.items()
         ]
         for source, translation, reference in result.examples:
             lines += [f"    {truncate(source)}", f"      → {truncate(translation)}", f"      = {truncate(reference)}"]

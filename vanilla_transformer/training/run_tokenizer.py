@@ -2,7 +2,7 @@
 """The tokenizer of a run, trained or brought along, which is stored in the run's folder and repaired if damaged."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.cache import prepared_once
+from vanilla_transformer.data.mixture import add_tags
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from vanilla_transformer.distributed.processes import process_state
+from vanilla_transformer.language_tags import tag_id
 from vanilla_transformer.training.atomic_folder import atomic_folder
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
 from vanilla_transformer.training.manifest import find_damage
@@ -26,12 +28,15 @@ LINES_BLOCK = 1000  # pairs that are read together, and drawn together where not
 
 
 def prepare_tokenizer(
-    config: TokenizerConfig, text: Dataset | IterableDataset, output_dir: Path
+    config: TokenizerConfig, text: Dataset | IterableDataset, output_dir: Path, tags: Sequence[str] = ()
 ) -> PreTrainedTokenizerBase:
     """The tokenizer in the run's folder, else the configured one, else one trained on both sides of `text`.
 
+    Args:
+        tags: of the corpora; a trained tokenizer gets them, others must have them.
+
     Raises:
-        ValueError: it is damaged everywhere, or lacks what a model needs.
+        ValueError: it is damaged everywhere, or lacks what a model needs; as `add_tags`.
     """
     folder = output_dir / "tokenizer"
     if not process_state().is_main_process:  # the main one comes first
@@ -42,9 +47,10 @@ def prepare_tokenizer(
         return load_tokenizer(folder)
     if config.path is not None:
         tokenizer = load_tokenizer(config.path)
-        _check(config.path, tokenizer)
+        _check(config.path, tokenizer, tags)
     else:
         tokenizer = _train_once(text, config)
+        add_tags(tokenizer, tags)
     _write(tokenizer, folder)
     return tokenizer
 
@@ -70,7 +76,7 @@ def _repair(folder: Path, checkpoints: list[Path]) -> None:
     )
 
 
-def _check(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check(path: str, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str]) -> None:
     for name in ("pad_token", "bos_token", "eos_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(f"tokenizer.path={path}: it has no {name}, which the model needs")
@@ -78,6 +84,11 @@ def _check(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(
             f"tokenizer.path={path}: it does not end a text with {tokenizer.eos_token}, where decoding ends"
         )
+    for tag in tags:
+        try:
+            tag_id(tokenizer, tag)
+        except ValueError as error:
+            raise ValueError(f"tokenizer.path={path}: {error}") from error
 
 
 def _train_once(text: Dataset | IterableDataset, config: TokenizerConfig) -> PreTrainedTokenizerBase:

@@ -13,15 +13,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from vanilla_transformer.data.batches import StreamingTokenBatches, TokenBatchSampler
-from vanilla_transformer.data.corpus import load_corpus, load_references
+from vanilla_transformer.data.corpus import load_references
+from vanilla_transformer.data.mixture import by_name
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer, shard_optimizer, zero_requested
 from vanilla_transformer.distributed.fsdp import check_launch_options, fsdp_requested, is_sharded, shard_model
 from vanilla_transformer.distributed.processes import main_process_first
+from vanilla_transformer.language_tags import TARGET_TAGS
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.batch import PreparedAhead
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, Checkpoints
 from vanilla_transformer.training.configuration import RunConfig, TrainingConfig
-from vanilla_transformer.training.corpora import Corpora, check_same_corpora, make_batches, prepare_corpora
+from vanilla_transformer.training.corpora import (
+    Corpora,
+    all_tags,
+    check_same_corpora,
+    joined_text,
+    load_texts,
+    make_batches,
+    prepare_corpora,
+    target_tags_of,
+)
 from vanilla_transformer.training.device import (
     LAUNCH_OPTIONS,
     idle_devices,
@@ -48,7 +59,7 @@ class Run:
     Args:
         state: what updates change.
         sampler, batches: `batches` prepares the micro-batches of the epoch that `sampler` is set to.
-        validation_batches: `None` without a validation corpus.
+        validation_batches: of each validation corpus.
         length: the updates of the whole run.
     """
 
@@ -58,7 +69,7 @@ class Run:
     corpora: Corpora
     sampler: TokenBatchSampler | StreamingTokenBatches
     batches: PreparedAhead
-    validation_batches: PreparedAhead | None
+    validation_batches: dict[str, PreparedAhead]
     checkpoints: Checkpoints
     length: RunLength
 
@@ -97,20 +108,25 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         accelerator = start_accelerator(config.training)
     _check_tokens_per_update(config.training, accelerator.num_processes)
     with main_process_first():
-        text, test = load_corpus(config.data.train), None
-        if isinstance(config, RunConfig) and config.data.test is not None:
-            test = load_references(config.data.test)  # now, so that its errors do not wait until training has ended
-        tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
-        corpora = prepare_corpora(config.data, text, tokenizer, test)
-    sampler, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
-    validation_batches = None
-    if corpora.validation is not None:
-        _, validation_batches = make_batches(corpora.validation, config.training, tokenizer, accelerator, shuffle=False)
+        texts, tests = load_texts(config.data.train), {}
+        if isinstance(config, RunConfig):  # now, so that errors do not wait until training has ended
+            tests = {name: load_references(corpus) for name, corpus in by_name("test", config.data.test).items()}
+        output_dir, tags = Path(config.training.output_dir), all_tags(config.data)
+        tokenizer = prepare_tokenizer(config.tokenizer, joined_text(texts), output_dir, tags)
+        corpora = prepare_corpora(config.data, texts, tokenizer, config.training.seed, tests)
+    sampler, batches = make_batches(corpora.train, config.training, tokenizer, accelerator, mixture=corpora.mixture)
+    validation_batches = {
+        name: make_batches(corpus.pairs, config.training, tokenizer, accelerator, shuffle=False)[1]
+        for name, corpus in corpora.validation.items()
+    }
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
     assert model is not None
     if isinstance(config, FineTuningConfig) and config.lora is not None:
         add_adapter(model, config.lora)
+    if target_tags := target_tags_of(config.data, tokenizer):
+        known = getattr(model.generation_config, TARGET_TAGS, None) or {}
+        setattr(model.generation_config, TARGET_TAGS, known | target_tags)
     configure_for_training(model, config.training)
     progress = Progress(
         processes=accelerator.num_processes,

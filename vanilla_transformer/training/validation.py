@@ -3,7 +3,9 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,12 +23,13 @@ from vanilla_transformer.training.train_state import Progress
 
 BEST = "best"  # in the run's output_dir
 FIGURES = "validation.json"  # in that folder
-EXAMPLES = 3  # translations to show
+EXAMPLES = 3  # translations to show; one of each of a list
+FIGURES_OF_CORPUS = ("loss", "perplexity", "bleu", "chrf", "sentence_error_rate")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Results on the validation corpus.
+    """Results on the validation corpus, or the means of those on each of a list.
 
     Args:
         loss: smoothed, mean over target tokens, in nats.
@@ -34,8 +37,10 @@ class Validation:
         bleu, chrf: sacreBLEU's, of the first `validation_sentences`.
         bleu_signature, chrf_signature: sacreBLEU's.
         sentence_error_rate: share of them, from 0 to 1, whose translation is not the reference, white space aside.
-        is_best: whether it is the run's best so far by `training.best_by`; the model is then in `output_dir/best`.
+        is_best: whether it is the run's best so far by `training.best_by`, on `training.best_on` if that is given; the
+            model is then in `output_dir/best`.
         examples: a few (source, translation, reference).
+        corpora: for a list, the `FIGURES_OF_CORPUS` of each by its name.
     """
 
     loss: float
@@ -47,6 +52,7 @@ class Validation:
     sentence_error_rate: float
     is_best: bool
     examples: list[tuple[str, str, str]]
+    corpora: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def perplexity(negative_log_likelihood: float) -> float:
@@ -60,35 +66,23 @@ def validate(run: Run) -> Validation:
 
     Counts the validation in the run's progress, unless these weights have been counted before.
     """
-    assert run.corpora.validation is not None
-    assert run.validation_batches is not None
-    accelerator, progress, model = run.state.accelerator, run.state.progress, run.state.bare_model()
+    accelerator, model = run.state.accelerator, run.state.bare_model()
     if is_sharded(model):
         model = unsharded_copy(model, accelerator.device)
-    loss, nll = mean_loss(model, run.validation_batches, accelerator)
-    sentences = run.corpora.validation[: run.config.training.validation_sentences]
-    sources, references = sentences["source"], sentences["target"]
-    beams = run.config.training.validation_beams
-    options = {"max_batch_tokens": run.config.generation.batch_tokens} | ({} if beams is None else {"num_beams": beams})
-    translations = translate_on_all_processes(model, run.tokenizer, sources, **options)
-    hypotheses = [best[0].text for best in translations]
-    scores = score_translations(hypotheses, references)
-    pairs = zip(hypotheses, references, strict=True)
-    wrong = sum(hypothesis.split() != reference.split() for hypothesis, reference in pairs)
-    error_rate = wrong / len(references)
-    by = run.config.training.best_by
-    score = {"bleu": scores["bleu"], "loss": -loss, "sentence_error_rate": -error_rate}[by]
-    is_best = _count(progress, score)
+    scores = {name: _score(run, model, name) for name in run.corpora.validation}
+    is_list = isinstance(run.config.data.validation, list)
+    figures = {name: {key: score[key] for key in FIGURES_OF_CORPUS} for name, score in scores.items()}
+    mean = {key: statistics.fmean(values[key] for values in figures.values()) for key in FIGURES_OF_CORPUS}
+    training, any_score = run.config.training, next(iter(scores.values()))
+    value = (mean if training.best_on is None else figures[training.best_on])[training.best_by]
+    is_best = _count(run.state.progress, value if training.best_by == "bleu" else -value)
     result = Validation(
-        loss=loss,
-        perplexity=perplexity(nll),
-        bleu=scores["bleu"],
-        bleu_signature=scores["bleu_signature"],
-        chrf=scores["chrf"],
-        chrf_signature=scores["chrf_signature"],
-        sentence_error_rate=error_rate,
+        **mean,
+        bleu_signature=any_score["bleu_signature"],
+        chrf_signature=any_score["chrf_signature"],
         is_best=is_best,
-        examples=list(zip(sources[:EXAMPLES], hypotheses[:EXAMPLES], references[:EXAMPLES], strict=True)),
+        examples=[example for score in scores.values() for example in score["examples"][: 1 if is_list else EXAMPLES]],
+        corpora=figures if is_list else {},
     )
     if is_best:
         if accelerator.is_main_process:
@@ -98,6 +92,26 @@ def validate(run: Run) -> Validation:
                 (folder / FIGURES).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
         wait_for_everyone()
     return result
+
+
+def _score(run: Run, model: BaseForConditionalGeneration, name: str) -> dict[str, Any]:
+    """The figures, signatures and examples of one validation corpus."""
+    corpus, beams = run.corpora.validation[name], run.config.training.validation_beams
+    loss, nll = mean_loss(model, run.validation_batches[name], run.state.accelerator)
+    sentences = corpus.pairs[: run.config.training.validation_sentences]
+    sources, references = sentences["source"], sentences["target"]
+    options = {"max_batch_tokens": run.config.generation.batch_tokens} | ({} if beams is None else {"num_beams": beams})
+    translations = translate_on_all_processes(model, run.tokenizer, sources, **options, **corpus.options)
+    hypotheses = [best[0].text for best in translations]
+    pairs = zip(hypotheses, references, strict=True)
+    wrong = sum(hypothesis.split() != reference.split() for hypothesis, reference in pairs)
+    return {
+        "loss": loss,
+        "perplexity": perplexity(nll),
+        "sentence_error_rate": wrong / len(references),
+        "examples": list(zip(sources[:EXAMPLES], hypotheses[:EXAMPLES], references[:EXAMPLES], strict=True)),
+        **score_translations(hypotheses, references),
+    }
 
 
 def _count(progress: Progress, score: float) -> bool:

@@ -178,7 +178,8 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
     """
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     section = next((choice for choice in choices if is_dataclass(choice)), None)
-    if section is not None and not (value is None and NoneType in choices):
+    is_listed = isinstance(value, list) and any(get_origin(choice) is list for choice in choices)
+    if section is not None and not is_listed and not (value is None and NoneType in choices):
         return build_section(section, value, where)  # pyright: ignore[reportArgumentType] -- is_dataclass above
     for choice in choices:
         arguments = get_args(choice)

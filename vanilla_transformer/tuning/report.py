@@ -30,7 +30,7 @@ def write_report(results: Results, folder: Path) -> None:
         f"# A sweep of {escape(listing(list(results['runs'])))}",
         f"By {results['metric']} on the validation data: {better} is better. The test data was not read.",
         escape(results["plan"]),
-        "Each trial began anew in each rung, and ended at the rung's budget. A score is that of one seed.",
+        "Each trial began anew in each rung, and ended at the rung's budget. Each score comes from one seed.",
         "![The score of every trial at each rung](rungs.png)",
         "![The scores of the first rung against each value](values.png)",
     ]

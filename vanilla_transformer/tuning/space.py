@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,6 +85,8 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
             run = run_config_of(values)
             if run.data.train is None or run.data.validation is None:
                 raise ValueError("data.train or data.validation is missing; a sweep needs both")
+            if isinstance(run.data.validation, list):
+                raise ValueError("data.validation is a list; a sweep scores one corpus")
             for key in config.scaled:
                 value_of(run, key)
         runs[name] = tuned = TunedRun(name, values, {}, {})
@@ -106,7 +108,13 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
         if settings <= config.trials:
             raise ValueError(f"trials={config.trials}: the space of {name} has {settings - 1} settings besides its own")
     check_runs("runs", {name: run_config_of(run.values) for name, run in runs.items()})
-    for change in config.first:
+    _add_first(config.first, runs)
+    return runs
+
+
+def _add_first(first: Iterable[Mapping[str, Any]], runs: dict[str, TunedRun]) -> None:
+    """Add the settings that are tried first to every run whose space has their keys."""
+    for change in first:
         keys = _keys("first", change)
         users = [run for run in runs.values() if keys.keys() <= run.space.keys()]
         if not users:
@@ -119,7 +127,6 @@ def tuned_runs(config: SweepConfig) -> dict[str, TunedRun]:
                     _check_contains(run.space[key], read, key)
                     settings[key] = read
                 run.first.append(settings)
-    return runs
 
 
 def value_of(run: RunConfig, key: str) -> Any:

@@ -76,7 +76,7 @@ class Search:
     def result(self) -> dict[str, Any]:
         """The run's part of the results."""
         best = self._ranked(self.config.rungs)
-        with warnings.catch_warnings(action="ignore"):  # of few trials
+        with warnings.catch_warnings(action="ignore"):  # the evaluator warns where trials are few
             importance = get_param_importances(self.study, evaluator=PedAnovaImportanceEvaluator())
         facts = {"best": best[0]["number"] if best else None, "importance": importance, "trials": self.trials}
         return facts | {"overrides": self.run.overrides(best[0]["settings"]) if best else []}
@@ -155,7 +155,7 @@ def sweep(config: SweepConfig, on_trial: Callable[[str, Trial], None]) -> dict[s
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searches, folder = [Search(run, config, on_trial) for run in tuned_runs(config).values()], Path(config.output_dir)
     if folder.exists() and any(folder.iterdir()) and not (folder / TRIALS).is_dir():
-        raise ValueError(f"output_dir={folder} holds files that are of no sweep; choose another folder")
+        raise ValueError(f"output_dir={folder} holds files, and no sweep; choose another folder")
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     lock_for_this_run(folder)
     files = {name: os.path.relpath(file, folder) for name, file in config.runs.items()}
@@ -163,7 +163,7 @@ def sweep(config: SweepConfig, on_trial: Callable[[str, Trial], None]) -> dict[s
     write_atomically(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     _write_pronunciations(searches[0].run)
     for rung in range(config.rungs):
-        # In turns, so that a slow hour of the machine is one for all runs.
+        # In turns, so that a slow hour of the machine slows all runs alike.
         for _ in itertools.zip_longest(*(search.train_rung(rung) for search in searches)):
             pass
     higher_is_better, unit = METRICS[config.metric]
@@ -187,6 +187,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _write_pronunciations(run: TunedRun) -> None:
     """Write the quickstart's corpus where its files are asked for and are not there yet."""
-    source = Path(run.values["data"]["train"].get("source") or "")
+    train = run.values["data"]["train"]
+    source = Path("" if isinstance(train, list) else train.get("source") or "")
     if source.name == "train.spelling" and not source.exists():
         write_pronunciation_corpus(source.parent)

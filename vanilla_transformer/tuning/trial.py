@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from vanilla_transformer.comparison.significance import METRICS as TEXT_METRICS
 from vanilla_transformer.comparison.significance import WORD_ERROR_RATE, corpus_score
 from vanilla_transformer.console.outputs import write_atomically
-from vanilla_transformer.data.corpus import load_corpus
+from vanilla_transformer.data.corpus import CorpusConfig, load_corpus
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.training.checkpoint import CHECKPOINTS
@@ -25,7 +25,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.setup import Run
 from vanilla_transformer.training.subprocess_run import run_in_subprocess
-from vanilla_transformer.training.validation import mean_loss, perplexity
+from vanilla_transformer.training.validation import BEST, mean_loss, perplexity
 
 # name → (whether higher is better, unit)
 METRICS = {name: (higher, unit) for name, (_, higher, unit) in TEXT_METRICS.items()} | {"perplexity": (False, "")}
@@ -49,7 +49,7 @@ def train_trial(config: RunConfig, metric: str) -> dict[str, Any]:
     run_in_subprocess(_train_and_score, config.to_dict(), metric)
     facts = json.loads((folder / RESULTS).read_text("utf-8"))
     outcome = {"score": json.loads((folder / SCORE).read_text("utf-8")), "minutes": facts["training_seconds"] / 60}
-    for name in (CHECKPOINTS, "best"):
+    for name in (CHECKPOINTS, BEST):
         shutil.rmtree(folder / name, ignore_errors=True)
     outcome["precision"] = facts["mixed_precision"]
     return outcome | {name: facts[name] for name in ("updates", "epochs", "parameters")}
@@ -60,7 +60,7 @@ def _train_and_score(values: dict[str, Any], metric: str) -> None:
     # The output of a run would hide the progress of the sweep.
     with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        disable_progress_bar()  # that of writing weights would interrupt the run's own
+        disable_progress_bar()  # the bar of writing weights would interrupt the run's own
         score = score_finished_model(train(run_config_of(values)), metric)
     if not math.isfinite(score):
         raise ValueError(f"the {metric} is {score}")
@@ -69,11 +69,11 @@ def _train_and_score(values: dict[str, Any], metric: str) -> None:
 
 def score_finished_model(run: Run, metric: str) -> float:
     """The score of a run's finished model on its validation data."""
-    assert run.config.data.validation is not None
-    assert run.validation_batches is not None
+    assert isinstance(run.config.data.validation, CorpusConfig)  # the configuration of the sweep refuses others
+    [batches] = run.validation_batches.values()
     model: Any = load_model_folder(run.output_dir / MODEL, run.state.accelerator.device)
     if metric == "perplexity":
-        return perplexity(mean_loss(model, run.validation_batches, run.state.accelerator)[1])
+        return perplexity(mean_loss(model, batches, run.state.accelerator)[1])
     rows: Any = load_corpus(run.config.data.validation)
     pairs = [(row["source"], row["target"]) for row in rows]
     return score_pairs(model, run.tokenizer, pairs, metric, run.config.generation.batch_tokens)

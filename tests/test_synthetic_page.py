@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/synthetic.md: its commands are commands, of configs that exist, and each finds what the ones before it write."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.test_readme import REPOSITORY
+from vanilla_transformer.cli import _parser
+from vanilla_transformer.console.shipped_configs import find_config
+from vanilla_transformer.training.configuration import load_run_config
+
+PAGE = (REPOSITORY / "docs" / "synthetic.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+# Without what is piped into it, and the launcher.
+LINES = [re.split(r"vanilla-transformer |vanilla_transformer\.cli ", line)[-1] for line in "".join(BLOCKS).splitlines()]
+COMMANDS = [shlex.split(line.split(" > ")[0]) for line in LINES if not line.startswith("zcat")]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
+def test_every_command_is_a_command(words: list[str]):
+    arguments = _parser().parse_args(words)
+    if arguments.command == "train" and not any("=[{" in override for override in arguments.overrides):
+        assert load_run_config(find_config(arguments.config), arguments.overrides)
+
+
+def test_folders_are_those_of_the_commands_before():
+    made = {"runs/multi30k", "runs/multi30k_student"}  # by the configs
+    for words in COMMANDS[1:]:  # the first shows the launcher
+        arguments = _parser().parse_args(words)
+        used = [getattr(arguments, "model", None) or "", *getattr(arguments, "overrides", [])]
+        for folder in re.findall(r"(runs/\w+)/model|path[=:] ?(\w+)/corpus", " ".join(used)):
+            assert "".join(folder) in made
+        made |= {getattr(arguments, "output", None) or ""} | set(re.findall(r"output_dir=(\S+)", " ".join(used)))

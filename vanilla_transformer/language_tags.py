@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tags, tokens that stand for a language or a kind of text: before the source, or first in the target."""
+
+from typing import Any
+
+TAG_OF_LANGUAGE = "<2{}>"
+# In generation_config.json, as Whisper's has it: the tags that a target begins with, and their ids.
+TARGET_TAGS = "lang_to_id"
+
+
+def tag_id(tokenizer: Any, tag: str) -> int:
+    """The id of a tag: one of the tokens that were added to the tokenizer's vocabulary.
+
+    Raises:
+        ValueError: there is no such tag; names those that there are.
+    """
+    added = tokenizer.get_added_vocab()
+    if tag not in added:
+        tags = sorted(set(added) - set(tokenizer.all_special_tokens))
+        raise ValueError(f"the tokenizer has no tag {tag!r}; it has {', '.join(map(repr, tags)) or 'no tags'}")
+    return added[tag]
+
+
+def tag_options(
+    tokenizer: Any, generation_config: Any, tag: str | None, target_language: str | None
+) -> tuple[list[int], dict[str, int]]:
+    """What a tag and a target language ask for.
+
+    Args:
+        generation_config: its `lang_to_id`, if there is one, says that targets begin with the tag of their language.
+        tag: before the source, such as "<bt>".
+        target_language: such as "de", whose tag is "<2de>".
+
+    Returns:
+        The ids before those of the source, and options of `generate`.
+
+    Raises:
+        ValueError: as `tag_id`; two tags before the source.
+    """
+    before = [] if tag is None else [tag_id(tokenizer, tag)]
+    if target_language is None:
+        return before, {}
+    language = tag_id(tokenizer, TAG_OF_LANGUAGE.format(target_language))
+    if language in (getattr(generation_config, TARGET_TAGS, None) or {}).values():
+        return before, {"forced_bos_token_id": language}
+    if before:
+        raise ValueError(f"tag={tag!r}, target_language={target_language!r}: a source has one tag; give one of them")
+    return [language], {}
