@@ -19,7 +19,12 @@ from .configuration_base import check_attention
 from .decoder import Decoder
 from .loss import IGNORE_INDEX, Seq2SeqLMLossOutput, cross_entropy_of_logits, smoothed_cross_entropy
 from .packed_linear import Precision
-from .transformers_differences import Seq2SeqModelOutput, data_parallel_size, deprecate_kwarg
+from .transformers_differences import (
+    Seq2SeqModelOutput,
+    check_tensor_parallel_plan,
+    deprecate_kwarg,
+    is_data_parallel,
+)
 
 
 @dataclass
@@ -87,10 +92,11 @@ class Seq2SeqPreTrainedModel(PreTrainedModel):
         the number of processes does not divide vocab_size.
 
         Raises:
-            ValueError: tied embeddings under FSDP2 and tensor parallelism at once, which would still drift.
+            ValueError: tied embeddings under FSDP2 and tensor parallelism at once, which would still drift; tensor
+                parallelism of an RNN.
         """
-        is_tied = bool(model.all_tied_weights_keys)
-        if is_tied and distributed_config is not None and data_parallel_size(distributed_config) > 1:
+        check_tensor_parallel_plan(model, distributed_config)
+        if is_data_parallel(distributed_config) and model.all_tied_weights_keys:
             if distributed_config.tp_size > 1:
                 raise ValueError(
                     f"fsdp_size={distributed_config.fsdp_size} with tp_size={distributed_config.tp_size} would shard "

@@ -117,9 +117,20 @@ def restore_removed_task(task: str) -> None:
         REMOVED_TASKS.pop(task, None)
 
 
-def data_parallel_size(distributed_config: Any) -> int:
-    """The processes of FSDP2, its replicas included; before 5.23 it has none."""
-    return distributed_config.dp_size if is_at_least("5.23") else distributed_config.fsdp_size
+def is_data_parallel(distributed_config: Any) -> bool:
+    """Whether FSDP2 has several processes, replicas included, which there are since 5.23; `None`: no parallelism."""
+    if distributed_config is None:
+        return False
+    return (distributed_config.dp_size if is_at_least("5.23") else distributed_config.fsdp_size or 1) > 1
+
+
+def check_tensor_parallel_plan(model: Any, distributed_config: Any) -> None:
+    """Raise ValueError for tensor parallelism of a model without a plan; before 5.23 transformers would do nothing."""
+    if is_at_least("5.23") or distributed_config is None:
+        return
+    if (distributed_config.tp_size or 1) > 1 and not (distributed_config.tp_plan or model.tp_plan):
+        name = type(model).__name__
+        raise ValueError(f"`tp_size={distributed_config.tp_size}` was requested, but `{name}` has no `tp_plan`")
 
 
 def mesh_for_fsdp(mesh: Any) -> Any:
