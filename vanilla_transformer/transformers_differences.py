@@ -128,7 +128,8 @@ def check_tensor_parallel_plan(model: Any, distributed_config: Any) -> None:
     """Raise ValueError for tensor parallelism of a model without a plan; before 5.23 transformers would do nothing."""
     if is_at_least("5.23") or distributed_config is None:
         return
-    if (distributed_config.tp_size or 1) > 1 and not (distributed_config.tp_plan or model.tp_plan):
+    given = distributed_config.tp_plan  # a plan, or "auto": the model's
+    if (distributed_config.tp_size or 1) > 1 and not (given if isinstance(given, dict) else model.tp_plan):
         name = type(model).__name__
         raise ValueError(f"`tp_size={distributed_config.tp_size}` was requested, but `{name}` has no `tp_plan`")
 
