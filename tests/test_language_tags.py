@@ -86,7 +86,7 @@ def test_the_pipeline_takes_a_target_language(folder, is_forced: bool):
 
 @pytest.mark.parametrize(("option", "value", "tag"), [("--target-language", "fr", "<2fr>"), ("--tag", "<bt>", "<bt>")])
 def test_the_command_takes_them(folder, monkeypatch, capfdbinary, option: str, value: str, tag: str):
-    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("\n".join(LINES).encode())))
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO("\n".join(LINES).encode()), encoding="utf-8"))
     assert main(["translate", str(folder), option, value, "--quiet"]) == 0
     found = capfdbinary.readouterr().out.decode().splitlines()
     assert found == expected(folder, [tag_id(load_tokenizer(folder), tag)])
