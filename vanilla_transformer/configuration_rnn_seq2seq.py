@@ -43,7 +43,7 @@ class RNNSeq2SeqConfig(Seq2SeqConfig):
         input_feeding: the decoder's second input beside the last token. "none": none, and training computes the
             whole target at once; "context": the context that the previous state attends to (Bahdanau et al. 2015);
             "attentional": the previous attentional vector (Luong et al. 2015, section 3.3).
-        bridge: what the decoder's first state is made of. "counterparts": of the encoder's layers, see `Bridge`; "top":
+        bridge: source of the decoder's first state. "counterparts": of the encoder's layers, see `Bridge`; "top":
             tanh(W h + b), where h is the hidden state of the encoder's top layer, for every layer and for the cell
             states too, as in JoeyNMT; "top_linear": the same without tanh.
         readout_bias: a bias in the attentional vector, as JoeyNMT has it; Luong et al. (2015) have none.

@@ -24,7 +24,7 @@ def tag_id(tokenizer: Any, tag: str) -> int:
 def tag_options(
     tokenizer: Any, generation_config: Any, tag: str | None, target_language: str | None
 ) -> tuple[list[int], dict[str, int]]:
-    """What a tag and a target language ask for.
+    """Source ids and options of `generate` for a tag and a target language.
 
     Args:
         generation_config: its `lang_to_id`, if there is one, says that targets begin with the tag of their language.

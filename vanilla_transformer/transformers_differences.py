@@ -135,7 +135,7 @@ def check_tensor_parallel_plan(model: Any, distributed_config: Any) -> None:
 
 
 def mesh_for_fsdp(mesh: Any) -> Any:
-    """What `maybe_distribute_model` takes for a `DeviceMesh` with a dimension "fsdp"."""
+    """The mesh argument of `maybe_distribute_model`, for a `DeviceMesh` with a dimension "fsdp"."""
     if not is_at_least("5.19"):
         return mesh
     from transformers.distributed.utils import TransformersDeviceMesh

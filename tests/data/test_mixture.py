@@ -205,7 +205,7 @@ def tokenizer(request):
 
 
 def random_texts(count: int) -> list[str]:
-    """Of the tags, their parts, and all else that a tag may stand beside."""
+    """Characters of tags, and of the text around them."""
     draws = random.Random(1)
     parts = [
         *TAGS * 3,

@@ -26,7 +26,7 @@ def source(model_folder: Path, tmp_path: Path) -> Path:
 
 
 def printed_by_card(folder: Path, monkeypatch) -> list[str]:
-    """What the code of an exported folder's card prints, in that folder."""
+    """Run the code of an exported folder's card in that folder, and return the list that it prints."""
     [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as out:

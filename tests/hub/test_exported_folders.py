@@ -55,7 +55,7 @@ def card_of(hub: HubServer, name: str) -> str:
 
 
 def run_code(code: str, hub: HubServer, tmp_path: Path, **variables: str) -> list[str]:
-    """What the code prints as its last line, in a process without this package."""
+    """Run the code in a process without this package, and return the list that it prints last."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_THE_PACKAGE + code],
         cwd=tmp_path,

@@ -257,7 +257,7 @@ def test_eole_with_learned_positions_does_not_scale_embeddings(tmp_path, draw):
     ("encoder", "eps"), [({}, 1e-6), ({"n_positions": None, "rope_config": None}, 1e-6), ({"n_positions": None}, 1e-5)]
 )
 def test_eole_has_another_default_of_epsilon_since_version_0_2(encoder, eps, tmp_path):
-    """What the configs of versions 0.0.1, 0.1.0 and 0.2.0 save of an encoder; none of them saves the default."""
+    """Configs of versions 0.0.1, 0.1.0 and 0.2.0 save these settings of an encoder; none saves the default."""
     write_eole(Reference("SinusoidalInterleaved", eps, True), tmp_path / "eole", True, encoder=encoder)
     assert import_model(tmp_path / "eole", tmp_path / "ours").config.layer_norm_eps == eps
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of synthetic text: what is in it, and that interruptions and processes leave no trace."""
+"""A folder of synthetic text: its contents are the same after interruptions, with any number of processes."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `published.py` runs in a process for each version of transformers.
+"""Open published folders in one version of transformers: `published.py` runs this in a process.
 
     python in_one_version.py write FOLDER
     python in_one_version.py package|remote ANSWERS FOLDER …
@@ -62,7 +62,7 @@ def answer(folder: str, trust: bool) -> dict[str, Any]:
             second.append(model(**batch, decoder_input_ids=labels[:, 1:2], **{name: first.cache}).logits)
         hidden = base(**batch, decoder_input_ids=labels).last_hidden_state
     numbers = [whole.loss, whole.logits, *whole.decoder_hidden_states, *second, hidden]
-    # Without the repetitions, of which random weights have many.
+    # Random weights repeat tokens often: count without repetitions.
     options: dict[str, Any] = {"max_new_tokens": 9, "no_repeat_ngram_size": 2}
     options |= {"return_dict_in_generate": True, "output_scores": True}
     paper = {"num_beams": 4, "custom_generate": folder, "trust_remote_code": True}

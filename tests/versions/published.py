@@ -27,7 +27,7 @@ MODELS = ("vanilla_transformer", "rnn_seq2seq")
 
 
 def answers_of(version: str, way: str, folders: list[Path], work: Path) -> dict[str, Any]:
-    """What a version answers for each folder, or `refused`."""
+    """Run a version on the folders: its answer for each, or `refused`."""
     output = work / "answers.json"
     arguments = [way, str(output), *map(str, folders)]
     run_in(installed(version), SCRIPT, arguments, work, package=REPOSITORY if way == "package" else None)

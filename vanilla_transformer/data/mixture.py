@@ -166,7 +166,7 @@ class Mixture:
         rows, begin, offset = np.empty_like(positions), 0, 0
         for corpus, (size, shown) in enumerate(zip(self.sizes.values(), self.shown, strict=True)):
             inside = (positions >= begin) & (positions < begin + shown)
-            first, last = epoch * shown, (epoch + 1) * shown  # of all that is ever read of this corpus
+            first, last = epoch * shown, (epoch + 1) * shown  # counted over all epochs
             passes, places = np.divmod(positions[inside] - begin + first, size)
             for number in {first // size, last // size}:  # the others lie within the epoch
                 is_in_pass = passes == number
@@ -196,7 +196,7 @@ class InterleavedStreams:
     """Several streams as one: always a pair of the stream that is furthest behind its share.
 
     `datasets.interleave_datasets` draws at random, the same draws in every epoch; its proportions are not exact. An
-    epoch ends as soon as every stream has been read through; those that end before begin again, in another order.
+    epoch ends as soon as every stream has been read through; shorter streams begin again, in another order.
 
     Args:
         streams: pairs, by place in the configuration; the same in each process.
@@ -248,7 +248,7 @@ class InterleavedStreams:
 
 @dataclass
 class DroppedByCorpus:
-    """What `prepare_pairs` kept and dropped of several corpora, by place in the configuration."""
+    """Counts of `prepare_pairs` for several corpora, by place in the configuration."""
 
     corpora: dict[str, DroppedPairs]
 

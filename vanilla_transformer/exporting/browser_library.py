@@ -74,7 +74,7 @@ def _download(npm: str, package: str, version: str, modules: Path) -> None:
 
 
 def _checked(modules: Path) -> Path:
-    """The folder; an error as of `node_modules` unless it has all files, in the versions that belong together."""
+    """Return the folder if it has all files in the right versions; raises as `node_modules` does."""
     for file in [f"{PACKAGE}/package.json", f"{RUNTIME}/package.json", *FILES]:
         if not (modules / file).is_file():
             raise FileNotFoundError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card of an exported folder: what it is, where it comes from, how it opens."""
+"""The card of an exported folder: description, source model, and the code that opens it."""
 
 import shutil
 from contextlib import suppress

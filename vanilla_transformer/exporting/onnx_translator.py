@@ -11,7 +11,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 ENCODER, FIRST_STEP, LATER_STEPS = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
-# Fields of generation_config.json: those that are read, and those that greedy decoding has no use for.
+# Fields of generation_config.json: READ ones change the tokens; greedy decoding ignores UNUSED ones.
 READ = {"bad_words_ids", "suppress_tokens", "decoder_start_token_id", "eos_token_id", "pad_token_id"}
 READ |= {"max_length", "max_tokens_beyond_source", "forced_eos_token_id"}
 UNUSED = {"bos_token_id", "num_beams", "alpha", "length_penalty", "early_stopping", "use_cache"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cards of the folders that `vanilla-transformer export` writes: what they are, and the code that opens them."""
+"""Cards of exported folders: description, and the code that opens each."""
 
 import json
 import re

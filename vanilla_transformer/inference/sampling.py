@@ -97,7 +97,7 @@ class GumbelSampler(LogitsProcessor):
         """Log-probability by the model, before temperature, top-k and top-p, over the length penalty; called once.
 
         Args:
-            sequences: what the search returned, `(rows, target_length)`.
+            sequences: the search's output, `(rows, target_length)`.
             eos_token_ids: `(eos_tokens)`.
         """
         self._record(sequences[:, -1])

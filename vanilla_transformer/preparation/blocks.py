@@ -53,7 +53,7 @@ class Block:
 
 
 def read_pairs(config: CorpusConfig) -> Pairs:
-    """The pairs of a raw corpus, without a copy on the disk; errors as of `load_corpus`."""
+    """The pairs of a raw corpus, without a copy on the disk; raises as `load_corpus` does."""
     if config.path is not None:
         return read_table(config.path, config.source_column, config.target_column)
     if config.dataset is not None:

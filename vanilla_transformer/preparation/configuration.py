@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One preparation as YAML: the raw corpora, what is held out, and the filters."""
+"""One preparation as YAML: raw corpora, held-out text and filters."""
 
 import re
 from dataclasses import dataclass, field

@@ -86,7 +86,7 @@ class Corpora:
 
 
 def load_texts(train: CorpusConfig | list[MixedCorpusConfig]) -> dict[str, Text]:
-    """The text of each training corpus, by its place in the configuration; errors as of `load_corpus`."""
+    """The text of each training corpus, by its place in the configuration; raises as `load_corpus` does."""
     return {place: load_corpus(corpus) for place, corpus in by_place("data.train", train).items()}
 
 
@@ -184,7 +184,7 @@ def _mix(
 
 
 def _fingerprints(place: str, corpora: CorpusConfig | Sequence[NamedCorpusConfig] | None) -> dict[str, str]:
-    """Of one corpus, its `fingerprint`; of a list, one line for each by its place."""
+    """The `fingerprint` of one corpus, or one entry for each corpus of a list, by its place."""
     if isinstance(corpora, CorpusConfig):
         return fingerprint(corpora)
     return {name: ", ".join(fingerprint(corpus).values()) for name, corpus in by_place(place, corpora).items()}

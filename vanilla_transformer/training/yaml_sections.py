@@ -76,7 +76,7 @@ def read_yaml(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
-    """The values with `section.key=value` overrides, which win; errors as of `read_yaml`."""
+    """The values with `section.key=value` overrides, which win; raises as `read_yaml` does."""
     given = []
     for override in overrides or []:
         key, equals, text = override.partition("=")
