@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import metadata_load
 
 from tests.families import FAMILIES
@@ -29,8 +30,10 @@ def printed_by_card(folder: Path, monkeypatch) -> list[str]:
     """Run the code of an exported folder's card in that folder, and return the list that it prints."""
     [code] = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(folder)
+    threads = torch.get_num_threads()
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {})
+    torch.set_num_threads(threads)  # CTranslate2 sets OpenMP's number, which is torch's too
     return eval(out.getvalue())
 
 
