@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from sacrebleu.metrics.bleu import BLEU
 
 from tests.versions.installing import install, run_in
@@ -39,21 +40,25 @@ class Toolkit:
     """What to install, beside the environment; the script that trains and decodes with it; its models.
 
     Args:
-        requirements: in the order in which they are installed; the last is the toolkit.
+        name: with its version.
+        requirements: in the order in which they are installed.
         kinds: the script's argument → the model, for the table.
     """
 
+    name: str
     requirements: tuple[str, ...]
     script: str
     kinds: dict[str, str]
 
 
-SUBWORDS = ("subword-nmt==0.3.8", "sacremoses==0.2.0")
+SUBWORDS = "subword-nmt==0.3.8"
+MOSES = ("joblib==1.6.0", "sacremoses==0.2.0")
 ONMT = ("configargparse==1.9.0", "pyonmttok==1.38.1")
 FAIRSEQ = ("cython==3.3.1", "antlr4-python3-runtime==4.9.3", "omegaconf==2.3.0", "hydra-core==1.3.2")
 TOOLKITS = {
     "joeynmt": Toolkit(
-        (*SUBWORDS, "joeynmt==2.3.0"),
+        "JoeyNMT 2.3.0",
+        (SUBWORDS, "sentencepiece==0.2.0", "joeynmt==2.3.0"),  # later ones lack SetVocabulary
         "in_joeynmt.py",
         {
             "post": "post-norm, all tied, SentencePiece",
@@ -63,15 +68,20 @@ TOOLKITS = {
         },
     ),
     "opennmt2": Toolkit(
-        (*ONMT, "torchtext==0.5.0", "OpenNMT-py==2.3.0"), "in_opennmt.py", {"onmt2": "pre-norm, all tied, words"}
+        "OpenNMT-py 2.3.0",
+        (*ONMT, "torchtext==0.5.0", "OpenNMT-py==2.3.0"),
+        "in_opennmt.py",
+        {"onmt2": "pre-norm, all tied, words"},
     ),
     "opennmt3": Toolkit(
+        "OpenNMT-py 3.5.1",
         (*ONMT, "pyahocorasick==2.3.1", "OpenNMT-py==3.5.1"),
         "in_opennmt.py",
         {"onmt3": "pre-norm, two vocabularies, SinusoidalConcat, biases, words"},
     ),
     "eole": Toolkit(
-        (*ONMT, *SUBWORDS, "pyahocorasick==2.3.1", "torch-optimi==0.3.3", "eole==0.6.0"),
+        "eole 0.6.0",
+        (*ONMT, SUBWORDS, "pyahocorasick==2.3.1", "torch-optimi==0.3.3", "eole==0.6.0"),
         "in_opennmt.py",
         {
             "eole": "pre-norm, two vocabularies, words",
@@ -79,7 +89,8 @@ TOOLKITS = {
         },
     ),
     "fairseq": Toolkit(
-        (*FAIRSEQ, "bitarray==3.12.3", *SUBWORDS, "detransliterator==0.0.2", "fairseq-fixed==0.12.3.1"),
+        "fairseq 0.12.3.1 (fairseq-fixed)",
+        (*FAIRSEQ, "bitarray==3.12.3", SUBWORDS, "detransliterator==0.0.2", "fairseq-fixed==0.12.3.1"),
         "in_fairseq.py",
         {
             "post": "post-norm, one dictionary, all tied, subword-nmt",
@@ -88,7 +99,8 @@ TOOLKITS = {
         },
     ),
     "transformers": Toolkit(
-        SUBWORDS,
+        f"transformers {transformers.__version__}",
+        (SUBWORDS, *MOSES),
         "in_transformers.py",
         {"marian": "MarianMT, two vocabularies, SentencePiece", "fsmt": "FSMT, two vocabularies, BPE"},
     ),
@@ -154,7 +166,7 @@ def rows(name: str) -> Iterator[tuple[bool, str]]:
             f"{ours:.2f}",
             signature,
         ]
-        yield holds, " | ".join([toolkit.requirements[-1], model, *figures, signature, "holds" if holds else "FAILS"])
+        yield holds, " | ".join([toolkit.name, model, *figures, signature, "holds" if holds else "FAILS"])
 
 
 def main(*names: str) -> None:
