@@ -24,7 +24,7 @@ help:
 	@echo "make test-random SEED=1   all tests but the slow ones, in another order (WORKERS=2 processes, of THREADS=1)"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make test-versions   published folders across transformers 5.17 to 5.24: a table, 10 minutes"
-	@echo "make test-toolkits   imports of models that JoeyNMT, OpenNMT-py, eole, fairseq and transformers train: a table, 30 minutes"
+	@echo "make test-toolkits   imports of models that JoeyNMT, OpenNMT-py, eole, fairseq and transformers train: a table"
 	@echo "make check       ruff and pyright"
 	@echo "make docs        the documents as a site: build/site/index.html"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"

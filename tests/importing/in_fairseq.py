@@ -70,13 +70,14 @@ def copy_published() -> None:
 
 
 @torch.no_grad()
-def answers() -> list[tuple[list[int], torch.Tensor, str]]:
+def answers(source_lang: str, target_lang: str) -> list[tuple[list[int], torch.Tensor, str]]:
     from fairseq.models.transformer import TransformerModel
 
     [checkpoint] = MODEL.glob("checkpoint_[bl]*.pt")
     codes = next((str(file) for file in (CODES, MODEL / "bpe.code") if file.is_file()), None)
     subwords = {"bpe": "subword_nmt", "bpe_codes": codes} if codes else {}
-    hub: Any = TransformerModel.from_pretrained("model", checkpoint.name, "model", tokenizer="space", **subwords)
+    options = {"tokenizer": "space", "source_lang": source_lang, "target_lang": target_lang} | subwords
+    hub: Any = TransformerModel.from_pretrained("model", checkpoint.name, "model", **options)
     model = hub.eval().models[0]
     found = []
     for line in Path("test.src").read_text(encoding="utf-8").splitlines():
@@ -97,4 +98,5 @@ if __name__ == "__main__":
         copy_published()
     else:
         train_model(sys.argv[1])
-    torch.save(answers(), "answers.pt")
+    languages = ("roman", "nqo") if sys.argv[1] == "published" else ("src", "tgt")
+    torch.save(answers(*languages), "answers.pt")
