@@ -166,7 +166,7 @@ def rows(name: str) -> Iterator[tuple[bool, str]]:
             f"{ours:.2f}",
             signature,
         ]
-        yield holds, " | ".join([toolkit.name, model, *figures, signature, "holds" if holds else "FAILS"])
+        yield holds, " | ".join([toolkit.name, model, *figures, "holds" if holds else "FAILS"])
 
 
 def main(*names: str) -> None:
