@@ -64,12 +64,11 @@ class Translator:
         model = load_model_folder(path, torch.device(device))
         model.to(dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
         tokenizer = load_tokenizer(path)
-        sizes = model.config.vocab_size, getattr(model.config, "decoder_vocab_size", None)
-        has_two = isinstance(model, BaseForConditionalGeneration) and sizes[1] not in (None, sizes[0])
-        if has_two and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
+        own = model.config.decoder_vocab_size if isinstance(model, BaseForConditionalGeneration) else None
+        if own is not None and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
             raise ValueError(
-                f"{path} has vocab_size={sizes[0]} and decoder_vocab_size={sizes[1]}, but no {TARGET_TOKENIZER}/ "
-                "that decodes the target: add the folder, or import the model again"
+                f"{path} has decoder_vocab_size={own}, a vocabulary of the target's own, but no {TARGET_TOKENIZER}/ "
+                "that decodes it: add the folder, set null if the target has the source's vocabulary, or import again"
             )
         return cls(model, tokenizer, fast_decoder(model, precision, engine))
 
