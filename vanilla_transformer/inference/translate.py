@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import DecodingError, beam_search
+from vanilla_transformer.inference.forced_decoding import real_tokens, token_fields, token_log_probs
 from vanilla_transformer.inference.line_options import (
     PROMPT,
     PROMPT_MASK,
@@ -37,10 +38,19 @@ class Translation:
     """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
+
+    Args:
+        tokens: of the vocabulary, with its marks of word starts and the EOS token; where log-probabilities are asked
+            for.
+        log_probs: log-probability of each token.
+        best_log_probs: that of the most probable token in its place; only of `score_lines`.
     """
 
     text: str
     score: float | None = None
+    tokens: tuple[str, ...] | None = None
+    log_probs: tuple[float, ...] | None = None
+    best_log_probs: tuple[float, ...] | None = None
 
 
 def translate_lines(
@@ -58,6 +68,7 @@ def translate_lines(
     new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
     tag: str | None = None,
     target_language: str | None = None,
+    log_probs: bool = False,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -75,6 +86,7 @@ def translate_lines(
         new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
         tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
         target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
+        log_probs: also return the tokens and their log-probabilities, which a second pass computes.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -89,10 +101,9 @@ def translate_lines(
             line; or `generate` refused a batch (options that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
-    bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
-    for name, value in (bounded | {"num_return_sequences": num_return_sequences}).items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_at_least_one(
+        max_batch_tokens=max_batch_tokens, max_length=max_length, num_return_sequences=num_return_sequences
+    )
     beams = resolved(model, generate_kwargs, "num_beams") or 1
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
@@ -103,8 +114,9 @@ def translate_lines(
     generate_kwargs = of_language | generate_kwargs
     check_counts(generate_kwargs, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
-    places, encoded = _encode(tokenizer, lines, first_line, max_length, before)
-    results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
+    places, encoded = encode_lines(tokenizer, lines, first_line, max_length, before)
+    nothing = Translation("", None, (), ()) if log_probs else Translation("")
+    results = [[nothing] * num_return_sequences for _ in lines]
     if not encoded:
         return results
     done = len(lines) - len(encoded)
@@ -112,28 +124,20 @@ def translate_lines(
     with evaluation_mode(model):
         decoder = decoder or fast_decoder(model)
         options = generate_kwargs | {"num_return_sequences": num_return_sequences}
-        at_once = decoder.parallel_batches if at_once is None else at_once
-        at_once = 1 if len(encoded) < MIN_LINES_PER_BATCH * at_once else at_once
+        at_once = number_at_once(decoder, len(encoded), at_once)
         sizes = [len(ids) * beams for ids in encoded]
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
-        batches = _batches(sizes, prompt_lengths, max_batch_tokens // at_once, -(-len(encoded) // at_once))
+        batches = batches_by_length(sizes, prompt_lengths, max_batch_tokens // at_once, -(-len(encoded) // at_once))
 
         def translate(batch: list[int]) -> list[list[Translation]]:
-            try:
+            with naming_lines([places[i] + first_line for i in batch]):
                 own = options_of(options, [places[i] for i in batch])
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
-            except Exception as error:
-                kind = ValueError if isinstance(error, ValueError) else RuntimeError
-                if isinstance(error, DecodingError):
-                    where = f"at line {places[batch[error.sentence]] + first_line}"
-                else:
-                    where = f"in the batch with {_name_lines(sorted(places[i] + first_line for i in batch))}"
-                raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
+                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler, log_probs)
 
         for batch, translations in zip(batches, parallel_batches(translate, batches, at_once), strict=True):
             for i, best in zip(batch, translations, strict=True):
@@ -144,7 +148,20 @@ def translate_lines(
     return results
 
 
-def _encode(
+def check_at_least_one(**values: int | None) -> None:
+    """Raises ValueError for a number below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
+def number_at_once(decoder: Decoder, lines: int, at_once: int | None = None) -> int:
+    """The number of parallel batches for so many lines: as asked for, or the decoder's own; 1 for few lines."""
+    at_once = decoder.parallel_batches if at_once is None else at_once
+    return 1 if lines < MIN_LINES_PER_BATCH * at_once else at_once
+
+
+def encode_lines(
     tokenizer: PreTrainedTokenizerBase,
     lines: Sequence[str],
     first_line: int,
@@ -167,7 +184,7 @@ def _encode(
     return list(tokens), list(tokens.values())
 
 
-def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
+def batches_by_length(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
     """Indices of `sizes` (tokens times beams), the longest first, so that memory runs out at once or never.
 
     All lines of a batch have prompts of one length.
@@ -191,6 +208,7 @@ def _translate_batch(
     decoder: Decoder,
     options: dict[str, Any],
     sampler: GumbelSampler | None,
+    log_probs: bool,
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
     if sampler is not None:
@@ -200,14 +218,42 @@ def _translate_batch(
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
     if sampler is not None:
-        eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
-        eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
-        scores = sampler.scores(output.sequences, eos, -1 if pad is None else pad)
+        scores = sampler.scores(output.sequences, *end_and_padding(model, options))
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     count = options["num_return_sequences"]
+    if log_probs:
+        prompt_length = options[PROMPT].shape[1] if PROMPT in options else 1
+        targets = output.sequences[:, prompt_length:]
+        lengths = real_tokens(targets, *end_and_padding(model, options)).sum(dim=1)
+        rows = torch.arange(len(ids)).repeat_interleave(count).tolist()
+        repeated = {name: tensor[rows] for name, tensor in inputs.items()}
+        found = token_log_probs(model, repeated, decoder, options_of(options, rows), targets, lengths)
+        fields = token_fields(tokenizer, targets, lengths, found)
+        flat = [replace(translation, **own) for translation, own in zip(flat, fields, strict=True)]
     groups = [flat[i : i + count] for i in range(0, len(flat), count)]
     # A score of -inf: fewer targets are possible than were asked for.
     return [[translation for translation in group if translation.score != -math.inf] for group in groups]
+
+
+def end_and_padding(model: PreTrainedModel, options: dict[str, Any]) -> tuple[torch.Tensor, int]:
+    """The EOS tokens, `(eos_tokens)`, and the token that pads targets; -1: none."""
+    eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
+    eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
+    return eos, -1 if pad is None else pad
+
+
+@contextmanager
+def naming_lines(numbers: list[int]) -> Iterator[None]:
+    """Raises an error with the line at fault if it is known, else with the batch's lines."""
+    try:
+        yield
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        if isinstance(error, DecodingError):
+            where = f"at line {numbers[error.sentence]}"
+        else:
+            where = f"in the batch with {_name_lines(sorted(numbers))}"
+        raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
 
 
 def _name_lines(numbers: list[int]) -> str:

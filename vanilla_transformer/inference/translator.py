@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model, opened once to translate whatever comes."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -12,8 +12,10 @@ from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.decoder import Decoder
+from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
+from vanilla_transformer.inference.scoring import score_lines
 from vanilla_transformer.inference.translate import Translation, translate_windows
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
@@ -72,6 +74,47 @@ class Translator:
                 "that decodes the target: add the folder, or import the model again"
             )
         return cls(model, tokenizer, fast_decoder(model, precision, engine))
+
+    @classmethod
+    def ensemble(
+        cls,
+        paths: Sequence[str | Path],
+        precision: Precision = "float32",
+        device: torch.device | str | None = None,
+        engine: Engine = "auto",
+        *,
+        weights: Sequence[float] | None = None,
+        mean: Mean = "probabilities",
+    ) -> "Translator":
+        """Several model folders with one vocabulary that decode together, Transformers and RNNs in any mixture.
+
+        The first one's generation config decides how to search. One path is that model, exactly.
+
+        Args:
+            weights, mean: as for `EnsembleDecoder`.
+            precision, device, engine: of every member, as for `from_pretrained`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `from_pretrained` and `EnsembleDecoder`; models of other packages, or with
+                different vocabularies.
+        """
+        members = [cls.from_pretrained(path, precision, device, engine) for path in paths]
+        decoder = EnsembleDecoder([member.decoder for member in members], weights, mean)
+        first = members[0]
+        if len(members) > 1:
+            for path, member in zip(paths, members, strict=True):
+                if not isinstance(member.model, BaseForConditionalGeneration):
+                    raise ValueError(
+                        f"{path} has model_type={member.model.config.model_type!r}: an ensemble needs ours"
+                    )
+                if member._vocabularies() != first._vocabularies():
+                    raise ValueError(f"{path} has another vocabulary than {paths[0]}: members of an ensemble share one")
+            check_members([member.model for member in members])
+        return cls(first.model, first.tokenizer, decoder)
+
+    def _vocabularies(self) -> list[dict[str, int]]:
+        target = getattr(self.tokenizer, TARGET_TOKENIZER, None) or self.tokenizer
+        return [self.tokenizer.get_vocab(), target.get_vocab()]
 
     @property
     def engine(self) -> str:
@@ -132,3 +175,31 @@ class Translator:
             **{name: value for name, value in given.items() if value is not None},
             **options,
         )
+
+    def score(
+        self, pairs: Iterable[tuple[str, str]], *, max_batch_tokens: int = 8192, window: int = 2048, **options
+    ) -> Iterator[Translation]:
+        """For every (source, target), in order, the target with its score, tokens and their log-probabilities.
+
+        The score is the one that `n_best` gives to this target (see `score_lines`, which documents the options).
+
+        Raises:
+            ValueError: `window` below 1; and as `score_lines`, while the scores are taken.
+        """
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1 pair")
+        pairs = iter(pairs)
+        for start in count(1, window):
+            sources, targets = [list(side) for side in zip(*islice(pairs, window), strict=True)] or ([], [])
+            if not sources:
+                return
+            yield from score_lines(
+                self.model,
+                self.tokenizer,
+                sources,
+                targets,
+                decoder=self.decoder,
+                max_batch_tokens=max_batch_tokens,
+                first_line=start,
+                **options,
+            )
