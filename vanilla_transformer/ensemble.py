@@ -114,16 +114,10 @@ class EnsembleDecoder:
 
 def check_members(models: Sequence[Any]) -> None:
     """Raises ValueError if the models do not read and write the same token ids."""
-    for name in ("vocabulary sizes", "decoder_start_token_id", "eos_token_id"):
-        values = [_decoding_field(model, name) for model in models]
-        if different := [value for value in values if value != values[0]]:
+    fields = ("vocab_size", "decoder_vocab_size", "decoder_start_token_id", "eos_token_id")
+    values = [{name: getattr(model.config, name, None) for name in fields} for model in models]
+    for name in fields:
+        if different := [each[name] for each in values if each[name] != values[0][name]]:
             raise ValueError(
-                f"members of an ensemble share one vocabulary: {name} {different[0]} and {values[0]} differ"
+                f"members of an ensemble share one vocabulary: {name}={different[0]}, not {values[0][name]}"
             )
-
-
-def _decoding_field(model: Any, name: str) -> Any:
-    if name == "vocabulary sizes":
-        return tuple(model.config.get_text_config(**{side: True}).vocab_size for side in ("encoder", "decoder"))
-    value = getattr(model.generation_config, name)
-    return getattr(model.config, name, None) if value is None else value

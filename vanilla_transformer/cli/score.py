@@ -55,16 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
     confidences: list[tuple[float, bool]] = []  # of the most probable token, and whether it is the target's
     with tqdm(total=len(pairs), unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         scored = translator.score(
-            [(source, target) for source, target in pairs],
+            ((source, target) for source, target in pairs),
             best_log_probs=arguments.calibration is not None,
             **decoding_options(arguments),
         )
         for number, translation in enumerate(scored, start=1):
-            assert translation.log_probs is not None
             total, tokens = total + sum(translation.log_probs), tokens + len(translation.log_probs)
-            for value, best in zip(translation.log_probs, translation.best_log_probs or (), strict=False):
+            for value, best in zip(translation.log_probs, translation.best_log_probs, strict=False):
                 confidences.append((math.exp(best), value == best))
-            line = json_line(number, "target", translation) if arguments.json else f"{translation.score:.6f}"
+            line = json_line(number, "target", translation) if arguments.json else f"{translation.score or 0.0:.6f}"
             sys.stdout.buffer.write(f"{line}\n".encode())
             bar.update()
     sys.stdout.buffer.flush()

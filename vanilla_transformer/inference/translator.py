@@ -15,8 +15,7 @@ from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
-from vanilla_transformer.inference.scoring import score_lines
-from vanilla_transformer.inference.translate import Translation, translate_windows
+from vanilla_transformer.inference.translate import Translation, translate_lines, translate_windows
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
@@ -181,25 +180,21 @@ class Translator:
     ) -> Iterator[Translation]:
         """For every (source, target), in order, the target with its score, tokens and their log-probabilities.
 
-        The score is the one that `n_best` gives to this target (see `score_lines`, which documents the options).
+        The score is the one that `n_best` gives to this target; a blank pair has none, and no tokens.
+
+        Args:
+            max_batch_tokens: tokens of both sides at once.
+            options: as for `translate_lines`: `alpha`, 0 for sums of log-probabilities, `tag`, `best_log_probs`, …
 
         Raises:
-            ValueError: `window` below 1; and as `score_lines`, while the scores are taken.
+            ValueError: `window` below 1; and as `translate_lines`, while the scores are taken.
         """
         if window < 1:
             raise ValueError(f"window={window} must be at least 1 pair")
-        pairs = iter(pairs)
+        pairs, own = iter(pairs), options | {"max_batch_tokens": max_batch_tokens, "decoder": self.decoder}
         for start in count(1, window):
-            sources, targets = [list(side) for side in zip(*islice(pairs, window), strict=True)] or ([], [])
-            if not sources:
+            sides = list(zip(*islice(pairs, window), strict=True))
+            if not sides:
                 return
-            yield from score_lines(
-                self.model,
-                self.tokenizer,
-                sources,
-                targets,
-                decoder=self.decoder,
-                max_batch_tokens=max_batch_tokens,
-                first_line=start,
-                **options,
-            )
+            scored = translate_lines(self.model, self.tokenizer, sides[0], targets=sides[1], first_line=start, **own)
+            yield from (translation for [translation] in scored)
