@@ -253,8 +253,8 @@ def _mbr_translations(
 def json_line(number: int, name: str, translation: "Translation") -> str:
     """An object with the translation under this name, its score, and its tokens with their probabilities."""
     values = {"line": number, name: translation.text, "score": translation.score, "tokens": translation.tokens}
-    values["probabilities"] = [float(f"{math.exp(value):.6g}") for value in translation.log_probs]
-    return json.dumps(values, ensure_ascii=False)
+    probabilities = [float(f"{math.exp(value):.6g}") for value in translation.log_probs]
+    return json.dumps(values | {"probabilities": probabilities}, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:

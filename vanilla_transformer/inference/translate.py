@@ -159,7 +159,7 @@ def translate_lines(
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
-                ids, given = ([part[i] for i in batch] if part else None for part in (encoded, written))
+                ids, given = [encoded[i] for i in batch], None if written is None else [written[i] for i in batch]
                 found = _translate_batch(model, tokenizer, ids, decoder, own, sampler, given, num_log_probs)
                 if targets is None:
                     return found
