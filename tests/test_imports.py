@@ -23,6 +23,7 @@ MAY_BE_PUBLISHED = {
     "decoder.py",
     "dropout.py",
     "embeddings.py",
+    "ensemble.py",
     "fused_decoder.py",
     "generation.py",
     "language_tags.py",

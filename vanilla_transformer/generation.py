@@ -17,6 +17,7 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, Gene
 from transformers.utils.generic import ModelOutput
 
 from .decoder import BuildsDecoder, Decoder, DecoderState, ModelDecoder, SupportsPrefill, map_tensors
+from .ensemble import EnsembleDecoder, check_members
 from .search import BeamSearch, BeamSearchConfig, DecodingError, StepRecords, greedy_search
 from .transformers_differences import CACHE
 
@@ -30,16 +31,27 @@ NOT_OFFERED = (  # fields of a generation config that ask for another way of dec
 )
 
 
-def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
+def generate(inputs: torch.Tensor | None = None, *, model, ensemble=(), **kwargs):
     """The paper's decoding: `model.generate(…, custom_generate=folder, trust_remote_code=True)` calls this.
 
     Args:
         inputs, kwargs: as for `model.generate`, and `beam_search`'s own. With no `num_beams`, neither here nor in a
             generation config, there are 4 as in the paper.
+        ensemble: other models of this package that decode with `model`, all with equal weights; see `ensemble.py`.
+
+    Raises:
+        ValueError: members of an ensemble with different vocabularies.
     """
     config = kwargs.get("generation_config") or model.generation_config
     if "num_beams" not in kwargs and config.num_beams is None:
         kwargs["num_beams"] = BEAMS
+    if ensemble:
+        check_members(members := [model, *ensemble])
+        source = kwargs.get("input_ids") if inputs is None else inputs
+        if (mask := kwargs.get("attention_mask")) is None:
+            mask = (source != model.config.pad_token_id).long()
+        decoder = kwargs["decoder"] = EnsembleDecoder([member.build_decoder() for member in members])
+        kwargs |= {"attention_mask": mask, "encoder_outputs": decoder.encode(source, mask)}
     return type(model).generate(model, inputs, custom_generate=beam_search, **kwargs)
 
 
@@ -109,7 +121,7 @@ def beam_search(
     config = BeamSearchConfig(
         num_beams=num_beams,
         num_return_sequences=generation_config.num_return_sequences or 1,
-        length_normalizer=_length_normalizer(rule, settings, alpha, length_penalty),
+        length_normalizer=length_normalizer(rule, settings, alpha, length_penalty),
         eos_token_ids=torch.cat([input_ids.new_empty(0), *eos_token_ids]),
         pad_token_id=0 if (pad := generation_config._pad_token_tensor) is None else int(pad),
         stopping=_stopping(rule, generation_config.early_stopping),
@@ -129,7 +141,7 @@ def beam_search(
         num_beams,
         output_attentions=coverage_penalty != 0,
     )
-    coverage = _read_prompt(state, prompt)
+    coverage = read_prompt(state, prompt)
     outputs: dict[str, Any] = {}
     if num_beams == 1:
         sequences = greedy_search(state, prompt, max_lengths, config)
@@ -158,7 +170,7 @@ def _check(settings: dict[str, Any], synced_gpus: bool, rule: str, coverage_pena
             raise ValueError(f"{name}={value} is not offered by the paper's decoding; leave it or custom_generate out")
 
 
-def _length_normalizer(
+def length_normalizer(
     rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None
 ) -> Callable[[Any], Any]:
     """The length penalty of the rule, as the call sets it (`alpha`, `penalty`), else as `settings` do."""
@@ -235,7 +247,7 @@ def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
     return list(unread)
 
 
-def _read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | None:
+def read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | None:
     """Read the prompt, `(sentences, prompt_length)`, but its last token; return the sum of the attention, if any."""
     if isinstance(state, SupportsPrefill):
         state.prefill(prompt)

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +28,8 @@ from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.data.cache import file_fingerprint, unfinished
 from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.distributed.processes import main_process_first, process_state, wait_for_everyone
-from vanilla_transformer.inference.sampling import GumbelSampler, Sampling
-from vanilla_transformer.inference.translate import Translation, translate_lines
+from vanilla_transformer.inference.sampling import Sampling
+from vanilla_transformer.inference.translate import Translation, sample_lines, translate_lines
 from vanilla_transformer.inference.translator import Translator
 
 CORPUS, MANIFEST, SHARDS, LOCK = "corpus.jsonl.gz", "manifest.json", "shards", ".lock"
@@ -137,23 +136,15 @@ def _decode(
             kept[i] = ""
             counts[reason] += 1
     options = config.generate_kwargs | {"max_batch_tokens": config.max_batch_tokens, "first_line": first_line}
-    decode = partial(
-        translate_lines, translator.model, translator.tokenizer, kept, decoder=translator.decoder, at_once=1, **options
-    )
+    options |= {"decoder": translator.decoder}
     if config.sampling is None:
-        outputs = decode(num_return_sequences=config.count)
+        outputs = translate_lines(
+            translator.model, translator.tokenizer, kept, at_once=1, num_return_sequences=config.count, **options
+        )
     else:
-        sampling, samples = config.sampling, range(config.count)
-        drawn = [
-            decode(
-                num_beams=1,
-                new_sampler=lambda places, number=number: GumbelSampler(
-                    sampling, [(first_line + place, number) for place in places]
-                ),
-            )
-            for number in samples
-        ]
-        outputs = [[translation for [translation] in of_line] for of_line in zip(*drawn, strict=True)]
+        outputs = sample_lines(
+            translator.model, translator.tokenizer, kept, sampling=config.sampling, count=config.count, **options
+        )
     rows = []
     for number, (line, translations) in enumerate(zip(kept, outputs, strict=True), start=first_line):
         for translation in translations if line else ():

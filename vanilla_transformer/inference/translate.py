@@ -4,17 +4,25 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.decoder import Decoder
-from vanilla_transformer.generation import DecodingError, beam_search
+from vanilla_transformer.generation import DecodingError, beam_search, length_normalizer
+from vanilla_transformer.inference.forced_decoding import (
+    encode_targets,
+    pad_targets,
+    real_tokens,
+    token_fields,
+    token_log_probs,
+)
 from vanilla_transformer.inference.line_options import (
     PROMPT,
     PROMPT_MASK,
+    TARGETS,
     check_counts,
     check_options,
     options_of,
@@ -24,7 +32,7 @@ from vanilla_transformer.inference.line_options import (
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.sampling import GumbelSampler
+from vanilla_transformer.inference.sampling import GumbelSampler, Sampling
 from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
@@ -37,10 +45,18 @@ class Translation:
     """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
+
+    Args:
+        tokens: of the vocabulary, with its marks of word starts and the EOS token; with `log_probs` alone.
+        log_probs: log-probability of each token.
+        best_log_probs: that of the most probable token in its place.
     """
 
     text: str
     score: float | None = None
+    tokens: tuple[str, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    best_log_probs: tuple[float, ...] = ()
 
 
 def translate_lines(
@@ -58,6 +74,9 @@ def translate_lines(
     new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
     tag: str | None = None,
     target_language: str | None = None,
+    log_probs: bool = False,
+    best_log_probs: bool = False,
+    targets: Sequence[str] | None = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -75,6 +94,10 @@ def translate_lines(
         new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
         tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
         target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
+        log_probs: also return the tokens and their log-probabilities, which a second pass computes.
+        best_log_probs: with them the log-probability of the most probable token at each place.
+        targets: translations to score in place of a search, one for each line. Their tokens are the tokenizer's; a tag
+            that they begin with has log-probability 0, because the search forces it.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -86,7 +109,8 @@ def translate_lines(
     Raises:
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
-            line; or `generate` refused a batch (options that do not go together, weights that are NaN).
+            line; a target of an empty line, or options of a search with targets; or `generate` refused a batch (options
+            that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
@@ -98,13 +122,19 @@ def translate_lines(
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     if new_sampler is not None and beams > 1:
         raise ValueError(f"num_beams={beams} must be 1 for sampling")
+    if targets is not None and (num_return_sequences > 1 or new_sampler or generate_kwargs.get("coverage_penalty")):
+        raise ValueError("targets are scored, not searched: leave samples, n-best and coverage_penalty out")
     check_options(model, generate_kwargs)
     before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
     generate_kwargs = of_language | generate_kwargs
-    check_counts(generate_kwargs, len(lines))
+    check_counts(generate_kwargs | {TARGETS: targets}, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
     places, encoded = _encode(tokenizer, lines, first_line, max_length, before)
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
+    written = None
+    if targets is not None:
+        forced = resolved(model, generate_kwargs, "forced_bos_token_id")
+        written = encode_targets(tokenizer, targets, places, first_line, max_length, forced)
     if not encoded:
         return results
     done = len(lines) - len(encoded)
@@ -115,6 +145,9 @@ def translate_lines(
         at_once = decoder.parallel_batches if at_once is None else at_once
         at_once = 1 if len(encoded) < MIN_LINES_PER_BATCH * at_once else at_once
         sizes = [len(ids) * beams for ids in encoded]
+        if written is not None:
+            sizes = [len(ids) + len(target) for ids, target in zip(encoded, written, strict=True)]
+        num_log_probs = 2 if best_log_probs else int(log_probs or targets is not None)
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
         batches = _batches(sizes, prompt_lengths, max_batch_tokens // at_once, -(-len(encoded) // at_once))
@@ -126,7 +159,11 @@ def translate_lines(
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
+                ids, given = [encoded[i] for i in batch], None if written is None else [written[i] for i in batch]
+                found = _translate_batch(model, tokenizer, ids, decoder, own, sampler, given, num_log_probs)
+                if targets is None:
+                    return found
+                return [[replace(each, text=targets[places[i]])] for i, [each] in zip(batch, found, strict=True)]
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -142,6 +179,36 @@ def translate_lines(
             if on_progress is not None:
                 on_progress(done, len(lines))
     return results
+
+
+def sample_lines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    *,
+    sampling: Sampling,
+    count: int,
+    first_line: int = 1,
+    **options,
+) -> list[list[Translation]]:
+    """For each line, in order, `count` samples; `options` and errors as for `translate_lines`.
+
+    A sample depends on the seed, the number of its line and its own number: not on the batch or the threads.
+    """
+    own: dict[str, Any] = options | {"first_line": first_line, "at_once": 1, "num_beams": 1}
+    drawn = [
+        translate_lines(
+            model,
+            tokenizer,
+            lines,
+            new_sampler=lambda places, number=number: GumbelSampler(
+                sampling, [(first_line + place, number) for place in places]
+            ),
+            **own,
+        )
+        for number in range(count)
+    ]
+    return [[translation for [translation] in of_line] for of_line in zip(*drawn, strict=True)]
 
 
 def _encode(
@@ -191,20 +258,43 @@ def _translate_batch(
     decoder: Decoder,
     options: dict[str, Any],
     sampler: GumbelSampler | None,
+    given: list[list[int]] | None,
+    num_log_probs: int,
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
+    if given is not None:
+        targets, lengths = pad_targets(given, model.device)
+        found = token_log_probs(model, inputs, decoder, options, targets, lengths, num_log_probs)
+        is_ours = isinstance(model, BaseForConditionalGeneration)
+        rule: Any = length_penalty_rule(model, options) if is_ours else "transformers"
+        penalties = options.get("alpha"), options.get("length_penalty")
+        normalizer = length_normalizer(
+            rule, vars(options.get("generation_config") or model.generation_config), *penalties
+        )
+        scores = (found[0].sum(dim=1) / normalizer(lengths.double())).tolist()
+        fields = token_fields(tokenizer, targets, lengths, found)
+        return [[Translation("", score, **own)] for score, own in zip(scores, fields, strict=True)]
     if sampler is not None:
         options["logits_processor"] = LogitsProcessorList([sampler])
     output = generate(model, inputs, decoder, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
+    eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
+    eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
+    pad = -1 if pad is None else pad
     if sampler is not None:
-        eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
-        eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
-        scores = sampler.scores(output.sequences, eos, -1 if pad is None else pad)
+        scores = sampler.scores(output.sequences, eos, pad)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     count = options["num_return_sequences"]
+    if num_log_probs:
+        targets = output.sequences[:, options[PROMPT].shape[1] if PROMPT in options else 1 :]
+        lengths = real_tokens(targets, eos, pad).sum(dim=1)
+        rows = [i for i in range(len(ids)) for _ in range(count)]
+        repeated = {name: tensor[rows] for name, tensor in inputs.items()}
+        found = token_log_probs(model, repeated, decoder, options_of(options, rows), targets, lengths, num_log_probs)
+        fields = token_fields(tokenizer, targets, lengths, found)
+        flat = [replace(translation, **own) for translation, own in zip(flat, fields, strict=True)]
     groups = [flat[i : i + count] for i in range(0, len(flat), count)]
     # A score of -inf: fewer targets are possible than were asked for.
     return [[translation for translation in group if translation.score != -math.inf] for group in groups]
