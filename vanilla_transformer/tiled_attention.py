@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equation 1 of the paper by tiles of scores: training on a CPU, where torch's own kernel is slow.
+"""Equation 1 of the paper by tiles of scores: training in bfloat16 on a CPU, where torch's own kernel is slow.
 
 With 512 tokens torch's flash attention reaches a third of the rate at which oneDNN multiplies in bfloat16, and it
-computes the scores that a causal mask hides. Here a tile of scores stays in the CPU's cache between two products.
+computes the scores that a causal mask hides. Here a tile of scores stays in the CPU's cache between two products. In
+float32 torch's kernel is as fast.
 """
 
 import math
@@ -15,8 +16,7 @@ from .packed_linear import onednn_has
 
 TILE_BYTES = 2**20  # of the scores of a tile; with smaller ones the calls cost more than they save
 CAUSAL_ROWS = 128  # queries of a tile under a causal mask: fewer skip more scores, more make faster products
-MIN_FLOAT32_LENGTH = 512  # in float32 only skipped scores save time, and only from this length on
-IS_BFLOAT16_FASTER = onednn_has(torch.bfloat16) and not torch.cpu._is_amx_tile_supported()  # unmeasured with AMX
+IS_FASTER = onednn_has(torch.bfloat16) and not torch.cpu._is_amx_tile_supported()  # unmeasured with AMX
 
 Tile = tuple[slice, slice, int]  # heads of all sentences, queries, and how many keys these see
 
@@ -30,15 +30,12 @@ def is_faster_in_tiles(
         query, key, mask, is_causal: as for `tiled_attention`.
         dropout: rate on the weights.
     """
-    is_plain = type(query) is torch.Tensor and query.device.type == "cpu" and query.dtype == key.dtype
-    if not is_plain or torch.compiler.is_compiling() or dropout or not query.requires_grad:
+    if not IS_FASTER or query.device.type != "cpu" or query.dtype != torch.bfloat16 or query.dtype != key.dtype:
         return False
-    is_causal = is_causal and mask is None
-    if is_causal and query.shape[2] != key.shape[2]:  # with a cache
+    if type(query) is not torch.Tensor or torch.compiler.is_compiling() or dropout or not query.requires_grad:
         return False
-    if query.dtype == torch.bfloat16:
-        return IS_BFLOAT16_FASTER and (mask is None or mask.dtype == torch.bool)
-    return query.dtype == torch.float32 and is_causal and key.shape[2] >= MIN_FLOAT32_LENGTH
+    has_cache = is_causal and query.shape[2] != key.shape[2]
+    return not has_cache if mask is None else mask.dtype == torch.bool
 
 
 def tiled_attention(
@@ -92,16 +89,17 @@ class _TiledAttention(torch.autograd.Function):
         batch, _, num_heads, _ = grad_outputs[0].shape  # (batch, query_length, num_heads, d_v)
         grad_output = grad_outputs[0].transpose(1, 2).flatten(0, 1)
         grad_query = torch.empty_like(query)
-        # Several tiles add to these: in float32, as in torch's kernel.
-        grad_key, grad_value = (torch.zeros_like(tensor, dtype=torch.float32) for tensor in (key, value))
+        # Several tiles add to these: in float32, as in torch's kernel. Transposed their products are faster in MKL.
+        grad_key, grad_value = (torch.zeros_like(tensor.mT, dtype=torch.float32) for tensor in (key, value))
         for (heads, rows, keys), weights, buffer in _tiles(query, key, mask, ctx.scaling, ctx.is_causal):
             grads = grad_output[heads, rows]
             torch.bmm(grads, value[heads, :keys].mT, out=buffer)  # the gradient of the weights
-            grad_value[heads, :keys] += torch.bmm(weights.mT, grads)
+            grad_value[heads, :, :keys] += torch.bmm(grads.mT, weights)
             torch.ops.aten._softmax_backward_data.out(buffer, weights, -1, buffer.dtype, grad_input=buffer)
             torch.bmm(buffer, key[heads, :keys], out=grad_query[heads, rows])
-            grad_key[heads, :keys] += torch.bmm(buffer.mT, query[heads, rows])
-        grads = grad_query.mul_(ctx.scaling), grad_key.mul_(ctx.scaling).to(key.dtype), grad_value.to(value.dtype)
+            grad_key[heads, :, :keys] += torch.bmm(query[heads, rows].mT, buffer)
+        grad_key, grad_value = grad_key.mul_(ctx.scaling).mT.to(key.dtype), grad_value.mT.to(value.dtype)
+        grads = grad_query.mul_(ctx.scaling), grad_key, grad_value
         return *(grad.unflatten(0, (batch, num_heads)) for grad in grads), None, None, None
 
 
