@@ -145,5 +145,5 @@ def test_training_in_bfloat16_takes_tiles_under_sdpa_and_has_the_gradients_of_ea
             ).loss.backward()
     attentions = model.config.num_layers + 2 * model.config.num_decoder_layers
     assert len(calls) == (attentions if backend == "sdpa" else 0)
-    for a, b in zip(model.parameters(), rival.parameters(), strict=True):
-        assert (a.grad - b.grad).norm() <= 0.05 * b.grad.norm() + 1e-6
+    found, expected = (torch.cat([p.grad.flatten() for p in trained.parameters()]) for trained in (model, rival))
+    assert (found - expected).norm() < 0.05 * expected.norm()  # bfloat16 has 8 bits
