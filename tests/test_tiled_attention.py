@@ -45,12 +45,12 @@ def outputs_and_gradients(function, tensors: list[torch.Tensor]) -> list[torch.T
 
 
 def in_tiles(module: Any, mask: torch.Tensor | None = None):
-    return lambda *tensors: tiled_attention.tiled_attention(module, *tensors, mask, D_K**-0.5)[0]
+    return lambda *tensors: tiled_attention.tiled_attention(module, *tensors, attention_mask=mask, scaling=D_K**-0.5)[0]
 
 
 def plainly(hidden: torch.Tensor | None = None):
     added = None if hidden is None else torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
-    return lambda *tensors: plain_product(FULL, *tensors, added, D_K**-0.5)[0]  # pyright: ignore[reportArgumentType] -- stands for a module
+    return lambda *tensors: plain_product(FULL, *tensors, attention_mask=added, scaling=D_K**-0.5)[0]  # pyright: ignore[reportArgumentType] -- stands for a module
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_bfloat16_is_as_exact_as_the_plain_product_in_it(module, tiles):
     exact = outputs_and_gradients(plainly(LATER if module.is_causal else None), [tensor.float() for tensor in tensors])
     mask = torch.zeros(LENGTH, LENGTH, dtype=torch.bfloat16)
     mask = mask.masked_fill_(LATER, torch.finfo(torch.bfloat16).min) if module.is_causal else None
-    rounded = lambda *tensors: plain_product(FULL, *tensors, mask, D_K**-0.5)[0]  # noqa: E731 # pyright: ignore[reportArgumentType] -- as its rival
+    rounded = lambda *tensors: plain_product(FULL, *tensors, attention_mask=mask, scaling=D_K**-0.5)[0]  # noqa: E731 # pyright: ignore[reportArgumentType] -- as its rival
     for function in (in_tiles(module), rounded):
         for a, b in zip(outputs_and_gradients(function, tensors), exact, strict=True):
             assert (a - b).norm() < 0.02 * b.norm()  # a handful of roundings to 2^-9
@@ -95,7 +95,7 @@ def test_bfloat16_is_as_exact_as_the_plain_product_in_it(module, tiles):
 def test_a_query_that_sees_no_key_is_finite(tiles):
     tensors = inputs()
     output, *gradients = outputs_and_gradients(
-        in_tiles(FULL, torch.zeros(BATCH, 1, LENGTH, LENGTH, dtype=bool)), tensors
+        in_tiles(FULL, torch.zeros(BATCH, 1, LENGTH, LENGTH, dtype=torch.bool)), tensors
     )
     mean = tensors[2].mean(dim=2, keepdim=True).transpose(1, 2)
     torch.testing.assert_close(output, mean.expand_as(output))
