@@ -3,7 +3,7 @@
 
 With 512 tokens torch's flash attention reaches a third of the rate at which oneDNN multiplies in bfloat16, and it
 computes the scores that a causal mask hides. Here a tile of scores stays in the CPU's cache between two products. In
-float32 torch's kernel is as fast.
+float32 tiles save 1% to 2% of an update at most, and torch's kernel serves.
 """
 
 import math
