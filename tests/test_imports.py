@@ -37,6 +37,7 @@ MAY_BE_PUBLISHED = {
     "recurrent_decoder.py",
     "search.py",
     "seq2seq_base.py",
+    "tiled_attention.py",
     "transformers_differences.py",
     "transformers_version.py",
 }
