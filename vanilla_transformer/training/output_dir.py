@@ -122,7 +122,7 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
 
 def _identity(key: str, value: Any) -> Any:
     """The value in a form that runs can be compared by: paths are resolved, and those of a corpus left out."""
-    if key in ("path", "model") and isinstance(value, str):
+    if key in ("path", "target_path", "model") and isinstance(value, str):
         return Path(value).resolve()
     if isinstance(value, dict):
         return {key: inner is not None if key in PLACES else _identity("", inner) for key, inner in value.items()}

@@ -37,6 +37,7 @@ from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.schedule import follow_run_length
 from vanilla_transformer.training.train_state import Progress, TrainState
+from vanilla_transformer.training.vocabulary import extend_vocabulary, train_new_rows, vocabulary_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         text, test = load_corpus(config.data.train), None
         if isinstance(config, RunConfig) and config.data.test is not None:
             test = load_references(config.data.test)  # now, so that its errors do not wait until training has ended
-        tokenizer = prepare_tokenizer(config.tokenizer, text, Path(config.training.output_dir))
+        tokenizer_config = config.tokenizer if isinstance(config, RunConfig) else config.tokenizer_config()
+        tokenizer = prepare_tokenizer(tokenizer_config, text, Path(config.training.output_dir))
         corpora = prepare_corpora(config.data, text, tokenizer, test)
     sampler, batches = make_batches(corpora.train, config.training, tokenizer, accelerator)
     validation_batches = None
@@ -109,8 +111,12 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
     assert model is not None
-    if isinstance(config, FineTuningConfig) and config.lora is not None:
-        add_adapter(model, config.lora)
+    if isinstance(config, FineTuningConfig):
+        sizes = vocabulary_sizes(model)
+        extend_vocabulary(model, tokenizer)
+        if config.lora is not None:
+            add_adapter(model, config.lora)
+            train_new_rows(model, sizes)
     configure_for_training(model, config.training)
     progress = Progress(
         processes=accelerator.num_processes,
@@ -126,6 +132,8 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints, length)
     checkpoint = checkpoints.load_latest()
+    if checkpoint is None and isinstance(config, FineTuningConfig) and config.optimizer.keep_state:
+        state.load_moments(Path(config.model))
     if checkpoint is not None:
         check_same_corpora(progress, corpora, run.output_dir)
         _resume_epoch(run)
@@ -204,7 +212,8 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
     """Log one line each on model, device, data and checkpoint."""
     state, sampler = run.state, run.sampler
     model, accelerator = state.bare_model(), state.accelerator
-    logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
+    sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(vocabulary_sizes(model)))
+    logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {sizes}")
     logger.info(
         f"device: {accelerator.num_processes} x {accelerator.device.type}{idle_devices(accelerator)}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"

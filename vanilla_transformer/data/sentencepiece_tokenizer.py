@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SentencePiece model as an ordinary fast tokenizer, with the ids of a toolkit's own vocabulary."""
+"""A SentencePiece model as an ordinary fast tokenizer, with its own ids or those of a toolkit's vocabulary."""
 
 import re
 import struct
@@ -10,11 +10,13 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
+from vanilla_transformer.data.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
+from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
-NORMAL, USER_DEFINED, BYTE = 1, 4, 6  # types of pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
 SPACE = "▁"
+NAMES = {46: b"<s>", 47: b"</s>", 48: b"<pad>"}  # bos, eos and pad: number in the proto, default
 UNKNOWN_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
 
 
@@ -28,6 +30,9 @@ class SentencePieceModel:
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    bos: str = "<s>"
+    eos: str = "</s>"
+    pad: str = "<pad>"
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -35,11 +40,11 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no SentencePiece model, or one of words or characters.
+        ValueError: it is no SentencePiece model, one of words or characters, or one that marks the ends of words.
     """
     if not path.is_file():
         raise FileNotFoundError(f"SentencePiece model {path} does not exist")
-    model = SentencePieceModel()
+    model, has_suffixes = SentencePieceModel(), False
     try:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
@@ -49,6 +54,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             elif number == 2:
                 trainer = dict(_fields(value))
                 model.model_type, model.byte_fallback = trainer.get(3, UNIGRAM), bool(trainer.get(35, 0))
+                has_suffixes = bool(trainer.get(24, 0))
+                names = (trainer.get(number, default) for number, default in NAMES.items())
+                model.bos, model.eos, model.pad = (name.decode() for name in names)
             elif number == 3:
                 normalizer = dict(_fields(value))
                 model.charsmap = normalizer.get(2, b"")
@@ -58,6 +66,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise ValueError(f"{path} is no SentencePiece model, or it is damaged") from error
     if not model.pieces or model.model_type not in (UNIGRAM, BPE):
         raise ValueError(f"{path} must be a SentencePiece model of type unigram or bpe with at least one piece")
+    if has_suffixes:
+        raise ValueError(f"{path} has treat_whitespace_as_suffix, which no fast tokenizer has; train it without")
     return model
 
 
@@ -87,6 +97,27 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
             raise IndexError("a field ends after the message")
         place += length
         yield key >> 3, data[place - length : place]
+
+
+def open_sentencepiece(path: Path) -> VanillaTransformerTokenizer:
+    """The tokenizer of a SentencePiece model, with SentencePiece's own ids; `</s>` ends a text.
+
+    Where the model has no `<pad>`, `<s>` pads, which is in no text; where it has no `<s>`, its padding begins targets.
+    A token that it lacks altogether comes after its own.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_sentencepiece`; a model without an unknown piece.
+    """
+    model = read_sentencepiece(path)
+    vocabulary = [text for text, _, _ in model.pieces]
+    control = {text for text, _, kind in model.pieces if kind == CONTROL}
+    unknown = [text for text, _, kind in model.pieces if kind == UNKNOWN]
+    if len(unknown) != 1:
+        raise ValueError(f"{path} is damaged: it has {len(unknown)} unknown pieces, not one")
+    begins = [name for name in (model.bos, model.pad) if name in control] or [model.pad]
+    special = SpecialTokens(pad=begins[-1], bos=begins[0], eos=model.eos, unk=unknown[0])
+    append_missing(vocabulary, special.names())
+    return sentencepiece_tokenizer(model, vocabulary, special)
 
 
 def sentencepiece_tokenizer(model: SentencePieceModel, vocabulary: list[str], special: SpecialTokens):

@@ -6,8 +6,8 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from tests.importing.conftest import LINES, train_sentencepiece
-from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens
+from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.special_tokens import SpecialTokens
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
