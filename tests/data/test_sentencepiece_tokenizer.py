@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ids and texts are those of SentencePiece itself."""
 
+import random
+import unicodedata
+
 import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
 from tests.importing.conftest import LINES, train_sentencepiece
-from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.sentencepiece_tokenizer import (
+    open_sentencepiece,
+    read_sentencepiece,
+    sentencepiece_tokenizer,
+)
 from vanilla_transformer.data.special_tokens import SpecialTokens
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -118,3 +125,90 @@ def test_what_is_no_model_is_one_line(tmp_path, content):
         read_sentencepiece(tmp_path / "x.spm")
     with pytest.raises(FileNotFoundError, match=r"y\.spm does not exist"):
         read_sentencepiece(tmp_path / "y.spm")
+
+
+# A run's own SentencePiece model: `tokenizer.path`
+
+
+def lines_of_every_script(number: int) -> list[str]:
+    """Random words in NFC, each line from one block of 128 code points."""
+    draws, blocks = random.Random(1), {}
+    for code in range(32, 0x110000):
+        # `tokenizers` does not compose Korean letters of these two blocks; see docs/reference.md.
+        is_korean_letter = 0x3100 <= code < 0x3200 or 0xFF80 <= code < 0x10000
+        if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co") and not is_korean_letter:
+            blocks.setdefault(code // 128, []).append(chr(code))
+    names = list(blocks)
+    lines = []
+    for i in range(number):
+        letters = blocks[names[i % len(names)]]
+        words = ["".join(draws.choices(letters, k=draws.randint(1, 7))) for _ in range(draws.randint(1, 8))]
+        lines.append(unicodedata.normalize("NFC", " ".join(words)))
+    return lines
+
+
+@pytest.mark.parametrize("options", [{}, {"byte_fallback": True, "normalization_rule_name": "identity"}], ids=str)
+def test_ids_are_sentencepieces_own_on_lines_of_every_script(tmp_path, kind, options):
+    lines = lines_of_every_script(2500)
+    options = options | {"character_coverage": 0.98}
+    path = train_sentencepiece(tmp_path / "own.model", [*LINES * 5, *lines[::25]], kind, vocab_size=2500, **options)
+    processor, tokenizer = sentencepiece.SentencePieceProcessor(str(path)), open_sentencepiece(path)
+    assert len(tokenizer) == processor.get_piece_size()
+    for line, expected in zip(lines, processor.encode(lines), strict=True):
+        assert tokenizer(line)["input_ids"] == [*expected, 2], ascii(line)
+
+
+@pytest.mark.parametrize(
+    ("options", "pad", "bos", "size"),
+    [
+        ({}, "<s>", "<s>", 0),
+        ({"pad_id": 3}, "<pad>", "<s>", 0),
+        ({"pad_id": 3, "pad_piece": "[PAD]", "bos_piece": "[BOS]"}, "[PAD]", "[BOS]", 0),
+        ({"pad_id": 3, "bos_id": -1}, "<pad>", "<pad>", 0),
+        ({"bos_id": -1}, "<pad>", "<pad>", 1),
+    ],
+    ids=str,
+)
+def test_padding_and_start_are_the_models_or_one_stands_for_both(tmp_path, kind, options, pad, bos, size):
+    if options.get("bos_id") == -1:
+        options = options | {"unk_id": 0, "eos_id": 1, "pad_id": 2 if "pad_id" in options else -1}
+    path = train_sentencepiece(tmp_path / "own.model", LINES[:5], kind, vocab_size=200, **options)
+    processor, tokenizer = sentencepiece.SentencePieceProcessor(str(path)), open_sentencepiece(path)
+    assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == (pad, bos, "</s>")
+    assert len(tokenizer) == processor.get_piece_size() + size
+    assert tokenizer(LINES[0])["input_ids"] == [*processor.encode(LINES[0]), processor.eos_id()]
+    assert tokenizer.pad_token_id not in tokenizer(f"{pad} {bos}")["input_ids"]
+
+
+def test_a_run_learns_with_two_sentencepiece_models(tiny_run, kind):
+    paths = {}
+    for side in ("source", "target"):
+        lines = (tiny_run.folder / f"train.{side}").read_text("utf-8").splitlines()
+        size = 20 if side == "source" else 22
+        paths[side] = train_sentencepiece(tiny_run.folder / f"{side}.model", lines, kind, vocab_size=size)
+    options = [
+        "tokenizer.shared=false",
+        f"tokenizer.path={paths['source']}",
+        f"tokenizer.target_path={paths['target']}",
+    ]
+    run = tiny_run.train(*options, *tiny_run.validation(), "training.max_updates=2")
+    config = run.state.bare_model().config
+    sizes = [sentencepiece.SentencePieceProcessor(str(path)).get_piece_size() for path in paths.values()]
+    assert [config.vocab_size, config.decoder_vocab_size] == sizes
+    assert (config.pad_token_id, config.decoder_start_token_id, config.eos_token_id) == (1, 1, 2)
+    opened = AutoTokenizer.from_pretrained(run.output_dir / "model")
+    assert opened("a b")["input_ids"] == [*sentencepiece.SentencePieceProcessor(str(paths["source"])).encode("a b"), 2]
+
+
+def test_a_model_that_marks_the_ends_of_words_is_refused(tmp_path, kind):
+    path = train_sentencepiece(tmp_path / "x.model", LINES[:3], kind, 200, treat_whitespace_as_suffix=True)
+    with pytest.raises(ValueError, match=r"x\.model has treat_whitespace_as_suffix, which no fast tokenizer has"):
+        open_sentencepiece(path)
+
+
+@pytest.mark.parametrize(("file", "said"), [("no.model", "does not exist"), ("bad.spm", "is no SentencePiece model")])
+def test_a_path_that_is_no_sentencepiece_model_is_one_line(tiny_run, file, said):
+    (tiny_run.folder / "bad.spm").write_bytes(b"no model")
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+        tiny_run.train(f"tokenizer.path={tiny_run.folder / file}")
+    assert "\n" not in str(error.value)

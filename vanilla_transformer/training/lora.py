@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from huggingface_hub.dataclasses import strict
 from safetensors.torch import load_file, save_file
@@ -105,4 +106,10 @@ def merge_adapter(base: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -
     model: Any = load_model_folder(base)
     extend_vocabulary(model, tokenizer)
     adapted: Any = PeftModel.from_pretrained(model, str(folder))
-    return adapted.merge_and_unload()
+    with catch_warnings():
+        filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        merged = adapted.merge_and_unload()
+    # PEFT compares the projection with the source's embedding, which may be of another vocabulary.
+    if merged.lm_head.weight is merged.model.decoder.embed_tokens.weight:
+        merged.config.tie_word_embeddings = True
+    return merged
