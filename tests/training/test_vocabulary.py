@@ -23,6 +23,7 @@ from vanilla_transformer.hub.published_folder import check_folder
 from vanilla_transformer.hub.run_facts import write_card_of_run
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.training.checkpoint import list_checkpoints
+from vanilla_transformer.training.configuration import run_config_of
 from vanilla_transformer.training.finetuning import load_finetuning_config
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.setup import set_up
@@ -304,3 +305,13 @@ def test_a_run_of_an_earlier_version_resumes(one, tmp_path):
     resolved.write_text(yaml.safe_dump(values), encoding="utf-8")
     train(tuning(tmp_path, one.output_dir / "model", "tokenizer.add_tokens=null"))
     assert json.loads((tmp_path / "tuned" / "results.json").read_text("utf-8"))["updates"] == 2
+
+
+def test_the_examples_of_the_documents_are_configurations(tmp_path):
+    text = Path(__file__).parents[2].joinpath("docs", "reference.md").read_text("utf-8")
+    section = text[text.index("\n## Tokenizers\n") : text.index("\n## How a comparison judges\n")]
+    new, tuned = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL))
+    end = {"training": {"output_dir": "x", "max_updates": 1}}
+    assert run_config_of(new | end).tokenizer.target_path == "models/en.model"
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(tuned | end | {"data": {}}), encoding="utf-8")
+    assert load_finetuning_config(tmp_path / "tune.yaml").tokenizer.add_tokens == ["<2fr>"]
