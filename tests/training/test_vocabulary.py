@@ -244,7 +244,8 @@ def test_a_model_with_new_tokens_is_tuned_saved_and_resumed(base, tmp_path):
 def test_beside_an_adapter_the_new_rows_alone_are_trained(base, kind, tmp_path):
     config = tuning(tmp_path, base.output_dir / "model", f"lora={{target_modules: {TARGETS[kind]}}}")
     run = set_up(config)
-    start, old = matrices(run.state.bare_model()), load_model_folder(base.output_dir / "model")
+    start = matrices(run.state.bare_model())
+    old: Any = load_model_folder(base.output_dir / "model")
     sizes = {name: len(old.get_submodule(name).weight) for name in start}
     train(config)
     tuned = load_model_folder(tmp_path / "tuned" / "model")

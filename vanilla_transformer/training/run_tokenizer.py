@@ -72,7 +72,8 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> None:
         for token in tokens:
             if token in side.get_vocab():
                 raise ValueError(f"tokenizer.add_tokens={tokens}: the tokenizer has {token!r} already; leave it out")
-        side.add_special_tokens({"extra_special_tokens": [*side.extra_special_tokens, *tokens]})
+        before: Any = side.extra_special_tokens
+        side.add_special_tokens({"extra_special_tokens": [*before, *tokens]})
 
 
 def _write(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

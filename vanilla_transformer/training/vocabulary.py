@@ -48,8 +48,9 @@ def train_new_rows(model: BaseForConditionalGeneration, old_sizes: tuple[int, in
     Args:
         old_sizes: `vocabulary_sizes` before.
     """
+    source: Any = model.get_input_embeddings()
     decoder: Any = model.model.decoder
-    own = [model.get_input_embeddings().weight], [decoder.embed_tokens.weight, model.lm_head.weight, model.lm_head.bias]
+    own = [source.weight], [decoder.embed_tokens.weight, model.lm_head.weight, model.lm_head.bias]
     for size, weights in zip(old_sizes, own, strict=True):
         for weight in weights:
             if weight is not None and len(weight) > size and not weight.requires_grad:
