@@ -4,7 +4,7 @@
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from transformers import AutoTokenizer, Pipeline
 
 from .language_tags import tag_options
 from .transformers_differences import PIPELINE_KEEPS_ARGUMENTS, generate_arguments
@@ -23,6 +23,14 @@ class TranslationPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _pipeline_calls_generate = PIPELINE_KEEPS_ARGUMENTS
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.target_tokenizer: Any = self.tokenizer
+        if self.model.config.decoder_vocab_size is not None and not hasattr(self.tokenizer, "target_tokenizer"):
+            # The package's tokenizer decodes targets by their own vocabulary; this one is transformers'.
+            place = {"subfolder": "target_tokenizer", "revision": self.model.config._commit_hash or "main"}
+            self.target_tokenizer = AutoTokenizer.from_pretrained(self.model.name_or_path, **place)
 
     def _sanitize_parameters(self, tgt_lang: str | None = None, **generate_kwargs) -> tuple[dict, dict, dict]:
         before, options = tag_options(self.tokenizer, self.model.generation_config, None, tgt_lang)
@@ -48,7 +56,7 @@ class TranslationPipeline(Pipeline):
         return {"sequences": sequences.unflatten(0, (len(inputs["input_ids"]), -1))}  # (batch, returned, target_length)
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, str]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
-        texts = self.tokenizer.batch_decode(outputs["sequences"][0], skip_special_tokens=True)  # pyright: ignore[reportOptionalMemberAccess] -- _load_tokenizer
+        texts = self.target_tokenizer.batch_decode(outputs["sequences"][0], skip_special_tokens=True)
         return [{"translation_text": text} for text in texts]
 
 

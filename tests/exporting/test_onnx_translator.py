@@ -17,6 +17,7 @@ from tests.conftest import write_reversals
 from tests.families import END, FAMILIES, PAD, START, Family
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from vanilla_transformer.data.tokenizer_class import target_tokenizer, with_target
 from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, quantize_graphs, write_onnx
 from vanilla_transformer.exporting.onnx_translator import OnnxTranslator
 from vanilla_transformer.inference.model_folder import load_model_folder
@@ -49,6 +50,10 @@ def varied_model(family: Family) -> Any:
 def test_an_rnn_gives_identical_greedy_translations(family, tmp_path):
     model, lines = varied_model(family), [*letters(1000), "", "  "]
     tokenizer = train_tokenizer(lines, TokenizerConfig(kind="symbols"))
+    if model.config.decoder_vocab_size is not None:
+        target = [" ".join(LETTERS.upper() + "123456")]
+        tokenizer = with_target(tokenizer, train_tokenizer(target, TokenizerConfig(kind="symbols")))
+        assert len(target_tokenizer(tokenizer)) == model.config.decoder_vocab_size
     expected = Translator(model, tokenizer, fast_decoder(model, engine="torch")).translate(lines, num_beams=1)
     assert len(set(expected)) > 500  # they depend on the source
     source, folder = tmp_path / "model", tmp_path / "onnx"

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tests.conftest import TinyRun, write_reversals
+from tests.hub.test_without_the_package import WITHOUT, in_a_fresh_process
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer_class import target_tokenizer
 from vanilla_transformer.evaluation.attention_weights import explain
 from vanilla_transformer.exporting.marian import check_marian_supports
 from vanilla_transformer.hub.published_folder import check_folder
@@ -92,6 +95,19 @@ def test_every_engine_gives_the_same_translations(folder):
     assert all(set(text.split()) <= set("ABCDEFGHXY") | {"<unk>"} for text in expected)
 
 
+def test_the_code_in_the_folder_translates_without_the_package(folder, tmp_path):
+    lines = ["a b c", "h g", "d"]
+    code = (
+        "import json; from transformers import pipeline; "
+        "found = pipeline('translation', sys.argv[1], trust_remote_code=True)(json.loads(sys.argv[2]), num_beams=1); "
+        "print(json.dumps([best['translation_text'] for [best] in found]))"
+    )
+    result = in_a_fresh_process(WITHOUT + code, tmp_path / "process", str(folder), json.dumps(lines))
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = Translator.from_pretrained(folder, engine="torch").translate(lines, num_beams=1)
+    assert json.loads(result.stdout.splitlines()[-1]) == expected
+
+
 def test_it_resumes_to_the_bit(two, kind):
     options = ["tokenizer.shared=false", *MODELS[kind], "training.checkpoint_every=1"]
     options.append(f"training.output_dir={two.folder / 'parts'}")
@@ -107,13 +123,17 @@ def test_labels_of_attention_are_of_each_side(folder, kind):
     assert set(text.split()) <= set(weights.target_tokens)
 
 
-def test_the_card_has_both_vocabularies_and_the_folder_can_be_published(two, folder):
+def test_the_card_has_both_vocabularies_and_the_folder_can_be_published(two, folder, tmp_path):
     card = write_card_of_run(two.output_dir).read_text("utf-8")
     assert re.search(r"model\.vocab\\?_size \| 12 ", card)
     assert re.search(r"model\.decoder\\?_vocab\\?_size \| 14 ", card)
     assert 'subfolder="target_tokenizer"' in card
     assert "Source and target have a vocabulary each." in card
     assert check_folder(folder) == []
+    partial = shutil.copytree(folder, tmp_path / "partial")
+    shutil.rmtree(partial / "target_tokenizer")
+    missing = [f"target_tokenizer/{name} is missing" for name in ("tokenizer.json", "tokenizer_config.json")]
+    assert check_folder(partial) == missing
 
 
 def test_marian_and_its_kin_are_refused_in_one_line(folder, kind):
@@ -261,19 +281,59 @@ def test_beside_an_adapter_the_new_rows_alone_are_trained(base, kind, tmp_path):
         assert torch.equal(weight, tuned.state_dict()[name]), name
 
 
-def test_moments_of_a_checkpoint_are_kept_and_those_of_new_rows_are_zero(base, tmp_path):
-    checkpoint = list_checkpoints(base.output_dir / "checkpoints")[-1]
-    run = set_up(tuning(tmp_path, checkpoint, "optimizer.keep_state=true"))
+def check_moments(checkpoint: Path, folder: Path, optimizer: str) -> None:
+    config = tuning(folder, checkpoint, "optimizer.keep_state=true", f"optimizer.name={optimizer}")
+    run = set_up(config)
     saved, names = load_file(checkpoint / "optimizer.safetensors"), run.state._names()
-    for parameter, state in run.state._bare_optimizer().state.items():
-        name = names[parameter]
-        assert state["step"] == saved[f"{name}.step"] > 0
-        for moment in ("exp_avg", "exp_avg_sq"):
-            expected = saved[f"{name}.{moment}"]
-            assert torch.equal(state[moment][: len(expected)], expected), name
-            assert not state[moment][len(expected) :].any(), name
+    states = run.state._bare_optimizer().state
+    found = {f"{names[weight]}.{key}": tensor for weight, state in states.items() for key, tensor in state.items()}
+    assert found.keys() == saved.keys()
+    for name, tensor in found.items():
+        if name.endswith(".step"):
+            assert tensor == saved[name] > 0
+        else:
+            assert torch.equal(tensor[: len(saved[name])], saved[name]), name
+            assert not tensor[len(saved[name]) :].any(), name
+    assert len(found["model.encoder.embed_tokens.weight.exp_avg"]) == run.state.bare_model().config.vocab_size
     assert run.state.optimizer.param_groups[0]["lr"] == 1e-2  # the settings are this run's
-    train(tuning(tmp_path, checkpoint, "optimizer.keep_state=true"))
+    train(config)
+
+
+def test_moments_of_a_checkpoint_are_kept_and_those_of_new_rows_are_zero(base, tmp_path):
+    check_moments(list_checkpoints(base.output_dir / "checkpoints")[-1], tmp_path, "adam")
+
+
+def test_moments_of_muon_are_kept(kind, one, tmp_path):
+    (tmp_path / "base").mkdir()
+    run = TinyRun(tmp_path / "base")
+    options = ["training.max_updates=2", "training.checkpoint_every=1", "optimizer.name=muon"]
+    run.train(*MODELS[kind], *options)
+    [*_, checkpoint] = list_checkpoints(run.output_dir / "checkpoints")
+    check_moments(checkpoint, tmp_path, "muon")
+    for folder, trained, name in ((checkpoint, "Muon", "adam"), (one.output_dir, "Adam", "muon")):
+        [*_, other] = [folder] if folder is checkpoint else list_checkpoints(folder / "checkpoints")
+        overrides = [
+            "optimizer.keep_state=true",
+            f"optimizer.name={name}",
+            "training.output_dir=" + str(tmp_path / name),
+        ]
+        with pytest.raises(ValueError, match=rf"was trained by {trained}; change optimizer\.name={name}"):
+            set_up(tuning(tmp_path, other, *overrides))
+
+
+def test_a_new_tag_of_a_corpus_is_added_to_its_side_and_no_text_gives_it(base, tmp_path):
+    listed = json.dumps([write_reversals(tmp_path, "fr", 9) | {"name": "fr", "tag": "<2fr>"}])
+    run = set_up(tuning(tmp_path, base.output_dir / "model", f"data.train={listed}"))
+    tokenizer = run.tokenizer
+    tag = tokenizer.convert_tokens_to_ids("<2fr>")
+    assert {row["input_ids"][0] for row in run.corpora.train} == {tag}
+    assert tag not in tokenizer("<2fr> a")["input_ids"]
+    is_shared = target_tokenizer(tokenizer) is tokenizer
+    assert ("<2fr>" in target_tokenizer(tokenizer).get_vocab()) == is_shared
+    assert tokenizer("<bt>", text_target="<bt>")["labels"][0] == target_tokenizer(tokenizer).get_vocab()["<bt>"]
+    with pytest.raises(ValueError, match=r"tokenizer\.path=.*: the tokenizer has no tag '<2fr>'") as error:
+        set_up(tuning(tmp_path, base.output_dir / "model", f"data.train={listed}", "tokenizer.add_tokens=null"))
+    assert "\n" not in str(error.value)
 
 
 def test_moments_that_cannot_be_kept(one, kind, tmp_path):
@@ -281,6 +341,8 @@ def test_moments_that_cannot_be_kept(one, kind, tmp_path):
         set_up(tuning(tmp_path, one.output_dir / "model", "optimizer.keep_state=true"))
     for overrides, said in (
         (["optimizer.keep_state=true", "lora={target_modules: [q_proj]}"], "keep_state=true is for all weights"),
+        (["optimizer.name=muon", "lora={target_modules: [q_proj]}"], "name='muon' is for all weights"),
+        (["optimizer.name=muon", "optimizer.weight_decay=0.1"], r"weight_decay=0\.1 is AdamW's; leave it out"),
         (
             ["optimizer.weight_decay=0.1", "lora={target_modules: [q_proj]}"],
             r"weight_decay=0\.1 would change",

@@ -197,8 +197,8 @@ def _charsmap(charsmap: bytes) -> list[normalizers.Normalizer]:
     rules = normalizers.Precompiled(charsmap)
     if rules.normalize_str("e\u0301") != "é":  # rules of the model's own, which compose nothing
         return [rules]
-    marks, lower = _composing_marks()
-    unordered = rf"(?<=[\s\S])(?=\p{{M}})(?![{marks}])|(?<=\p{{M}})(?<![{lower}])(?=[{lower}])"
+    marks, below = _composing_marks()
+    unordered = rf"(?<=[\s\S])(?=\p{{M}})(?![{marks}])|(?<=\p{{M}})(?<![{below}])(?=[{below}])"
     joins = r"(?<=[\s\S])(?=[\p{M}\u200C\u200D\n\u0E33\u0EB3\uFF9E\uFF9F])"  # what extends a grapheme
     return [
         normalizers.Replace(Regex(unordered), IN_ORDER),
@@ -213,10 +213,11 @@ def _charsmap(charsmap: bytes) -> list[normalizers.Normalizer]:
 
 @cache
 def _composing_marks() -> tuple[str, str]:
-    """The marks that compose with the letter before them, and those among them that come before marks above."""
+    """The marks that compose, and those among them that Unicode orders before the marks above a letter."""
     codes = (*range(0xC0, 0xAC00), *range(0x11000, 0x12000))
     decomposed = {unicodedata.normalize("NFD", chr(code)) for code in codes}
-    marks = sorted({mark for text in decomposed if len(unicodedata.normalize("NFC", text)) == 1 for mark in text[1:]})
+    composing = "".join(text for text in decomposed if len(unicodedata.normalize("NFC", text)) == 1 < len(text))
+    marks = sorted(mark for mark in set(composing) if unicodedata.category(mark).startswith("M"))
     return "".join(marks), "".join(mark for mark in marks if unicodedata.combining(mark) < 230)
 
 

@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from vanilla_transformer.training.muon import MuonWithAdam
+
 logger = logging.getLogger(__name__)
 
 OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
@@ -159,8 +161,12 @@ class TrainState:
             )
         tensors = load_file(folder / OPTIMIZER)
         shapes = {name: parameter.shape for parameter, name in self._names().items()}
-        if {name.rpartition(".")[2] for name in tensors} != {"step", "exp_avg", "exp_avg_sq"}:
-            raise ValueError(f"optimizer.keep_state=true: {folder} was not trained by Adam alone")
+        is_muon = isinstance(self._bare_optimizer(), MuonWithAdam)
+        if any(name.endswith(".momentum_buffer") for name in tensors) != is_muon:
+            trained, name = ("Adam", "muon") if is_muon else ("Muon", "adam")
+            raise ValueError(
+                f"optimizer.keep_state=true: {folder} was trained by {trained}; change optimizer.name={name}"
+            )
         for name, tensor in tensors.items():
             shape = shapes.get(name.rpartition(".")[0])
             if tensor.dim() and shape is not None and len(tensor) < shape[0]:
