@@ -27,6 +27,7 @@ from vanilla_transformer.hub.run_facts import write_card_of_run
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.training.checkpoint import list_checkpoints
 from vanilla_transformer.training.configuration import run_config_of
+from vanilla_transformer.training.corpora import all_tags
 from vanilla_transformer.training.finetuning import load_finetuning_config
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.setup import set_up
@@ -376,5 +377,6 @@ def test_the_examples_of_the_documents_are_configurations(tmp_path):
     new, tuned = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL))
     end = {"training": {"output_dir": "x", "max_updates": 1}}
     assert run_config_of(new | end).tokenizer.target_path == "models/en.model"
-    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(tuned | end | {"data": {}}), encoding="utf-8")
-    assert load_finetuning_config(tmp_path / "tune.yaml").tokenizer.add_tokens == ["<2fr>"]
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(tuned | end), encoding="utf-8")
+    config = load_finetuning_config(tmp_path / "tune.yaml")
+    assert config.tokenizer.add_tokens == all_tags(config.data)["input_ids"] == ["<2fr>"]
