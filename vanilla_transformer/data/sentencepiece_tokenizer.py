@@ -18,6 +18,8 @@ from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
 SPACE = "▁"
+# Beside marks, the characters that extend a grapheme (Unicode Standard Annex 29).
+EXTENDERS = "\n\u200c\u200d\u0e33\u0eb3\uff9e\uff9f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
 IN_ORDER, APART = "\ufdd0", "\ufdd1"  # noncharacters, which no text has
 NAMES = {46: b"<s>", 47: b"</s>", 48: b"<pad>"}  # bos, eos and pad: number in the proto, default
 UNK_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
@@ -199,7 +201,7 @@ def _charsmap(charsmap: bytes) -> list[normalizers.Normalizer]:
         return [rules]
     marks, below = _composing_marks()
     unordered = rf"(?<=[\s\S])(?=\p{{M}})(?![{marks}])|(?<=\p{{M}})(?<![{below}])(?=[{below}])"
-    joins = r"(?<=[\s\S])(?=[\p{M}\u200C\u200D\n\u0E33\u0EB3\uFF9E\uFF9F])"  # what extends a grapheme
+    joins = rf"(?<=[\s\S])(?=[\p{{M}}{EXTENDERS}])"
     return [
         normalizers.Replace(Regex(unordered), IN_ORDER),
         normalizers.NFC(),
