@@ -26,11 +26,12 @@ class TranslationPipeline(Pipeline):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        self.target_tokenizer: Any = self.tokenizer
-        if self.model.config.decoder_vocab_size is not None and not hasattr(self.tokenizer, "target_tokenizer"):
-            # The package's tokenizer decodes targets by their own vocabulary; this one is transformers'.
-            place = {"subfolder": "target_tokenizer", "revision": self.model.config._commit_hash or "main"}
-            self.target_tokenizer = AutoTokenizer.from_pretrained(self.model.name_or_path, **place)
+        tokenizer: Any = self.tokenizer
+        self.target_tokenizer = tokenizer  # the package's decodes targets, by a vocabulary of their own if there is one
+        if tokenizer.init_kwargs.get("has_target_tokenizer") and not hasattr(tokenizer, "target_tokenizer"):
+            commit = getattr(self.model.config, "_commit_hash", None)
+            place = {"subfolder": "target_tokenizer", "revision": commit or "main"}
+            self.target_tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path, **place)
 
     def _sanitize_parameters(self, tgt_lang: str | None = None, **generate_kwargs) -> tuple[dict, dict, dict]:
         before, options = tag_options(self.tokenizer, self.model.generation_config, None, tgt_lang)
