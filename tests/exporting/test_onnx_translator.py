@@ -81,7 +81,7 @@ def test_a_transformer_with_two_vocabularies_gives_identical_greedy_translations
     lines = letters(100)
     tokenizer = tokenizer_of(model, [*lines, " ".join(LETTERS)])
     expected = Translator(model, tokenizer, fast_decoder(model, engine="torch")).translate(lines, num_beams=1)
-    assert len(set(expected)) > 50
+    assert len(set(expected)) > 10
     write_onnx(model, tokenizer, tmp_path)
     assert OnnxTranslator(tmp_path, threads=1).translate(lines) == expected
     for repo_id, place in ((None, "target_tokenizer"), ("ann/model", "onnx/target_tokenizer")):
