@@ -12,6 +12,7 @@ import torch
 from tests.families import END, FAMILIES, START
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.generation import length_penalty
+from vanilla_transformer.inference.constraints import LineConstraints, TokenBytes
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.terms import LexicalConstraints
 from vanilla_transformer.inference.translator import Translator
@@ -70,9 +71,9 @@ def test_constrained_search_is_exhaustive_search_with_a_wide_beam(case, prefix, 
             has_terms = all(occurrences(term, text) == count for term, count in required.items())
             if target[: len(begun)] == begun and has_terms:
                 best = max(best, (score, text))
-    [[found]] = tool.n_best(
-        ["\t".join(["w3 w1", *terms])], 1, prefixes=[prefix], constraints=IN_LINES, num_beams=400, max_new_tokens=length
-    )
+    options = {"num_beams": 400, "max_new_tokens": length, "early_stopping": False}
+    line = "\t".join(["w3 w1", *terms])
+    [[found]] = tool.n_best([line], 1, prefixes=[prefix], constraints=IN_LINES, **options)
     assert found.text == best[1]
     assert found.score == pytest.approx(best[0], abs=1e-5)
 
@@ -97,3 +98,87 @@ def test_batch_invariance_of_constrained_search(case):
         assert text.startswith(prefix)
         for term in terms:
             assert occurrences(term, text) == sum(occurrences(term, other) for other in terms)
+
+
+@lru_cache
+def byte_level() -> TokenBytes:
+    corpus = ["The black cat and the cats of Zürich … „Zürich“ concatenate {0} <x1/>"] * 3
+    return TokenBytes(train_tokenizer(corpus, TokenizerConfig(vocab_size=300)))
+
+
+def target(*texts: str) -> list[int]:
+    return [token for text in texts for token in byte_level().encode(text)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "missing"),
+    [
+        (["The cat"], 0),
+        (["The ca", "t"], 0),  # whichever tokens spell it
+        (["The c", "a", "t", "s"], 1),  # a part of another word
+        (["con", "cat"], 1),
+        (["„cat“"], 0),
+        (["cat", "…"], 0),
+        (["The Cat"], 1),
+    ],
+)
+def test_terms_are_whole_words_of_the_text(texts, missing):
+    line = LineConstraints([], ["cat"], byte_level())
+    hypothesis = line.read(target(*texts))
+    assert hypothesis is not None
+    assert hypothesis.missing == [missing]
+
+
+def test_a_second_occurrence_is_refused_unless_the_word_goes_on():
+    line = LineConstraints([], ["cat"], byte_level())
+    twice = line.read(target("a cat", " c", "a", "t"))
+    assert twice is not None
+    assert twice.has_surplus
+    assert line.read(target("a cat", " c", "a", "t", " ")) is None
+    longer = line.read(target("a cat", " c", "a", "t", "s"))
+    assert longer is not None
+    assert (longer.missing, longer.has_surplus) == ([0], False)
+
+
+def test_an_occurrence_within_a_longer_term_is_that_terms():
+    line = LineConstraints([], ["cat", "black cat"], byte_level())
+    assert [term.text for term in line.terms] == ["black cat", "cat"]
+    for texts, missing in ((["a cat"], [1, 0]), (["a black cat"], [0, 1]), (["cat", " black cat"], [0, 0])):
+        hypothesis = line.read(target(*texts))
+        assert hypothesis is not None
+        assert hypothesis.missing == missing
+
+
+def test_bytes_of_tokens_are_those_of_the_text():
+    text = "Zürich … „东京“ {0}"
+    assert b"".join(byte_level()[token] for token in target(text)).decode() == text
+    assert byte_level()[END] == b""
+
+
+@pytest.mark.parametrize(
+    ("terms", "prefix", "options", "said"),
+    [
+        (["w1"], "", {"num_beams": 1}, "num_beams=1 must be at least 2 where terms are given"),
+        (["unheard"], "", {}, "line 1: the term 'unheard' cannot be written with the model's vocabulary"),
+        (["w1"], "w1 w2 w1 w2", {}, "line 1: its prefix has one of its terms more often than they were given: w1"),
+        (["w1 w2 w0"], "w3 w3", {"max_new_tokens": 4}, "at line 1: prefix and terms need 5 of at most 4 target tokens"),
+    ],
+)
+def test_impossible_constraints_are_refused(terms, prefix, options, said):
+    line = "\t".join(["w3", *terms])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        translator(1, 4).translate([line], prefixes=[prefix], constraints=IN_LINES, **options)
+
+
+def test_a_greedy_translation_goes_on_after_its_prefix():
+    """As the model's own greedy search does from a part of the target."""
+    tool = translator(1, 27)
+    prompt = torch.tensor([[START, *tool.tokenizer("w5 w6", add_special_tokens=False)["input_ids"]]])
+    expected = tool.translate(["w1 w2 w3"], num_beams=1, max_new_tokens=6, decoder_input_ids=prompt)
+    assert tool.translate(["w1 w2 w3"], num_beams=1, max_new_tokens=8, prefixes=["w5 w6"]) == expected
+
+
+def test_lines_without_terms_are_decoded_as_ever():
+    tool, lines = translator(0, 27), ["w1 w2", "w3\tw4", "w5 w6 w7"]
+    found = list(tool.n_best(lines, 2, constraints=IN_LINES))
+    assert found[::2] == list(tool.n_best(lines[::2], 2))

@@ -158,7 +158,8 @@ def translate_lines(
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
         # Lines without terms and prefixes take the fast way, whatever the others have.
-        groups = [(length, each is not None) for length, each in zip(prompt_lengths, constrained, strict=True)]
+        kinds = [each and (each.banks > 1) for each in constrained]
+        groups = list(zip(prompt_lengths, kinds, strict=True))
         batches = _batches(sizes, groups, max_batch_tokens // at_once, -(-len(encoded) // at_once))
 
         def translate(batch: list[int]) -> list[list[Translation]]:
@@ -167,7 +168,9 @@ def translate_lines(
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                if constrained[batch[0]] is not None:
+                if kinds[batch[0]] is not None:
+                    if kinds[batch[0]]:  # hypotheses of a low score would be followed for long
+                        own = {"early_stopping": True} | own
                     own["select_candidates"] = ConstrainedBeams([each for i in batch if (each := constrained[i])])
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
                 return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
