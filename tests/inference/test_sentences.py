@@ -38,8 +38,8 @@ def translator(model_folder) -> Translator:
 
 
 def test_each_sentence_is_translated_by_itself(translator):
-    """Symbols are letters with spaces between; the full stop is an unknown one."""
-    lines = ["a b . C d .", "", "e"]
+    """Symbols are letters with spaces between; "b?" is an unknown one."""
+    lines = ["a b? c d", "", "e"]
     _, sentences = split_lines(lines[:1], "en")
     assert len(sentences) == 2
     first, second, third = translator.translate([*sentences, "e"])
@@ -49,7 +49,7 @@ def test_each_sentence_is_translated_by_itself(translator):
 
 def test_errors_name_the_line_and_not_the_sentence(translator):
     with pytest.raises(ValueError, match="line 2 has 5 tokens, more than the limit of 4"):
-        translator.translate(["a . B .", "a . B c d e"], split_sentences="en", max_length=4)
+        translator.translate(["a? b c d", "a? b c d e"], split_sentences="en", max_length=4)
 
 
 @pytest.mark.parametrize(

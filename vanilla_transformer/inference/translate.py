@@ -134,7 +134,8 @@ def translate_lines(
         line_of, texts = split_lines(lines, split_sentences)
     terms: list[list[str]] = [[] for _ in texts]
     if constraints is not None:
-        texts, terms = map(list, zip(*map(constraints.of, texts), strict=True)) if texts else ([], [])
+        pairs = [constraints.of(text) for text in texts]
+        texts, terms = [source for source, _ in pairs], [own for _, own in pairs]
     kept, encoded = _encode(tokenizer, texts, [first_line + i for i in line_of], max_length, before)
     places = [line_of[i] for i in kept]
     results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in texts]
