@@ -40,7 +40,7 @@ def test_options_are_those_of_the_translator(model_folder, tmp_path, give_input,
         (["--prefix", "none"], 1, "none"),
         (["--terminology", "FILE"], 1, "line 1 must be 'source term <tab> target term'; it is 'a'"),
         (["--constraints", "--beams", "1"], 1, "num_beams=1 must be at least 2 where terms are given"),
-        (["--split-sentences", "en", "--prefix", "FILE"], 1, "split_sentences: prefixes, terms in lines"),
+        (["--split-sentences", "en", "--constraints"], 1, "split_sentences: prefixes, terms in lines"),
     ],
 )
 def test_bad_input_is_one_line(model_folder, tmp_path, give_input, capsys, options, status, said):
