@@ -169,7 +169,7 @@ def test_the_root_rule_rejects(source: str):
         ("training", "from ..data.corpus import load_corpus"),
         ("training", "from .loop import train"),
         ("hub", "from vanilla_transformer.cli import main"),
-        ("demo", "from vanilla_transformer.cli.translate import open_translator"),
+        ("demo", "from vanilla_transformer.cli.decoding_options import open_translator"),
         ("evaluation", "from vanilla_transformer.demo.shown_model import ShownModel"),
         ("cli", "import scripts.train"),
     ],

@@ -73,6 +73,7 @@ def beam_search(
     rule: Literal["gnmt", "transformers"] = "gnmt",
     coverage_penalty: float = 0.0,
     decoder: Decoder | None = None,
+    select_candidates: Callable | None = None,
     **model_kwargs,
 ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateEncoderDecoderOutput:
     """The paper's beam search, for `model.generate(…, custom_generate=beam_search, num_beams=4)`.
@@ -95,6 +96,7 @@ def beam_search(
         coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
         decoder: `model.build_decoder()`, built once for many calls. It has its own cache, whatever `use_cache` and
             `cache_implementation` say.
+        select_candidates: chooses the hypotheses that go on, as `BeamSearchConfig` says.
 
     Returns:
         `(sentences * num_return_sequences, target_length)`, best first for each sentence. With
@@ -124,11 +126,13 @@ def beam_search(
         length_normalizer=length_normalizer(rule, settings, alpha, length_penalty),
         eos_token_ids=torch.cat([input_ids.new_empty(0), *eos_token_ids]),
         pad_token_id=0 if (pad := generation_config._pad_token_tensor) is None else int(pad),
-        stopping=_stopping(rule, generation_config.early_stopping),
+        # One beam is greedy, also where its tokens are chosen: the first end is the end.
+        stopping="max_finished" if num_beams == 1 else _stopping(rule, generation_config.early_stopping),
         coverage_penalty=coverage_penalty,
         logits_processor=logits_processor if len(logits_processor) else None,
         stopping_criteria=type(stopping_criteria)(others) if others else None,
         records=_records(settings),
+        select_candidates=select_candidates,
     )
     prompt = input_ids[::num_beams]  # transformers repeats every row for the beams
     source_mask = _source_mask(model_kwargs)[::num_beams]  # (sentences, source_length)
@@ -143,7 +147,7 @@ def beam_search(
     )
     coverage = read_prompt(state, prompt)
     outputs: dict[str, Any] = {}
-    if num_beams == 1:
+    if num_beams == 1 and select_candidates is None:
         sequences = greedy_search(state, prompt, max_lengths, config)
     else:
         best = BeamSearch(state, prompt, max_lengths, config, source_mask, coverage).run()
@@ -154,9 +158,9 @@ def beam_search(
             outputs["beam_indices"] = config.records.beam_indices(best.lengths, best.last_beams)
     if not generation_config.return_dict_in_generate:
         return sequences
+    kind: Any = GenerateBeamEncoderDecoderOutput if outputs else GenerateEncoderDecoderOutput
     if config.records is not None:
         outputs |= config.records.outputs
-    kind: Any = GenerateEncoderDecoderOutput if num_beams == 1 else GenerateBeamEncoderDecoderOutput
     return kind(sequences=sequences, **outputs)
 
 

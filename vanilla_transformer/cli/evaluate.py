@@ -14,13 +14,13 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
-from vanilla_transformer.cli.translate import (
+from vanilla_transformer.cli.decoding_options import (
     add_decoding_arguments,
     add_model_arguments,
     decoding_options,
-    one_line,
     open_models,
 )
+from vanilla_transformer.cli.translate import one_line
 from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.outputs import check_output_file
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.cli.decoding_options import open_translator
 from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file

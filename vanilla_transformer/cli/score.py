@@ -17,14 +17,14 @@ import math
 import sys
 from pathlib import Path
 
-from vanilla_transformer.cli.plot import check_picture
-from vanilla_transformer.cli.translate import (
+from vanilla_transformer.cli.decoding_options import (
     add_model_arguments,
     add_scoring_arguments,
     decoding_options,
-    json_line,
     open_models,
 )
+from vanilla_transformer.cli.plot import check_picture
+from vanilla_transformer.cli.translate import json_line
 from vanilla_transformer.console.extras import check_installed
 
 EXTRA, NEEDS = None, ()  # torch and transformers bring all it needs

@@ -7,6 +7,9 @@
     vanilla-transformer translate runs/multi30k/model --json < test.en
     vanilla-transformer translate runs/multi30k/model --mbr chrf --samples 32 < test.en
     vanilla-transformer translate runs/multi30k/model runs/multi30k_rnn/model --weights 2,1 < test.en
+    vanilla-transformer translate runs/multi30k/model --terminology terms.tsv --placeholders < test.en
+    vanilla-transformer translate runs/multi30k/model --split-sentences en < book.en > book.de
+    vanilla-transformer translate runs/multi30k/model --input big.en.gz --output big.de.gz
 
 One line in, one line out, in order; an empty line stays empty. --n-best N prints up to N lines for each line,
 "line number <tab> score <tab> translation", best first; the score is the log-probability divided by the paper's length
@@ -17,29 +20,35 @@ Several models with one vocabulary translate together, as an ensemble. --mbr pri
 expected chrF or BLEU: of samples, or of the n best (minimum Bayes risk; chrF needs the extra mbr).
 
 A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
+
+With --constraints each line is "source <tab> term <tab> term ...", and its translation has these terms. --input and
+--output are for large files: the same command goes on after an interruption, and ends with the same bytes, and several
+processes share the work: torchrun --nproc_per_node 2 -m vanilla_transformer.cli translate MODEL --input ...
 """
 
 import argparse
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vanilla_transformer.console.arguments import UsageError, finite_float, finite_floats, positive_int
+from vanilla_transformer.cli.decoding_options import (
+    add_decoding_arguments,
+    add_model_arguments,
+    check_beams,
+    decoding_options,
+    open_models,
+)
+from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import without_garbage_collection
 from vanilla_transformer.console.streams import windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import torch
-
-    from vanilla_transformer.inference.native.engine import Engine
     from vanilla_transformer.inference.translate import Translation
     from vanilla_transformer.inference.translator import Translator
-    from vanilla_transformer.packed_linear import Precision
-
 
 EXTRA, NEEDS = None, ()  # torch and transformers bring all it needs
 WINDOW = 2048  # lines that are sorted by length together, at most
@@ -57,110 +66,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive_int, metavar="N", help="of --mbr: draw N candidates for each line")
     parser.add_argument("--seed", type=int, metavar="N", help="of --samples (default: 1)")
     parser.add_argument("--json", action="store_true", help="an object a line, with each token's probability")
+    parser.add_argument("--prefix", metavar="FILE", help="beginnings of the translations, a line each; '': any")
+    parser.add_argument(
+        "--constraints",
+        action="store_true",
+        help="lines are 'source <tab> term <tab> ...': each term is in the translation, as often as it is given",
+    )
+    parser.add_argument(
+        "--terminology", metavar="FILE", help="'source term <tab> target term' lines, for sources that have the former"
+    )
+    parser.add_argument(
+        "--placeholders", action="store_true", help="{0}, <x1/> and the like are in the translation as in the source"
+    )
+    parser.add_argument(
+        "--split-sentences", metavar="LANGUAGE", help="translate each sentence of a line by itself; such as en"
+    )
+    parser.add_argument("--input", metavar="FILE", help="a large file, plain or .gz; default: standard input")
+    parser.add_argument("--output", metavar="FILE", help="of --input, plain or .gz, written when it is whole")
+    parser.add_argument(
+        "--shard-lines", type=positive_int, metavar="N", help="lines of --input between two writes (default: 10000)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
-    """A model, or several as an ensemble."""
-    parser.add_argument("model", nargs=nargs, help="model folder or Hub id; several with one vocabulary: an ensemble")
-    parser.add_argument(
-        "--weights",
-        type=finite_floats,
-        metavar="W,W",
-        help="of the ensemble's models, such as 2,1 (default: all equal)",
-    )
-    parser.add_argument(
-        "--ensemble-mean",
-        choices=["probabilities", "log_probabilities"],
-        default="probabilities",
-        help="the mean that the next token has in an ensemble (default: %(default)s)",
-    )
+def line_constraint_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prefixes, terms and sentences as `translate_lines` names them; nothing of what was not asked for."""
+    from vanilla_transformer.data.corpus import read_lines
 
+    options: dict[str, Any] = {}
+    if arguments.prefix is not None:
+        options["prefixes"] = list(read_lines(arguments.prefix))
+    if arguments.constraints or arguments.terminology is not None or arguments.placeholders:
+        from vanilla_transformer.inference.terms import LexicalConstraints, read_terminology
 
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that translates."""
-    parser.add_argument(
-        "--beams", type=positive_int, metavar="N", help="beam width, 1: greedy (default: the model's own)"
-    )
-    parser.add_argument(
-        "--coverage-penalty",
-        type=finite_float,
-        metavar="B",
-        help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
-    )
-    add_scoring_arguments(parser)
-
-
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that computes with a model: those of the search are `add_decoding_arguments`' own."""
-    parser.add_argument(
-        "--alpha",
-        type=finite_float,
-        metavar="A",
-        help="exponent of the paper's length penalty; larger: longer (default: the model's own penalty, else 0.6)",
-    )
-    parser.add_argument("--target-language", metavar="L", help="of a model of several, such as de: by its tag <2de>")
-    parser.add_argument("--tag", metavar="TAG", help="a tag before every source, such as '<bt>' (default: none)")
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bfloat16", "int8"],
-        default="float32",
-        help="precision of the computation (default: %(default)s); int8 needs a CPU",
-    )
-    parser.add_argument(
-        "--engine",
-        choices=["auto", "native", "torch"],
-        default="auto",
-        help="decode by kernels compiled for this CPU, or by PyTorch (default: %(default)s, native if possible)",
-    )
-    parser.add_argument(
-        "--batch-tokens",
-        type=positive_int,
-        default=8192,
-        metavar="N",
-        help="source tokens x beams at once (%(default)s)",
-    )
-    parser.add_argument(
-        "--max-tokens", type=positive_int, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
-    )
-
-
-def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options as `translate_lines` names them; the model's own stand for those not given."""
-    names = ("alpha", "coverage_penalty", "tag", "target_language")
-    given = {name: getattr(arguments, name, None) for name in names}
-    given["num_beams"] = getattr(arguments, "beams", None)
-    budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
-    return budgets | {name: value for name, value in given.items() if value is not None}
-
-
-def open_translator(
-    path: str, precision: "Precision" = "float32", engine: "Engine" = "auto", device: "torch.device | None" = None
-) -> "Translator":
-    """A model ready to translate, by default on the accelerator that torch finds, or the CPU."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from vanilla_transformer.inference.translator import Translator
-
-    disable_progress_bar()  # of reading weights
-    return Translator.from_pretrained(path, precision, device, engine)
-
-
-def open_models(arguments: argparse.Namespace, device: "torch.device | None" = None) -> "Translator":
-    """The model of `add_model_arguments`, or the ensemble of several."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from vanilla_transformer.inference.translator import Translator
-
-    if len(arguments.model) == 1 and arguments.weights is None:
-        return open_translator(arguments.model[0], arguments.precision, arguments.engine, device)
-    disable_progress_bar()
-    own = {"weights": arguments.weights, "mean": arguments.ensemble_mean}
-    return Translator.ensemble(arguments.model, arguments.precision, device, arguments.engine, **own)
+        terminology = [] if arguments.terminology is None else read_terminology(arguments.terminology)
+        options["constraints"] = LexicalConstraints(arguments.constraints, terminology, arguments.placeholders)
+    if arguments.split_sentences is not None:
+        check_installed(("sentencex",))
+        options["split_sentences"] = arguments.split_sentences
+    return options
 
 
 def run(arguments: argparse.Namespace) -> int:
     _check_mbr(arguments)
+    if (arguments.input is None) != (arguments.output is None):
+        raise UsageError("--input and --output go together")
+    if arguments.input is not None:
+        return run_on_file(arguments)
+    if arguments.shard_lines is not None:
+        raise UsageError("--shard-lines needs --input")
     if sys.stdin is None:
         raise OSError("standard input is closed: give it a file or a pipe")
 
@@ -170,10 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
         from vanilla_transformer.data.corpus import decode_lines
         from vanilla_transformer.inference.translate import translate_windows
 
+    options = decoding_options(arguments) | line_constraint_options(arguments) | {"log_probs": arguments.json}
     translator = open_models(arguments)
     check_beams(arguments, translator)
     lines = windows(sys.stdin.buffer, lambda lines: decode_lines(lines, "standard input"), WINDOW)
-    options = decoding_options(arguments) | {"log_probs": arguments.json}
     done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         if arguments.mbr:
@@ -197,12 +151,37 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_beams(arguments: argparse.Namespace, translator: "Translator") -> None:
-    """Raise UsageError for too few beams of `--n-best`."""
-    if arguments.n_best:  # a greedy search has no scores
-        beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
-        if beams < needed:
-            raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
+def run_on_file(arguments: argparse.Namespace) -> int:
+    """`--input` and `--output`."""
+    check_installed(("accelerate", "datasets"))
+    check_output_file(arguments.output, "--output")
+
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from vanilla_transformer.data.corpus import read_lines
+    from vanilla_transformer.distributed.processes import process_state
+    from vanilla_transformer.inference.translate_file import translate_file
+
+    next(read_lines(arguments.input), None)  # before the model is opened: is there a file?
+    options, state = decoding_options(arguments) | line_constraint_options(arguments), process_state()
+    translator = open_models(arguments, state.device)
+    check_beams(arguments, translator)
+    is_shown = state.is_main_process and not arguments.quiet
+    with tqdm(unit=" lines", file=sys.stderr, disable=not is_shown) as bar:  # of this process's share
+        translate_file(
+            translator,
+            Path(arguments.input),
+            Path(arguments.output),
+            lambda number, best: output_lines(number, best, arguments.n_best, arguments.json),
+            arguments.shard_lines or 10_000,
+            bar.update,
+            num_return_sequences=arguments.n_best or 1,
+            log_probs=arguments.json,
+            **options,
+        )
+    return 0
 
 
 def output_lines(number: int, best: "Sequence[Translation]", n_best: int | None, as_json: bool = False) -> str:
@@ -227,6 +206,8 @@ def _check_mbr(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None:
             candidates = "samples" if arguments.samples else "beam search"
             raise UsageError(f"--{name.replace('_', '-')} has no part in --mbr of {candidates}: leave it out")
+    if arguments.input is not None:
+        raise UsageError("--mbr reads standard input: leave out --input and --output")
     check_installed([{"chrf": "fastchrf", "bleu": "sacrebleu"}[arguments.mbr]])
 
 

@@ -151,7 +151,8 @@ class Translator:
                 `None`: none.
             max_batch_tokens: as for `translate_lines`.
             window: lines that are read, and sorted by length, together.
-            options: as for `translate_lines`: `max_length`, and what `model.generate` takes.
+            options: as for `translate_lines`: `max_length`, `prefixes`, `constraints`, `split_sentences`, and what
+                `model.generate` takes.
 
         Raises:
             ValueError: one string instead of lines; `window` below 1; and as `translate_windows`, while the
