@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vanilla_transformer.cli import (
+    align,
     average,
     compare,
     evaluate,
@@ -39,6 +40,7 @@ _MODULES = (
     finetune,
     translate,
     evaluate,
+    align,
     synthesize,
     average,
     import_,

@@ -10,6 +10,11 @@ One line in, one line out, in order; an empty line stays empty. --n-best N print
 penalty ((5 + length) / 6)^alpha. Models imported from toolkits that divide by length^length_penalty do so here, too,
 unless --alpha is given.
 
+    vanilla-transformer translate runs/multi30k/model --alignments test.align < test.en > test.hyp
+
+--alignments FILE writes which word of the line each word of the translation comes from, a line for each translation:
+"0-0 1-2 …", source word and target word, counted from 0.
+
 A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
 """
 
@@ -18,6 +23,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
+from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import without_garbage_collection
 from vanilla_transformer.console.streams import windows
 
@@ -37,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder or Hub id")
     add_decoding_arguments(parser)
     parser.add_argument("--n-best", type=positive_int, metavar="N", help="print the N best translations with scores")
+    parser.add_argument("--alignments", metavar="FILE", help="write word alignments, a line for each translation")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -113,18 +120,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise OSError("standard input is closed: give it a file or a pipe")
 
     with without_garbage_collection():
+        from contextlib import ExitStack
+        from pathlib import Path
+
         from tqdm import tqdm
 
+        from vanilla_transformer.data.alignment import format_alignment
         from vanilla_transformer.data.corpus import decode_lines
         from vanilla_transformer.inference.translate import translate_windows
 
+    if arguments.alignments is not None:
+        check_output_file(arguments.alignments, "--alignments")
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
     if arguments.n_best:  # a greedy search has no scores
         beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
         if beams < needed:
             raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
     done = 0
-    with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
+    with ExitStack() as stack, tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
+        alignments = None
+        if arguments.alignments is not None:
+            alignments = stack.enter_context(Path(arguments.alignments).open("wb"))
         translations = translate_windows(
             translator.model,
             translator.tokenizer,
@@ -132,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
             decoder=translator.decoder,
             num_return_sequences=arguments.n_best or 1,
             on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
+            alignments=alignments is not None,
             **decoding_options(arguments),
         )
         for done, best in enumerate(translations, start=1):
@@ -140,6 +157,8 @@ def run(arguments: argparse.Namespace) -> int:
                 prefix = f"{done}\t{translation.score or 0.0:.4f}\t" if arguments.n_best else ""
                 # As bytes: UTF-8 and "\n", whatever the locale.
                 sys.stdout.buffer.write(f"{prefix}{one_line(translation.text)}\n".encode())
+                if alignments is not None:
+                    alignments.write(f"{format_alignment(translation.alignment or [])}\n".encode())
             sys.stdout.buffer.flush()
     return 0
 

@@ -3,15 +3,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from vanilla_transformer.data.alignment import Link
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import DecodingError, beam_search
+from vanilla_transformer.inference.alignment import align, alignment_heads_of
 from vanilla_transformer.inference.line_options import (
     PROMPT,
     PROMPT_MASK,
@@ -21,6 +22,7 @@ from vanilla_transformer.inference.line_options import (
     prompts_of,
     resolved,
 )
+from vanilla_transformer.inference.model_modes import evaluation_mode
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
@@ -37,10 +39,19 @@ class Translation:
     """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
+    `alignment` has the links between words of the line and of the text, `None` where they were not asked for.
     """
 
     text: str
     score: float | None = None
+    alignment: list[Link] | None = None
+
+    @property
+    def source_positions(self) -> list[list[int]] | None:
+        """For each word of the text, the positions of the line's words that it is aligned with."""
+        if self.alignment is None:
+            return None
+        return [[s for s, t in self.alignment if t == word] for word in range(len(self.text.split()))]
 
 
 def translate_lines(
@@ -58,6 +69,7 @@ def translate_lines(
     new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
     tag: str | None = None,
     target_language: str | None = None,
+    alignments: bool = False,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -75,6 +87,7 @@ def translate_lines(
         new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
         tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
         target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
+        alignments: align the words of each translation with those of its line, as `align` does.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -86,7 +99,8 @@ def translate_lines(
     Raises:
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
-            line; or `generate` refused a batch (options that do not go together, weights that are NaN).
+            line; alignments that `align` refuses; or `generate` refused a batch (options that do not go together,
+            weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
@@ -99,6 +113,8 @@ def translate_lines(
     if new_sampler is not None and beams > 1:
         raise ValueError(f"num_beams={beams} must be 1 for sampling")
     check_options(model, generate_kwargs)
+    if alignments:
+        alignment_heads_of(model)
     before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
     generate_kwargs = of_language | generate_kwargs
     check_counts(generate_kwargs, len(lines))
@@ -141,6 +157,11 @@ def translate_lines(
             done += len(batch)
             if on_progress is not None:
                 on_progress(done, len(lines))
+    if alignments:
+        flat = [(line, translation) for line, best in zip(lines, results, strict=True) for translation in best]
+        texts = [line for line, _ in flat], [translation.text for _, translation in flat]
+        links = iter(align(model, tokenizer, *texts, tag=tag, target_language=target_language))
+        results = [[replace(translation, alignment=next(links)[0]) for translation in best] for best in results]
     return results
 
 
@@ -213,17 +234,6 @@ def _translate_batch(
 def _name_lines(numbers: list[int]) -> str:
     more = f" and {len(numbers) - MAX_LINES_NAMED} more" if len(numbers) > MAX_LINES_NAMED else ""
     return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:MAX_LINES_NAMED]))}{more}"
-
-
-@contextmanager
-def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """`model.eval()`, and the mode from before afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def length_penalty_rule(model: Any, options: dict[str, Any]) -> str:

@@ -13,11 +13,13 @@ from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import (
     RunConfig,
     TrainingConfig,
+    check_guided,
     max_positions,
     model_config_of,
     refuse_compiled_rnn,
 )
 from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.training.guided_alignment import guided_heads
 from vanilla_transformer.transformers_differences import recompute_activations
 
 # Of encoder and decoder layers together. Batches with and without padding, of one pair or one token, and of as many
@@ -81,6 +83,7 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
             "package, vanilla_transformer and rnn_seq2seq"
         )
     refuse_compiled_rnn(model.config, config.training)
+    check_guided(model.config, config.training)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, its config.json "
@@ -95,7 +98,12 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
 
 
 def configure_for_training(model: BaseForConditionalGeneration, training: TrainingConfig) -> None:
-    """Set attention backend, gradient checkpointing and compilation of the section `training`, and train mode."""
+    """Set attention backend, gradient checkpointing and compilation of the section `training`, and train mode.
+
+    The generation config names the head that guided alignment teaches.
+    """
+    if training.guided_alignment is not None:
+        model.generation_config.update(**guided_heads(model))
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:
