@@ -14,7 +14,7 @@ from vanilla_transformer.data.corpus import CorpusConfig
 from vanilla_transformer.inference.alignment import AlignmentHeads, alignment_heads_of
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.training.gradients import backward
-from vanilla_transformer.training.guided_alignment import alignment_loss, guided_heads
+from vanilla_transformer.training.guided_alignment import alignment_loss, name_guided_head
 from vanilla_transformer.training.setup import set_up
 
 RNN = "model={model_type: rnn_seq2seq, hidden_size: 8, embedding_size: 8, num_layers: 1}"
@@ -85,8 +85,10 @@ def test_the_finished_model_names_the_guided_head(tiny_run, model):
 
 
 def test_the_guided_layer_is_the_last_but_one():
-    assert guided_heads(FAMILIES[0].model(num_decoder_layers=6))["alignment_heads"] == [[4, 0]]
-    assert guided_heads(FAMILIES[0].model(num_decoder_layers=1))["alignment_heads"] == [[0, 0]]
+    for layers, expected in ((1, 0), (2, 0), (6, 4)):
+        model = FAMILIES[0].model(num_decoder_layers=layers)
+        name_guided_head(model)
+        assert alignment_heads_of(model) == AlignmentHeads(((expected, 0),), shift=0)
 
 
 class TestWhatCannotBeGuided:

@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{rates}  {layer:5}  {heads:5}  {candidate.shift:5}")
     best = ranked[0][0]
     values = json.loads(settings.read_text(encoding="utf-8")) | {HEADS: best.heads, SHIFT: best.shift}
+    values.pop("_from_model_config", None)  # with this mark, transformers ignores fields that it does not know
     write_atomically(settings, json.dumps(values, indent=2, sort_keys=True) + "\n")
     print(f"{settings}: {HEADS}={json.dumps(best.heads)}, {SHIFT}={best.shift}")
     return 0

@@ -5,7 +5,7 @@ As Garg et al. (2019) do: each target token is linked to the source token with t
 heads, tokens without a word left out, and two words are linked if any of their tokens are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,13 @@ def align(
     source_ids, source_words = tokenize_words(tokenizer, sources)
     target_ids, target_words = tokenize_words(tokenizer, targets, is_target=True)
     results: list[list[list[Link]]] = [[[] for _ in candidates] for _ in sources]
-    filled = [i for i, sides in enumerate(zip(source_words, target_words, strict=True)) if all(map(any, sides))]
+    lengths = {
+        i: max(map(len, sides))
+        for i, sides in enumerate(zip(source_words, target_words, strict=True))
+        if all(map(any, sides))
+    }
     with evaluation_mode(model), eager_attention(model):
-        for batch in _batches(filled, source_ids, target_ids):
+        for batch in _batches(lengths):
             # The row after the last word's token is the first that reads it; the end of the sentence is not needed.
             decoder_ids = [first + target_ids[i][: _last_word(target_words[i]) + 1] for i in batch]
             words = [[NO_WORD] * len(before) + source_words[i] for i in batch]
@@ -129,20 +133,13 @@ def _last_word(words: list[range]) -> int:
     return max(i for i, own in enumerate(words) if own)
 
 
-def _batches(filled: list[int], source_ids: list[list[int]], target_ids: list[list[int]]) -> list[list[int]]:
-    """Pairs of similar length, the longest first."""
-    order = sorted(filled, key=lambda i: (-len(source_ids[i]), -len(target_ids[i])))
-    batches = []
+def _batches(lengths: dict[int, int]) -> Iterator[list[int]]:
+    """Pairs of similar length, the longest first; `lengths` are of their longer sides, in tokens."""
+    order = sorted(lengths, key=lambda i: -lengths[i])
     while order:
-        longest, count = 0, 0
-        for i in order:
-            longest = max(longest, len(target_ids[i]))
-            if count and (count + 1) * longest * len(source_ids[order[0]]) > MAX_WEIGHTS:
-                break
-            count += 1
-        batches.append(order[:count])
+        count = max(1, MAX_WEIGHTS // lengths[order[0]] ** 2)
+        yield order[:count]
         order = order[count:]
-    return batches
 
 
 def _cross_attentions(model: Any, source_ids: list[list[int]], decoder_ids: list[list[int]]) -> Sequence[torch.Tensor]:

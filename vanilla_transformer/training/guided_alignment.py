@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vanilla_transformer.inference.alignment import HEADS, SHIFT, count_heads
+from vanilla_transformer.inference.alignment import count_heads
 
 HEAD = 0
 
@@ -17,9 +17,10 @@ def guided_layer(layers: int) -> int:
     return max(0, layers - 2)
 
 
-def guided_heads(model: PreTrainedModel) -> dict[str, Any]:
-    """The fields of generation_config.json by which the head aligns."""
-    return {HEADS: [[guided_layer(count_heads(model)[0]), HEAD]], SHIFT: 0}
+def name_guided_head(model: PreTrainedModel) -> None:
+    """Write into the generation config that the guided head aligns."""
+    config: Any = model.generation_config
+    config.alignment_heads, config.alignment_shift = [[guided_layer(count_heads(model)[0]), HEAD]], 0
 
 
 def alignment_loss(

@@ -19,7 +19,7 @@ from vanilla_transformer.training.configuration import (
     refuse_compiled_rnn,
 )
 from vanilla_transformer.training.finetuning import FineTuningConfig
-from vanilla_transformer.training.guided_alignment import guided_heads
+from vanilla_transformer.training.guided_alignment import name_guided_head
 from vanilla_transformer.transformers_differences import recompute_activations
 
 # Of encoder and decoder layers together. Batches with and without padding, of one pair or one token, and of as many
@@ -103,7 +103,7 @@ def configure_for_training(model: BaseForConditionalGeneration, training: Traini
     The generation config names the head that guided alignment teaches.
     """
     if training.guided_alignment is not None:
-        model.generation_config.update(**guided_heads(model))
+        name_guided_head(model)
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:
