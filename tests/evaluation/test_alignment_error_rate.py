@@ -38,7 +38,7 @@ def test_with_sure_links_alone_it_is_one_minus_f1():
     assert score.error_rate == pytest.approx(1 - 2 * score.precision * score.recall / (score.precision + score.recall))
 
 
-def test_what_cannot_be_scored_is_refused():
+def test_alignments_that_cannot_be_scored_are_refused():
     with pytest.raises(ValueError, match="1 alignments cannot be scored against 2 references"):
         score_alignments([[]], [reference({(0, 0)})] * 2)
     with pytest.raises(ValueError, match="there are no links to score"):

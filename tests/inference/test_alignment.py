@@ -45,7 +45,7 @@ def test_shift_chooses_between_the_row_that_reads_and_the_row_that_predicts(toke
     assert reads == [(1, 0), (2, 1), (3, 2)]
 
 
-def test_subwords_are_merged_to_words_and_what_is_no_word_is_left_out(monkeypatch):
+def test_subwords_are_merged_to_words_and_tokens_without_a_word_are_left_out(monkeypatch):
     """Bytes as tokens: "ab c" has a, b, space, c and </s>; "x yz" has x, space, y, z."""
     tokenizer = train_tokenizer([""], TokenizerConfig(kind="bpe", vocab_size=259))
     oracle = torch.tensor(

@@ -91,7 +91,7 @@ def test_the_guided_layer_is_the_last_but_one():
         assert alignment_heads_of(model) == AlignmentHeads(((expected, 0),), shift=0)
 
 
-class TestWhatCannotBeGuided:
+class TestRefusals:
     def message(self, run, *overrides: str) -> str:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 -- the tests below look at the message
             run.load(*overrides)

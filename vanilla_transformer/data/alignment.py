@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Link = tuple[int, int]  # positions of a source word and of a target word, from 0; words are what white space separates
+Link = tuple[int, int]  # positions of a source word and of a target word, from 0; white space separates words
 WORD = re.compile(r"\S+")
 LINK = re.compile(r"([0-9]+)([-p])([0-9]+)")
 NO_WORD = range(0)
@@ -68,14 +68,16 @@ def token_links(
     alignment: WordAlignment, source_words: Sequence[range], target_words: Sequence[range]
 ) -> list[tuple[int, int]]:
     """The positions of source and target tokens whose words have a sure link, sorted."""
-    sources: dict[int, list[int]] = {}  # words → tokens
-    for token, words in enumerate(source_words):
-        for word in words:
-            sources.setdefault(word, []).append(token)
-    linked: dict[int, list[int]] = {}  # target words → source tokens
-    for source, target in alignment.sure:
-        linked.setdefault(target, []).extend(sources.get(source, ()))
-    return sorted({(s, t) for t, words in enumerate(target_words) for word in words for s in linked.get(word, ())})
+    return sorted(
+        {
+            (source, target)
+            for link in alignment.sure
+            for source, words in enumerate(source_words)
+            if link[0] in words
+            for target, others in enumerate(target_words)
+            if link[1] in others
+        }
+    )
 
 
 def tokenize_words(

@@ -69,11 +69,8 @@ def count_heads(model: PreTrainedModel) -> tuple[int, int]:
         raise ValueError("this model has no attention over the source, by which it could align (attention='none')")
     if attention is not None:
         return 1, 1
-    names = ("num_decoder_layers", "decoder_layers"), ("num_heads", "decoder_attention_heads")
-    layers, heads = (next((getattr(config, name) for name in pair if hasattr(config, name)), None) for pair in names)
-    if layers is None or heads is None:
-        raise ValueError(f"models of model_type={config.model_type!r} do not say how many heads their decoder has")
-    return layers, heads
+    layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+    return layers, getattr(config, "num_heads", None) or config.decoder_attention_heads
 
 
 @torch.inference_mode()
@@ -113,7 +110,8 @@ def align(
     with evaluation_mode(model), eager_attention(model):
         for batch in _batches(lengths):
             # The row after the last word's token is the first that reads it; the end of the sentence is not needed.
-            decoder_ids = [first + target_ids[i][: _last_word(target_words[i]) + 1] for i in batch]
+            counts = [max(k for k, own in enumerate(target_words[i], start=1) if own) for i in batch]
+            decoder_ids = [first + target_ids[i][:count] for i, count in zip(batch, counts, strict=True)]
             words = [[NO_WORD] * len(before) + source_words[i] for i in batch]
             weights = _cross_attentions(model, [before + source_ids[i] for i in batch], decoder_ids)
             has_word = pad_sequence([torch.tensor([bool(w) for w in row]) for row in words], batch_first=True)
@@ -126,11 +124,6 @@ def align(
                     pairs = zip(own, target_words[i], strict=False)
                     results[i][c] = sorted({(s, t) for k, ts in pairs for t in ts for s in row_words[k]})
     return results
-
-
-def _last_word(words: list[range]) -> int:
-    """The index of the last token with a word."""
-    return max(i for i, own in enumerate(words) if own)
 
 
 def _batches(lengths: dict[int, int]) -> Iterator[list[int]]:
