@@ -92,3 +92,7 @@ def test_alignments_that_cannot_be_written_stop_before_the_work(folder, give_inp
     message = failure(capsys, "translate", str(folder), "--alignments", str(tmp_path / "none" / "out"))
     assert "--alignments" in message
     assert "there is no folder" in message
+    (tmp_path / "before").write_text("0-0\n", encoding="utf-8")
+    message = failure(capsys, "translate", str(folder), "--alignments", str(tmp_path / "before"))
+    assert "no alignment_heads" in message
+    assert (tmp_path / "before").read_text(encoding="utf-8") == "0-0\n"

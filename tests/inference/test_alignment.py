@@ -127,7 +127,7 @@ def test_translations_carry_the_alignment_of_their_text(model_folder):
 
 
 def test_a_translation_has_the_source_positions_of_each_word():
-    translation = Translation("x y z", None, [(0, 0), (2, 0), (1, 2)])
+    translation = Translation("x y z", alignment=[(0, 0), (2, 0), (1, 2)])
     assert translation.source_positions == [[0, 2], [], [1]]
     assert Translation("x").source_positions is None
 

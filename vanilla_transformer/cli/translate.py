@@ -127,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         from vanilla_transformer.data.alignment import format_alignment
         from vanilla_transformer.data.corpus import decode_lines
+        from vanilla_transformer.inference.alignment import alignment_heads_of
         from vanilla_transformer.inference.translate import translate_windows
 
     if arguments.alignments is not None:
@@ -140,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack, tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         alignments = None
         if arguments.alignments is not None:
+            alignment_heads_of(translator.model)  # before the file is emptied
             alignments = stack.enter_context(Path(arguments.alignments).open("wb"))
         translations = translate_windows(
             translator.model,
@@ -160,6 +162,8 @@ def run(arguments: argparse.Namespace) -> int:
                 if alignments is not None:
                     alignments.write(f"{format_alignment(translation.alignment or [])}\n".encode())
             sys.stdout.buffer.flush()
+            if alignments is not None:
+                alignments.flush()
     return 0
 
 
