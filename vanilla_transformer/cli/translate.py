@@ -133,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.alignments is not None:
         check_output_file(arguments.alignments, "--alignments")
     translator = open_translator(arguments.model, arguments.precision, arguments.engine)
+    if arguments.alignments is not None:
+        alignment_heads_of(translator.model)  # before the file is emptied
     if arguments.n_best:  # a greedy search has no scores
         beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
         if beams < needed:
@@ -141,7 +143,6 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack, tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
         alignments = None
         if arguments.alignments is not None:
-            alignment_heads_of(translator.model)  # before the file is emptied
             alignments = stack.enter_context(Path(arguments.alignments).open("wb"))
         translations = translate_windows(
             translator.model,
