@@ -53,6 +53,15 @@ class TestPreparePairs:
         assert pairs[0]["labels"] == [target.convert_tokens_to_ids(words[-1]), 2]
         assert pairs[0]["input_ids"] == [4, 2]
 
+    def test_alignments_become_links_of_tokens(self):
+        """A tag before the source moves its tokens; dropped pairs take their links with them."""
+        tokenizer = train_tokenizer(["a b x"], TokenizerConfig(kind="symbols"))
+        rows = {"source": ["a b", "", "b"], "target": ["x x x", "x", "x"], "alignments": ["1-0 0-2 1p1", "", "0-0"]}
+        plain, _ = prepare_pairs(Dataset.from_dict(rows), tokenizer, 5)
+        tagged, _ = prepare_pairs(Dataset.from_dict(rows), tokenizer, 5, first_tokens={"input_ids": 3})
+        assert plain["links"][:] == [[0, 2, 1, 0], [0, 0]]
+        assert tagged["links"][:] == [[1, 2, 2, 0], [1, 0]]
+
     @STREAMING
     def test_text_is_kept_only_where_it_is_asked_for(self, streaming: bool):
         tokenizer, pairs, _ = self.prepare(self.TEXTS, streaming)

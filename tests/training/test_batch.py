@@ -81,3 +81,17 @@ def test_no_more_batches_are_read_once_the_loop_has_ended():
     del batches  # as when the loop breaks
     assert len(read) <= BATCHES_AHEAD + 1
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_links_share_one_among_the_source_tokens_of_each_target_token(model_folder, side):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side=side)
+    links = [[0, 0, 1, 0], [0, 1, 1, 2]]  # source and target of each
+    batch = collate([row | {"links": own} for row, own in zip(ROWS, links, strict=True)], tokenizer)
+    assert batch["links"].shape == (2, 4, 3)
+    expected = torch.zeros(2, 4, 3)
+    source, target = (0, 0) if side == "right" else (1, 2)  # padding before the second source, the first target
+    expected[0, target, :2] = 0.5
+    expected[1, 1, source] = expected[1, 2, source + 1] = 1
+    assert torch.equal(batch["links"], expected)
+    assert torch.equal(torch.cat([half["links"] for half in batch.halves()]), batch["links"])

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vanilla_transformer.cli import (
+    align,
     average,
     compare,
     evaluate,
@@ -41,6 +42,7 @@ _MODULES = (
     translate,
     evaluate,
     score,
+    align,
     synthesize,
     average,
     import_,

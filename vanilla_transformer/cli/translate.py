@@ -9,6 +9,7 @@
     vanilla-transformer translate runs/multi30k/model runs/multi30k_rnn/model --weights 2,1 < test.en
     vanilla-transformer translate runs/multi30k/model --terminology terms.tsv --placeholders < test.en
     vanilla-transformer translate runs/multi30k/model --split-sentences en < book.en > book.de
+    vanilla-transformer translate runs/multi30k/model --alignments test.align < test.en > test.hyp
     vanilla-transformer translate runs/multi30k/model --input big.en.gz --output big.de.gz
 
 One line in, one line out, in order; an empty line stays empty. --n-best N prints up to N lines for each line,
@@ -21,6 +22,9 @@ expected chrF or BLEU: of samples, or of the n best (minimum Bayes risk; chrF ne
 
 A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
 
+--alignments FILE writes which word of the line each word of the translation comes from, a line for each translation:
+"0-0 1-2 …", source word and target word, counted from 0.
+
 With --constraints each line is "source <tab> term <tab> term ...", and its translation has these terms. --input and
 --output are for large files: the same command goes on after an interruption, and ends with the same bytes, and several
 processes share the work: torchrun --nproc_per_node 2 -m vanilla_transformer.cli translate MODEL --input ...
@@ -31,7 +35,9 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vanilla_transformer.cli.decoding_options import (
     add_decoding_arguments,
@@ -45,6 +51,7 @@ from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import without_garbage_collection
 from vanilla_transformer.console.streams import windows
+from vanilla_transformer.data.alignment import format_alignment
 
 if TYPE_CHECKING:
     from vanilla_transformer.inference.translate import Translation
@@ -86,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-lines", type=positive_int, metavar="N", help="lines of --input between two writes (default: 10000)"
     )
+    parser.add_argument("--alignments", metavar="FILE", help="write word alignments, a line for each translation")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -112,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.input is None) != (arguments.output is None):
         raise UsageError("--input and --output go together")
     if arguments.input is not None:
+        if arguments.alignments is not None:
+            raise UsageError("--alignments are of standard input: leave out --input, or use `align` afterwards")
         return run_on_file(arguments)
     if arguments.shard_lines is not None:
         raise UsageError("--shard-lines needs --input")
@@ -124,12 +134,19 @@ def run(arguments: argparse.Namespace) -> int:
         from vanilla_transformer.data.corpus import decode_lines
         from vanilla_transformer.inference.translate import translate_windows
 
+    if arguments.alignments is not None:
+        if arguments.mbr is not None or len(arguments.model) > 1:
+            raise UsageError("--alignments are of one model's beam search: leave out --mbr and the other models")
+        check_output_file(arguments.alignments, "--alignments")
     options = decoding_options(arguments) | line_constraint_options(arguments) | {"log_probs": arguments.json}
     translator = open_models(arguments)
     check_beams(arguments, translator)
+    options["alignments"] = arguments.alignments is not None
     lines = windows(sys.stdin.buffer, lambda lines: decode_lines(lines, "standard input"), WINDOW)
     done = 0
-    with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
+    with ExitStack() as stack:
+        alignments = _open_alignments(arguments, translator, stack)
+        bar = stack.enter_context(tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet))
         if arguments.mbr:
             translations = _mbr_translations(arguments, translator, lines, options)
         else:
@@ -147,16 +164,27 @@ def run(arguments: argparse.Namespace) -> int:
             shown = None if arguments.mbr else arguments.n_best
             sys.stdout.buffer.write(output_lines(done, best, shown, arguments.json).encode())
             sys.stdout.buffer.flush()
+            if alignments is not None:
+                alignments.write("".join(f"{format_alignment(each.alignment or [])}\n" for each in best).encode())
+                alignments.flush()
             bar.update(max(0, done - bar.n))
     return 0
+
+
+def _open_alignments(arguments: argparse.Namespace, translator: "Translator", stack: ExitStack) -> BinaryIO | None:
+    """The file of `--alignments`, which is emptied only if the model can align."""
+    if arguments.alignments is None:
+        return None
+    from vanilla_transformer.inference.alignment import alignment_heads_of
+
+    alignment_heads_of(translator.model)
+    return stack.enter_context(Path(arguments.alignments).open("wb"))
 
 
 def run_on_file(arguments: argparse.Namespace) -> int:
     """`--input` and `--output`."""
     check_installed(("accelerate", "datasets"))
     check_output_file(arguments.output, "--output")
-
-    from pathlib import Path
 
     from tqdm import tqdm
 
@@ -234,8 +262,10 @@ def _mbr_translations(
 def json_line(number: int, name: str, translation: "Translation") -> str:
     """An object with the translation under this name, its score, and its tokens with their probabilities."""
     values = {"line": number, name: translation.text, "score": translation.score, "tokens": translation.tokens}
-    probabilities = [float(f"{math.exp(value):.6g}") for value in translation.log_probs]
-    return json.dumps(values | {"probabilities": probabilities}, ensure_ascii=False)
+    values["probabilities"] = [float(f"{math.exp(value):.6g}") for value in translation.log_probs]
+    if translation.alignment is not None:
+        values["source_positions"] = translation.source_positions
+    return json.dumps(values, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:

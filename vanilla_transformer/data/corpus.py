@@ -3,7 +3,7 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 
+from vanilla_transformer.data.alignment import parse_alignment
 from vanilla_transformer.data.cache import file_fingerprint, prepared_once, unfinished
 from vanilla_transformer.data.tables import (
     NESTED,
@@ -45,6 +46,8 @@ class CorpusConfig:
         source_column, target_column: names of the two sides in `path` or `dataset`, within the field `translation` if
             there is one (there they usually are language codes).
         streaming: read while training, instead of preparing the whole corpus on disk first.
+        alignments: of a training corpus of text files, for `training.guided_alignment`: a file, plain or .gz, with the
+            word alignments of each pair in Pharaoh's format, of which the sure links count.
 
     Raises:
         ValueError: not exactly one of the three; a field that the chosen one does not use.
@@ -59,6 +62,7 @@ class CorpusConfig:
     source_column: str = "source"
     target_column: str = "target"
     streaming: bool = False
+    alignments: str | None = None
 
     def __post_init__(self):
         given = [self.source is not None or self.target is not None, self.path is not None, self.dataset is not None]
@@ -72,6 +76,8 @@ class CorpusConfig:
         for name, where in unused.items():
             if getattr(self, name) != getattr(CorpusConfig, name):
                 raise ValueError(f"{name}={getattr(self, name)} is used only with {where}; leave it out")
+        if self.alignments is not None and (self.source is None or self.streaming):
+            raise ValueError(f"alignments={self.alignments} is used only with source, and without streaming")
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
@@ -133,14 +139,24 @@ def aligned_lines(*paths: str | Path) -> Iterator[tuple[str, ...]]:
         yield lines
 
 
-def read_aligned(source: str | Path, target: str | Path) -> Iterator[dict[str, str]]:
-    """Pairs of two aligned files.
+def read_aligned(
+    source: str | Path, target: str | Path, alignments: str | Path | None = None
+) -> Iterator[dict[str, str]]:
+    """Pairs of two aligned files, perhaps with the lines of a third in Pharaoh's format.
 
     Raises:
-        ValueError: as `aligned_lines`.
+        ValueError: as `aligned_lines`; a line of `alignments` that cannot be one of its pair.
     """
-    for source_line, target_line in aligned_lines(source, target):
-        yield {"source": source_line, "target": target_line}
+    if alignments is None:
+        for source_line, target_line in aligned_lines(source, target):
+            yield {"source": source_line, "target": target_line}
+        return
+    for number, (source_line, target_line, links) in enumerate(aligned_lines(source, target, alignments), start=1):
+        try:
+            parse_alignment(links, source_line, target_line)
+        except ValueError as error:
+            raise ValueError(f"{alignments}, line {number}: {error}") from error
+        yield {"source": source_line, "target": target_line, "alignments": links}
 
 
 def read_table(path: str | Path, source_column: str, target_column: str) -> Iterator[dict[str, str]]:
@@ -193,17 +209,18 @@ def load_corpus(config: CorpusConfig) -> "Dataset | IterableDataset":
     if config.streaming:
         return IterableDataset.from_generator(reader, gen_kwargs=arguments, features=_features())
     key = Hasher.hash([READERS_VERSION, arguments, *map(_fingerprint_of_file, files.values())])
+    columns = ("source", "target") if config.alignments is None else ("source", "target", "alignments")
     with prepared_once(f"text-{key}.arrow") as path:
         if not path.exists():
-            _write(reader(**arguments), path)
+            _write(reader(**arguments), path, columns)
     return Dataset(ArrowReader.read_table(str(path)), fingerprint=key)
 
 
-def _write(pairs: Pairs, path: Path) -> None:
+def _write(pairs: Pairs, path: Path, columns: Sequence[str]) -> None:
     """Write all pairs as an Arrow stream, the format that `datasets` maps."""
     import pyarrow as pa
 
-    schema = _features().arrow_schema
+    schema = _features(columns).arrow_schema
     with unfinished(path) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         while rows := list(islice(pairs, ROWS_PER_BLOCK)):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
@@ -238,7 +255,7 @@ def fingerprint(config: CorpusConfig) -> dict[str, str]:
 
 def _files(config: CorpusConfig) -> dict[str, str]:
     assert not isinstance(config.target, list)  # of a test set, which a resumed run may change
-    files = {"source": config.source, "target": config.target, "path": config.path}
+    files = {"source": config.source, "target": config.target, "path": config.path, "alignments": config.alignments}
     return {name: path for name, path in files.items() if path is not None}
 
 
@@ -255,10 +272,10 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _features() -> Any:
+def _features(columns: Sequence[str] = ("source", "target")) -> Any:
     from datasets import Features, Value
 
-    return Features({"source": Value("string"), "target": Value("string")})
+    return Features({column: Value("string") for column in columns})
 
 
 def _load_data_set(config: CorpusConfig) -> "Dataset | IterableDataset":

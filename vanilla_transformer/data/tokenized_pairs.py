@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vanilla_transformer.console.outputs import write_atomically
+from vanilla_transformer.data.alignment import NO_WORD, parse_alignment, token_links, tokenize_words
 from vanilla_transformer.data.cache import prepared_once, unfinished
 from vanilla_transformer.data.corpus import ROWS_PER_BLOCK
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Corpus = TypeVar("Corpus", Dataset, IterableDataset)
 
 PAIRS_PER_PROCESS = 50_000  # with fewer, starting another process takes longer than it spares
+ALIGNMENTS, LINKS = "alignments", "links"  # columns: of words as text, of tokens
 # What tokenizer_config.json says about the place that a tokenizer was opened from.
 ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
@@ -63,14 +65,15 @@ def prepare_pairs(
     tokenizer: the cache's key is what the corpus, the tokenizer and the readers are, not where they lie.
 
     Args:
-        corpus: columns `source` and `target`.
+        corpus: columns `source` and `target`, perhaps `alignments` in Pharaoh's format.
         max_length: of a side, in tokens, with the end of the sentence.
         with_text: keep the columns `source` and `target`; not for a stream.
         first_tokens: tags that `input_ids` or `labels` of all pairs begin with.
 
     Returns:
         The pairs with columns `input_ids`, `labels` (16 bits a token if the vocabulary allows it), `source_length`,
-        `target_length`; and the counts of kept and dropped pairs.
+        `target_length`, and with alignments `links`: a source and a target token of each link, one after another; and
+        the counts of kept and dropped pairs.
 
     Raises:
         ValueError: no pair is left.
@@ -94,6 +97,8 @@ def prepare_pairs(
         "source_length": length,
         "target_length": length,
     }
+    if ALIGNMENTS in corpus.column_names:
+        columns[LINKS] = pa.list_(length)
     text = {"source": pa.string(), "target": pa.string()} if with_text else {}
     schema = pa.schema(text | columns)
     content = [corpus._fingerprint, _tokenizer_content(tokenizer), tokenizers.__version__, max_length, with_text]
@@ -148,6 +153,7 @@ def _tokenize(
     for side, token in first_tokens.items():
         encoded[side] = [[token, *ids] for ids in encoded[side]]
     input_ids, labels = encoded["input_ids"], encoded["labels"]
+    links = {LINKS: _links(batch, tokenizer, first_tokens)} if ALIGNMENTS in batch else {}
     outcomes = []
     for source, target, source_ids, target_ids in zip(batch["source"], batch["target"], input_ids, labels, strict=True):
         if not source.strip() or not target.strip():
@@ -160,7 +166,20 @@ def _tokenize(
         "source_length": list(map(len, input_ids)),
         "target_length": list(map(len, labels)),
         "outcome": outcomes,
+        **links,
     }
+
+
+def _links(batch: dict[str, list[str]], tokenizer: Any, first_tokens: Mapping[str, int]) -> list[list[int]]:
+    """`LINKS` of each pair."""
+    sides = (("source", "input_ids", False), ("target", "labels", True))
+    words = [
+        [[NO_WORD] * (ids in first_tokens) + own for own in tokenize_words(tokenizer, batch[side], is_target)[1]]
+        for side, ids, is_target in sides
+    ]
+    texts = zip(batch[ALIGNMENTS], batch["source"], batch["target"], strict=True)
+    alignments = (parse_alignment(*text) for text in texts)
+    return [[token for link in token_links(*own) for token in link] for own in zip(alignments, *words, strict=True)]
 
 
 def _tokenize_kept(batch: Any, schema: "pa.Schema", **options: Any) -> "pa.Table":

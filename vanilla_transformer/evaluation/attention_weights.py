@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tokens a model attended to when it translated a sentence, as arrays and readable tokens."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.tokenizer_class import source_alone
-from vanilla_transformer.inference.translate import evaluation_mode, generate
+from vanilla_transformer.inference.model_modes import eager_attention, evaluation_mode
+from vanilla_transformer.inference.translate import generate
 from vanilla_transformer.inference.translator import Translator
 from vanilla_transformer.visualization.layer_attention import AttentionWeights
 
@@ -35,7 +35,7 @@ def attention_weights(
     if len(target) < 2:
         raise ValueError(f"target={list(target)} must hold the start token and at least one that was produced")
     decoder_input_ids = torch.tensor([target[:-1]], device=model.device)  # (1, target_length)
-    with evaluation_mode(model), _eager(model), torch.inference_mode():
+    with evaluation_mode(model), eager_attention(model), torch.inference_mode():
         outputs: Any = model(
             **inputs, decoder_input_ids=decoder_input_ids, use_cache=False, output_attentions=True, return_dict=True
         )
@@ -108,16 +108,6 @@ def _shortest_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tu
     texts = [str(tokenizer.decode(prefix, clean_up_tokenization_spaces=False)) for prefix in prefixes]
     whole = ((text, count) for count, text in enumerate(texts, start=1) if REPLACEMENT not in text)
     return next(whole, (texts[0], 1))
-
-
-@contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    backend: Any = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(backend)
 
 
 def _stacked(attentions: Sequence[torch.Tensor] | None) -> Any:

@@ -14,9 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+from vanilla_transformer.inference.line_options import resolved
 from vanilla_transformer.search import BeamSearch, DecodingError, blockwise_topk
 
 # A letter or digit of a script that puts spaces between words; the ranges are Thai to Lao, Burmese, Khmer, kana, Han.
@@ -329,3 +331,38 @@ def _share(candidates: list[Candidate], banks: int, num_beams: int) -> list[Cand
     ended = [each for each in by_bank[-1][: max(1, shares[-1])] if each[4]]
     going_on = [each for bank, share in zip(unfinished, shares, strict=True) for each in bank[:share]]
     return ended + sorted(going_on, key=lambda each: each[1])
+
+
+def constraints_of_lines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    terms: list[list[str]],
+    prefixes: Sequence[str] | None,
+    places: list[int],
+    first_line: int,
+    options: dict[str, Any],
+) -> list[LineConstraints | None]:
+    """Prefix and terms of each text, `None` without either.
+
+    Args:
+        places: of the texts' lines.
+        options: of `generate`.
+
+    Raises:
+        ValueError: a prefix or a term that no target can have; it names the line.
+    """
+    if prefixes is None and not any(terms):
+        return [None] * len(terms)
+    token_bytes, found = TokenBytes(tokenizer), []
+    forced = resolved(model, options, "forced_bos_token_id")
+    for own, place in zip(terms, places, strict=True):
+        prefix = token_bytes.encode(prefixes[place]) if prefixes is not None else []
+        if not (own or prefix):
+            found.append(None)
+            continue
+        try:
+            before = [] if forced is None or not prefix else [forced]
+            found.append(LineConstraints(before + prefix, own, token_bytes))
+        except ValueError as error:
+            raise ValueError(f"line {place + first_line}: {error}") from error
+    return found

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
+from vanilla_transformer.inference.sample_lines import sample_lines
 from vanilla_transformer.inference.sampling import Sampling
-from vanilla_transformer.inference.translate import Translation, sample_lines, translate_lines
+from vanilla_transformer.inference.translate import Translation, translate_lines
 from vanilla_transformer.inference.translator import Translator
 
 Utility = Literal["chrf", "bleu"]

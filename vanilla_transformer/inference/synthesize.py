@@ -19,9 +19,10 @@ from typing import Any, Literal
 from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.data.cache import unfinished
 from vanilla_transformer.distributed.processes import main_process_first, process_state, wait_for_everyone
+from vanilla_transformer.inference.sample_lines import sample_lines
 from vanilla_transformer.inference.sampling import Sampling
 from vanilla_transformer.inference.shards import MANIFEST, claim, decode_shards, describe, locked, read_manifest
-from vanilla_transformer.inference.translate import Translation, sample_lines, translate_lines
+from vanilla_transformer.inference.translate import Translation, translate_lines
 from vanilla_transformer.inference.translator import Translator
 
 CORPUS, SHARDS = "corpus.jsonl.gz", "shards"

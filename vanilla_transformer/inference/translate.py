@@ -3,16 +3,18 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+from vanilla_transformer.data.alignment import Link
 from vanilla_transformer.decoder import Decoder
+from vanilla_transformer.ensemble import EnsembleDecoder
 from vanilla_transformer.generation import DecodingError, beam_search, length_normalizer
-from vanilla_transformer.inference.constraints import ConstrainedBeams, LineConstraints, TokenBytes
+from vanilla_transformer.inference.alignment import align, alignment_heads_of
+from vanilla_transformer.inference.constraints import ConstrainedBeams, constraints_of_lines
 from vanilla_transformer.inference.forced_decoding import (
     encode_targets,
     pad_targets,
@@ -31,10 +33,11 @@ from vanilla_transformer.inference.line_options import (
     prompts_of,
     resolved,
 )
+from vanilla_transformer.inference.model_modes import evaluation_mode
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.sampling import GumbelSampler, Sampling
+from vanilla_transformer.inference.sampling import GumbelSampler
 from vanilla_transformer.inference.sentences import join_sentences, split_lines
 from vanilla_transformer.inference.terms import LexicalConstraints
 from vanilla_transformer.language_tags import tag_options
@@ -54,6 +57,7 @@ class Translation:
         tokens: of the vocabulary, with its marks of word starts and the EOS token; with `log_probs` alone.
         log_probs: log-probability of each token.
         best_log_probs: that of the most probable token in its place.
+    `alignment` has the links between words of the line and of the text, `None` where they were not asked for.
     """
 
     text: str
@@ -61,6 +65,14 @@ class Translation:
     tokens: tuple[str, ...] = ()
     log_probs: tuple[float, ...] = ()
     best_log_probs: tuple[float, ...] = ()
+    alignment: list[Link] | None = None
+
+    @property
+    def source_positions(self) -> list[list[int]] | None:
+        """For each word of the text, the positions of the line's words that it is aligned with."""
+        if self.alignment is None:
+            return None
+        return [[s for s, t in self.alignment if t == word] for word in range(len(self.text.split()))]
 
 
 def translate_lines(
@@ -84,6 +96,7 @@ def translate_lines(
     prefixes: Sequence[str] | None = None,
     constraints: LexicalConstraints | None = None,
     split_sentences: str | None = None,
+    alignments: bool = False,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -110,6 +123,7 @@ def translate_lines(
         constraints: terms that each translation has, as often as they are given; needs two beams.
         split_sentences: language code by which each line is split into sentences, which are translated by themselves
             and joined again; needs `sentencex`. There is then one translation of a line, without a score.
+        alignments: align the words of each translation with those of its line, as `align` does.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -122,8 +136,9 @@ def translate_lines(
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
             line; a target of an empty line, or options of a search with targets; prefixes or terms for a model of
-            another package, or that cannot be had; `split_sentences` with options for whole lines; or `generate`
-            refused a batch (options that do not go together, weights that are NaN).
+            another package, or that cannot be had; `split_sentences` with options for whole lines; alignments that
+            `align` refuses, or of an ensemble; or `generate` refused a batch (options that do not go together, weights
+            that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
@@ -150,6 +165,10 @@ def translate_lines(
                 "split_sentences: prefixes, terms in lines, n-best, samples, scores and targets are of whole lines"
             )
     check_options(model, generate_kwargs)
+    if alignments:
+        if isinstance(decoder, EnsembleDecoder) and len(decoder.decoders) > 1:
+            raise ValueError("alignments are of one model's attention, and this is an ensemble: leave them out")
+        alignment_heads_of(model)
     before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
     generate_kwargs = of_language | generate_kwargs
     check_counts(generate_kwargs | {PREFIXES: prefixes, TARGETS: targets}, len(lines))
@@ -177,7 +196,7 @@ def translate_lines(
 
     if not encoded:
         return of_whole_lines()
-    constrained = _constrained(
+    constrained = constraints_of_lines(
         model, tokenizer, [terms[i] for i in kept], prefixes, places, first_line, generate_kwargs
     )
     done = len(texts) - len(encoded)
@@ -228,34 +247,14 @@ def translate_lines(
             done += len(batch)
             if on_progress is not None:
                 on_progress(done * len(lines) // len(texts), len(lines))
-    return of_whole_lines()
-
-
-def _constrained(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    terms: list[list[str]],
-    prefixes: Sequence[str] | None,
-    places: list[int],
-    first_line: int,
-    options: dict[str, Any],
-) -> list[LineConstraints | None]:
-    """What the target of each text has to have, if anything; the text belongs to the line at `places`."""
-    if prefixes is None and not any(terms):
-        return [None] * len(terms)
-    token_bytes, found = TokenBytes(tokenizer), []
-    forced = resolved(model, options, "forced_bos_token_id")
-    for own, place in zip(terms, places, strict=True):
-        prefix = token_bytes.encode(prefixes[place]) if prefixes is not None else []
-        if not (own or prefix):
-            found.append(None)
-            continue
-        try:
-            before = [] if forced is None or not prefix else [forced]
-            found.append(LineConstraints(before + prefix, own, token_bytes))
-        except ValueError as error:
-            raise ValueError(f"line {place + first_line}: {error}") from error
-    return found
+    results = of_whole_lines()
+    if not alignments:
+        return results
+    sources = lines if constraints is None else [constraints.of(line)[0] for line in lines]
+    flat = [(source, each) for source, best in zip(sources, results, strict=True) for each in best]
+    translated = [source for source, _ in flat], [each.text for _, each in flat]
+    links = iter(align(model, tokenizer, *translated, tag=tag, target_language=target_language))
+    return [[replace(each, alignment=next(links)[0]) for each in best] for best in results]
 
 
 def _joined(
@@ -268,36 +267,6 @@ def _joined(
     return [
         [Translation(join_sentences([results[i][0].text for i in own], [sentences[i] for i in own]))] for own in of_line
     ]
-
-
-def sample_lines(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    lines: Sequence[str],
-    *,
-    sampling: Sampling,
-    count: int,
-    first_line: int = 1,
-    **options,
-) -> list[list[Translation]]:
-    """For each line, in order, `count` samples; `options` and errors as for `translate_lines`.
-
-    A sample depends on the seed, the number of its line and its own number: not on the batch or the threads.
-    """
-    own: dict[str, Any] = options | {"first_line": first_line, "at_once": 1, "num_beams": 1}
-    drawn = [
-        translate_lines(
-            model,
-            tokenizer,
-            lines,
-            new_sampler=lambda places, number=number: GumbelSampler(
-                sampling, [(first_line + place, number) for place in places]
-            ),
-            **own,
-        )
-        for number in range(count)
-    ]
-    return [[translation for [translation] in of_line] for of_line in zip(*drawn, strict=True)]
 
 
 def _encode(
@@ -389,17 +358,6 @@ def _translate_batch(
 def _name_lines(numbers: list[int]) -> str:
     more = f" and {len(numbers) - MAX_LINES_NAMED} more" if len(numbers) > MAX_LINES_NAMED else ""
     return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:MAX_LINES_NAMED]))}{more}"
-
-
-@contextmanager
-def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """`model.eval()`, and the mode from before afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def length_penalty_rule(model: Any, options: dict[str, Any]) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vanilla_transformer.data.alignment import Link
 from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
+from vanilla_transformer.inference.alignment import align
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
 from vanilla_transformer.inference.translate import Translation, translate_lines, translate_windows
@@ -127,6 +129,19 @@ class Translator:
         """As `translate`, but lazily: a window of lines is read when its first translation is asked for."""
         return (best[0].text for best in self.n_best(lines, 1, **options))
 
+    def align(self, sources: Sequence[str], targets: Sequence[str], **options: str | None) -> list[list[Link]]:
+        """The links between the words of each line and of its given translation, from 0, sorted.
+
+        Args:
+            options: `tag` and `target_language`, as for `translate_lines`.
+
+        Raises:
+            ValueError: lines without a translation, or translations without a line; and as `alignment.align`.
+        """
+        if len(sources) != len(targets):
+            raise ValueError(f"{len(sources):,} sources and {len(targets):,} targets: give one target for each source")
+        return [links for [links] in align(self.model, self.tokenizer, sources, targets, **options)]
+
     def n_best(
         self,
         lines: Iterable[str],
@@ -151,8 +166,8 @@ class Translator:
                 `None`: none.
             max_batch_tokens: as for `translate_lines`.
             window: lines that are read, and sorted by length, together.
-            options: as for `translate_lines`: `max_length`, `prefixes`, `constraints`, `split_sentences`, and what
-                `model.generate` takes.
+            options: as for `translate_lines`: `max_length`, `prefixes`, `constraints`, `split_sentences`, `alignments`,
+                and what `model.generate` takes.
 
         Raises:
             ValueError: one string instead of lines; `window` below 1; and as `translate_windows`, while the

@@ -92,6 +92,8 @@ class PrepareConfig:
             for name, corpus in corpora.items():
                 if not re.fullmatch(r"\w[\w.-]*", name):
                     raise ValueError(f"{section}: the name {name!r} must be of letters, digits, '.', '_' and '-'")
+                if corpus.alignments is not None:
+                    raise ValueError(f"{section}.{name}.alignments={corpus.alignments} is for training; leave it out")
                 if section == "corpora" and isinstance(corpus.target, list):
                     raise ValueError(f"corpora.{name}.target={corpus.target}: several references are for a test set")
 

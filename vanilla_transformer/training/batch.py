@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from vanilla_transformer.data.tokenized_pairs import LINKS
 from vanilla_transformer.loss import IGNORE_INDEX
 
 BATCHES_AHEAD = 4  # prepared while the device computes: enough for a long batch after several short ones
@@ -17,6 +18,9 @@ BATCHES_AHEAD = 4  # prepared while the device computes: enough for a long batch
 
 class Batch(dict[str, torch.Tensor]):
     """The model's inputs `input_ids` and `attention_mask` `(batch, source_length)`, `labels` `(batch, target_length)`.
+
+    With guided alignment also `links` `(batch, target_length, source_length)`: for each target token, 1 divided among
+    the source tokens that it is linked to; all 0 without a link.
 
     Args:
         tensors: on the CPU, where counting them waits for no device.
@@ -52,7 +56,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def collate(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """Pad pairs with `input_ids` and `labels` as transformers' DataCollatorForSeq2Seq does, in half its time."""
-    tensors = {}
+    tensors, first = {}, {}
     for name, padding in (("input_ids", tokenizer.pad_token_id), ("labels", IGNORE_INDEX)):
         lengths = np.array([[len(row[name])] for row in rows])  # (batch, 1)
         columns = np.arange(lengths.max())
@@ -60,8 +64,15 @@ def collate(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBas
         padded = np.full(is_real.shape, padding, dtype=np.int64)
         padded[is_real] = np.concatenate([row[name] for row in rows])
         tensors[name] = torch.from_numpy(padded)
+        first[name] = is_real.argmax(axis=1)  # (batch), the column of each pair's first token
         if name == "input_ids":
             tensors["attention_mask"] = torch.from_numpy(is_real.astype(np.int64))
+    if LINKS in rows[0]:
+        links = torch.zeros(len(rows), tensors["labels"].shape[1], tensors["input_ids"].shape[1])
+        for i, row in enumerate(rows):
+            source, target = np.asarray(row[LINKS], dtype=np.int64).reshape(-1, 2).T
+            links[i, target + first["labels"][i], source + first["input_ids"][i]] = 1
+        tensors[LINKS] = links / links.sum(dim=-1, keepdim=True).clamp(min=1)
     return Batch(tensors)
 
 

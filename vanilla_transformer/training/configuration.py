@@ -109,6 +109,8 @@ class TrainingConfig:
         mixed_precision: "auto" takes bf16 where a matrix product is measured to be faster in it than in float32.
         attention: the attention backend of training, "eager", "sdpa" or "flex_attention"; `None`: the model's own.
         max_skipped_in_a_row: updates whose loss or gradient is not finite are skipped; this many in a row end the run.
+        guided_alignment: weight of a loss that teaches one head of the attention over the source the alignments of
+            data.train.alignments (Garg et al. 2019, who give it 0.05); `None`: none.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         compile: a Transformer's layers by torch.compile, one by one, for batches of any shape.
         deterministic: deterministic algorithms on a GPU too, which are slower: a resumed run ends in the same bits.
@@ -143,6 +145,7 @@ class TrainingConfig:
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     attention: str | None = "sdpa"
     max_skipped_in_a_row: int = at_least(1, default=10)
+    guided_alignment: float | None = positive(default=None)
     gradient_checkpointing: bool = False
     compile: bool = False
     deterministic: bool = False
@@ -175,6 +178,13 @@ class TrainingConfig:
                 f"training.tokens_per_update={self.tokens_per_update} and training.gradient_accumulation_steps="
                 f"{self.gradient_accumulation_steps} both decide how many micro-batches an update has; give one of them"
             )
+        needed = {"attention": "eager", "compile": False, "gradient_checkpointing": False}
+        for name, value in needed.items():
+            if self.guided_alignment is not None and getattr(self, name) != value:
+                raise ValueError(
+                    f"training.guided_alignment={self.guided_alignment} reads the weights of attention, and needs "
+                    f"training.{name}={str(value).lower()}, not {getattr(self, name)}"
+                )
         if not 0 <= self.average_checkpoints <= self.keep_checkpoints:
             raise ValueError(
                 f"training.average_checkpoints={self.average_checkpoints} must lie between 0 and "
@@ -305,6 +315,16 @@ def check_data(data: CorporaConfig, training: TrainingConfig) -> None:
     """Raise ValueError for lists of corpora that cannot be used, and for settings of validations that there are not."""
     check_mixture("data.train", data.train, data.temperature)
     check_list("data.validation", data.validation)
+    for place, corpus in by_place("data.train", data.train).items():
+        if (corpus.alignments is None) != (training.guided_alignment is None):
+            raise ValueError(
+                f"{place}.alignments={corpus.alignments} and training.guided_alignment={training.guided_alignment}: "
+                "each needs the other"
+            )
+    scored = by_place("data.validation", data.validation) | by_place("data.test", getattr(data, "test", None))
+    for place, corpus in scored.items():
+        if corpus.alignments is not None:
+            raise ValueError(f"{place}.alignments={corpus.alignments}: only data.train has alignments; leave it out")
     if training.patience is not None and data.validation is None:
         raise ValueError(f"training.patience={training.patience} needs validations: give data.validation")
     names = [corpus.name for corpus in data.validation] if isinstance(data.validation, list) else []
@@ -358,6 +378,7 @@ def _check_model(config: RunConfig) -> None:
             "model.attention: set training.attention to 'eager'"
         )
     refuse_compiled_rnn(model, config.training)
+    check_guided(model, config.training)
     length = config.data.max_length + config.generation.max_tokens_beyond_source
     if max_positions(model) < length:
         raise ValueError(
@@ -374,6 +395,17 @@ def refuse_compiled_rnn(model: PreTrainedConfig, training: TrainingConfig) -> No
             "training.compile=true is for the Transformer: torch.compile would unroll an RNN's steps into a graph for "
             "each length; set training.compile to false"
         )
+
+
+def check_guided(model: PreTrainedConfig, training: TrainingConfig) -> None:
+    """Raise ValueError for guided alignment of a model without attention, or whose dropout would hide links."""
+    if training.guided_alignment is None:
+        return
+    guided, rate = f"training.guided_alignment={training.guided_alignment}", getattr(model, "attention_dropout", 0)
+    if getattr(model, "attention", None) == "none":
+        raise ValueError(f"{guided} needs attention over the source, and model.attention is 'none'")
+    if rate:
+        raise ValueError(f"{guided} needs model.attention_dropout=0, not {rate}: it would hide links")
 
 
 def max_positions(model: PreTrainedConfig) -> float:

@@ -27,7 +27,7 @@ from vanilla_transformer.data.mixture import (
     pairs_per_epoch,
     tags_of,
 )
-from vanilla_transformer.data.tokenized_pairs import DroppedPairs, prepare_pairs, read_lengths
+from vanilla_transformer.data.tokenized_pairs import LINKS, DroppedPairs, prepare_pairs, read_lengths
 from vanilla_transformer.data.tokenizer_class import target_tokenizer
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.language_tags import tag_id
@@ -257,5 +257,7 @@ def make_batches(
         sampler = StreamingTokenBatches(pairs, **options)
         return sampler, PreparedAhead(DataLoader(sampler, batch_size=None, **loading))  # the stream's items are batches
     sampler = TokenBatchSampler(*read_lengths(pairs), shuffle=shuffle, mixture=mixture, **options)
-    rows: Any = pairs.select_columns(list(MODEL_INPUTS))  # torch's Dataset is a protocol that it follows
+    rows: Any = pairs.select_columns(
+        [name for name in (*MODEL_INPUTS, LINKS) if name in pairs.column_names]
+    )  # torch's Dataset is a protocol that it follows
     return sampler, PreparedAhead(DataLoader(rows, batch_sampler=sampler, **loading))

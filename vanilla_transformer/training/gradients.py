@@ -3,17 +3,19 @@
 
 import re
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.distributed.tensor import DTensor
 
+from vanilla_transformer.data.tokenized_pairs import LINKS
 from vanilla_transformer.distributed.deepspeed_zero import ZeroOptimizer
 from vanilla_transformer.distributed.fsdp import is_sharded
 from vanilla_transformer.distributed.processes import sum_over_processes
 from vanilla_transformer.training.batch import Batch, to_device
 from vanilla_transformer.training.configuration import TrainingConfig
+from vanilla_transformer.training.guided_alignment import alignment_loss
 from vanilla_transformer.training.train_state import TrainState
 
 # What allocators and libraries say, beside what Accelerate knows: CUDA, cuBLAS, cuDNN, HIP, XPU, MPS, oneDNN, C++.
@@ -53,7 +55,7 @@ def backward(state: TrainState, micro_batches: list[Batch], training: TrainingCo
     tokens = sum_over_processes(accelerator, tokens)
     parts = _parts_that_fit(state, micro_batches)
     while True:
-        loss, nll, too_large = _accumulate(state, parts, tokens)
+        loss, nll, too_large = _accumulate(state, parts, tokens, training.guided_alignment or 0)
         if too_large is None:
             return Losses(loss, nll, tokens)
         halves = _halves(state, parts[too_large], training, is_last=too_large == len(parts) - 1)
@@ -92,9 +94,13 @@ def _can_fail_alone(state: TrainState) -> bool:
 
 
 def _accumulate(
-    state: TrainState, parts: list[Batch], tokens: torch.Tensor
+    state: TrainState, parts: list[Batch], tokens: torch.Tensor, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor, int | None]:
-    """Add every part's gradients; the third result is the index of a part that does not fit in memory, if any."""
+    """Add every part's gradients; the third result is the index of a part that does not fit in memory, if any.
+
+    Args:
+        weight: of the loss of guided alignment.
+    """
     accelerator = state.accelerator
     loss = nll = torch.zeros((), device=accelerator.device)
     host_inputs = state.bare_model().host_inputs
@@ -102,9 +108,16 @@ def _accumulate(
         try:
             with _gradient_sync(state, is_last=index == len(parts) - 1):
                 moved = {name: to_device(batch[name], accelerator.device) for name in batch.keys() - host_inputs}
-                output = state.model(**batch | moved, num_items_in_batch=tokens, skip_logits=True)
+                inputs: dict[str, Any] = batch | moved
+                links = inputs.pop(LINKS, None)
+                if links is not None:
+                    inputs["output_attentions"] = True
+                output = state.model(**inputs, num_items_in_batch=tokens, skip_logits=True)
+                total = output.loss
+                if links is not None:
+                    total = total + weight * alignment_loss(output.cross_attentions, links, tokens)
                 # DistributedDataParallel, FSDP2 and ZeRO take the mean of the processes' gradients; we need their sum.
-                accelerator.backward(output.loss * accelerator.num_processes)
+                accelerator.backward(total * accelerator.num_processes)
         except (RuntimeError, MemoryError) as error:
             if not should_reduce_batch_size(error) and not OUT_OF_MEMORY.search(str(error)):
                 raise

@@ -14,11 +14,13 @@ from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import (
     RunConfig,
     TrainingConfig,
+    check_guided,
     max_positions,
     model_config_of,
     refuse_compiled_rnn,
 )
 from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.training.guided_alignment import name_guided_head
 from vanilla_transformer.training.vocabulary import vocabulary_fields, vocabulary_sizes
 from vanilla_transformer.transformers_differences import recompute_activations
 
@@ -84,6 +86,7 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
             "package, vanilla_transformer and rnn_seq2seq"
         )
     refuse_compiled_rnn(model.config, config.training)
+    check_guided(model.config, config.training)
     names, sides = ("vocab_size", "decoder_vocab_size"), (tokenizer, target_tokenizer(tokenizer))
     for name, side, size in zip(names, sides, vocabulary_sizes(model), strict=True):
         if len(side) > size:
@@ -100,7 +103,12 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
 
 
 def configure_for_training(model: BaseForConditionalGeneration, training: TrainingConfig) -> None:
-    """Set attention backend, gradient checkpointing and compilation of the section `training`, and train mode."""
+    """Set attention backend, gradient checkpointing and compilation of the section `training`, and train mode.
+
+    The generation config names the head that guided alignment teaches.
+    """
+    if training.guided_alignment is not None:
+        name_guided_head(model)
     if training.attention is not None:
         model.set_attn_implementation(training.attention)
     if training.gradient_checkpointing:
