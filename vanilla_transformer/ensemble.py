@@ -68,7 +68,8 @@ class EnsembleDecoder:
             raise ValueError(f"weights={weights} must be greater than 0, and finite")
         if mean not in get_args(Mean):
             raise ValueError(f"mean={mean!r} must be one of {', '.join(get_args(Mean))}")
-        self.weights, self.mean = [weight / sum(weights) for weight in weights], mean
+        self.weights = [weight / sum(weights) for weight in weights]
+        self.mean: Mean = mean
 
     @property
     def engine(self) -> str:

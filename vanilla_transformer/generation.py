@@ -47,7 +47,7 @@ def generate(inputs: torch.Tensor | None = None, *, model, ensemble=(), **kwargs
         kwargs["num_beams"] = BEAMS
     if ensemble:
         check_members(members := [model, *ensemble])
-        source = kwargs.get("input_ids") if inputs is None else inputs
+        source: Any = kwargs.get("input_ids") if inputs is None else inputs
         if (mask := kwargs.get("attention_mask")) is None:
             mask = (source != model.config.pad_token_id).long()
         decoder = kwargs["decoder"] = EnsembleDecoder([member.build_decoder() for member in members])

@@ -378,8 +378,8 @@ def _capabilities(state: DecoderState, config: BeamSearchConfig) -> tuple[Suppor
     """
     if any(part is not None for part in (config.logits_processor, config.stopping_criteria, config.records)):
         return None, None
-    ranks = isinstance(state, SupportsTopK) and config.select_candidates is None
-    return state if isinstance(state, SupportsSelect) else None, state if ranks else None
+    ranking = state if isinstance(state, SupportsTopK) and config.select_candidates is None else None
+    return state if isinstance(state, SupportsSelect) else None, ranking
 
 
 def _decoding_error(scores: torch.Tensor, rows: torch.Tensor, length: int) -> DecodingError:

@@ -14,7 +14,7 @@ finds it.
 import argparse
 import sys
 
-from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.cli.decoding_options import open_translator
 from vanilla_transformer.console.arguments import UsageError
 
 EXTRA, NEEDS = None, ()

@@ -61,7 +61,7 @@ def pad_targets(targets: list[list[int]], device: torch.device) -> tuple[torch.T
 
 def token_fields(
     tokenizer: Any, targets: torch.Tensor, lengths: torch.Tensor, log_probs: torch.Tensor
-) -> list[dict[str, tuple]]:
+) -> list[dict[str, Any]]:
     """The fields of each `Translation` that `token_log_probs` has computed; arguments as there."""
     tokenizer = getattr(tokenizer, TARGET_TOKENIZER, None) or tokenizer
     fields = []

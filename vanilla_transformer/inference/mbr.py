@@ -8,7 +8,7 @@ arXiv:2005.10283).
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from vanilla_transformer.inference.sample_lines import sample_lines
 from vanilla_transformer.inference.sampling import Sampling
@@ -36,7 +36,7 @@ def mbr_windows(
     Raises:
         ValueError: as `translate_lines`.
     """
-    decode = partial(translate_lines, num_return_sequences=count)
+    decode: Any = partial(translate_lines, num_return_sequences=count)
     if sampling is not None:
         decode = partial(sample_lines, sampling=sampling, count=count)
     first_line, own = 1, options | {"decoder": translator.decoder}

@@ -15,7 +15,7 @@ def split_lines(lines: Sequence[str], language: str) -> tuple[list[int], list[st
     Raises:
         ModuleNotFoundError: `sentencex` is not installed.
     """
-    from sentencex import segment
+    from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue] -- compiled, without stubs
 
     sentences = [(i, sentence) for i, line in enumerate(lines) for sentence in segment(language, line) or [line]]
     return [i for i, _ in sentences], [sentence for _, sentence in sentences]

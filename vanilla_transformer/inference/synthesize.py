@@ -115,7 +115,10 @@ def _decode(
         if reason is not None:
             kept[i] = ""
             counts[reason] += 1
-    options = config.generate_kwargs | {"max_batch_tokens": config.max_batch_tokens, "first_line": first_line}
+    options: dict[str, Any] = config.generate_kwargs | {
+        "max_batch_tokens": config.max_batch_tokens,
+        "first_line": first_line,
+    }
     options |= {"decoder": translator.decoder}
     if config.sampling is None:
         outputs = translate_lines(

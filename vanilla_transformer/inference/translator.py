@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,7 +130,7 @@ class Translator:
         """As `translate`, but lazily: a window of lines is read when its first translation is asked for."""
         return (best[0].text for best in self.n_best(lines, 1, **options))
 
-    def align(self, sources: Sequence[str], targets: Sequence[str], **options: str | None) -> list[list[Link]]:
+    def align(self, sources: Sequence[str], targets: Sequence[str], **options: Any) -> list[list[Link]]:
         """The links between the words of each line and of its given translation, from 0, sorted.
 
         Args:
