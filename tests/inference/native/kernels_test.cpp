@@ -42,12 +42,16 @@ static std::vector<float> random_floats(int64_t size, float scale = 1) {
 
 static int round_up(int number, int multiple) { return (number + multiple - 1) / multiple * multiple; }
 
+// Where an int8 panel has the weight of an input and an output.
+static int place(int input, int output) { return (input / kGroup * NR + output) * kGroup + input % kGroup; }
+
 // A linear map, packed as `PackedStack.pack` does it, beside its plain weights (outputs, inputs).
 struct TestLinear {
     int inputs, outputs;
     bool is_int8;
     std::vector<float> weight, packed, scale, bias;
     std::vector<int8_t> packed_int8;
+    std::vector<int32_t> sums;
     Linear map;
 
     TestLinear(int inputs, int outputs, bool is_int8, float weight_scale = 0.5)
@@ -57,10 +61,11 @@ struct TestLinear {
     }
 
     void pack() {
-        int padded = round_up(outputs, NR), depth = round_up(inputs, 2);
+        int padded = round_up(outputs, NR), depth = round_up(inputs, kGroup);
         scale.assign(padded, 1e-12f);
         packed.assign(is_int8 ? 0 : int64_t(padded) * inputs, 0);
         packed_int8.assign(is_int8 ? int64_t(padded) * depth : 0, 0);
+        sums.assign(padded, 0);
         for (int j = 0; j < outputs; j++) {
             float *row = &weight[int64_t(j) * inputs], peak = 0;
             for (int k = 0; k < inputs; k++)
@@ -69,21 +74,23 @@ struct TestLinear {
             for (int k = 0; k < inputs; k++)
                 if (is_int8) {
                     int level = int(std::nearbyint(row[k] / scale[j]));
-                    packed_int8[(int64_t(j / NR) * depth + k / 2 * 2) * NR + j % NR * 2 + k % 2] = int8_t(level);
+                    packed_int8[int64_t(j / NR) * depth * NR + place(k, j % NR)] = int8_t(level);
+                    sums[j] += level;
                     row[k] = level * scale[j];
                 } else
                     packed[(int64_t(j / NR) * inputs + k) * NR + j % NR] = row[k];
         }
         const void *data = is_int8 ? static_cast<const void *>(packed_int8.data()) : packed.data();
-        map = {data, is_int8 ? scale.data() : nullptr, bias.data(), inputs, outputs};
+        map = {data, is_int8 ? scale.data() : nullptr, sums.data(), bias.data(), inputs, outputs};
     }
 };
 
 // Memory of a call, as `ScratchMemory` has it.
 struct TestScratch {
-    std::vector<float> floats[5], scores, row_scales;
+    std::vector<float> floats[5], scores;
     std::vector<const float *> entries;
-    std::vector<int16_t> quantized;
+    std::vector<Quantized> quantized;
+    std::vector<RowScale> row_scales;
     Scratch scratch;
 
     TestScratch(int rows, int width, int positions, int threads) {
@@ -93,8 +100,8 @@ struct TestScratch {
             one.assign(int64_t(room) * stride, NAN);
         scores.assign(int64_t(threads) * kMaxQueriesPerTile * positions, NAN);
         entries.assign(int64_t(threads) * positions, nullptr);
-        quantized.assign(int64_t(room) * stride, 0x7ead);
-        row_scales.assign(room, NAN);
+        quantized.assign(int64_t(room) * stride, Quantized(0x7ead));
+        row_scales.assign(room, {NAN, 0x7ead});
         scratch = {floats[0].data(),  floats[1].data(), floats[2].data(), floats[3].data(),
                    floats[4].data(),  scores.data(),    entries.data(),   quantized.data(),
                    row_scales.data(), stride,           positions};
@@ -111,14 +118,19 @@ static std::vector<float> run_linear(const TestLinear &test, const std::vector<f
     return y;
 }
 
+// The largest integer of a quantized row.
+static double levels(int inputs) { return std::min(255.0, std::floor(16777216.0 / (inputs + 1))); }
+
 static void check_linear(const TestLinear &test, int rows, bool relu, int threads) {
     std::vector<float> x = random_floats(int64_t(rows) * test.inputs);
     std::vector<float> y = run_linear(test, x, rows, relu, threads);
     for (int r = 0; r < rows; r++) {
-        float peak = 0;
-        for (int k = 0; k < test.inputs; k++)
-            peak = std::max(peak, std::abs(x[int64_t(r) * test.inputs + k]));
-        double step = peak / std::min(32767.0, 16777216.0 / (test.inputs + 1)); // of the quantized row
+        float low = 0, high = 0;
+        for (int k = 0; k < test.inputs; k++) {
+            low = std::min(low, x[int64_t(r) * test.inputs + k]);
+            high = std::max(high, x[int64_t(r) * test.inputs + k]);
+        }
+        double step = (double(high) - low) / levels(test.inputs); // of the quantized row
         for (int j = 0; j < test.outputs; j++) {
             double expected = test.bias[j], size = std::abs(expected), weights = 0;
             for (int k = 0; k < test.inputs; k++) {
@@ -156,28 +168,32 @@ static void float_tiles() {
             }
 }
 
+// At random, and at the largest integers.
 static void int8_tiles() {
-    std::uniform_int_distribution<int> small(-127, 127), large(-32767, 32767);
+    std::uniform_int_distribution<int> weights(-127, 127), inputs(0, 255);
     for (int rows = 1; rows <= MR; rows++)
-        for (int depth : {2, 4, 6, 34, 510}) {
-            int stride = depth + 2;
-            std::vector<int16_t> x(rows * stride);
-            std::vector<int8_t> w(depth * NR);
-            for (int16_t &value : x)
-                value = int16_t(large(generator));
-            for (int8_t &value : w)
-                value = int8_t(small(generator));
-            VecI32 sums[MR][2];
-            micro_kernel(rows, depth, static_cast<const int16_t *>(x.data()), int64_t(stride),
-                         static_cast<const int8_t *>(w.data()), sums);
-            for (int r = 0; r < rows; r++)
-                for (int j = 0; j < NR; j++) {
-                    int64_t expected = 0;
-                    for (int k = 0; k < depth; k++)
-                        expected += int64_t(x[r * stride + k]) * w[k / 2 * 2 * NR + j * 2 + k % 2];
-                    CHECK(sums[r][j / kLanes][j % kLanes] == expected);
+        for (int groups : {1, 2, 3, 4, 5, 17, 255})
+            for (int interval : {0, 1, 3, 1000}) // 0: without prefetching
+                for (int largest : {0, 1, -1}) {
+                    int depth = groups * kGroup, stride = depth + kGroup;
+                    std::vector<Quantized> x((rows - 1) * stride + depth);
+                    std::vector<int8_t> w(depth * NR);
+                    for (Quantized &value : x)
+                        value = Quantized(largest ? 255 : inputs(generator));
+                    for (int8_t &value : w)
+                        value = int8_t(largest ? 127 * largest : weights(generator));
+                    VecI32 sums[MR][2] = {};
+                    Prefetch prefetch = {interval ? reinterpret_cast<const char *>(w.data()) : nullptr, interval};
+                    micro_kernel(rows, groups, static_cast<const Quantized *>(x.data()), int64_t(stride),
+                                 static_cast<const int8_t *>(w.data()), sums, prefetch);
+                    for (int r = 0; r < rows; r++)
+                        for (int j = 0; j < NR; j++) {
+                            int64_t expected = 0;
+                            for (int k = 0; k < depth; k++)
+                                expected += int64_t(x[r * stride + k]) * w[place(k, j)];
+                            CHECK(sums[r][j / kLanes][j % kLanes] == expected);
+                        }
                 }
-        }
 }
 
 static void linear_shapes(bool is_int8) {
@@ -237,26 +253,42 @@ static void quantized_rows() {
             for (float &value : x)
                 value = std::min(std::max(value, -size), size);
             x[generator() % width] = -size;
-            std::vector<int16_t> quantized(round_up(width, 2), 0x7ead);
-            float scale = quantize_row(x.data(), width, quantized.data());
+            std::vector<Quantized> quantized(round_up(width, kGroup), Quantized(0x7ead));
+            RowScale row = quantize_row(x.data(), width, quantized.data());
             int64_t largest_sum = 0;
             for (int k = 0; k < width; k++) {
-                check_close(quantized[k] * double(scale), x[k], 0.505 * scale);
-                largest_sum += 127 * std::abs(int64_t(quantized[k]));
+                check_close((quantized[k] - row.zero_point) * double(row.scale), x[k], 0.505 * row.scale);
+                CHECK(quantized[k] <= levels(width));
+                largest_sum += 127 * int64_t(quantized[k]);
             }
             CHECK(largest_sum <= INT32_MAX);
-            CHECK(width % 2 == 0 || quantized[width] == 0);
+            for (int k = width; k < round_up(width, kGroup); k++)
+                CHECK(quantized[k] == 0);
+        }
+}
+
+static void quantized_rows_have_zero_exactly() {
+    for (int width : {1, 3, kLanes, kLanes + 5, 2000})
+        for (int sign : {0, 1, -1}) { // both signs; as after ReLU; none is positive
+            std::vector<float> x = random_floats(width);
+            for (float &value : x)
+                value = sign ? sign * std::abs(value) : value;
+            x[width / 2] = 0;
+            std::vector<Quantized> quantized(round_up(width, kGroup));
+            RowScale row = quantize_row(x.data(), width, quantized.data());
+            CHECK(quantized[width / 2] == row.zero_point);
+            CHECK(sign == 0 || row.zero_point == (sign > 0 ? 0 : width == 1 ? 0 : levels(width)));
         }
 }
 
 static void quantized_rows_without_a_scale() {
     for (int width : {1, 5, kLanes, 2 * kLanes + 3})
-        for (float value : {0.0f, -0.0f, NAN, INFINITY, 1e-40f}) { // 1e-40: its reciprocal is infinite
+        for (float value : {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 1e-40f}) { // 1e-40: its reciprocal is infinite
             std::vector<float> x(width, value);
-            std::vector<int16_t> quantized(round_up(width, 2));
-            float scale = quantize_row(x.data(), width, quantized.data());
+            std::vector<Quantized> quantized(round_up(width, kGroup));
+            float scale = quantize_row(x.data(), width, quantized.data()).scale;
             if (value == 0)
-                CHECK(scale == 0 && std::all_of(quantized.begin(), quantized.end(), [](int16_t q) { return q == 0; }));
+                CHECK(scale == 0);
             else if (std::isfinite(value))
                 CHECK(scale < 1e-40f);
             else
@@ -268,14 +300,13 @@ static void quantized_rows_without_a_scale() {
 static void int8_largest_sums() {
     for (int inputs : {1, 2, 510, 511, 512, 513, 2048, 65536, 100001})
         for (float sign : {1.0f, -1.0f}) {
-            double levels = std::min(32767.0, 16777216.0 / (inputs + 1));
             TestLinear test(inputs, NR, true);
             std::fill(test.weight.begin(), test.weight.end(), 127 * sign);
             test.pack();
             std::vector<float> y = run_linear(test, std::vector<float>(inputs, 3.0f), 1, false, 1);
             for (int j = 0; j < NR; j++)
                 check_close(y[j], 381.0 * sign * inputs + test.bias[j],
-                            381e-6 * inputs + 0.505 * 3 / levels * 127 * inputs);
+                            381e-6 * inputs + 0.505 * 3 / levels(inputs) * 127 * inputs);
         }
 }
 
@@ -817,6 +848,7 @@ static const struct {
     {"int8_batch_invariance", int8_batch_invariance},
     {"nan_and_infinity_pass_through_linear", nan_and_infinity_pass_through_linear},
     {"quantized_rows", quantized_rows},
+    {"quantized_rows_have_zero_exactly", quantized_rows_have_zero_exactly},
     {"quantized_rows_without_a_scale", quantized_rows_without_a_scale},
     {"int8_largest_sums", int8_largest_sums},
     {"int8_extreme_scales", int8_extreme_scales},

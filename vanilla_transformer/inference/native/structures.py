@@ -13,11 +13,11 @@ def _fields(kind: type, names: str) -> list[tuple[str, type]]:
 
 
 class Constants(Structure):
-    _fields_ = _fields(c_int32, "panel_width cache_block max_queries_per_tile max_replicated_rows")
+    _fields_ = _fields(c_int32, "panel_width group cache_block max_queries_per_tile max_replicated_rows")
 
 
 class Linear(Structure):
-    _fields_ = [*_fields(c_void_p, "weight scale bias"), *_fields(c_int32, "inputs outputs")]
+    _fields_ = [*_fields(c_void_p, "weight scale sums bias"), *_fields(c_int32, "inputs outputs")]
 
 
 class Norm(Structure):

@@ -74,7 +74,7 @@ extern "C" {
 // The layout of all mirrored structures, up to an entry without a name.
 const FieldLayout *structure_layout(void) { return kLayout; }
 
-Constants constants(void) { return {NR, kCacheBlock, kMaxQueriesPerTile, kMaxReplicatedRows}; }
+Constants constants(void) { return {NR, kGroup, kCacheBlock, kMaxQueriesPerTile, kMaxReplicatedRows}; }
 
 // `embedded` (sentences * length, d_model) → `encoded` of the same shape, which may be the same memory.
 void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32_t length, const float *mask,

@@ -22,8 +22,7 @@ class PackedStack:
     Args:
         stack: with plain modules; later changes of its weights have no effect.
         precision: "int8": weights in [-127, 127] with a scale for each output. The kernels quantize activations to
-            int16 with a scale for each row: 15 bits and a sign for up to 512 inputs, 13 for 2,048; no sum
-            overflows.
+            256 levels with a scale and a zero point for each row, by the same integers on every CPU; no sum overflows.
     """
 
     def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
@@ -71,17 +70,20 @@ class PackedStack:
         outputs, inputs = weight.shape
         rows, panel_width = self.padded(outputs), self.constants.panel_width
         padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
-        scale = None
+        scale = sums = None
         if self.precision == "int8":
-            scale = int8_scales(padded)  # (rows)
-            padded = nn.functional.pad((padded / scale[:, None]).round().to(torch.int8), (0, inputs % 2))
-            panels = padded.view(-1, panel_width, (inputs + 1) // 2, 2).transpose(1, 2)  # (panels, pairs, width, 2)
+            scale, group = int8_scales(padded), self.constants.group  # (rows)
+            padded = nn.functional.pad((padded / scale[:, None]).round().to(torch.int8), (0, -inputs % group))
+            sums = padded.sum(dim=1, dtype=torch.int32)  # (rows)
+            panels = padded.view(len(padded) // panel_width, panel_width, -1, group).transpose(1, 2)
         else:
             panels = padded.view(-1, panel_width, inputs).transpose(1, 2)  # (panels, inputs, width)
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
-        addresses = (None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, full_bias))
+        addresses = (
+            None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, sums, full_bias)
+        )
         return structures.Linear(*addresses, inputs, outputs)
 
     def _norm(self, norm: nn.Module) -> structures.Norm:
@@ -111,8 +113,8 @@ class ScratchMemory:
             *buffers.take(self, 5, rows, stack.stride),
             torch.empty(threads, constants.max_queries_per_tile, max_positions),  # scores
             torch.empty(threads, max_positions, dtype=torch.long),  # addresses
-            buffers.take(self, *quantized, dtype=torch.int16),
-            torch.empty(rows),  # scales
+            buffers.take(self, *quantized, dtype=torch.int16),  # or uint8
+            torch.empty(rows, 2),  # scales and zero points
         )
         addresses = (tensor.data_ptr() for tensor in self.tensors)
         self.structure = structures.Scratch(*addresses, stride=stack.stride, max_positions=max_positions)
