@@ -9,6 +9,7 @@ from transformers.utils.logging import get_logger
 from vanilla_transformer.decoder import BuildsDecoder, Decoder, ModelDecoder
 from vanilla_transformer.inference.native.compiler import library
 from vanilla_transformer.inference.native.forks import compute_after_fork
+from vanilla_transformer.inference.native.memory import release_file_pages
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.packed_linear import PRECISIONS, Precision
@@ -38,6 +39,7 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
     compute_after_fork()
     native = native_decoder(model, precision, engine)
     if native is not None:
+        release_file_pages(model.parameters())  # the decoder has packed its own
         return native
     builds_decoder = isinstance(model, BuildsDecoder)
     if precision == "int8" and not builds_decoder:
