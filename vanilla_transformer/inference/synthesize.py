@@ -230,8 +230,9 @@ def _description(translator: Translator, input: Path, config: SynthesisConfig) -
     options = asdict(config)
     options |= {f"sampling.{name}": value for name, value in (options.pop("sampling") or {}).items()}
     options |= options.pop("generate_kwargs")
-    model = translator.model
-    computed = {"engine": translator.engine, "dtype": str(model.dtype), "device": model.device.type}
+    model, precision = translator.model, getattr(translator.decoder, "precision", "float32")  # the native engine's own
+    dtype = str(model.dtype) if precision == "float32" else precision
+    computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type}
     return {"model": _model_fingerprint(translator), "input": file_fingerprint(input), **computed, **options}
 
 

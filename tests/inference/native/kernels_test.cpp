@@ -45,26 +45,37 @@ static int round_up(int number, int multiple) { return (number + multiple - 1) /
 // Where an int8 panel has the weight of an input and an output.
 static int place(int input, int output) { return (input / kGroup * NR + output) * kGroup + input % kGroup; }
 
+enum Precision { kFloat32, kBFloat16, kInt8 };
+
+// The nearest number with 8 bits, of two as near the even one.
+static float nearest_bfloat16(float value) {
+    int exponent;
+    float fraction = std::frexp(value, &exponent);
+    return std::isfinite(value) ? std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8) : value;
+}
+
 // A linear map, packed as `PackedStack.pack` does it, beside its plain weights (outputs, inputs).
 struct TestLinear {
     int inputs, outputs;
-    bool is_int8;
+    Precision precision;
     std::vector<float> weight, packed, scale, bias;
     std::vector<int8_t> packed_int8;
+    std::vector<BFloat16> packed_bfloat16;
     std::vector<int32_t> sums;
     Linear map;
 
-    TestLinear(int inputs, int outputs, bool is_int8, float weight_scale = 0.5)
-        : inputs(inputs), outputs(outputs), is_int8(is_int8),
+    TestLinear(int inputs, int outputs, Precision precision, float weight_scale = 0.5)
+        : inputs(inputs), outputs(outputs), precision(precision),
           weight(random_floats(int64_t(inputs) * outputs, weight_scale)), bias(random_floats(round_up(outputs, NR))) {
         pack();
     }
 
     void pack() {
-        int padded = round_up(outputs, NR), depth = round_up(inputs, kGroup);
+        int padded = round_up(outputs, NR), depth = round_up(inputs, kGroup), pairs = round_up(inputs, 2) / 2;
         scale.assign(padded, 1e-12f);
-        packed.assign(is_int8 ? 0 : int64_t(padded) * inputs, 0);
-        packed_int8.assign(is_int8 ? int64_t(padded) * depth : 0, 0);
+        packed.assign(precision == kFloat32 ? int64_t(padded) * inputs : 0, 0);
+        packed_bfloat16.assign(precision == kBFloat16 ? int64_t(padded) * pairs * 2 : 0, {0});
+        packed_int8.assign(precision == kInt8 ? int64_t(padded) * depth : 0, 0);
         sums.assign(padded, 0);
         for (int j = 0; j < outputs; j++) {
             float *row = &weight[int64_t(j) * inputs], peak = 0;
@@ -72,16 +83,23 @@ struct TestLinear {
                 peak = std::max(peak, std::abs(row[k]));
             scale[j] = std::max(peak / 127, 1e-12f);
             for (int k = 0; k < inputs; k++)
-                if (is_int8) {
+                if (precision == kInt8) {
                     int level = int(std::nearbyint(row[k] / scale[j]));
                     packed_int8[int64_t(j / NR) * depth * NR + place(k, j % NR)] = int8_t(level);
                     sums[j] += level;
                     row[k] = level * scale[j];
+                } else if (precision == kBFloat16) {
+                    row[k] = nearest_bfloat16(row[k]);
+                    uint32_t bits;
+                    memcpy(&bits, row + k, sizeof bits);
+                    packed_bfloat16[((int64_t(j / NR) * pairs + k / 2) * NR + j % NR) * 2 + k % 2] = {
+                        uint16_t(bits >> 16)};
                 } else
                     packed[(int64_t(j / NR) * inputs + k) * NR + j % NR] = row[k];
         }
-        const void *data = is_int8 ? static_cast<const void *>(packed_int8.data()) : packed.data();
-        map = {data, is_int8 ? scale.data() : nullptr, sums.data(), bias.data(), inputs, outputs};
+        const void *data[] = {packed.data(), packed_bfloat16.data(), packed_int8.data()};
+        map = {data[precision], precision == kInt8 ? scale.data() : nullptr, sums.data(), bias.data(), inputs, outputs,
+               precision == kBFloat16};
     }
 };
 
@@ -89,7 +107,7 @@ struct TestLinear {
 struct TestScratch {
     std::vector<float> floats[5], scores;
     std::vector<const float *> entries;
-    std::vector<Quantized> quantized;
+    std::vector<int16_t> quantized;
     std::vector<RowScale> row_scales;
     Scratch scratch;
 
@@ -100,7 +118,7 @@ struct TestScratch {
             one.assign(int64_t(room) * stride, NAN);
         scores.assign(int64_t(threads) * kMaxQueriesPerTile * positions, NAN);
         entries.assign(int64_t(threads) * positions, nullptr);
-        quantized.assign(int64_t(room) * stride, Quantized(0x7ead));
+        quantized.assign(int64_t(room) * stride, 0x7ead);
         row_scales.assign(room, {NAN, 0x7ead});
         scratch = {floats[0].data(),  floats[1].data(), floats[2].data(), floats[3].data(),
                    floats[4].data(),  scores.data(),    entries.data(),   quantized.data(),
@@ -135,10 +153,11 @@ static void check_linear(const TestLinear &test, int rows, bool relu, int thread
             double expected = test.bias[j], size = std::abs(expected), weights = 0;
             for (int k = 0; k < test.inputs; k++) {
                 double weight = test.weight[int64_t(j) * test.inputs + k];
-                double product = weight * x[int64_t(r) * test.inputs + k];
+                float input = x[int64_t(r) * test.inputs + k];
+                double product = weight * (test.precision == kBFloat16 ? nearest_bfloat16(input) : input);
                 expected += product, size += std::abs(product), weights += std::abs(weight);
             }
-            double tolerance = 1e-6 * size * (test.is_int8 ? 2 : 1) + (test.is_int8 ? 0.505 * step * weights : 0);
+            double tolerance = test.precision == kInt8 ? 2e-6 * size + 0.505 * step * weights : 1e-6 * size;
             check_close(y[int64_t(r) * round_up(test.outputs, NR) + j], relu ? std::max(expected, 0.0) : expected,
                         tolerance);
         }
@@ -196,28 +215,47 @@ static void int8_tiles() {
                 }
 }
 
-static void linear_shapes(bool is_int8) {
+static void linear_shapes(Precision precision) {
     for (int inputs : {1, 2, 3, kLanes - 1, kLanes + 1, 37, 128})
         for (int outputs : {1, kLanes, NR - 1, NR, NR + 1, 3 * NR + 5}) {
-            TestLinear test(inputs, outputs, is_int8);
+            TestLinear test(inputs, outputs, precision);
             for (int rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13})
                 for (int threads : {1, 3})
                     check_linear(test, rows, rows % 2, threads);
         }
     for (int inputs : {KC - 1, KC, KC + 1, 2 * KC + 3}) { // blocks of inputs, and of rows
-        TestLinear test(inputs, NR + 3, is_int8);
+        TestLinear test(inputs, NR + 3, precision);
         for (int rows : {1, MR, MR + 1, MC - 1, MC, MC + 1, 2 * MC + 5})
             check_linear(test, rows, rows % 2, 2);
     }
 }
 
-static void float_linear() { linear_shapes(false); }
-static void int8_linear() { linear_shapes(true); }
+static void float_linear() { linear_shapes(kFloat32); }
+static void bfloat16_linear() { linear_shapes(kBFloat16); }
+static void int8_linear() { linear_shapes(kInt8); }
+
+// The smallest and largest, those between two neighbours, and what is no number; an odd width gets a 0 appended.
+static void rounded_rows() {
+    for (int width : {1, 2, kLanes, 2 * kLanes + 3}) {
+        std::vector<float> x = random_floats(width);
+        for (float value : {0.0f, -0.0f, 1.00390625f, 1.01171875f, -1.00390625f, 3e38f, -1e-30f, INFINITY, -INFINITY, NAN}) {
+            x[width / 2] = value;
+            std::vector<BFloat16> rounded(round_up(width, 2), {0x7ead});
+            round_row(x.data(), width, rounded.data());
+            for (int k = 0; k < round_up(width, 2); k++) {
+                uint32_t bits = uint32_t(rounded[k].bits) << 16;
+                float found, expected = k < width ? nearest_bfloat16(x[k]) : 0;
+                memcpy(&found, &bits, sizeof found);
+                CHECK(found == expected || (std::isnan(found) && std::isnan(expected)));
+            }
+        }
+    }
+}
 
 // A row's integers do not depend on the other rows, and integer sums do not depend on their order.
 static void int8_batch_invariance() {
     for (int inputs : {7, 64, 2 * KC + 1}) {
-        TestLinear test(inputs, 2 * NR + 3, true);
+        TestLinear test(inputs, 2 * NR + 3, kInt8);
         int rows = MC + 9, stride = round_up(test.outputs, NR);
         std::vector<float> x = random_floats(int64_t(rows) * inputs), all = run_linear(test, x, rows, true, 2);
         for (int r = 0; r < rows; r++) {
@@ -229,10 +267,10 @@ static void int8_batch_invariance() {
 }
 
 static void nan_and_infinity_pass_through_linear() {
-    for (bool is_int8 : {false, true})
+    for (Precision precision : {kFloat32, kBFloat16, kInt8})
         for (float value : {NAN, INFINITY, -INFINITY})
             for (int place : {0, 36}) { // within a vector, and in the rest
-                TestLinear test(37, NR + 1, is_int8);
+                TestLinear test(37, NR + 1, precision);
                 std::vector<float> x = random_floats(2 * 37);
                 x[place] = value;
                 std::vector<float> y = run_linear(test, x, 2, false, 1);
@@ -300,7 +338,7 @@ static void quantized_rows_without_a_scale() {
 static void int8_largest_sums() {
     for (int inputs : {1, 2, 510, 511, 512, 513, 2048, 65536, 100001})
         for (float sign : {1.0f, -1.0f}) {
-            TestLinear test(inputs, NR, true);
+            TestLinear test(inputs, NR, kInt8);
             std::fill(test.weight.begin(), test.weight.end(), 127 * sign);
             test.pack();
             std::vector<float> y = run_linear(test, std::vector<float>(inputs, 3.0f), 1, false, 1);
@@ -312,7 +350,7 @@ static void int8_largest_sums() {
 
 static void int8_extreme_scales() {
     for (float size : {0.0f, 1e-30f, 1e-9f, 1e30f}) { // of the weights; 0 and 1e-30: below the smallest scale
-        TestLinear test(33, NR + 1, true, size);
+        TestLinear test(33, NR + 1, kInt8, size);
         std::vector<float> y = run_linear(test, random_floats(33), 1, false, 1);
         for (int j = 0; j < test.outputs; j++)
             CHECK(std::isfinite(y[j]));
@@ -609,12 +647,12 @@ struct TestStack {
     Stack stack;
 
     TestStack(int d_model, int heads, int d_k, int d_v, int d_ff, int layers, bool is_pre, bool is_decoder,
-              bool is_int8)
+              Precision precision)
         : d_model(d_model), heads(heads), d_k(d_k), d_v(d_v), d_ff(d_ff), layers(layers) {
         linears.reserve(7 * layers); // Linear points into them
         for (int i = 0; i < layers; i++) {
             auto map = [&](int inputs, int outputs) {
-                linears.emplace_back(inputs, outputs, is_int8, 0.2f);
+                linears.emplace_back(inputs, outputs, precision, 0.2f);
                 return linears.back().map;
             };
             Layer layer = {map(d_model, heads * (2 * d_k + d_v)),
@@ -628,7 +666,7 @@ struct TestStack {
             structures.push_back(layer);
         }
         stack = {structures.data(),       layers, d_model, d_ff, heads, d_k, d_v, is_pre, is_decoder, 1e-5f,
-                 is_pre ? norm() : Norm{}, is_int8 ? Norm{} : norm()};
+                 is_pre ? norm() : Norm{}, precision == kInt8 ? Norm{} : norm()};
     }
 
     Norm norm() {
@@ -657,8 +695,8 @@ static std::vector<float> run_encoder(const TestStack &test, std::vector<float> 
 static void encoding() {
     for (const Shape &shape : kShapes)
         for (bool is_pre : {false, true})
-            for (bool is_int8 : {false, true}) {
-                TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, false, is_int8);
+            for (Precision precision : {kFloat32, kBFloat16, kInt8}) {
+                TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, false, precision);
                 int length = kLanes + 3, sentences = kRowsPerPass / length + 2, size = length * shape.d_model;
                 std::vector<float> states = random_floats(sentences * size), mask(sentences * length);
                 for (int t = length - 2; t < length; t++)
@@ -670,9 +708,9 @@ static void encoding() {
                     std::vector<float> last(states.end() - size, states.end());
                     last = run_encoder(test, last, 1, length, nullptr, threads);
                     for (size_t i = 0; i < first.size(); i++)
-                        check_close(all[i], first[i], is_int8 ? 2e-2 : 1e-3);
+                        check_close(all[i], first[i], precision == kFloat32 ? 1e-3 : 2e-2);
                     for (int i = 0; i < size; i++)
-                        check_close(all[(sentences - 1) * int64_t(size) + i], last[i], is_int8 ? 2e-2 : 1e-3);
+                        check_close(all[(sentences - 1) * int64_t(size) + i], last[i], precision == kFloat32 ? 1e-3 : 2e-2);
                 }
             }
 }
@@ -766,11 +804,11 @@ static void check_ranking(const TestTopK &topk, int sentence, int beams, const s
 
 // A search over more tokens than a cache block holds. The top k are those of all logits, also where hypotheses are
 // deferred, and a sentence alone has the logits that it has in a batch.
-static void check_search(const Shape &shape, bool is_pre, bool is_int8, int threads) {
+static void check_search(const Shape &shape, bool is_pre, Precision precision, int threads) {
     int length = 5, beams = 4, sentences = kRowsPerPass / beams + 8, steps = kCacheBlock + 3, vocab_size = 31;
     int stride = round_up(vocab_size, NR), size = length * shape.d_model;
-    TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, true, is_int8);
-    TestLinear projection(shape.d_model, vocab_size, is_int8);
+    TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, true, precision);
+    TestLinear projection(shape.d_model, vocab_size, precision);
     std::vector<float> embedding = random_floats(vocab_size * shape.d_model, 0.25);
     std::vector<float> encoded = random_floats(sentences * size), last(encoded.end() - size, encoded.end());
     TestDecoder batch(test, projection, embedding, encoded, sentences, length, beams, steps, threads);
@@ -788,7 +826,7 @@ static void check_search(const Shape &shape, bool is_pre, bool is_int8, int thre
         const float *in_batch = &batch.logits[int64_t(sentences - 1) * alive * stride];
         for (int i = 0; i < alive * stride; i++)
             if (i % stride < vocab_size)
-                check_close(alone.logits[i], in_batch[i], is_int8 ? 5e-2 : 1e-3);
+                check_close(alone.logits[i], in_batch[i], precision == kFloat32 ? 1e-3 : 5e-2);
         std::vector<int64_t> parents, next;
         std::vector<float> next_totals;
         for (int sentence = 0; sentence < sentences; sentence++) {
@@ -825,13 +863,13 @@ static void check_search(const Shape &shape, bool is_pre, bool is_int8, int thre
 static void decoding() {
     for (const Shape &shape : kShapes)
         for (bool is_pre : {false, true})
-            for (bool is_int8 : {false, true})
-                check_search(shape, is_pre, is_int8, is_int8 == is_pre ? 3 : 1);
+            for (Precision precision : {kFloat32, kBFloat16, kInt8})
+                check_search(shape, is_pre, precision, (precision != kFloat32) == is_pre ? 3 : 1);
 }
 
 static void unknown_tokens() {
-    TestStack test(16, 2, 8, 8, 32, 1, false, true, false);
-    TestLinear projection(16, 31, false);
+    TestStack test(16, 2, 8, 8, 32, 1, false, true, kFloat32);
+    TestLinear projection(16, 31, kFloat32);
     TestDecoder decoder(test, projection, random_floats(31 * 16), random_floats(3 * 16), 1, 3, 2, 5, 1);
     CHECK(decoder.read({3, 31}, 2, nullptr) == 1);
     CHECK(decoder.read({-1, 3}, 2, nullptr) == 0);
@@ -844,7 +882,9 @@ static const struct {
     {"float_tiles", float_tiles},
     {"int8_tiles", int8_tiles},
     {"float_linear", float_linear},
+    {"bfloat16_linear", bfloat16_linear},
     {"int8_linear", int8_linear},
+    {"rounded_rows", rounded_rows},
     {"int8_batch_invariance", int8_batch_invariance},
     {"nan_and_infinity_pass_through_linear", nan_and_infinity_pass_through_linear},
     {"quantized_rows", quantized_rows},

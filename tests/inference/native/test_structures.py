@@ -12,19 +12,27 @@ from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 FIELDS = structures.Linear._fields_
 MISMATCHES = {
-    "a field more": ([*FIELDS, ("groups", c_int64)], "Linear.groups is nothing in C++ and 8 bytes at offset 40 in"),
-    "a field less": (FIELDS[:-1], "Linear.outputs is 4 bytes at offset 36 in C++ and nothing in"),
+    "a field more": ([*FIELDS, ("groups", c_int64)], "Linear.groups is nothing in C++ and 8 bytes at offset 48 in"),
+    "a field less": (FIELDS[:-1], "Linear is 48 bytes at offset 0 in C++ and 40 bytes at offset 0 in"),
     "another order": (
         [FIELDS[1], FIELDS[0], *FIELDS[2:]],
         "Linear.scale is 8 bytes at offset 8 in C++ and 8 bytes at offset 0 in",
     ),
     "another size": (
-        [*FIELDS[:-1], ("outputs", c_int64)],
-        "Linear.outputs is 4 bytes at offset 36 in C++ and 8 bytes at offset 40 in",
+        [*FIELDS[:-1], ("is_bfloat16", c_int64)],
+        "Linear.is_bfloat16 is 4 bytes at offset 40 in C++ and 8 bytes at offset 40 in",
     ),
-    "another name": ([*FIELDS[:-1], ("rows", c_int32)], "Linear.rows is nothing in C++ and 4 bytes at offset 36 in"),
+    "another name": ([*FIELDS[:-1], ("rows", c_int32)], "Linear.rows is nothing in C++ and 4 bytes at offset 40 in"),
 }
-INTERNAL = {"FieldLayout", "Prefetch", "RowScale", "Rows", "SentenceRange", "ThreadRows"}  # Python never sees these
+INTERNAL = {
+    "BFloat16",
+    "FieldLayout",
+    "Prefetch",
+    "RowScale",
+    "Rows",
+    "SentenceRange",
+    "ThreadRows",
+}  # Python never sees these
 
 
 @pytest.mark.parametrize(("fields", "message"), MISMATCHES.values(), ids=MISMATCHES)

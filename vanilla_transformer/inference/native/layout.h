@@ -45,7 +45,7 @@ static const FieldLayout kLayout[] = {
     STRUCTURE(Constants), FIELD(Constants, panel_width), FIELD(Constants, group),
         FIELD(Constants, cache_block), FIELD(Constants, max_queries_per_tile), FIELD(Constants, max_replicated_rows),
     STRUCTURE(Linear), FIELD(Linear, weight), FIELD(Linear, scale), FIELD(Linear, sums), FIELD(Linear, bias),
-        FIELD(Linear, inputs), FIELD(Linear, outputs),
+        FIELD(Linear, inputs), FIELD(Linear, outputs), FIELD(Linear, is_bfloat16),
     STRUCTURE(Norm), FIELD(Norm, weight), FIELD(Norm, bias),
     STRUCTURE(Layer), FIELD(Layer, query_key_value), FIELD(Layer, output), FIELD(Layer, cross_query),
         FIELD(Layer, cross_key_value), FIELD(Layer, cross_output), FIELD(Layer, linear_1), FIELD(Layer, linear_2),

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <omp.h>
-#include <type_traits>
 
 #include "vectors.h"
 
@@ -20,11 +19,11 @@ constexpr int kMinRowsToPrefetch = 3; // fewer rows wait for the weights, and th
 constexpr int kMaxReplicatedRows = 4; // each thread normalizes this few rows for itself: cheaper than a barrier
 
 struct Linear {
-    const void *weight; // float (panels, inputs, NR); with a scale int8 (panels, count_groups(inputs), NR, kGroup)
-    const float *scale; // of each output; nullptr: the weights are float
+    const void *weight; // float, BFloat16 or int8_t, (panels, count_steps(inputs), NR, kStepInputs)
+    const float *scale;  // of each output's int8 weights; nullptr: they are no integers
     const int32_t *sums; // of each output's int8 weights
     const float *bias;   // of each output
-    int32_t inputs, outputs;
+    int32_t inputs, outputs, is_bfloat16;
 };
 
 // A row's inputs are scale * (quantized - zero_point).
@@ -41,7 +40,7 @@ struct Scratch {
     float *update;          // a sub-layer's output
     float *scores;          // of attention, (threads, kMaxQueriesPerTile, max_positions)
     const float **entries;  // keys and values that a query attends to, (threads, max_positions)
-    Quantized *quantized;   // the input of an int8 product
+    void *quantized;        // the input of a product, as Quantized or BFloat16
     RowScale *row_scales;   // of `quantized`, one a row
     int32_t stride, max_positions;
 };
@@ -64,13 +63,20 @@ static inline void prefetch_line(Prefetch *prefetch) {
     prefetch->next += kCacheLine;
 }
 
-// A step multiplies one float, or a group of integers.
-static inline int count_groups(int inputs) { return (inputs + kGroup - 1) / kGroup; }
-static inline float step_inputs(const float *x, int step) { return x[step]; }
-static inline int32_t step_inputs(const Quantized *x, int step) {
-    int32_t group;
-    memcpy(&group, x + step * kGroup, sizeof group);
-    return group;
+// A step multiplies this many inputs, 32 bits, with their weights of a panel.
+template <typename Weight> constexpr int kStepInputs = 1;
+template <> constexpr int kStepInputs<BFloat16> = 2;
+template <> constexpr int kStepInputs<int8_t> = kGroup;
+
+template <typename Weight> static inline int count_steps(int inputs) {
+    return (inputs + kStepInputs<Weight> - 1) / kStepInputs<Weight>;
+}
+
+static inline float step_inputs(const float *x) { return *x; }
+template <typename Input> static inline int32_t step_inputs(const Input *x) {
+    int32_t inputs;
+    memcpy(&inputs, x, sizeof inputs);
+    return inputs;
 }
 
 // Rows of x by a panel: sums[rows][2] += x w. Few rows keep separate sums for several steps, because a sum waits for the
@@ -79,14 +85,14 @@ template <int rows, typename Input, typename Weight, typename Sum>
 static inline void micro_kernel(int steps, const Input *x, int64_t stride, const Weight *w, Sum sums[][2],
                                 Prefetch prefetch) {
     constexpr int unroll = rows == 1 ? 4 : rows == 2 || (rows <= 4 && kLanes == 16) ? 2 : 1;
-    constexpr int width = std::is_same_v<Weight, float> ? kLanes : kGroup * kLanes; // of a vector, in weights
+    constexpr int width = kStepInputs<Weight> * kLanes; // weights of a vector
     Sum partial[unroll][rows][2] = {};
     auto add = [&](int i, int step) {
         const Weight *from = w + int64_t(step) * 2 * width;
         auto left = load(from), right = load(from + width);
         keep_in_register(left), keep_in_register(right);
         for (int r = 0; r < rows; r++) {
-            auto inputs = step_inputs(x + r * stride, step);
+            auto inputs = step_inputs(x + r * stride + step * kStepInputs<Weight>);
             partial[i][r][0] = add_products(partial[i][r][0], inputs, left);
             partial[i][r][1] = add_products(partial[i][r][1], inputs, right);
         }
@@ -119,14 +125,15 @@ template <typename... Arguments> static inline void micro_kernel(int rows, Argum
 }
 
 // The outputs of panels `first` to `end` - 1 for up to MC rows, KC inputs at a time if there are several tiles.
-static void gemm(const Linear *map, int first, int end, const float *x, int64_t x_stride, int rows, float *y,
-                 int64_t y_stride, bool relu) {
-    int tiles = (rows + MR - 1) / MR, step = rows <= MR ? map->inputs : KC;
-    for (int from = 0; from < map->inputs; from += step) {
-        int depth = map->inputs - from < step ? map->inputs - from : step;
-        bool is_last = from + depth == map->inputs;
+template <typename Weight> static void gemm(const Linear *map, int first, int end, const Weight *x, int64_t x_stride,
+                                            int rows, float *y, int64_t y_stride, bool relu) {
+    constexpr int per_step = kStepInputs<Weight>;
+    int tiles = (rows + MR - 1) / MR, depth = count_steps<Weight>(map->inputs), most = rows <= MR ? depth : KC / per_step;
+    for (int from = 0; from < depth; from += most) {
+        int steps = depth - from < most ? depth - from : most;
+        bool is_last = from + steps == depth;
         for (int panel = first; panel < end; panel++) {
-            const float *w = static_cast<const float *>(map->weight) + (int64_t(panel) * map->inputs + from) * NR;
+            const Weight *w = static_cast<const Weight *>(map->weight) + (int64_t(panel) * depth + from) * per_step * NR;
             for (int i = 0; i < tiles; i++) {
                 int row = rows * i / tiles, count = rows * (i + 1) / tiles - row;
                 float *write = y + row * y_stride + panel * NR;
@@ -137,8 +144,8 @@ static void gemm(const Linear *map, int first, int end, const float *x, int64_t 
                             sums[r][h] = load(write + r * y_stride + h * kLanes);
                 Prefetch prefetch = {nullptr, 0};
                 if (panel + 1 < end && rows >= kMinRowsToPrefetch)
-                    prefetch = prefetch_share(w + int64_t(map->inputs) * NR, NR * sizeof(float), depth, i, tiles);
-                micro_kernel(count, depth, x + row * x_stride + from, x_stride, w, sums, prefetch);
+                    prefetch = prefetch_share(w + int64_t(depth) * per_step * NR, NR * sizeof(float), steps, i, tiles);
+                micro_kernel(count, steps, x + row * x_stride + from * per_step, x_stride, w, sums, prefetch);
                 for (int r = 0; r < count; r++)
                     for (int h = 0; h < 2; h++) {
                         VecF32 value = sums[r][h];
@@ -157,7 +164,7 @@ static void gemm(const Linear *map, int first, int end, const float *x, int64_t 
 static void gemm(const Linear *map, int first, int end, const Quantized *x, int64_t x_stride,
                  const RowScale *row_scales, int rows, float *y, int64_t y_stride, bool relu) {
     constexpr int max_rows = kGroup == 2 ? MR - 1 : MR; // of pairs, a product needs a register, too
-    int tiles = (rows + max_rows - 1) / max_rows, groups = count_groups(map->inputs);
+    int tiles = (rows + max_rows - 1) / max_rows, groups = count_steps<int8_t>(map->inputs);
     int64_t bytes = int64_t(groups) * kGroup * NR;
     for (int panel = first; panel < end; panel++) {
         const int8_t *w = static_cast<const int8_t *>(map->weight) + panel * bytes;
@@ -215,9 +222,21 @@ static RowScale quantize_row(const float *x, int width, Quantized *quantized) {
         float scaled = x[i] * factor + offset;
         quantized[i] = Quantized(scaled < levels ? scaled : levels);
     }
-    for (int i = width; i < count_groups(width) * kGroup; i++)
+    for (int i = width; i % kGroup; i++)
         quantized[i] = 0; // times weights of 0
     return {has_nan ? NAN : range / levels, int32_t(zero_point)};
+}
+
+// Rounds a row to the nearest BFloat16, of two as near to the even one. An odd width gets a 0 appended.
+static void round_row(const float *x, int width, BFloat16 *rounded) {
+    for (int i = 0; i < width; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        rounded[i].bits = uint16_t(x[i] != x[i] ? bits >> 16 | 0x40 : nearest); // NaN stays NaN
+    }
+    if (width % 2)
+        rounded[width].bits = 0;
 }
 
 // Every thread: this thread's panels of y = x W^T + b for all rows; with `relu` max(0, y).
@@ -226,18 +245,24 @@ static void linear(const Scratch *scratch, const Linear *map, const float *x, in
     int threads = omp_get_num_threads(), thread = omp_get_thread_num();
     int panels = (map->outputs + NR - 1) / NR;
     int first = panels * thread / threads, end = panels * (thread + 1) / threads;
-    Quantized *quantized = scratch->quantized;
     RowScale *row_scales = scratch->row_scales;
-    if (map->scale) { // each thread quantizes few rows for itself, as in `ThreadRows`
-        if (rows <= kMaxReplicatedRows) {
-            quantized += int64_t(thread) * kMaxReplicatedRows * scratch->stride;
+    int64_t stride = scratch->stride;
+    auto *quantized = static_cast<Quantized *>(scratch->quantized);
+    auto *rounded = static_cast<BFloat16 *>(scratch->quantized);
+    if (map->scale || map->is_bfloat16) { // each thread converts few rows for itself, as in `ThreadRows`
+        bool is_shared = rows > kMaxReplicatedRows;
+        if (!is_shared) {
+            quantized += int64_t(thread) * kMaxReplicatedRows * stride;
+            rounded += int64_t(thread) * kMaxReplicatedRows * stride;
             row_scales += thread * kMaxReplicatedRows;
         }
-        int from = rows <= kMaxReplicatedRows ? 0 : rows * thread / threads;
-        int to = rows <= kMaxReplicatedRows ? rows : rows * (thread + 1) / threads;
+        int from = is_shared ? rows * thread / threads : 0, to = is_shared ? rows * (thread + 1) / threads : rows;
         for (int64_t row = from; row < to; row++)
-            row_scales[row] = quantize_row(x + row * x_stride, map->inputs, quantized + row * scratch->stride);
-        if (rows > kMaxReplicatedRows) {
+            if (map->scale)
+                row_scales[row] = quantize_row(x + row * x_stride, map->inputs, quantized + row * stride);
+            else
+                round_row(x + row * x_stride, map->inputs, rounded + row * stride);
+        if (is_shared) {
 #pragma omp barrier
         }
     }
@@ -245,11 +270,13 @@ static void linear(const Scratch *scratch, const Linear *map, const float *x, in
     for (int block = 0; block < blocks; block++) {
         int64_t row = int64_t(rows) * block / blocks;
         int count = int(int64_t(rows) * (block + 1) / blocks - row);
+        float *to = y + row * y_stride;
         if (map->scale)
-            gemm(map, first, end, quantized + row * scratch->stride, scratch->stride, row_scales + row, count,
-                 y + row * y_stride, y_stride, relu);
+            gemm(map, first, end, quantized + row * stride, stride, row_scales + row, count, to, y_stride, relu);
+        else if (map->is_bfloat16)
+            gemm<BFloat16>(map, first, end, rounded + row * stride, stride, count, to, y_stride, relu);
         else
-            gemm(map, first, end, x + row * x_stride, x_stride, count, y + row * y_stride, y_stride, relu);
+            gemm<float>(map, first, end, x + row * x_stride, x_stride, count, to, y_stride, relu);
     }
 }
 

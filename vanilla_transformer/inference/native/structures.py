@@ -17,7 +17,7 @@ class Constants(Structure):
 
 
 class Linear(Structure):
-    _fields_ = [*_fields(c_void_p, "weight scale sums bias"), *_fields(c_int32, "inputs outputs")]
+    _fields_ = [*_fields(c_void_p, "weight scale sums bias"), *_fields(c_int32, "inputs outputs is_bfloat16")]
 
 
 class Norm(Structure):

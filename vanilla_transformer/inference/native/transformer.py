@@ -71,20 +71,22 @@ class PackedStack:
         rows, panel_width = self.padded(outputs), self.constants.panel_width
         padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
         scale = sums = None
+        group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[self.precision]  # inputs of a step
         if self.precision == "int8":
-            scale, group = int8_scales(padded), self.constants.group  # (rows)
-            padded = nn.functional.pad((padded / scale[:, None]).round().to(torch.int8), (0, -inputs % group))
+            scale = int8_scales(padded)  # (rows)
+            padded = (padded / scale[:, None]).round().to(torch.int8)
             sums = padded.sum(dim=1, dtype=torch.int32)  # (rows)
-            panels = padded.view(len(padded) // panel_width, panel_width, -1, group).transpose(1, 2)
-        else:
-            panels = padded.view(-1, panel_width, inputs).transpose(1, 2)  # (panels, inputs, width)
+        elif self.precision == "bfloat16":
+            padded = padded.bfloat16()
+        padded = nn.functional.pad(padded, (0, -inputs % group))
+        panels = padded.view(rows // panel_width, panel_width, -1, group).transpose(1, 2)
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
         addresses = (
             None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, sums, full_bias)
         )
-        return structures.Linear(*addresses, inputs, outputs)
+        return structures.Linear(*addresses, inputs, outputs, self.precision == "bfloat16")
 
     def _norm(self, norm: nn.Module) -> structures.Norm:
         if not isinstance(norm, nn.LayerNorm):  # an Identity
@@ -108,12 +110,12 @@ class ScratchMemory:
         threads, constants = torch.get_num_threads(), stack.constants
         max_positions = stack.padded(max_positions)
         rows = max(rows, threads * constants.max_replicated_rows)
-        quantized = (rows, stack.stride) if stack.precision == "int8" else (0, 0)
+        quantized = (0, 0) if stack.precision == "float32" else (rows, stack.stride)
         self.tensors = (
             *buffers.take(self, 5, rows, stack.stride),
             torch.empty(threads, constants.max_queries_per_tile, max_positions),  # scores
             torch.empty(threads, max_positions, dtype=torch.long),  # addresses
-            buffers.take(self, *quantized, dtype=torch.int16),  # or uint8
+            buffers.take(self, *quantized, dtype=torch.int16),  # the widest
             torch.empty(rows, 2),  # scales and zero points
         )
         addresses = (tensor.data_ptr() for tensor in self.tensors)

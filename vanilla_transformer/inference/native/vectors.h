@@ -35,6 +35,10 @@ constexpr int kGroup = 2;
 typedef int16_t Quantized; // of 0 to 255, too: a CPU's instructions do not change the integers
 typedef VecI16 GroupedWeights;
 #endif
+struct BFloat16 {
+    uint16_t bits; // the upper half of a float's
+};
+typedef uint16_t PairedWeights __attribute__((vector_size(4 * kLanes))); // BFloat16
 typedef Quantized VecQuantized __attribute__((vector_size(sizeof(Quantized) * kLanes)));
 
 static inline VecF32 load(const float *from) {
@@ -45,6 +49,13 @@ static inline VecF32 load(const float *from) {
 
 static inline VecI32 load(const int32_t *from) {
     VecI32 vector;
+    memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// Two weights for each of kLanes outputs.
+static inline PairedWeights load(const BFloat16 *from) {
+    PairedWeights vector;
     memcpy(&vector, from, sizeof vector);
     return vector;
 }
@@ -98,6 +109,17 @@ static inline VecI32 add_products(VecI32 sum, int32_t group, GroupedWeights weig
 #else
     VecI32 pairs = (VecI32)weights;
     return sum + (inputs << 16 >> 16) * (pairs << 16 >> 16) + (inputs >> 16) * (pairs >> 16);
+#endif
+}
+
+// The same for two BFloat16, whose products are added in float.
+static inline VecF32 add_products(VecF32 sum, int32_t pair, PairedWeights weights) {
+    VecI32 inputs = VecI32{} + pair;
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    return (VecF32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)inputs, (__m512bh)weights);
+#else
+    VecI32 pairs = (VecI32)weights, upper = VecI32{} + int32_t(0xffff0000);
+    return sum + (VecF32)(inputs << 16) * (VecF32)(pairs << 16) + (VecF32)(inputs & upper) * (VecF32)(pairs & upper);
 #endif
 }
 
