@@ -240,19 +240,11 @@ static const float *add_and_norm(const Stack *stack, const Scratch *scratch, con
     return stack->is_pre_norm ? own->normed : own->states;
 }
 
-// Keys and values of one head and one target token.
-static inline float *cache_entry(const Stack *stack, const DecoderState *state, int layer, int64_t slot, int head,
-                                 int t, int beam) {
-    int64_t row =
-        ((layer * int64_t(state->num_slots) + slot) * stack->num_heads + head) * kCacheBlock + t % kCacheBlock;
-    return state->cache_blocks[t / kCacheBlock] + (row * state->num_beams + beam) * (stack->d_k + stack->d_v);
-}
-
 // Every thread: a decoder's self-attention, which also writes the new token's keys and values into the cache.
 static void decoder_self_attention(const Stack *stack, const Scratch *scratch, const DecoderState *state,
                                    const Rows *rows, int layer, float *scores, const float **entry) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
-    int d_k = stack->d_k, d_v = stack->d_v, now = state->length;
+    int d_k = stack->d_k, d_v = stack->d_v, now = state->length, beams = state->num_beams;
     int64_t tasks = int64_t(rows->num_groups) * heads;
     for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
         int group = task / heads, head = task % heads;
@@ -260,11 +252,16 @@ static void decoder_self_attention(const Stack *stack, const Scratch *scratch, c
         for (int row = rows->group_start[group]; row < rows->group_start[group + 1]; row++) {
             int beam = rows->hypothesis[row] % rows->alive;
             int64_t slot = state->slots[rows->hypothesis[row] / rows->alive];
-            const int32_t *ancestors = state->ancestors + (slot * state->num_beams + beam) * state->max_length;
+            const int32_t *ancestors = state->ancestors + (slot * beams + beam) * state->max_length;
+            int64_t first = ((layer * int64_t(state->num_slots) + slot) * heads + head) * kCacheBlock * beams;
+            auto cache_entry = [&](int t, int of) { // keys and values of one target token
+                int64_t index = first + t % kCacheBlock * beams + of;
+                return state->cache_blocks[t / kCacheBlock] + index * (d_k + d_v);
+            };
             for (int t = 0; t < now; t++)
-                entry[t] = cache_entry(stack, state, layer, slot, head, t, ancestors[t]);
+                entry[t] = cache_entry(t, ancestors[t]);
             const float *projected = scratch->wide + row * int64_t(scratch->stride);
-            float *own = cache_entry(stack, state, layer, slot, head, now, beam);
+            float *own = cache_entry(now, beam);
             memcpy(own, projected + heads * d_k + head * d_k, d_k * sizeof(float));
             memcpy(own + d_k, projected + 2 * heads * d_k + head * d_v, d_v * sizeof(float));
             entry[now] = own;

@@ -127,19 +127,36 @@ static inline VecF32 add_products(VecF32 sum, int32_t pair, PairedWeights weight
 static inline VecF32 max(VecF32 a, VecF32 b) { return a > b ? a : b; }
 
 static inline float reduce_sum(VecF32 vector) {
+#if defined(__AVX512BW__) // GCC would add lane after lane
+    return _mm512_reduce_add_ps((__m512)vector);
+#elif defined(__AVX2__)
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
     float sum = 0;
     for (int i = 0; i < kLanes; i++)
         sum += vector[i];
     return sum;
+#endif
 }
 
 static inline VecF32 min(VecF32 a, VecF32 b) { return a < b ? a : b; }
 
+// NaN or any of the others if a lane is NaN.
 static inline float reduce_max(VecF32 vector) {
+#if defined(__AVX512BW__)
+    return _mm512_reduce_max_ps((__m512)vector);
+#elif defined(__AVX2__)
+    __m128 peaks = _mm_max_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
+    peaks = _mm_max_ps(peaks, _mm_movehl_ps(peaks, peaks));
+    return _mm_cvtss_f32(_mm_max_ss(peaks, _mm_movehdup_ps(peaks)));
+#else
     float peak = vector[0];
     for (int i = 1; i < kLanes; i++)
         peak = vector[i] > peak ? vector[i] : peak;
     return peak;
+#endif
 }
 
 // e^x for x <= 0, to the last bits of a float: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
