@@ -423,7 +423,8 @@ static void attention_by_entries() {
                                        mask = source_mask(entries, masked == 2);
                     std::vector<float> scores(round_up(entries, kLanes), NAN);
                     const float *added = masked ? mask.data() : nullptr;
-                    attend(query.data(), entry.data(), entries, 0, d_k, d_k, d_v, added, scores.data(), context.data());
+                    attend(query.data(), entry.data(), entries, 0, d_k, d_k, d_v, added, 0, scores.data(),
+                           context.data());
                     check_attention(
                         query.data(), entries, d_k, d_v, added, scores.data(), context.data(),
                         [&](int t, int k) { return cache[t][k]; }, [&](int t, int i) { return cache[t][d_k + i]; });
@@ -461,7 +462,7 @@ static void nan_passes_through_attention() {
             cache.push_back(random_floats(2 * d)), entry.push_back(cache[t].data());
         cache[place][0] = NAN;
         std::vector<float> query = random_floats(d), context(d), scores(round_up(entries, kLanes));
-        attend(query.data(), entry.data(), entries, 0, d, d, d, nullptr, scores.data(), context.data());
+        attend(query.data(), entry.data(), entries, 0, d, d, d, nullptr, 0, scores.data(), context.data());
         CHECK(std::all_of(context.begin(), context.end(), [](float value) { return std::isnan(value); }));
     }
 }
