@@ -21,7 +21,7 @@ struct DecodeStep {
     const Scratch *scratch;
     const DecoderState *state;
     const Linear *projection; // to the vocabulary
-    const float *embedding;   // (vocab_size, d_model)
+    const float *embedding;   // (vocab_size, d_model); nullptr: the weights of `projection`
     const float *position;    // of this token, (d_model)
     const int64_t *tokens;    // (batch_size, alive)
     int32_t *row_buffer;      // 2 * batch_size * alive + 1

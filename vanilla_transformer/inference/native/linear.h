@@ -239,6 +239,13 @@ static void round_row(const float *x, int width, BFloat16 *rounded) {
         rounded[width].bits = 0;
 }
 
+// The weights of one output of a float map, (inputs).
+static inline void unpack_row(const Linear *map, int64_t output, float *row) {
+    const float *from = static_cast<const float *>(map->weight) + output / NR * map->inputs * NR + output % NR;
+    for (int k = 0; k < map->inputs; k++)
+        row[k] = from[int64_t(k) * NR];
+}
+
 // Every thread: this thread's panels of y = x W^T + b for all rows; with `relu` max(0, y).
 static void linear(const Scratch *scratch, const Linear *map, const float *x, int64_t x_stride, int rows, float *y,
                    int64_t y_stride, bool relu) {

@@ -128,6 +128,17 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     }
 }
 
+// The weights of some outputs of a float map, (count, inputs). Returns the index of an output that it does not have, or
+// -1.
+int64_t unpack_rows(const Linear *map, const int64_t *outputs, int64_t count, float *rows) {
+    for (int64_t i = 0; i < count; i++) {
+        if (outputs[i] < 0 || outputs[i] >= map->outputs)
+            return i;
+        unpack_row(map, outputs[i], rows + i * map->inputs);
+    }
+    return -1;
+}
+
 // Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
 int32_t decode_step(const DecodeStep *step) {
     const Stack *stack = step->stack;
@@ -151,10 +162,16 @@ int32_t decode_step(const DecodeStep *step) {
 #pragma omp parallel num_threads(step->threads)
         {
             ThreadRows own = thread_rows(scratch, rows.count);
-            for (int64_t row = own.first; row < own.end; row++)
+            for (int64_t row = own.first; row < own.end; row++) {
+                float *embedded = own.states + row * scratch->stride;
+                int64_t token = tokens[rows.hypothesis[row]];
+                if (embedding)
+                    memcpy(embedded, embedding + token * stack->d_model, stack->d_model * sizeof(float));
+                else
+                    unpack_row(step->projection, token, embedded);
                 for (int j = 0; j < stack->d_model; j++)
-                    own.states[row * scratch->stride + j] =
-                        embedding[tokens[rows.hypothesis[row]] * stack->d_model + j] * scale + position[j];
+                    embedded[j] = embedded[j] * scale + position[j];
+            }
             const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
             linear(scratch, step->projection, states, scratch->stride, rows.count, logits, logits_stride, false);
             if (topk) {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native engine: the Transformer's encoder, decoder and choice of tokens in transformer.cpp."""
 
-from ctypes import POINTER, addressof, byref, c_void_p, pointer
+from ctypes import CDLL, POINTER, addressof, byref, c_void_p, pointer
 from typing import Any
 
 import torch
@@ -123,18 +123,32 @@ class ScratchMemory:
 
 
 class ScaledEmbedding:
-    """The input of a stack: scaled embeddings plus positions, without dropout; the kernels normalize them."""
+    """The input of a stack: scaled embeddings plus positions, without dropout; the kernels normalize them.
 
-    def __init__(self, stack: Any):
-        self.weight, self.scale = stack.embed_tokens.weight.detach().float(), stack.input_embedding.scale
+    Args:
+        projection: a map that has the embeddings as weights, in float32: they are read from there, and the stack's own
+            take no memory. `None`: there is none.
+    """
+
+    def __init__(self, stack: Any, library: CDLL, projection: structures.Linear | None):
+        self.library, self.projection, self.scale = library, projection, stack.input_embedding.scale
+        self.weight = None if projection else stack.embed_tokens.weight.detach().float()
+        self.vocab_size, d_model = stack.embed_tokens.weight.shape
         self._encode_positions = stack.input_embedding.positions
-        self._positions = self.weight.new_empty(0, self.weight.shape[1])
+        self._positions = torch.empty(0, d_model)
 
     def __call__(self, ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """`(sentences, length)` twice → `(sentences, length, d_model)`."""
-        embedded = nn.functional.embedding(ids, self.weight)
+        embedded = self._lookup(ids) if self.weight is None else nn.functional.embedding(ids, self.weight)
         positions = nn.functional.embedding(position_ids, self.positions(ids.shape[1]))
         return torch.add(positions, embedded, alpha=self.scale)
+
+    def _lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        ids, rows = ids.contiguous(), torch.empty(*ids.shape, self._positions.shape[1])
+        unknown = self.library.unpack_rows(self.projection, address(ids), ids.numel(), address(rows))
+        if unknown >= 0:
+            raise IndexError(f"token {int(ids.flatten()[unknown])} is not in a vocabulary of {self.vocab_size}")
+        return rows
 
     def positions(self, length: int) -> torch.Tensor:
         """At least the first `length` positions, `(length, d_model)`; kept for later calls."""
@@ -166,8 +180,12 @@ class NativeDecoder:
         self.encoder = PackedStack(encoder, precision, is_decoder=False)
         self.decoder = PackedStack(decoder, precision, is_decoder=True)
         self.projection = self.decoder.pack(model.lm_head.weight, model.lm_head.bias)
-        self.source_embedding, self.target_embedding = ScaledEmbedding(encoder), ScaledEmbedding(decoder)
+        self.source_embedding, self.target_embedding = map(self._embedding, (encoder, decoder))
         self.buffers = BufferPool()
+
+    def _embedding(self, stack: Any) -> ScaledEmbedding:
+        is_packed = self.precision == "float32" and stack.embed_tokens.weight is self.model.lm_head.weight
+        return ScaledEmbedding(stack, self.decoder.library, self.projection if is_packed else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NativeDecoder, (self.model, self.precision)
@@ -262,7 +280,7 @@ class NativeDecoderState:
             row_buffer=address(self.row_buffer),
             logits=address(self.logits),
             embedding_scale=embedding.scale,
-            vocab_size=len(embedding.weight),
+            vocab_size=embedding.vocab_size,
             logits_stride=self.logits.shape[1],
             threads=self.threads,
         )
