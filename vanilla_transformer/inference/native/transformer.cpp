@@ -17,7 +17,8 @@
 //   arguments, and each computes its share. All other functions know nothing of threads.
 // * A shared result may be read behind the next barrier. linear and the three attention functions end without one, so
 //   their caller has it: `#pragma omp barrier`, or the end of the team. Barriers within a function:
-//     linear        between quantizing and the product, for int8 and more than kMaxReplicatedRows rows;
+//     linear        between converting the rows and the product, for int8 or bfloat16 and more than kMaxReplicatedRows
+//                   rows;
 //     add_and_norm  at the end, for more than kMaxReplicatedRows rows. Each thread computes fewer rows in its own copy;
 //     run_layers    between all sub-layers, and at the end as add_and_norm.
 

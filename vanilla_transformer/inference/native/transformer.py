@@ -21,8 +21,9 @@ class PackedStack:
 
     Args:
         stack: with plain modules; later changes of its weights have no effect.
-        precision: "int8": weights in [-127, 127] with a scale for each output. The kernels quantize activations to
-            256 levels with a scale and a zero point for each row, by the same integers on every CPU; no sum overflows.
+        precision: "bfloat16": weights and the inputs of products in bfloat16, summed in float32. "int8": weights in
+            [-127, 127] with a scale for each output; the kernels quantize inputs to 256 levels with a scale and a zero
+            point for each row, by the same integers on every CPU, and no sum overflows.
     """
 
     def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
@@ -160,7 +161,7 @@ class ScaledEmbedding:
 
 
 class NativeDecoder:
-    """A `VanillaTransformerForConditionalGeneration` as `Decoder`, for float32 or int8 on a CPU.
+    """A `VanillaTransformerForConditionalGeneration` as `Decoder`, for every precision on a CPU.
 
     Args:
         model: one for which `native_unsupported_reason` is `None`. Later changes of its weights have no effect. The
