@@ -24,6 +24,7 @@ help:
 	@echo "make test-random SEED=1   all tests but the slow ones, in another order (WORKERS=2 processes, of THREADS=1)"
 	@echo "make test-slow   the slow ones: real training, several processes"
 	@echo "make test-versions   published folders across transformers 5.17 to 5.24: a table, 10 minutes"
+	@echo "make test-toolkits   imports of models that JoeyNMT, OpenNMT-py, eole, fairseq and transformers train: a table"
 	@echo "make check       ruff and pyright"
 	@echo "make docs        the documents as a site: build/site/index.html"
 	@echo "make clean       remove caches and builds (runs/ and $(VENV) stay)"
@@ -59,6 +60,10 @@ test-slow: $(DEV) .zero
 # oldest that is supported, is not among them: pip has it for Linux with CUDA only, which is gigabytes.
 test-versions: $(DEV)
 	$(VENV)/bin/python -m tests.versions.published
+
+# The toolkits go into build/toolkits, each beside the environment. fairseq is compiled, by gcc.
+test-toolkits: $(DEV)
+	$(VENV)/bin/python -m tests.importing.real_toolkits
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .
@@ -115,4 +120,4 @@ $(DOCS): $(VENV)/.installed-torch pyproject.toml constraints.txt
 	@$(PIP) --target $@ --no-deps --no-build-isolation deepspeed einops hjson msgpack ninja py-cpuinfo pydantic pydantic-core annotated-types typing-inspection
 	@touch $@
 
-.PHONY: help quickstart compare bench-decode bench-train test test-random test-slow test-versions check docs clean
+.PHONY: help quickstart compare bench-decode bench-train test test-random test-slow test-versions test-toolkits check docs clean

@@ -153,7 +153,7 @@ FAMILIES = [
     recurrent(
         "at_once",
         {"cell": "lstm", "bidirectional": True, "attention": "multiplicative", "input_feeding": "none"}
-        | {"residual": True},
+        | {"residual": True, "decoder_vocab_size": 37, "share_encoder_decoder_embeddings": False},
         encoder_width=20,
     ),
     recurrent(

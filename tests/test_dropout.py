@@ -58,3 +58,19 @@ def test_adding_to_a_residual_is_dropout_and_a_sum(rate):
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad(output.square().sum(), inputs)[0] for output in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_byte_of_each_element_is_kept_for_the_gradient(adds):
+    inputs, dropout, saved = torch.randn(40, 7, requires_grad=True), Dropout(0.4), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        dropout.add(torch.randn(40, 7), inputs) if adds else dropout(inputs)
+    assert sum(tensor.nbytes for tensor in saved) == inputs.numel()
+
+
+def test_gradients_have_the_types_of_their_inputs():
+    residual, inputs = (torch.randn(6, 7, dtype=dtype, requires_grad=True) for dtype in (torch.float32, torch.bfloat16))
+    Dropout(0.4).add(residual, inputs).sum().backward()
+    assert residual.grad.dtype == torch.float32
+    assert torch.equal(residual.grad, torch.ones(6, 7))
+    assert inputs.grad.dtype == torch.bfloat16

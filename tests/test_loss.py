@@ -29,6 +29,8 @@ def reference(hidden, weight, labels, smoothing, bias=None):
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_loss_and_gradients_equal_torchs(case, with_bias, smoothing, chunk_elements, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS_ON_A_CPU", chunk_elements)
+    monkeypatch.setattr(loss_module, "SOFTMAX_ELEMENTS_ON_A_CPU", chunk_elements // 2)
+    monkeypatch.setattr(loss_module, "VOCAB_ROWS", 4)
     hidden, weight, labels = case
     bias = torch.randn(11, dtype=torch.float64, requires_grad=True) if with_bias else None
     loss, _ = smoothed_cross_entropy(hidden, weight, labels, smoothing, bias=bias)
@@ -38,6 +40,18 @@ def test_loss_and_gradients_equal_torchs(case, with_bias, smoothing, chunk_eleme
     gradients = torch.autograd.grad(3 * loss, inputs)
     for gradient, other in zip(gradients, torch.autograd.grad(3 * expected, inputs), strict=True):
         assert torch.allclose(gradient, other, atol=1e-12)
+
+
+def test_softmax_by_rows_has_the_gradients_of_all_rows_at_once_to_the_bit(monkeypatch):
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(*shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((1, 7, 8), (11, 8)))
+    found = []
+    for elements in (2**20, 22):  # seven rows, then two at a time
+        monkeypatch.setattr(loss_module, "SOFTMAX_ELEMENTS_ON_A_CPU", elements)
+        loss, _ = smoothed_cross_entropy(hidden, weight, torch.arange(7)[None], 0.1)
+        found.append(torch.autograd.grad(loss, [hidden, weight]))
+    for gradient, other in zip(*found, strict=True):
+        assert torch.equal(gradient, other)
 
 
 def test_equals_torchs_own_chunked_loss(case):

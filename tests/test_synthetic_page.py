@@ -29,7 +29,9 @@ def test_folders_are_those_of_the_commands_before():
     made = {"runs/multi30k", "runs/multi30k_student"}  # by the configs
     for words in COMMANDS[1:]:  # the first shows the launcher
         arguments = _parser().parse_args(words)
-        used = [getattr(arguments, "model", None) or "", *getattr(arguments, "overrides", [])]
+        models = getattr(arguments, "model", None) or []  # `evaluate` and `translate` take several
+        models = [models] if isinstance(models, str) else models
+        used = [*models, *getattr(arguments, "overrides", [])]
         for folder in re.findall(r"(runs/\w+)/model|path[=:] ?(\w+)/corpus", " ".join(used)):
             assert "".join(folder) in made
         made |= {getattr(arguments, "output", None) or ""} | set(re.findall(r"output_dir=(\S+)", " ".join(used)))

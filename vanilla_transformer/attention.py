@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .linear import Linear, joint_linear
+from .tiled_attention import is_faster_in_tiles, tiled_attention
 
 
 def scaled_dot_product_attention(
@@ -99,13 +100,17 @@ class MultiHeadAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, scaled_dot_product_attention
         )
+        dropout = self.attention_dropout if self.training else 0.0
+        is_sdpa = self.config._attn_implementation == "sdpa"
+        if is_sdpa and is_faster_in_tiles(query, key, attention_mask, dropout, self.is_causal):
+            attention = tiled_attention
         output, weights = attention(
             self,
             query,
             key,
             value,
             attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             **kwargs,
         )  # (batch, query_length, num_heads, d_v)

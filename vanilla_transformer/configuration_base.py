@@ -19,7 +19,8 @@ IS_CODE_OF_A_FOLDER = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."
 PIPELINE = {"impl": "pipeline_translation.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
 
 # Files of the package, and their names in the folder custom_generate/ of a model.
-IMPORTED_BY_GENERATION = ("search.py", "decoder.py", "transformers_differences.py", "transformers_version.py")
+IMPORTED_BY_GENERATION = ("ensemble.py", "search.py", "decoder.py", "transformers_differences.py")
+IMPORTED_BY_GENERATION += ("transformers_version.py",)
 CUSTOM_GENERATE = {"generation.py": "generate.py"} | {name: name for name in IMPORTED_BY_GENERATION}
 
 ATTENTION_BACKENDS = ("eager", "sdpa", "flex_attention")

@@ -17,6 +17,7 @@ from transformers.generation.utils import GenerateBeamEncoderDecoderOutput, Gene
 from transformers.utils.generic import ModelOutput
 
 from .decoder import BuildsDecoder, Decoder, DecoderState, ModelDecoder, SupportsPrefill, map_tensors
+from .ensemble import EnsembleDecoder, check_members
 from .search import BeamSearch, BeamSearchConfig, DecodingError, StepRecords, greedy_search
 from .transformers_differences import CACHE
 
@@ -30,16 +31,27 @@ NOT_OFFERED = (  # fields of a generation config that ask for another way of dec
 )
 
 
-def generate(inputs: torch.Tensor | None = None, *, model, **kwargs):
+def generate(inputs: torch.Tensor | None = None, *, model, ensemble=(), **kwargs):
     """The paper's decoding: `model.generate(…, custom_generate=folder, trust_remote_code=True)` calls this.
 
     Args:
         inputs, kwargs: as for `model.generate`, and `beam_search`'s own. With no `num_beams`, neither here nor in a
             generation config, there are 4 as in the paper.
+        ensemble: other models of this package that decode with `model`, all with equal weights; see `ensemble.py`.
+
+    Raises:
+        ValueError: members of an ensemble with different vocabularies.
     """
     config = kwargs.get("generation_config") or model.generation_config
     if "num_beams" not in kwargs and config.num_beams is None:
         kwargs["num_beams"] = BEAMS
+    if ensemble:
+        check_members(members := [model, *ensemble])
+        source = kwargs.get("input_ids") if inputs is None else inputs
+        if (mask := kwargs.get("attention_mask")) is None:
+            mask = (source != model.config.pad_token_id).long()
+        decoder = kwargs["decoder"] = EnsembleDecoder([member.build_decoder() for member in members])
+        kwargs |= {"attention_mask": mask, "encoder_outputs": decoder.encode(source, mask)}
     return type(model).generate(model, inputs, custom_generate=beam_search, **kwargs)
 
 
@@ -61,6 +73,7 @@ def beam_search(
     rule: Literal["gnmt", "transformers"] = "gnmt",
     coverage_penalty: float = 0.0,
     decoder: Decoder | None = None,
+    select_candidates: Callable | None = None,
     **model_kwargs,
 ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateEncoderDecoderOutput:
     """The paper's beam search, for `model.generate(…, custom_generate=beam_search, num_beams=4)`.
@@ -83,6 +96,7 @@ def beam_search(
         coverage_penalty: beta of Wu et al. (2016), for models that return attention; 0: none.
         decoder: `model.build_decoder()`, built once for many calls. It has its own cache, whatever `use_cache` and
             `cache_implementation` say.
+        select_candidates: chooses the hypotheses that go on, as `BeamSearchConfig` says.
 
     Returns:
         `(sentences * num_return_sequences, target_length)`, best first for each sentence. With
@@ -109,14 +123,16 @@ def beam_search(
     config = BeamSearchConfig(
         num_beams=num_beams,
         num_return_sequences=generation_config.num_return_sequences or 1,
-        length_normalizer=_length_normalizer(rule, settings, alpha, length_penalty),
+        length_normalizer=length_normalizer(rule, settings, alpha, length_penalty),
         eos_token_ids=torch.cat([input_ids.new_empty(0), *eos_token_ids]),
         pad_token_id=0 if (pad := generation_config._pad_token_tensor) is None else int(pad),
-        stopping=_stopping(rule, generation_config.early_stopping),
+        # One beam is greedy, also where its tokens are chosen: the first end is the end.
+        stopping="max_finished" if num_beams == 1 else _stopping(rule, generation_config.early_stopping),
         coverage_penalty=coverage_penalty,
         logits_processor=logits_processor if len(logits_processor) else None,
         stopping_criteria=type(stopping_criteria)(others) if others else None,
         records=_records(settings),
+        select_candidates=select_candidates,
     )
     prompt = input_ids[::num_beams]  # transformers repeats every row for the beams
     source_mask = _source_mask(model_kwargs)[::num_beams]  # (sentences, source_length)
@@ -129,9 +145,9 @@ def beam_search(
         num_beams,
         output_attentions=coverage_penalty != 0,
     )
-    coverage = _read_prompt(state, prompt)
+    coverage = read_prompt(state, prompt)
     outputs: dict[str, Any] = {}
-    if num_beams == 1:
+    if num_beams == 1 and select_candidates is None:
         sequences = greedy_search(state, prompt, max_lengths, config)
     else:
         best = BeamSearch(state, prompt, max_lengths, config, source_mask, coverage).run()
@@ -142,9 +158,9 @@ def beam_search(
             outputs["beam_indices"] = config.records.beam_indices(best.lengths, best.last_beams)
     if not generation_config.return_dict_in_generate:
         return sequences
+    kind: Any = GenerateBeamEncoderDecoderOutput if outputs else GenerateEncoderDecoderOutput
     if config.records is not None:
         outputs |= config.records.outputs
-    kind: Any = GenerateEncoderDecoderOutput if num_beams == 1 else GenerateBeamEncoderDecoderOutput
     return kind(sequences=sequences, **outputs)
 
 
@@ -158,7 +174,7 @@ def _check(settings: dict[str, Any], synced_gpus: bool, rule: str, coverage_pena
             raise ValueError(f"{name}={value} is not offered by the paper's decoding; leave it or custom_generate out")
 
 
-def _length_normalizer(
+def length_normalizer(
     rule: str, settings: dict[str, Any], alpha: float | None, penalty: float | None
 ) -> Callable[[Any], Any]:
     """The length penalty of the rule, as the call sets it (`alpha`, `penalty`), else as `settings` do."""
@@ -235,7 +251,7 @@ def _unread_by_decoders(model_kwargs: dict[str, Any]) -> list[str]:
     return list(unread)
 
 
-def _read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | None:
+def read_prompt(state: DecoderState, prompt: torch.Tensor) -> torch.Tensor | None:
     """Read the prompt, `(sentences, prompt_length)`, but its last token; return the sum of the attention, if any."""
     if isinstance(state, SupportsPrefill):
         state.prefill(prompt)

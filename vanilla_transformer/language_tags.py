@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tags, tokens that stand for a language or a kind of text: before the source, or first in the target."""
 
+from collections.abc import Iterable
 from typing import Any
 
 TAG_OF_LANGUAGE = "<2{}>"
@@ -8,15 +9,18 @@ TAG_OF_LANGUAGE = "<2{}>"
 TARGET_TAGS = "lang_to_id"
 
 
-def tag_id(tokenizer: Any, tag: str) -> int:
+def tag_id(tokenizer: Any, tag: str, others: Iterable[str] = ()) -> int:
     """The id of a tag: one of the tokens that were added to the tokenizer's vocabulary.
+
+    Args:
+        others: tags that the message names, too.
 
     Raises:
         ValueError: there is no such tag; names those that there are.
     """
     added = tokenizer.get_added_vocab()
     if tag not in added:
-        tags = sorted(set(added) - set(tokenizer.all_special_tokens))
+        tags = sorted({*added, *others} - set(tokenizer.all_special_tokens))
         raise ValueError(f"the tokenizer has no tag {tag!r}; it has {', '.join(map(repr, tags)) or 'no tags'}")
     return added[tag]
 
@@ -40,9 +44,13 @@ def tag_options(
     before = [] if tag is None else [tag_id(tokenizer, tag)]
     if target_language is None:
         return before, {}
-    language = tag_id(tokenizer, TAG_OF_LANGUAGE.format(target_language))
-    if language in (getattr(generation_config, TARGET_TAGS, None) or {}).values():
-        return before, {"forced_bos_token_id": language}
+    language, first_tokens = (
+        TAG_OF_LANGUAGE.format(target_language),
+        getattr(generation_config, TARGET_TAGS, None) or {},
+    )
+    if language in first_tokens:  # its id in the target's vocabulary
+        return before, {"forced_bos_token_id": first_tokens[language]}
+    language_id = tag_id(tokenizer, language, first_tokens)
     if before:
         raise ValueError(f"tag={tag!r}, target_language={target_language!r}: a source has one tag; give one of them")
-    return [language], {}
+    return [language_id], {}

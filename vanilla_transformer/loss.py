@@ -14,6 +14,8 @@ from .transformers_differences import Seq2SeqLMOutput
 IGNORE_INDEX = -100  # the label of positions without a target, as everywhere in transformers
 # Logits of a chunk. Each chunk launches a dozen kernels and adds to the whole gradient of the weight: fewer are faster.
 CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_A_CPU = 2**28, 2**25  # 1 GiB and 128 MiB in float32
+SOFTMAX_ELEMENTS_ON_A_CPU = 2**21  # of the scores in float32 beside logits of bfloat16: they stay in its cache
+VOCAB_ROWS = 2**13  # rows of the weight's gradient that are computed at a time
 
 
 @dataclass
@@ -45,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         addend = None if bias is None else bias.to(dtype)  # (vocab_size)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
-        grad_weight = None
+        grad_weight = torch.zeros_like(matrix, dtype=acc_dtype) if needs_weight else None
         grad_bias = hidden.new_zeros(vocab_size, dtype=acc_dtype) if needs_bias else None
         loss = nll = torch.zeros((), dtype=acc_dtype, device=hidden.device)
         mean_weight = matrix.mean(dim=0, dtype=acc_dtype)  # (d_model)
@@ -53,44 +55,49 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk = chunk_tokens(tokens, vocab_size, hidden.device)
         # Buffers of all chunks: on a CPU fresh memory costs as much as the softmax.
         logits = hidden.new_empty(chunk, vocab_size)
-        all_scores = logits if dtype == acc_dtype else torch.empty_like(logits, dtype=acc_dtype)
+        is_eager_cpu = device == "cpu" and not torch.compiler.is_compiling()  # a graph would unroll the loop
+        rows = min(chunk, max(1, SOFTMAX_ELEMENTS_ON_A_CPU // vocab_size)) if is_eager_cpu else chunk
+        buffer = logits if dtype == acc_dtype else logits.new_empty(rows, vocab_size, dtype=acc_dtype)
         for start in range(0, tokens, chunk):
             inputs, targets = hidden[start : start + chunk], labels[start : start + chunk, None]
             is_target = targets != IGNORE_INDEX  # (chunk, 1)
             # Not a clamp, which would turn other labels out of range into token 0: `gather` has to refuse them.
             targets = targets.masked_fill(~is_target, 0)  # (chunk, 1)
-            products, scores = logits[: len(inputs)], all_scores[: len(inputs)]  # (chunk, vocab_size)
+            products = logits[: len(inputs)]  # (chunk, vocab_size)
             if addend is None:
                 torch.mm(inputs, matrix.T, out=products)
             else:
                 torch.addmm(addend, inputs, matrix.T, out=products)
-            scores.copy_(products)
-            highest = scores.amax(dim=-1, keepdim=True)  # (chunk, 1)
-            scores = scores.sub_(highest)
-            target_score = scores.gather(-1, targets)  # (chunk, 1)
-            mean_score = (inputs.to(acc_dtype) @ mean_weight)[:, None] - highest  # (chunk, 1)
+            mean_product = (inputs.to(acc_dtype) @ mean_weight)[:, None]  # (chunk, 1)
             if addend is not None:
-                mean_score += addend.mean(dtype=acc_dtype)
-            exponentials = scores.exp_()
-            total = exponentials.sum(dim=-1, keepdim=True)  # (chunk, 1)
-            target_nll, uniform_nll = total.log() - target_score, total.log() - mean_score
-            smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
-            loss = loss + (smoothed * is_target).sum()
-            nll = nll + (target_nll * is_target).sum()
-            if not any(ctx.needs_input_grad):
-                continue
-            # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same for
-            # the whole vocabulary, and is subtracted below without another pass over the chunk.
-            grad_scores = exponentials.mul_(is_target / total)
-            grad_scores.scatter_add_(-1, targets, is_target * (label_smoothing - torch.ones_like(total)))
-            grad_scores = products.copy_(grad_scores)
+                mean_product += addend.mean(dtype=acc_dtype)
+            # Some rows at a time, because scores have twice the bytes of bfloat16 products.
+            parts = (tensor.split(rows) for tensor in (products, targets, is_target, mean_product))
+            for part, target, counts, mean_score in zip(*parts, strict=True):
+                scores = part if dtype == acc_dtype else buffer[: len(part)].copy_(part)  # (rows, vocab_size)
+                highest = scores.amax(dim=-1, keepdim=True)  # (rows, 1)
+                scores = scores.sub_(highest)
+                target_score = scores.gather(-1, target)  # (rows, 1)
+                exponentials = scores.exp_()
+                total = exponentials.sum(dim=-1, keepdim=True)  # (rows, 1)
+                target_nll, uniform_nll = total.log() - target_score, total.log() - (mean_score - highest)
+                smoothed = (1 - label_smoothing) * target_nll + label_smoothing * uniform_nll
+                loss = loss + (smoothed * counts).sum()
+                nll = nll + (target_nll * counts).sum()
+                # d loss / d scores = softmax - (1 - epsilon) one_hot - epsilon / vocab_size. The last term is the same
+                # for the whole vocabulary, and is subtracted below without another pass over the chunk.
+                if any(ctx.needs_input_grad):
+                    grad_scores = exponentials.mul_(counts / total)
+                    grad_scores.scatter_add_(-1, target, counts * (label_smoothing - torch.ones_like(total)))
+                    part.copy_(grad_scores)
             if grad_hidden is not None:
-                grad_hidden[start : start + chunk] = grad_scores @ matrix  # (chunk, d_model)
-            if needs_weight:
-                product = (grad_scores.T @ inputs).to(acc_dtype)  # (vocab_size, d_model)
-                grad_weight = product if grad_weight is None else grad_weight.add_(product)
+                grad_hidden[start : start + chunk] = products @ matrix  # (chunk, d_model)
+            if grad_weight is not None:
+                # Not all rows at once: their product would be as large as the gradient.
+                for part, columns in zip(grad_weight.split(VOCAB_ROWS), products.split(VOCAB_ROWS, dim=1), strict=True):
+                    part += columns.T @ inputs  # (VOCAB_ROWS, d_model)
             if grad_bias is not None:
-                grad_bias += grad_scores.sum(dim=0, dtype=acc_dtype)
+                grad_bias += products.sum(dim=0, dtype=acc_dtype)
         if label_smoothing:
             all_targets = (labels != IGNORE_INDEX)[:, None]  # (tokens, 1)
             if grad_hidden is not None:

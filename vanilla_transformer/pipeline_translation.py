@@ -4,7 +4,7 @@
 from typing import Any
 
 import torch
-from transformers import Pipeline
+from transformers import AutoTokenizer, Pipeline
 
 from .language_tags import tag_options
 from .transformers_differences import PIPELINE_KEEPS_ARGUMENTS, generate_arguments
@@ -23,6 +23,15 @@ class TranslationPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _pipeline_calls_generate = PIPELINE_KEEPS_ARGUMENTS
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        tokenizer: Any = self.tokenizer
+        self.target_tokenizer = tokenizer  # the package's decodes targets, by a vocabulary of their own if there is one
+        if tokenizer.init_kwargs.get("has_target_tokenizer") and not hasattr(tokenizer, "target_tokenizer"):
+            commit = getattr(self.model.config, "_commit_hash", None)
+            place = {"subfolder": "target_tokenizer", "revision": commit or "main"}
+            self.target_tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path, **place)
 
     def _sanitize_parameters(self, tgt_lang: str | None = None, **generate_kwargs) -> tuple[dict, dict, dict]:
         before, options = tag_options(self.tokenizer, self.model.generation_config, None, tgt_lang)
@@ -48,7 +57,7 @@ class TranslationPipeline(Pipeline):
         return {"sequences": sequences.unflatten(0, (len(inputs["input_ids"]), -1))}  # (batch, returned, target_length)
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, str]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
-        texts = self.tokenizer.batch_decode(outputs["sequences"][0], skip_special_tokens=True)  # pyright: ignore[reportOptionalMemberAccess] -- _load_tokenizer
+        texts = self.target_tokenizer.batch_decode(outputs["sequences"][0], skip_special_tokens=True)
         return [{"translation_text": text} for text in texts]
 
 

@@ -76,6 +76,9 @@ class BeamSearchConfig:
         logits_processor: transformers' `(targets, scores) → scores`.
         stopping_criteria: transformers' `(targets, scores) → (targets)`, beyond EOS and length.
         records: receives every step.
+        select_candidates: `(search, log_probs) → candidates` in the place of `BeamSearch._candidates`, from
+            `(sentences * alive, vocab_size)`: at least `2 * num_beams`; of those that do not end the best `num_beams`
+            go on, and those that end are finished if they stand among the first `num_beams`.
     """
 
     num_beams: int
@@ -88,6 +91,9 @@ class BeamSearchConfig:
     logits_processor: Callable | None = None
     stopping_criteria: Callable | None = None
     records: StepRecords | None = None
+    select_candidates: (
+        Callable[["BeamSearch", torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None
+    ) = None
 
     def stops(self, targets: torch.Tensor) -> torch.Tensor:
         """The user's criteria for `(rows, length)` → `(rows)`; only with `stopping_criteria`."""
@@ -233,6 +239,8 @@ class BeamSearch:
             log_probs = config.logits_processor(self.alive.flatten(0, 1), log_probs)
         if config.records is not None:
             config.records.add(scores=log_probs, logits=logits)
+        if config.select_candidates is not None:
+            return config.select_candidates(self, log_probs)
         # The best of all beams are among the best of each.
         best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
         totals = self.alive_scores[:, :, None] + best.view(*self.alive_scores.shape, -1)
@@ -370,7 +378,8 @@ def _capabilities(state: DecoderState, config: BeamSearchConfig) -> tuple[Suppor
     """
     if any(part is not None for part in (config.logits_processor, config.stopping_criteria, config.records)):
         return None, None
-    return state if isinstance(state, SupportsSelect) else None, state if isinstance(state, SupportsTopK) else None
+    ranks = isinstance(state, SupportsTopK) and config.select_candidates is None
+    return state if isinstance(state, SupportsSelect) else None, state if ranks else None
 
 
 def _decoding_error(scores: torch.Tensor, rows: torch.Tensor, length: int) -> DecodingError:

@@ -76,7 +76,10 @@ def test_its_curves_are_drawn_without_the_papers_schedule(config):
         ("training.max_target_tokens=3", "more than max_target_tokens=3; raise it"),
         ("lora={target_modules: [nowhere]}", "nowhere"),
         ("training.learning_rate=fast", "optimizer.learning_rate='fast'"),
-        ("training.optim=nothing", "training.optim='nothing': the optimizer is AdamW; leave it out"),
+        (
+            "training.optim=nothing",
+            "training.optim='nothing': the optimizer is AdamW, or Muon with optimizer.name=muon; leave it out",
+        ),
     ],
 )
 def test_an_error_is_one_line(config, capsys, override, said):

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import math
 import shutil
 import subprocess
 import sys
@@ -226,3 +228,55 @@ def test_broken_model_folder(copied, give_input, capsys, damage, said: str):
     message = error_line(capsys)
     assert str(copied) in message
     assert said in message
+
+
+def test_json_has_the_tokens_of_every_translation(model_folder, give_input, capsysbinary):
+    give_input("".join(f"{line}\n" for line in LINES).encode())
+    assert translate(model_folder, "--quiet", "--json", "--n-best", "2") == 0
+    rows = [json.loads(line) for line in capsysbinary.readouterr().out.decode().split("\n")[:-1]]
+    expected = list(Translator.from_pretrained(model_folder).n_best(LINES, 2, log_probs=True))
+    numbered = [(number, each) for number, best in enumerate(expected, start=1) for each in best]
+    assert [row["line"] for row in rows] == [number for number, _ in numbered]
+    for row, (_, each) in zip(rows, numbered, strict=True):
+        assert (row["translation"], row["tokens"]) == (each.text, list(each.tokens))
+        assert row["score"] == (None if each.score is None else pytest.approx(each.score, abs=1e-5))
+        assert row["probabilities"] == pytest.approx([math.exp(value) for value in each.log_probs], abs=1e-5)
+
+
+def test_several_models_are_an_ensemble(model_folder, give_input, capsysbinary):
+    give_input(b"a b c\nh g\n")
+    other = ["--weights", "2,1", "--ensemble-mean", "log_probabilities", "--quiet"]
+    assert main(["translate", str(model_folder), str(model_folder), *other]) == 0
+    together = capsysbinary.readouterr().out
+    give_input(b"a b c\nh g\n")
+    assert translate(model_folder, "--quiet") == 0
+    assert capsysbinary.readouterr().out == together  # the mean of equals
+
+
+@pytest.mark.parametrize("candidates", [["--samples", "6", "--seed", "2"], ["--n-best", "4"]])
+@pytest.mark.parametrize("utility", ["chrf", "bleu"])
+def test_mbr_prints_a_candidate_for_each_line(model_folder, give_input, capsysbinary, utility, candidates):
+    for budget in ("8192", "8"):
+        give_input("".join(f"{line}\n" for line in LINES).encode())
+        assert translate(model_folder, "--quiet", "--mbr", utility, *candidates, "--batch-tokens", budget) == 0
+    printed = capsysbinary.readouterr().out.decode().split("\n")[:-1]
+    assert len(printed) == 2 * len(LINES)
+    assert printed[: len(LINES)] == printed[len(LINES) :]
+    assert not any(printed[i] for i in (1, 3, 7))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--samples", "4"], "--samples is of --mbr: add it"),
+        (["--seed", "4"], "--seed is of --mbr: add it"),
+        (["--mbr", "chrf"], "--mbr chrf needs candidates: give either --samples N or --n-best N"),
+        (["--mbr", "chrf", "--samples", "4", "--n-best", "4"], "give either --samples N or --n-best N"),
+        (["--mbr", "chrf", "--samples", "4", "--beams", "4"], "--beams has no part in --mbr of samples"),
+        (["--mbr", "bleu", "--n-best", "4", "--seed", "1"], "--seed has no part in --mbr of beam search"),
+    ],
+)
+def test_options_of_candidates_and_ensembles_go_together(model_folder, give_input, capsys, options, said: str):
+    give_input(b"a\n")
+    assert translate(model_folder, *options) == 2
+    assert said in capsys.readouterr().err

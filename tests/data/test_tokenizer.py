@@ -32,8 +32,8 @@ TEXTS = [
 ]
 
 
-def bpe(vocab_size: int = 300, texts: list[str] = CORPUS):
-    return train_tokenizer(texts, TokenizerConfig(vocab_size=vocab_size))
+def bpe(vocab_size: int = 300, texts: list[str] = CORPUS, **fields):
+    return train_tokenizer(texts, TokenizerConfig(vocab_size=vocab_size, **fields))
 
 
 def symbols(texts: list[str], **fields):
@@ -129,6 +129,67 @@ class TestBpe:
         assert batch["input_ids"].shape == (2, max(map(len, pairs.input_ids)))
         assert batch["attention_mask"].sum(dim=1).tolist() == [len(ids) for ids in pairs.input_ids]
         assert (batch["labels"] != -100).sum(dim=1).tolist() == [len(ids) for ids in pairs.labels]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "char"])
+class TestUnigramAndCharacters:
+    """They promise what BPE does."""
+
+    @pytest.mark.parametrize("saved", [False, True])
+    def test_any_text_round_trips(self, kind: str, saved: bool, tmp_path: Path):
+        tokenizer = bpe(kind=kind)
+        if saved:
+            tokenizer.save_pretrained(tmp_path)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)  # as without this package
+        for text in TEXTS:
+            ids = tokenizer(text).input_ids
+            assert tokenizer.decode(ids, skip_special_tokens=True) == text
+            assert (ids.count(2), ids[-1]) == (1, 2)
+            assert not {0, 1} & set(ids)
+
+    def test_every_character_round_trips(self, kind: str):
+        tokenizer = bpe(kind=kind)
+        for start in range(0, 0x110000, 0x8000):
+            text = "".join(chr(i) for i in range(start, start + 0x8000) if not 0xD800 <= i < 0xE000)
+            assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+
+    def test_ids_of_the_special_tokens(self, kind: str):
+        tokenizer = bpe(kind=kind)
+        assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<pad>", "<s>", "</s>"]
+        assert tokenizer.unk_token is None
+
+    def test_vocab_size(self, kind: str):
+        assert len(bpe(vocab_size=264, kind=kind)) == 264
+        with pytest.raises(ValueError, match="vocab_size=258 must be at least 259"):
+            bpe(vocab_size=258, kind=kind)
+
+    def test_a_tag_is_one_id_and_the_rest_of_a_text_as_before(self, kind: str):
+        tokenizer = bpe(kind=kind)
+        before = tokenizer("the cat").input_ids
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<2de>"]})
+        assert tokenizer("<2de>the cat").input_ids == [len(tokenizer) - 1, *before]
+
+
+def test_characters_are_tokens_by_frequency_and_the_rarest_are_bytes():
+    tokenizer = bpe(vocab_size=261, texts=["aab", "aé", "bb"], kind="char")
+    assert tokenizer.convert_ids_to_tokens([259, 260]) == ["a", "b"]
+    assert tokenizer("aé").input_ids == [259, 3 + 0xC3, 3 + 0xA9, 2]
+    assert tokenizer("<0x41>").input_ids[:-1] == [3 + ord(letter) for letter in "<0x41>"]
+
+
+def test_unigram_takes_the_pieces_of_the_best_score():
+    """Kudo 2018: of all ways to cut a word, the one with the highest sum of log-probabilities."""
+    tokenizer = bpe(vocab_size=290, kind="unigram")
+    scores = dict(map(tuple, json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]))
+
+    def best(word: str) -> float:
+        cuts = [scores[word[:i]] + best(word[i:]) for i in range(1, len(word) + 1) if word[:i] in scores]
+        return max(cuts) if word else 0.0
+
+    for word in ("matte", "katze", "matmatte"):
+        pieces = tokenizer.tokenize(word)
+        assert "".join(pieces) == word
+        assert sum(scores[piece] for piece in pieces) == pytest.approx(best(word))
 
 
 class TestSymbols:

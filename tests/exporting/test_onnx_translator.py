@@ -17,8 +17,10 @@ from tests.conftest import write_reversals
 from tests.families import END, FAMILIES, PAD, START, Family
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from vanilla_transformer.data.tokenizer_class import target_tokenizer, with_target
 from vanilla_transformer.exporting.onnx import ENCODER, FIRST_STEP, quantize_graphs, write_onnx
 from vanilla_transformer.exporting.onnx_translator import OnnxTranslator
+from vanilla_transformer.hub.exported_folders import opening_code
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.translator import Translator
@@ -32,9 +34,19 @@ def letters(count: int) -> list[str]:
     return [" ".join(draws.choices(LETTERS, k=draws.randint(1, 9))) for _ in range(count)]
 
 
-def varied_model(family: Family) -> Any:
+def tokenizer_of(model: Any, lines: list[str]) -> Any:
+    """Two, if the model has two vocabularies."""
+    tokenizer = train_tokenizer(lines, TokenizerConfig(kind="symbols"))
+    if model.config.decoder_vocab_size is not None:
+        target = [" ".join(LETTERS.upper() + "123456")]
+        tokenizer = with_target(tokenizer, train_tokenizer(target, TokenizerConfig(kind="symbols")))
+        assert len(target_tokenizer(tokenizer)) == model.config.decoder_vocab_size
+    return tokenizer
+
+
+def varied_model(family: Family, **changes: Any) -> Any:
     """Its weights are large enough for translations that depend on the source."""
-    model = family.model()
+    model = family.model(**changes)
     draws = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +60,7 @@ def varied_model(family: Family) -> Any:
 @pytest.mark.parametrize("family", RECURRENT, ids=lambda family: family.name)
 def test_an_rnn_gives_identical_greedy_translations(family, tmp_path):
     model, lines = varied_model(family), [*letters(1000), "", "  "]
-    tokenizer = train_tokenizer(lines, TokenizerConfig(kind="symbols"))
+    tokenizer = tokenizer_of(model, lines)
     expected = Translator(model, tokenizer, fast_decoder(model, engine="torch")).translate(lines, num_beams=1)
     assert len(set(expected)) > 500  # they depend on the source
     source, folder = tmp_path / "model", tmp_path / "onnx"
@@ -61,6 +73,21 @@ def test_an_rnn_gives_identical_greedy_translations(family, tmp_path):
     quantize_graphs(folder, [ENCODER, FIRST_STEP])
     assert b"MatMulInteger" in (folder / FIRST_STEP).read_bytes()
     assert 0 < np.abs(first_logits(folder, sources) - exact).mean() < 0.1 * exact.std()
+
+
+@pytest.mark.slow
+def test_a_transformer_with_two_vocabularies_gives_identical_greedy_translations(tmp_path):
+    model = varied_model(FAMILIES[0], decoder_vocab_size=37, share_encoder_decoder_embeddings=False)
+    lines = letters(100)
+    tokenizer = tokenizer_of(model, [*lines, " ".join(LETTERS)])
+    expected = Translator(model, tokenizer, fast_decoder(model, engine="torch")).translate(lines, num_beams=1)
+    assert len(set(expected)) > 10
+    write_onnx(model, tokenizer, tmp_path)
+    assert OnnxTranslator(tmp_path, threads=1).translate(lines) == expected
+    for repo_id, place in ((None, "target_tokenizer"), ("ann/model", "onnx/target_tokenizer")):
+        assert f'AutoTokenizer.from_pretrained(name, subfolder="{place}")' in opening_code(
+            "onnx", tmp_path, "[]", repo_id
+        )
 
 
 def first_logits(folder: Path, sources: list[list[int]]) -> np.ndarray:

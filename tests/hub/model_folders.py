@@ -9,17 +9,29 @@ import torch
 
 from vanilla_transformer import VanillaTransformerConfig, VanillaTransformerForConditionalGeneration
 from vanilla_transformer.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from vanilla_transformer.data.tokenizer_class import with_target
 from vanilla_transformer.hub.model_card import ModelCardFacts, write_model_card
 from vanilla_transformer.inference.model_folder import load_model_folder
+from vanilla_transformer.training.vocabulary import vocabulary_fields
 
 
-def write_model_folder(folder: Path, seed: int = 1, vocab_size: int = 12, **save_options) -> Path:
-    """A tiny model, complete; another seed, other weights. More of the vocabulary, more weights."""
+def write_model_folder(
+    folder: Path, seed: int = 1, vocab_size: int = 12, target: str | None = None, **save_options
+) -> Path:
+    """A tiny model, complete; another seed, other weights. More of the vocabulary, more weights.
+
+    Args:
+        target: the symbols of a second vocabulary.
+    """
     torch.manual_seed(seed)
-    config = VanillaTransformerConfig(vocab_size=vocab_size, d_model=16, d_ff=32, num_layers=1, num_heads=2)
+    tokenizer = train_tokenizer(["a b c d e f g h"], TokenizerConfig(kind="symbols"))
+    if target is not None:
+        tokenizer = with_target(tokenizer, train_tokenizer([target], TokenizerConfig(kind="symbols")))
+    sizes = vocabulary_fields(tokenizer) | {"vocab_size": vocab_size}
+    config = VanillaTransformerConfig(**sizes, d_model=16, d_ff=32, num_layers=1, num_heads=2)
     model = VanillaTransformerForConditionalGeneration(config)
     model.save_pretrained(folder, **save_options)
-    train_tokenizer(["a b c d e f g h"], TokenizerConfig(kind="symbols")).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     write_model_card(folder, facts=ModelCardFacts(model_name="tiny", parameters=model.num_parameters()))
     return folder
 

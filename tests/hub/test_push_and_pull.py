@@ -13,6 +13,7 @@ from tests.hub.hub_client import OTHER, WRITE, HubClient, api, command, environm
 from tests.hub.hub_repository import Repository
 from tests.hub.hub_server import HubServer
 from tests.hub.model_folders import same
+from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.hub.publish import push_folder
 from vanilla_transformer.hub.published_folder import list_files
 from vanilla_transformer.hub.pull import pull
@@ -41,6 +42,18 @@ def test_a_push_makes_a_repository_of_one_commit(hub: HubServer, client: HubClie
     sent = {path: file.size for path, file in head.files.items() if path != ".gitattributes"}
     assert sent == dict(list_files(complete)) | {"README.md": sent["README.md"]}  # with the id in it
     assert same(client(pull, name, tmp_path / "pulled"), complete)
+
+
+def test_two_tokenizers_come_back_and_open_by_the_id(client, make_folder, name, tmp_path):
+    folder = make_folder(target="A B C D E F G H X Y")
+    client(push_folder, folder, name)
+    assert same(client(pull, name, tmp_path / "pulled"), folder)
+    assert client(encoded_pair, name) == client(encoded_pair, str(folder)) == ([4, 2], [12, 2])
+
+
+def encoded_pair(name: str) -> tuple[list[int], list[int]]:
+    batch = load_tokenizer(name)("a", text_target="X")
+    return batch["input_ids"], batch["labels"]
 
 
 def test_the_code_in_the_card_opens_the_model_by_its_id(hub, client, complete, name, tmp_path):

@@ -204,3 +204,15 @@ def test_what_cannot_be_imported_is_one_line(kind, tmp_path):
         import_model(tmp_path / "fairseq", tmp_path / "ours", "fairseq")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ours").exists()
+
+
+def test_one_dictionary_with_two_embeddings_is_one_vocabulary(tmp_path):
+    port_and_checkpoint("m2m100", tmp_path / "fairseq")
+    file = tmp_path / "fairseq" / "checkpoint_best.pt"
+    content = torch.load(file, weights_only=False)
+    content["model"]["encoder.embed_tokens.weight"] = content["model"]["encoder.embed_tokens.weight"] + 1
+    torch.save(content, file)
+    config = import_model(tmp_path / "fairseq", tmp_path / "ours").config
+    assert not config.share_encoder_decoder_embeddings
+    assert config.decoder_vocab_size is None
+    Translator.from_pretrained(tmp_path / "ours")

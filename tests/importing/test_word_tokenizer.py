@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from vanilla_transformer.importing.special_tokens import SpecialTokens
+from vanilla_transformer.data.special_tokens import SpecialTokens
 from vanilla_transformer.importing.word_tokenizer import read_codes, subword_tokenizer
 
 CODES = "#version: 0.2\nl o\nlo w</w>\ne r</w>\nn e\nne w\nnew er</w>\nw i\nwi d\nlo w\nlow er</w>\n"

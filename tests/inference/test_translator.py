@@ -211,6 +211,17 @@ def test_models_of_other_packages_translate_but_not_in_int8(tmp_path, lines):
         Translator.from_pretrained(tmp_path, "int8")
 
 
+def test_a_vocabulary_of_the_targets_own_needs_its_tokenizer(tmp_path):
+    tokenizer = train_tokenizer(["a b c d e"], TokenizerConfig(kind="symbols"))
+    sizes = dict.fromkeys(("vocab_size", "decoder_vocab_size"), len(tokenizer))  # of equal size, too
+    sizes |= {"d_model": 8, "d_ff": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+    config = vanilla_transformer.VanillaTransformerConfig(**sizes, share_encoder_decoder_embeddings=False)
+    vanilla_transformer.VanillaTransformerForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has decoder_vocab_size=\d+, a vocabulary of .* no target_tokenizer/"):
+        Translator.from_pretrained(tmp_path)
+
+
 def test_an_empty_line_has_one_translation_for_each_that_is_asked_for(translator):
     assert list(translator.n_best([" "], 2)) == [[Translation(""), Translation("")]]
 

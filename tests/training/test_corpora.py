@@ -13,6 +13,7 @@ from datasets import Dataset
 from tests.conftest import write_reversals
 from vanilla_transformer.data import tokenized_pairs
 from vanilla_transformer.data.tokenized_pairs import DroppedPairs
+from vanilla_transformer.data.tokenizer_class import target_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.training import loop
@@ -150,18 +151,27 @@ def test_a_tokenizer_without_a_tag_is_refused(tiny_run, model_folder):
         tiny_run.train(tiny_run.corpora("train", (40, DE)), f"tokenizer.path={model_folder}")
 
 
-def test_targets_that_begin_with_a_tag_are_forced_to(tiny_run):
+@pytest.mark.parametrize("shared", [True, False])
+def test_targets_that_begin_with_a_tag_are_forced_to(tiny_run, shared):
     """The labels have it, and generation_config.json says so, by which `target_language` finds it."""
-    languages = [(20, {"name": name, "target_tag": f"<2{name}>"}) for name in ("de", "fr")]
-    run = tiny_run.train(tiny_run.corpora("train", *languages), tiny_run.corpora("validation", *languages))
-    ids = dict(zip(["<2de>", "<2fr>"], run.tokenizer.convert_tokens_to_ids(["<2de>", "<2fr>"]), strict=True))
+    languages = [(20, {"name": name, "target_tag": f"<2{name}>", "tag": "<bt>"}) for name in ("de", "fr")]
+    lists = [tiny_run.corpora(kind, *languages) for kind in ("train", "validation")]
+    run = tiny_run.train(*lists, f"tokenizer.shared={json.dumps(shared)}", "training.max_updates=2")
+    side = target_tokenizer(run.tokenizer)
+    assert (side is run.tokenizer) == shared
+    assert side.get_added_vocab().keys() - {*side.all_special_tokens} == {"<2de>", "<2fr>", *["<bt>"] * shared}
+    ids = dict(zip(["<2de>", "<2fr>"], side.convert_tokens_to_ids(["<2de>", "<2fr>"]), strict=True))
+    source_tag = run.tokenizer.convert_tokens_to_ids("<bt>")
+    assert {row["input_ids"][0] for row in run.corpora.train} == {source_tag}
     assert [row["labels"][0] for row in run.corpora.train] == [ids["<2de>"]] * 20 + [ids["<2fr>"]] * 20
     model = load_model_folder(run.output_dir / "model")
     assert model.generation_config.lang_to_id == ids
-    assert tag_options(run.tokenizer, model.generation_config, None, "fr") == (
-        [],
+    assert tag_options(run.tokenizer, model.generation_config, "<bt>", "fr") == (
+        [source_tag],
         {"forced_bos_token_id": ids["<2fr>"]},
     )
+    with pytest.raises(ValueError, match=r"no tag '<2xx>'; it has '<2de>', '<2fr>', '<bt>'"):
+        tag_options(run.tokenizer, model.generation_config, None, "xx")
 
 
 def test_a_run_with_other_batches_of_an_older_version_is_refused():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other versions of transformers, each in a folder of its own beside the environment's torch and everything else."""
+"""Other versions of transformers, and other toolkits, each in a folder beside the environment's torch and the rest."""
 
 import importlib.metadata
 import os
@@ -19,16 +19,34 @@ NEEDS = {  # transformers → what it needs in another version than the environm
 }
 
 
+def install(requirements: Sequence[str], folder: Path) -> None:
+    """Install distributions in this order, without those that they ask for, into a folder, unless it exists.
+
+    One that has to be built uses the environment and those before it: in isolation it would download torch once more.
+
+    Raises:
+        RuntimeError: in one line, if pip cannot, for want of a network for instance.
+    """
+    if folder.is_dir():
+        return
+    unfinished = folder.resolve().with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", unfinished]
+    environment = os.environ | {"PYTHONPATH": str(unfinished)}
+    for requirement in requirements:
+        done = subprocess.run([*pip, requirement], stderr=subprocess.PIPE, encoding="utf-8", env=environment)
+        if done.returncode != 0:
+            errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+            raise RuntimeError(f"pip cannot install {requirement}: {errors[-1] if errors else done.stderr[-200:]!r}")
+    unfinished.rename(folder)
+
+
 def installed(version: str, root: Path = ROOT) -> Path | None:
     """The folder of this version, installed if it is not there, which takes a network; `None`: the environment's."""
     if version == importlib.metadata.version("transformers"):
         return None
-    folder, unfinished = root.resolve() / version, root.resolve() / f"{version}.unfinished"
-    if not folder.is_dir():
-        shutil.rmtree(unfinished, ignore_errors=True)
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(unfinished)]
-        subprocess.run([*pip, f"transformers=={version}", *NEEDS.get(version, ())], check=True)
-        unfinished.rename(folder)
+    folder = root.resolve() / version
+    install([f"transformers=={version}", *NEEDS.get(version, ())], folder)
     return folder
 
 

@@ -4,6 +4,7 @@
 A model translates by the paper's beam search.
 
     vanilla-transformer evaluate runs/multi30k/model --source test.en --reference test.de
+    vanilla-transformer evaluate runs/multi30k/model runs/multi30k_rnn/model --source test.en --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference test.de
     vanilla-transformer evaluate --hypothesis test.hyp --reference first.de --reference second.de
 
@@ -13,7 +14,13 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
-from vanilla_transformer.cli.translate import add_decoding_arguments, decoding_options, one_line, open_translator
+from vanilla_transformer.cli.decoding_options import (
+    add_decoding_arguments,
+    add_model_arguments,
+    decoding_options,
+    open_models,
+)
+from vanilla_transformer.cli.translate import one_line
 from vanilla_transformer.console.arguments import UsageError
 from vanilla_transformer.console.outputs import check_output_file
 
@@ -21,7 +28,7 @@ EXTRA, NEEDS = "training", ("accelerate", "datasets", "sacrebleu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="model folder or Hub id")
+    add_model_arguments(parser, nargs="*")
     parser.add_argument("--source", help="text file to translate")
     parser.add_argument("--hypothesis", help="finished translations, instead of a model and a source")
     parser.add_argument(
@@ -34,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    given = {name for name in ("model", "source", "hypothesis") if getattr(arguments, name) is not None}
+    given = {name for name in ("model", "source", "hypothesis") if getattr(arguments, name)}
     if given not in ({"model", "source"}, {"hypothesis"}):
         raise UsageError("give either MODEL and --source, or --hypothesis")
     if arguments.output is not None:
@@ -76,7 +83,7 @@ def _translate(arguments: argparse.Namespace, sources: list[str]) -> list[str]:
     from vanilla_transformer.inference.translate import translate_on_all_processes
 
     state = process_state()
-    translator = open_translator(arguments.model, arguments.precision, arguments.engine, state.device)
+    translator = open_models(arguments, state.device)
     with tqdm(unit=" lines", file=sys.stderr, disable=not state.is_main_process) as bar:
 
         def show(done: int, total: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.cli.decoding_options import open_translator
 from vanilla_transformer.console.arguments import UsageError, positive_int
 from vanilla_transformer.console.extras import check_installed
 from vanilla_transformer.console.outputs import check_output_file
@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(path: str, allowed: Sequence[str] = PICTURES) -> None:
+def check_picture(path: str, allowed: Sequence[str] = PICTURES) -> None:
+    """Raise ValueError for a suffix of another kind, and OSError if the file cannot be written."""
     suffix = Path(path).suffix
     if suffix.lower() not in allowed:
         raise ValueError(f"output {path}: its suffix {suffix!r} must be one of {', '.join(allowed)}")
@@ -88,7 +89,7 @@ def _plot_positions(arguments: argparse.Namespace) -> None:
 
     if arguments.classic and arguments.sentence is not None:
         raise UsageError("--classic numbers its positions: leave out --sentence")
-    _check_output(arguments.output)
+    check_picture(arguments.output)
     if arguments.classic:
         words, length, d_model, base = None, CLASSIC_POSITIONS, CLASSIC_D_MODEL, 10000.0
     else:
@@ -136,7 +137,7 @@ def _plot_attention(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--interactive shows all layers and heads: leave out {', '.join(unused)}")
         check_installed(["bertviz", "mpld3", "xstatic"])
     output = arguments.output or ("attention.html" if interactive else "attention.png")
-    _check_output(output, [".html"] if interactive else PICTURES)
+    check_picture(output, [".html"] if interactive else PICTURES)
     translator = open_translator(arguments.model, engine="torch")  # compiling does not pay for one sentence
     translation, weights = explain(translator, arguments.sentence, max_length=MAX_TOKENS)
     print(f"translation: {translation}")
@@ -161,7 +162,7 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
 
 def _plot_curves(arguments: argparse.Namespace) -> None:
     """Loss, perplexity, BLEU, learning rate and speed of your runs."""
-    _check_output(arguments.output)
+    check_picture(arguments.output)
     check_installed(["accelerate", "datasets", "tensorboard", "yaml"])
 
     from vanilla_transformer.visualization.curves import plot_curves, read_history

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vanilla_transformer.cli.translate import open_translator
+from vanilla_transformer.cli.decoding_options import open_translator
 from vanilla_transformer.console.shipped_configs import find_config
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ Several processes share the work: torchrun --nproc_per_node 2 -m vanilla_transfo
 import argparse
 import sys
 
-from vanilla_transformer.cli.translate import add_decoding_arguments, decoding_options, open_translator
+from vanilla_transformer.cli.decoding_options import add_decoding_arguments, decoding_options, open_translator
 from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
 from vanilla_transformer.console.outputs import check_output_folder
 

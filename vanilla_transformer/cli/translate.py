@@ -4,111 +4,117 @@
     vanilla-transformer translate runs/multi30k/model < test.en > test.hyp
     vanilla-transformer translate runs/multi30k/model --n-best 4 < test.en
     vanilla-transformer translate runs/multi30k/model --precision int8 < test.en > test.hyp
+    vanilla-transformer translate runs/multi30k/model --json < test.en
+    vanilla-transformer translate runs/multi30k/model --mbr chrf --samples 32 < test.en
+    vanilla-transformer translate runs/multi30k/model runs/multi30k_rnn/model --weights 2,1 < test.en
+    vanilla-transformer translate runs/multi30k/model --terminology terms.tsv --placeholders < test.en
+    vanilla-transformer translate runs/multi30k/model --split-sentences en < book.en > book.de
+    vanilla-transformer translate runs/multi30k/model --input big.en.gz --output big.de.gz
 
 One line in, one line out, in order; an empty line stays empty. --n-best N prints up to N lines for each line,
 "line number <tab> score <tab> translation", best first; the score is the log-probability divided by the paper's length
 penalty ((5 + length) / 6)^alpha. Models imported from toolkits that divide by length^length_penalty do so here, too,
-unless --alpha is given.
+unless --alpha is given. --json prints an object for each translation, with the tokens and their probabilities.
+
+Several models with one vocabulary translate together, as an ensemble. --mbr prints the candidate with the highest
+expected chrF or BLEU: of samples, or of the n best (minimum Bayes risk; chrF needs the extra mbr).
 
 A program that writes to a pipe gets each translation as soon as its line has arrived, without closing the pipe.
+
+With --constraints each line is "source <tab> term <tab> term ...", and its translation has these terms. --input and
+--output are for large files: the same command goes on after an interruption, and ends with the same bytes, and several
+processes share the work: torchrun --nproc_per_node 2 -m vanilla_transformer.cli translate MODEL --input ...
 """
 
 import argparse
+import json
+import math
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vanilla_transformer.console.arguments import UsageError, finite_float, positive_int
+from vanilla_transformer.cli.decoding_options import (
+    add_decoding_arguments,
+    add_model_arguments,
+    check_beams,
+    decoding_options,
+    open_models,
+)
+from vanilla_transformer.console.arguments import UsageError, positive_int
+from vanilla_transformer.console.extras import check_installed
+from vanilla_transformer.console.outputs import check_output_file
 from vanilla_transformer.console.running import without_garbage_collection
 from vanilla_transformer.console.streams import windows
 
 if TYPE_CHECKING:
-    import torch
-
-    from vanilla_transformer.inference.native.engine import Engine
+    from vanilla_transformer.inference.translate import Translation
     from vanilla_transformer.inference.translator import Translator
-    from vanilla_transformer.packed_linear import Precision
-
 
 EXTRA, NEEDS = None, ()  # torch and transformers bring all it needs
 WINDOW = 2048  # lines that are sorted by length together, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="model folder or Hub id")
+    add_model_arguments(parser)
     add_decoding_arguments(parser)
     parser.add_argument("--n-best", type=positive_int, metavar="N", help="print the N best translations with scores")
+    parser.add_argument(
+        "--mbr",
+        choices=["chrf", "bleu"],
+        help="print the candidate that is most like the others by this score: of --samples, or of the --n-best",
+    )
+    parser.add_argument("--samples", type=positive_int, metavar="N", help="of --mbr: draw N candidates for each line")
+    parser.add_argument("--seed", type=int, metavar="N", help="of --samples (default: 1)")
+    parser.add_argument("--json", action="store_true", help="an object a line, with each token's probability")
+    parser.add_argument("--prefix", metavar="FILE", help="beginnings of the translations, a line each; '': any")
+    parser.add_argument(
+        "--constraints",
+        action="store_true",
+        help="lines are 'source <tab> term <tab> ...': each term is in the translation, as often as it is given",
+    )
+    parser.add_argument(
+        "--terminology", metavar="FILE", help="'source term <tab> target term' lines, for sources that have the former"
+    )
+    parser.add_argument(
+        "--placeholders", action="store_true", help="{0}, <x1/> and the like are in the translation as in the source"
+    )
+    parser.add_argument(
+        "--split-sentences", metavar="LANGUAGE", help="translate each sentence of a line by itself; such as en"
+    )
+    parser.add_argument("--input", metavar="FILE", help="a large file, plain or .gz; default: standard input")
+    parser.add_argument("--output", metavar="FILE", help="of --input, plain or .gz, written when it is whole")
+    parser.add_argument(
+        "--shard-lines", type=positive_int, metavar="N", help="lines of --input between two writes (default: 10000)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that translates."""
-    parser.add_argument(
-        "--beams", type=positive_int, metavar="N", help="beam width, 1: greedy (default: the model's own)"
-    )
-    parser.add_argument(
-        "--alpha",
-        type=finite_float,
-        metavar="A",
-        help="exponent of the paper's length penalty; larger: longer (default: the model's own penalty, else 0.6)",
-    )
-    parser.add_argument(
-        "--coverage-penalty",
-        type=finite_float,
-        metavar="B",
-        help="beta of Wu et al. (2016): favour translations that attend to the whole source (default: 0)",
-    )
-    parser.add_argument("--target-language", metavar="L", help="of a model of several, such as de: by its tag <2de>")
-    parser.add_argument("--tag", metavar="TAG", help="a tag before every source, such as '<bt>' (default: none)")
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bfloat16", "int8"],
-        default="float32",
-        help="precision of the computation (default: %(default)s); int8 needs a CPU",
-    )
-    parser.add_argument(
-        "--engine",
-        choices=["auto", "native", "torch"],
-        default="auto",
-        help="decode by kernels compiled for this CPU, or by PyTorch (default: %(default)s, native if possible)",
-    )
-    parser.add_argument(
-        "--batch-tokens",
-        type=positive_int,
-        default=8192,
-        metavar="N",
-        help="source tokens x beams at once (%(default)s)",
-    )
-    parser.add_argument(
-        "--max-tokens", type=positive_int, default=1024, metavar="N", help="refuse lines of more tokens (%(default)s)"
-    )
+def line_constraint_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prefixes, terms and sentences as `translate_lines` names them; nothing of what was not asked for."""
+    from vanilla_transformer.data.corpus import read_lines
 
+    options: dict[str, Any] = {}
+    if arguments.prefix is not None:
+        options["prefixes"] = list(read_lines(arguments.prefix))
+    if arguments.constraints or arguments.terminology is not None or arguments.placeholders:
+        from vanilla_transformer.inference.terms import LexicalConstraints, read_terminology
 
-def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options as `translate_lines` names them; the model's own stand for those not given."""
-    given = {
-        "num_beams": arguments.beams,
-        "alpha": arguments.alpha,
-        "coverage_penalty": arguments.coverage_penalty,
-        "tag": arguments.tag,
-        "target_language": arguments.target_language,
-    }
-    budgets = {"max_batch_tokens": arguments.batch_tokens, "max_length": arguments.max_tokens}
-    return budgets | {name: value for name, value in given.items() if value is not None}
-
-
-def open_translator(
-    path: str, precision: "Precision" = "float32", engine: "Engine" = "auto", device: "torch.device | None" = None
-) -> "Translator":
-    """A model ready to translate, by default on the accelerator that torch finds, or the CPU."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from vanilla_transformer.inference.translator import Translator
-
-    disable_progress_bar()  # of reading weights
-    return Translator.from_pretrained(path, precision, device, engine)
+        terminology = [] if arguments.terminology is None else read_terminology(arguments.terminology)
+        options["constraints"] = LexicalConstraints(arguments.constraints, terminology, arguments.placeholders)
+    if arguments.split_sentences is not None:
+        check_installed(("sentencex",))
+        options["split_sentences"] = arguments.split_sentences
+    return options
 
 
 def run(arguments: argparse.Namespace) -> int:
+    _check_mbr(arguments)
+    if (arguments.input is None) != (arguments.output is None):
+        raise UsageError("--input and --output go together")
+    if arguments.input is not None:
+        return run_on_file(arguments)
+    if arguments.shard_lines is not None:
+        raise UsageError("--shard-lines needs --input")
     if sys.stdin is None:
         raise OSError("standard input is closed: give it a file or a pipe")
 
@@ -118,30 +124,118 @@ def run(arguments: argparse.Namespace) -> int:
         from vanilla_transformer.data.corpus import decode_lines
         from vanilla_transformer.inference.translate import translate_windows
 
-    translator = open_translator(arguments.model, arguments.precision, arguments.engine)
-    if arguments.n_best:  # a greedy search has no scores
-        beams, needed = arguments.beams or translator.model.generation_config.num_beams or 1, max(2, arguments.n_best)
-        if beams < needed:
-            raise UsageError(f"--n-best {arguments.n_best} needs at least {needed} beams: add --beams {needed}")
+    options = decoding_options(arguments) | line_constraint_options(arguments) | {"log_probs": arguments.json}
+    translator = open_models(arguments)
+    check_beams(arguments, translator)
+    lines = windows(sys.stdin.buffer, lambda lines: decode_lines(lines, "standard input"), WINDOW)
     done = 0
     with tqdm(unit=" lines", file=sys.stderr, disable=arguments.quiet) as bar:
-        translations = translate_windows(
-            translator.model,
-            translator.tokenizer,
-            windows(sys.stdin.buffer, lambda lines: decode_lines(lines, "standard input"), WINDOW),
-            decoder=translator.decoder,
-            num_return_sequences=arguments.n_best or 1,
-            on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
-            **decoding_options(arguments),
-        )
+        if arguments.mbr:
+            translations = _mbr_translations(arguments, translator, lines, options)
+        else:
+            translations = translate_windows(
+                translator.model,
+                translator.tokenizer,
+                lines,
+                decoder=translator.decoder,
+                num_return_sequences=arguments.n_best or 1,
+                on_progress=lambda in_window, _: bar.update(done + in_window - bar.n),
+                **options,
+            )
         for done, best in enumerate(translations, start=1):
-            for translation in best:
-                # An empty line is not decoded, and has no score: its translation is certain.
-                prefix = f"{done}\t{translation.score or 0.0:.4f}\t" if arguments.n_best else ""
-                # As bytes: UTF-8 and "\n", whatever the locale.
-                sys.stdout.buffer.write(f"{prefix}{one_line(translation.text)}\n".encode())
+            # As bytes: UTF-8 and "\n", whatever the locale.
+            shown = None if arguments.mbr else arguments.n_best
+            sys.stdout.buffer.write(output_lines(done, best, shown, arguments.json).encode())
             sys.stdout.buffer.flush()
+            bar.update(max(0, done - bar.n))
     return 0
+
+
+def run_on_file(arguments: argparse.Namespace) -> int:
+    """`--input` and `--output`."""
+    check_installed(("accelerate", "datasets"))
+    check_output_file(arguments.output, "--output")
+
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from vanilla_transformer.data.corpus import read_lines
+    from vanilla_transformer.distributed.processes import process_state
+    from vanilla_transformer.inference.translate_file import translate_file
+
+    next(read_lines(arguments.input), None)  # before the model is opened: is there a file?
+    options, state = decoding_options(arguments) | line_constraint_options(arguments), process_state()
+    translator = open_models(arguments, state.device)
+    check_beams(arguments, translator)
+    is_shown = state.is_main_process and not arguments.quiet
+    with tqdm(unit=" lines", file=sys.stderr, disable=not is_shown) as bar:  # of this process's share
+        translate_file(
+            translator,
+            Path(arguments.input),
+            Path(arguments.output),
+            lambda number, best: output_lines(number, best, arguments.n_best, arguments.json),
+            arguments.shard_lines or 10_000,
+            bar.update,
+            num_return_sequences=arguments.n_best or 1,
+            log_probs=arguments.json,
+            **options,
+        )
+    return 0
+
+
+def output_lines(number: int, best: "Sequence[Translation]", n_best: int | None, as_json: bool = False) -> str:
+    """Line `number` of the input in the output."""
+    if as_json:
+        return "".join(f"{json_line(number, 'translation', translation)}\n" for translation in best)
+    # An empty line is not decoded, and has no score: its translation is certain.
+    prefixes = [f"{number}\t{translation.score or 0.0:.4f}\t" if n_best else "" for translation in best]
+    return "".join(f"{prefix}{one_line(each.text)}\n" for prefix, each in zip(prefixes, best, strict=True))
+
+
+def _check_mbr(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for options of candidates that do not go together, and for a library that is missing."""
+    if arguments.mbr is None:
+        for name in ("samples", "seed"):
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name} is of --mbr: add it, or leave --{name} out; synthesize writes all samples")
+        return
+    if (arguments.samples is None) == (arguments.n_best is None):
+        raise UsageError(f"--mbr {arguments.mbr} needs candidates: give either --samples N or --n-best N")
+    for name in ("beams", "coverage_penalty") if arguments.samples else ("seed",):
+        if getattr(arguments, name) is not None:
+            candidates = "samples" if arguments.samples else "beam search"
+            raise UsageError(f"--{name.replace('_', '-')} has no part in --mbr of {candidates}: leave it out")
+    if arguments.input is not None:
+        raise UsageError("--mbr reads standard input: leave out --input and --output")
+    check_installed([{"chrf": "fastchrf", "bleu": "sacrebleu"}[arguments.mbr]])
+
+
+def _mbr_translations(
+    arguments: argparse.Namespace,
+    translator: "Translator",
+    lines: "Iterator[list[str]]",
+    options: dict[str, Any],
+) -> "Iterator[list[Translation]]":
+    from vanilla_transformer.generation import ALPHA
+    from vanilla_transformer.inference.line_options import resolved
+    from vanilla_transformer.inference.mbr import mbr_windows
+    from vanilla_transformer.inference.sampling import Sampling
+
+    sampling = None
+    if arguments.samples:
+        alpha = resolved(translator.model, {"alpha": options.pop("alpha", None)}, "alpha")
+        sampling = Sampling(
+            seed=1 if arguments.seed is None else arguments.seed, alpha=ALPHA if alpha is None else alpha
+        )
+    return mbr_windows(translator, lines, arguments.mbr, arguments.samples or arguments.n_best, sampling, **options)
+
+
+def json_line(number: int, name: str, translation: "Translation") -> str:
+    """An object with the translation under this name, its score, and its tokens with their probabilities."""
+    values = {"line": number, name: translation.text, "score": translation.score, "tokens": translation.tokens}
+    probabilities = [float(f"{math.exp(value):.6g}") for value in translation.log_probs]
+    return json.dumps(values | {"probabilities": probabilities}, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:

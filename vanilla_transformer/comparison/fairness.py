@@ -42,10 +42,14 @@ def check_models(where: str, sections: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}.{name}: {error}") from error
 
 
-def count_parameters(model: dict[str, Any], vocab_size: int) -> int:
-    """The parameters of a section `model`; tied ones count once, and no weights are allocated."""
+def count_parameters(model: dict[str, Any], **vocabulary: Any) -> int:
+    """The parameters of a section `model`; tied ones count once, and no weights are allocated.
+
+    Args:
+        vocabulary: the fields of `vocabulary_fields`.
+    """
     with torch.device("meta"):
-        return AutoModelForSeq2SeqLM.from_config(model_config_of(model, vocab_size=vocab_size)).num_parameters()
+        return AutoModelForSeq2SeqLM.from_config(model_config_of(model, **vocabulary)).num_parameters()
 
 
 def check_parameters(where: str, parameters: Mapping[str, int]) -> None:

@@ -252,7 +252,7 @@ def measure_long_range(
             more than 5%.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = {name: count_parameters(model.model, VOCAB_SIZE) for name, model in config.models.items()}
+    parameters = {name: count_parameters(model.model, vocab_size=VOCAB_SIZE) for name, model in config.models.items()}
     check_parameters("long_range.models", parameters)
     jobs = list_jobs(config, device)
     missing = [job for job in jobs if read_result(folder / job.file_name, job.settings) is None]

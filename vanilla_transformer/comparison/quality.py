@@ -35,6 +35,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 from vanilla_transformer.training.loop import train
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.subprocess_run import run_in_subprocess
+from vanilla_transformer.training.vocabulary import vocabulary_fields
 from vanilla_transformer.training.yaml_sections import Word, merged, read_yaml
 
 UPDATES, TIME = "equal updates", "equal time"  # the budgets
@@ -163,7 +164,7 @@ def measure_quality(
         assert isinstance(config.data.train, CorpusConfig)
         corpus, output_dir = load_corpus(config.data.train), Path(config.training.output_dir)
         tokenizer = prepare_tokenizer(config.tokenizer, corpus, output_dir)
-        parameters = {model: count_parameters(run.model, len(tokenizer)) for model, run in runs.items()}
+        parameters = {model: count_parameters(run.model, **vocabulary_fields(tokenizer)) for model, run in runs.items()}
         check_parameters(f"quality.{name}.runs", parameters)
         automatic = choose_precision(device)  # once, as the models train one after the other
         precisions = {model: run.training.mixed_precision.replace("auto", automatic) for model, run in runs.items()}

@@ -52,6 +52,11 @@ def finite_float(text: str) -> float:
     return value
 
 
+def finite_floats(text: str) -> list[float]:
+    """An argparse type: numbers with commas between them."""
+    return [finite_float(part) for part in text.split(",")]
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, help: str, default: str | None = None) -> None:
     """A YAML file, which `help` describes, and changes to its values."""
     parser.add_argument("config", help=help, nargs=None if default is None else "?", default=default)

@@ -265,18 +265,20 @@ def tags_of(corpus: CorpusConfig) -> dict[str, str]:
 
 
 def add_tags(tokenizer: "PreTrainedTokenizerBase", tags: Sequence[str]) -> None:
-    """Add tags to a new tokenizer of any kind, as single ids after all others, which no text gives.
+    """Add tags to a tokenizer of any kind, as single ids after all others, which no text gives.
 
     They are special tokens of tokenizer.json, so that `split_special_tokens` hides them from texts as it hides "</s>".
 
     Raises:
-        ValueError: a tag that the vocabulary has as a token of text, or as a special one.
+        ValueError: a tag that the vocabulary has as a token of text, or as a special one; a tokenizer of another
+            package that would find it in texts.
     """
     from transformers import AddedToken
 
-    backend: Any = tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue] -- of all that are trained here
-    assert tokenizer.split_special_tokens
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     for tag in tags:
+        if backend is None or not tokenizer.split_special_tokens:
+            raise ValueError(f"this tokenizer finds a tag such as {tag!r} in texts; set its split_special_tokens=true")
         if backend.token_to_id(tag) is not None:
             raise ValueError(f"tag {tag!r} is a token of the vocabulary already; choose another, such as '<2de>'")
         backend.add_special_tokens([AddedToken(tag, special=True, normalized=False)])

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 BYTES = 256
-# BPE is trained on at most the beginning of a line: it takes minutes for one unbroken megabyte.
+# BPE and unigram are trained on at most the beginning of a line: they take minutes for one unbroken megabyte.
 MAX_LINE_LENGTH = 10_000  # characters
+SENTENCEPIECE = (".model", ".spm")  # how the names of its models end
 
 logger = logging.getLogger(__name__)
 
@@ -32,33 +34,57 @@ class TokenizerConfig:
     """How text becomes tokens.
 
     Args:
-        kind: "bpe": byte-level byte-pair encoding, in which no text has unknown tokens. "symbols": for data that is
-            tokens separated by white space already (phonemes, SCAN, numbers).
-        vocab_size: of the shared vocabulary; "symbols" takes all symbols of the corpus, up to this number.
-        max_training_lines: lines, of both sides, that "bpe" is trained on: of a longer corpus a random part, the same
-            every time. "symbols" reads all.
-        path: folder or Hub id of an existing tokenizer, which is used instead of training one.
+        kind: "bpe": byte-level byte-pair encoding, in which no text has unknown tokens. "unigram": the pieces of a
+            unigram model (Kudo 2018) over bytes, likewise. "char": characters, and bytes for those that the vocabulary
+            lacks. "symbols": for data that is tokens separated by white space already (phonemes, SCAN, numbers).
+        shared: one vocabulary for both sides, as in the paper; `False`: source and target have one each, and their
+            embeddings are two matrices. `None`, of fine-tuning: as `path` has it.
+        vocab_size: of the shared vocabulary, or of each; "symbols" takes all symbols of the corpus, up to this number,
+            and "char" the most frequent characters.
+        max_training_lines: lines, of both sides, that a tokenizer is trained on: of a longer corpus a random part, the
+            same every time. "symbols" reads all.
+        path: folder or Hub id of an existing tokenizer, or a SentencePiece model (.model, .spm) of type BPE or unigram,
+            which is used instead of training one.
+        target_path: the same for the target, with `shared=False`; a folder at `path` may have both.
+        add_tokens: more tokens of the vocabulary, or of both, such as a language's tag "<2fr>": never split.
 
     Raises:
-        ValueError: max_training_lines is less than 2, a pair.
+        ValueError: max_training_lines is less than 2, a pair; fields that do not go together; tokens that are no words.
     """
 
-    kind: Literal["bpe", "symbols"] = "bpe"
+    kind: Literal["bpe", "unigram", "char", "symbols"] = "bpe"
+    shared: bool | None = True
     vocab_size: int = 37000
     max_training_lines: int = 10_000_000
     path: str | None = None
+    target_path: str | None = None
+    add_tokens: list[str] | None = None
 
     def __post_init__(self):
         if self.max_training_lines < 2:
             raise ValueError(f"max_training_lines={self.max_training_lines} must be at least 2")
+        if self.target_path is not None and (self.path is None or self.shared):
+            raise ValueError(
+                f"tokenizer.target_path={self.target_path} is the target's beside that of the source: give "
+                "tokenizer.path too, and tokenizer.shared=false"
+            )
+        if self.shared is None and self.path is None:
+            raise ValueError("tokenizer.shared=null is as tokenizer.path has it; give tokenizer.path, or true or false")
+        check_tokens(self.add_tokens)
+
+
+def check_tokens(tokens: list[str] | None) -> None:
+    """Raise ValueError unless `tokenizer.add_tokens` are different words."""
+    if tokens is not None and (len(set(tokens)) < len(tokens) or any(token.split() != [token] for token in tokens)):
+        raise ValueError(f"tokenizer.add_tokens={tokens} must be different tokens, without white space")
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTransformerTokenizer":
-    """Train a tokenizer on both sides of a corpus.
+    """Train a tokenizer on the lines of one side of a corpus, or of both.
 
     Source and target end with `</s>`. Special tokens in a text are text, for symbols `<unk>`; tokens of
-    `add_special_tokens` and `add_tokens` are found in it. BPE decodes to the text as it was, symbols to symbols
-    separated by single spaces.
+    `add_special_tokens` and `add_tokens` are found in it. All kinds decode to the text as it was, but symbols to
+    symbols separated by single spaces.
 
     Returns:
         A tokenizer whose saved folder `AutoTokenizer.from_pretrained` opens without this package. Ids: `<pad>` 0,
@@ -71,7 +97,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTr
 
     from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
 
-    backend = _train_bpe(texts, config) if config.kind == "bpe" else _collect_symbols(texts, config)
+    train = {"bpe": _train_subwords, "unigram": _train_subwords, "char": _collect_characters}
+    backend = train.get(config.kind, _collect_symbols)(texts, config)
     backend.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, backend.token_to_id(EOS))]
     )
@@ -88,19 +115,15 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "VanillaTr
     )
 
 
-def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+def _train_subwords(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+    """BPE or a unigram model over bytes, which GPT-2's pattern has cut into words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    special = [PAD, BOS, EOS]
-    if config.vocab_size < BYTES + len(special):
-        raise ValueError(
-            f"tokenizer.vocab_size={config.vocab_size} must be at least {BYTES + len(special)}: "
-            f"{BYTES} bytes and {len(special)} special tokens"
-        )
-    backend = Tokenizer(models.BPE())
+    special = _special_beside_bytes(config)
+    backend = Tokenizer(models.BPE() if config.kind == "bpe" else models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = (trainers.BpeTrainer if config.kind == "bpe" else trainers.UnigramTrainer)(
         vocab_size=config.vocab_size,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -109,6 +132,33 @@ def _train_bpe(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
     backend.train_from_iterator((text[:MAX_LINE_LENGTH] for text in texts), trainer)
     if (size := backend.get_vocab_size()) < config.vocab_size:
         logger.warning(f"the corpus gives a vocabulary of {size}, fewer than tokenizer.vocab_size={config.vocab_size}")
+    return backend
+
+
+def _special_beside_bytes(config: TokenizerConfig) -> list[str]:
+    special = [PAD, BOS, EOS]
+    if config.vocab_size < BYTES + len(special):
+        raise ValueError(
+            f"tokenizer.vocab_size={config.vocab_size} must be at least {BYTES + len(special)}: "
+            f"{BYTES} bytes and {len(special)} special tokens"
+        )
+    return special
+
+
+def _collect_characters(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+    """Byte-pair encoding without any pair: a character that the vocabulary lacks is its bytes in UTF-8."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    special = _special_beside_bytes(config)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    characters = sorted(counts, key=lambda character: (-counts[character], character))
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(BYTES)), *characters][: config.vocab_size]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return backend
 
 
@@ -137,6 +187,17 @@ def _collect_symbols(texts: Iterable[str], config: TokenizerConfig) -> "Tokenize
     unnamed = pre_tokenizers.Split(Regex(f"^<(?=(?:{names})$)"), "removed")
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), unnamed])
     return backend
+
+
+def open_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
+    """`load_tokenizer`, which also takes a SentencePiece model.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_tokenizer` and `open_sentencepiece`.
+    """
+    from vanilla_transformer.data.sentencepiece_tokenizer import open_sentencepiece
+
+    return open_sentencepiece(Path(path)) if str(path).endswith(SENTENCEPIECE) else load_tokenizer(path)
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":

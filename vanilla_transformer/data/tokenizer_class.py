@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The class of this package's tokenizers: added special tokens are found in text, the reserved ones are not."""
 
+import copy
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TARGET_TOKENIZER = "target_tokenizer"  # a folder beside tokenizer.json
 HAS_TARGET = "has_target_tokenizer"  # in tokenizer_config.json
@@ -20,7 +22,7 @@ class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
     tag is written to tokenizer.json as an added token that is not special, which any tokenizer class finds.
     `skip_special_tokens` skips tags only with this class; without this package they stay, as those of `add_tokens` do.
 
-    Imported models may have two tokenizers: `target_tokenizer` then encodes `text_target`, and decodes. Without this
+    There may be two tokenizers: `target_tokenizer` then encodes `text_target`, and decodes. Without this
     package it opens by itself, `AutoTokenizer.from_pretrained(folder, subfolder="target_tokenizer")`.
     """
 
@@ -78,3 +80,32 @@ class VanillaTransformerTokenizer(PreTrainedTokenizerFast):
             ids, special = [token_ids] if isinstance(token_ids, int) else token_ids, set(self.all_special_ids)
             token_ids = [token for token in ids if token not in special]
         return super()._decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+
+
+def target_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer of the target: its own, or the one of both sides."""
+    return getattr(tokenizer, TARGET_TOKENIZER, None) or tokenizer
+
+
+def source_alone(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The source's tokenizer without the target's: it decodes ids of the source."""
+    alone: Any = copy.copy(tokenizer)
+    if getattr(alone, TARGET_TOKENIZER, None) is not None:
+        alone.target_tokenizer = None
+    return alone
+
+
+def with_target(source: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast | None) -> VanillaTransformerTokenizer:
+    """The source's tokenizer with that of the target, if there is another; both get this package's class."""
+    made, of_target = (None if each is None else _as_this_class(each) for each in (source, target))
+    assert made is not None
+    made.target_tokenizer = of_target
+    return made
+
+
+def _as_this_class(tokenizer: PreTrainedTokenizerFast) -> VanillaTransformerTokenizer:
+    if isinstance(tokenizer, VanillaTransformerTokenizer):
+        return tokenizer
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return VanillaTransformerTokenizer.from_pretrained(folder)

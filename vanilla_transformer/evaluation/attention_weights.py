@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vanilla_transformer.data.tokenizer_class import source_alone
 from vanilla_transformer.inference.translate import evaluation_mode, generate
 from vanilla_transformer.inference.translator import Translator
 from vanilla_transformer.visualization.layer_attention import AttentionWeights
@@ -44,7 +45,7 @@ def attention_weights(
             "the encoder's last state alone"
         )
     return AttentionWeights(
-        source_tokens=readable_tokens(tokenizer, inputs["input_ids"][0].tolist()),
+        source_tokens=readable_tokens(source_alone(tokenizer), inputs["input_ids"][0].tolist()),
         target_tokens=readable_tokens(tokenizer, target[1:]),
         target_inputs=readable_tokens(tokenizer, target[:-1]),
         encoder=_stacked(outputs.encoder_attentions),

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedConfig
 
 from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
-from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizer
+from vanilla_transformer.exporting.plain_tokenizer import write_plain_tokenizers
 from vanilla_transformer.exporting.requirements import check_requirements
 
 SAME_FIELDS = ["vocab_size", "d_model", "scale_embedding", "activation_function"]
@@ -38,9 +38,15 @@ MARIAN_EPSILON = 1e-5  # MarianMT has no field for its LayerNorm's
 READERS = {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "linear_1"}
 
 
-def check_marian_supports(config: PreTrainedConfig) -> None:
-    """Raise ValueError, in one line with the reason, unless MarianMT can have this architecture."""
+def check_marian_supports(config: PreTrainedConfig, two_vocabularies: bool = False) -> None:
+    """Raise ValueError, in one line with the reason, unless MarianMT can have this architecture.
+
+    Args:
+        two_vocabularies: allow them, where their tokenizers are opened one by one.
+    """
     required = dict(REQUIRED)
+    if two_vocabularies:
+        del required["decoder_vocab_size"]
     if config.model_type == VanillaTransformerConfig.model_type:
         width = (config.d_model // config.num_heads, "MarianMT's heads divide d_model among themselves")
         required |= {"d_k": width, "d_v": width}
@@ -57,9 +63,10 @@ def marian_config(config: Any, max_length: int, **options: Any) -> MarianConfig:
     Args:
         options: other fields.
     """
-    check_marian_supports(config)
+    check_marian_supports(config, two_vocabularies=True)
     return MarianConfig(
         **{name: getattr(config, name) for name in SAME_FIELDS},
+        decoder_vocab_size=config.decoder_vocab_size or config.vocab_size,
         # With one of the two alone, versions of transformers tie other matrices: the folder then has a matrix twice.
         tie_word_embeddings=config.tie_word_embeddings and config.shares_embeddings,
         share_encoder_decoder_embeddings=config.tie_word_embeddings and config.shares_embeddings,
@@ -154,19 +161,20 @@ def marian_generation_config(own: GenerationConfig, config: MarianConfig) -> Gen
     return GenerationConfig(**settings)
 
 
-def write_marian(model: Any, tokenizer: Any, folder: Path) -> MarianMTModel:
+def write_marian(model: Any, tokenizer: Any, folder: Path, two_vocabularies: bool = False) -> MarianMTModel:
     """Write a folder that `AutoModelForSeq2SeqLM` and `AutoTokenizer` open without our code; return the MarianMT.
 
     Args:
         model: as for `as_marian`.
         folder: exists and is empty.
+        two_vocabularies: as for `check_marian_supports`; the target's tokenizer is in `target_tokenizer/`.
 
     Raises:
         ValueError: MarianMT does not have this architecture.
     """
-    check_marian_supports(model.config)
+    check_marian_supports(model.config, two_vocabularies)
     marian: Any = as_marian(model, model.config.max_position_embeddings)
     marian.generation_config = marian_generation_config(model.generation_config, marian.config)
     marian.save_pretrained(folder)
-    write_plain_tokenizer(tokenizer, folder)
+    write_plain_tokenizers(tokenizer, folder)
     return marian

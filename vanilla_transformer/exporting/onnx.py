@@ -131,7 +131,7 @@ def write_onnx(model: Any, tokenizer: Any, folder: Path, quantization: Quantizat
     Raises:
         ValueError: MarianMT does not have this architecture.
     """
-    marian: Any = write_marian(model, tokenizer, folder)
+    marian: Any = write_marian(model, tokenizer, folder, two_vocabularies=True)
     (folder / WEIGHTS).unlink()  # they are in the graphs
     marian.set_attn_implementation("eager")
     graphs = graphs_of(marian.config)

@@ -28,7 +28,7 @@ AUTO_CLASSES = """\
 tokenizer = AutoTokenizer.from_pretrained(name{SUBFOLDER})
 model = MODEL.from_pretrained(name{SUBFOLDER})
 outputs = model.generate(**tokenizer(lines, return_tensors="pt", padding=True))
-print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
+{TARGET_TOKENIZER}print(tokenizer.batch_decode(outputs, skip_special_tokens=True))
 """
 RUNTIMES = {
     "marian": Runtime(
@@ -109,7 +109,10 @@ def opening_code(runtime: str, folder: Path, lines: str, repo_id: str | None = N
             imports = "\n".join(["from huggingface_hub import snapshot_download", imports])
             name = f'name = snapshot_download({json.dumps(repo_id)}, allow_patterns="{runtime}/*") + "/{runtime}"'
     target = "target_tokenizer/" if (folder / "target_tokenizer").is_dir() else ""
+    place = f"{runtime}/target_tokenizer" if subfolder else "target_tokenizer"
+    opened = f'tokenizer = AutoTokenizer.from_pretrained(name, subfolder="{place}")\n' if target else ""
     code = chosen.code.replace("{SUBFOLDER}", subfolder).replace("{TARGET}", target)
+    code = code.replace("{TARGET_TOKENIZER}", opened)
     return f"{imports}\n\n{name}\nlines = {lines}\n{code}"
 
 

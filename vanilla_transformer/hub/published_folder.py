@@ -14,12 +14,13 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
-from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+from vanilla_transformer.data.tokenizer_class import HAS_TARGET, TARGET_TOKENIZER
 from vanilla_transformer.inference.weight_files import INDEX, WEIGHTS, is_pickle_name
 
 CONFIG, CARD, DECODING = "config.json", "README.md", "custom_generate/generate.py"
 ANY_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 JSON = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+TARGET_JSON = tuple(f"{TARGET_TOKENIZER}/{name}" for name in JSON if name.startswith("tokenizer"))
 REQUIRED = (*JSON, DECODING, "LICENSE", CARD)
 AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")
 
@@ -36,7 +37,8 @@ def check_folder(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"model folder {folder} does not exist")
-    problems = [f"{name} is missing" for name in REQUIRED if not (folder / name).is_file()]
+    target = TARGET_JSON if _read_json(folder / "tokenizer_config.json").get(HAS_TARGET) else ()
+    problems = [f"{name} is missing" for name in (*REQUIRED, *target) if not (folder / name).is_file()]
     for check in (_json_problems, _weight_problems, _code_problems, _card_problems, _unsafe_files):
         problems.extend(" ".join(problem.split()) for problem in check(folder))
     return list(dict.fromkeys(problems))
@@ -45,8 +47,7 @@ def check_folder(folder: str | Path) -> list[str]:
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
     """The files of a model folder that are published: their paths within it, sorted, and their sizes in bytes."""
     folder = Path(folder)
-    target = (f"{TARGET_TOKENIZER}/{name}" for name in JSON if name.startswith("tokenizer"))
-    names = {*REQUIRED, *target, INDEX, *filter(ANY_WEIGHTS.fullmatch, _weights(folder)), *_needed_code(folder)}
+    names = {*REQUIRED, *TARGET_JSON, INDEX, *filter(ANY_WEIGHTS.fullmatch, _weights(folder)), *_needed_code(folder)}
     return [(name, (folder / name).stat().st_size) for name in sorted(names) if (folder / name).is_file()]
 
 

@@ -16,7 +16,7 @@ from vanilla_transformer.training.export import MODEL, RESULTS
 # Fields of a configuration that reproduce the run elsewhere (`None`: all); the others are paths, or change no result.
 RECIPE = {
     "data": ("max_length", "temperature"),
-    "tokenizer": ("kind",),
+    "tokenizer": ("kind", "shared", "add_tokens"),
     "training": (
         *("max_updates", "max_epochs", "max_minutes", "max_source_tokens", "max_target_tokens"),
         *("gradient_accumulation_steps", "tokens_per_update", "seed", "checkpoint_every", "average_checkpoints"),
@@ -80,10 +80,17 @@ def facts_of_run(
         transformers_version=results["transformers"],
         datasets=[name for corpus in _training_corpora(results) for name in _datasets(corpus["dataset"])],
         scores=[*more_scores, *own.pop("scores")],
+        has_target_tokenizer="decoder_vocab_size" in _vocabularies(results),
         **{key: results[key] for key in ("model_type", "parameters", "pairs", "updates")},
         **own,
         **more_facts,
     )
+
+
+def _vocabularies(results: Mapping[str, Any]) -> dict[str, int]:
+    """Their sizes: of the one, or of source and target."""
+    sizes = {name: results.get(name) for name in ("vocab_size", "decoder_vocab_size")}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _facts_of_training(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _facts_of_training(results: Mapping[str, Any]) -> dict[str, Any]:
     languages = [data["source_language"], data["target_language"]]
     return {
         "recipe": {
-            "model": config["model"] | {"vocab_size": results["vocab_size"]},
+            "model": config["model"] | _vocabularies(results),
             **_recipe(config),
             "mixed_precision": results["mixed_precision"],
         },

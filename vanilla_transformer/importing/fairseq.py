@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.special_tokens import SpecialTokens
+from vanilla_transformer.data.tokenizer_class import with_target
 from vanilla_transformer.importing.checkpoint_file import plain, read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
 from vanilla_transformer.importing.names import DECODER, ENCODER, NORMS, NameTable, fill_tied, fused_projections, rename
-from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 from vanilla_transformer.importing.word_tokenizer import CODES, read_codes, subword_tokenizer, words_tokenizer
 
 NAMES: NameTable = {

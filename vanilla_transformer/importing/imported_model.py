@@ -71,6 +71,9 @@ def build_model(imported: ImportedModel) -> PreTrainedModel:
         if value is not None and value != found[name]:
             raise ValueError(f"{origin} states {name}={value}, but its weights have {name}={found[name]}")
     found |= _embedding_sizes(_extend(imported, weights))
+    has_one = imported.tokenizer is not None and getattr(imported.tokenizer, TARGET_TOKENIZER, None) is None
+    if has_one and found["decoder_vocab_size"] == found["vocab_size"]:
+        found["decoder_vocab_size"] = None  # one vocabulary, perhaps with an embedding for each side
     try:
         config = architecture.config_class(**found | imported.settings)
     except ValueError as error:

@@ -7,18 +7,19 @@ from typing import Any
 import yaml
 from tokenizers import Regex, normalizers
 
-from vanilla_transformer.importing.checkpoint_file import read_checkpoint
-from vanilla_transformer.importing.imported_model import ImportedModel
-from vanilla_transformer.importing.joeynmt_recurrent import read_recurrent
-from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTable, fill_tied, rename
-from vanilla_transformer.importing.sentencepiece_tokenizer import (
+from vanilla_transformer.data.sentencepiece_tokenizer import (
     BPE,
     NORMAL,
     SentencePieceModel,
     read_sentencepiece,
     sentencepiece_tokenizer,
 )
-from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
+from vanilla_transformer.data.special_tokens import SpecialTokens
+from vanilla_transformer.data.tokenizer_class import with_target
+from vanilla_transformer.importing.checkpoint_file import read_checkpoint
+from vanilla_transformer.importing.imported_model import ImportedModel
+from vanilla_transformer.importing.joeynmt_recurrent import read_recurrent
+from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTable, fill_tied, rename
 from vanilla_transformer.importing.word_tokenizer import (
     characters_tokenizer,
     read_codes,

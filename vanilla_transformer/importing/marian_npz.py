@@ -9,10 +9,11 @@ import numpy as np
 import torch
 import yaml
 
+from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.special_tokens import SpecialTokens
+from vanilla_transformer.data.tokenizer_class import with_target
 from vanilla_transformer.importing.imported_model import ImportedModel
 from vanilla_transformer.importing.names import DECODER, ENCODER, HEAD, NameTable, rename
-from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 
 EOS = "</s>"
 PAD = "<pad>"  # Marian has no such token: its decoder starts from a zero embedding

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
+from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.special_tokens import SpecialTokens
+from vanilla_transformer.data.tokenizer_class import with_target
 from vanilla_transformer.importing.word_tokenizer import CODES, read_codes, subword_tokenizer, words_tokenizer
 
 SUBWORDS = ("sentencepiece", "bpe")  # transforms with a model

@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
+from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
+from vanilla_transformer.data.special_tokens import SpecialTokens
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer_class import with_target
 from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
 from vanilla_transformer.importing.names import ENCODER, HEAD, NameTable, rename
-from vanilla_transformer.importing.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, with_target
 from vanilla_transformer.importing.word_tokenizer import read_codes, subword_tokenizer
 from vanilla_transformer.inference.weight_files import WEIGHTS
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from vanilla_transformer.data.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer
 
 CODES = ("bpecodes", "bpe.code", "bpe.codes", "code", "codes", "bpe.32k")  # usual names of files
 END = "</w>"  # ends the last piece of a word in the codes

@@ -13,6 +13,7 @@ from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 PROMPT, PROMPT_MASK = "decoder_input_ids", "decoder_attention_mask"
 START = "decoder_start_token_id"  # one for all, or a list of one for each line
 PREFIX_FUNCTION = "prefix_allowed_tokens_fn"
+PREFIXES, TARGETS = "prefixes", "targets"  # options of `translate_lines`, texts
 
 SET_HERE = "translate_lines sets it"
 DEPENDS_ON_ROWS = (
@@ -23,7 +24,7 @@ REFUSED = dict.fromkeys(
 ) | dict.fromkeys(
     (
         *("inputs_embeds", "encoder_outputs", "decoder_inputs_embeds", "cache", "past_key_values", "labels"),
-        *("logits_processor", "stopping_criteria", "streamer"),
+        *("logits_processor", "stopping_criteria", "streamer", "select_candidates"),
         *("negative_prompt_ids", "negative_prompt_attention_mask"),
     ),
     DEPENDS_ON_ROWS,
@@ -118,7 +119,8 @@ def prompts_of(
 
 def _rows(options: dict[str, Any]) -> dict[str, Any]:
     """The options that have a row for each line."""
-    rows = {name: options[name] for name in (PROMPT, PROMPT_MASK) if options.get(name) is not None}
+    names = (PROMPT, PROMPT_MASK, PREFIXES, TARGETS)
+    rows = {name: options[name] for name in names if options.get(name) is not None}
     start = options.get(START)
     if isinstance(start, list | tuple) or (isinstance(start, torch.Tensor) and start.dim() > 0):
         rows[START] = start

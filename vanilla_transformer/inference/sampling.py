@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from vanilla_transformer.generation import ALPHA, length_penalty
+from vanilla_transformer.inference.forced_decoding import real_tokens
 
 LARGEST_SEED = 2**64 - 1  # a word of Philox's key
 
@@ -102,10 +103,7 @@ class GumbelSampler(LogitsProcessor):
         """
         self._record(sequences[:, -1])
         tokens = sequences[:, -len(self.chosen) :]  # without the prompt
-        is_end = (tokens[..., None] == eos_token_ids).any(dim=-1)
-        # A target ends with its EOS token, or at its maximum length; then there is padding.
-        before_padding = (tokens != pad_token_id).flip(1).cumsum(dim=1).flip(1) > 0
-        is_real = (is_end.cumsum(dim=1) - is_end.int() == 0) & (is_end.any(dim=1, keepdim=True) | before_padding)
+        is_real = real_tokens(tokens, eos_token_ids, pad_token_id)
         totals = torch.stack(self.chosen, dim=1).masked_fill(~is_real, 0.0).sum(dim=1)
         return (totals / length_penalty(is_real.sum(dim=1), self.alpha)).tolist()
 

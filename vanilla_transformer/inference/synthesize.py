@@ -4,36 +4,27 @@
 Back-translation: a model into the source language makes the sources (Sennrich et al. 2016, arXiv:1511.06709; by
 sampling: Edunov et al. 2018, arXiv:1808.09381). Sequence-level distillation: a teacher makes the targets that a student
 learns (Kim and Rush 2016, arXiv:1606.07947).
-
-The lines are decoded shard by shard, each by one process, and a shard is there whole or not at all. What a shard holds
-depends on the options in the manifest alone, so that a resumed folder has the bytes of an uninterrupted one.
 """
 
 import gzip
-import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import torch
-
 from vanilla_transformer.console.outputs import write_atomically
-from vanilla_transformer.data.cache import file_fingerprint, unfinished
-from vanilla_transformer.data.corpus import read_lines
+from vanilla_transformer.data.cache import unfinished
 from vanilla_transformer.distributed.processes import main_process_first, process_state, wait_for_everyone
-from vanilla_transformer.inference.sampling import GumbelSampler, Sampling
-from vanilla_transformer.inference.translate import Translation, translate_lines
+from vanilla_transformer.inference.sampling import Sampling
+from vanilla_transformer.inference.shards import MANIFEST, claim, decode_shards, describe, locked, read_manifest
+from vanilla_transformer.inference.translate import Translation, sample_lines, translate_lines
 from vanilla_transformer.inference.translator import Translator
 
-CORPUS, MANIFEST, SHARDS, LOCK = "corpus.jsonl.gz", "manifest.json", "shards", ".lock"
+CORPUS, SHARDS = "corpus.jsonl.gz", "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,38 +74,25 @@ def synthesize(
         ValueError: the folder belongs to other options, another model or input, or another process; no pair is left;
             and as `read_lines` and `translate_lines`.
     """
-    state = process_state()
-    with _locked(output, state.is_main_process):
+    is_main = process_state().is_main_process
+    with locked(output):
         with main_process_first():
-            if state.is_main_process:
-                _claim(output, _description(translator, input, config))
-        manifest = _manifest(output)
+            if is_main:
+                claim(output, _description(translator, input, config))
+        manifest = read_manifest(output)
         if "counts" in manifest and (output / CORPUS).exists():
             return manifest["counts"]
-        is_written = {path.name for path in (output / SHARDS).glob("*.gz")}
-        wait_for_everyone()  # before any process writes: all share out the same shards
-        shards = missing = 0
-        first_line = 1
-        for lines in _shards(input, config.shard_lines):
-            path = _shard(output, shards)
-            if path.name not in is_written:
-                if missing % state.num_processes == state.process_index:
-                    _write(path, *_decode(translator, lines, first_line, config))
-                    on_progress(len(lines))
-                missing += 1
-            shards, first_line = shards + 1, first_line + len(lines)
-        if not shards:
-            raise ValueError(f"{input} is empty: there is nothing to decode")
-        wait_for_everyone(uneven=True)
-        if state.is_main_process:
+        shards, _ = decode_shards(
+            input,
+            config.shard_lines,
+            partial(_shard, output),
+            lambda path, lines, first_line: _write(path, *_decode(translator, lines, first_line, config)),
+            on_progress,
+        )
+        if is_main:
             _join(output, shards, manifest)
         wait_for_everyone()
-        return _manifest(output)["counts"]
-
-
-def _shards(input: Path, size: int) -> Iterator[list[str]]:
-    lines = read_lines(input)
-    return iter(lambda: list(islice(lines, size)), [])
+        return read_manifest(output)["counts"]
 
 
 def _shard(output: Path, number: int) -> Path:
@@ -137,23 +115,15 @@ def _decode(
             kept[i] = ""
             counts[reason] += 1
     options = config.generate_kwargs | {"max_batch_tokens": config.max_batch_tokens, "first_line": first_line}
-    decode = partial(
-        translate_lines, translator.model, translator.tokenizer, kept, decoder=translator.decoder, at_once=1, **options
-    )
+    options |= {"decoder": translator.decoder}
     if config.sampling is None:
-        outputs = decode(num_return_sequences=config.count)
+        outputs = translate_lines(
+            translator.model, translator.tokenizer, kept, at_once=1, num_return_sequences=config.count, **options
+        )
     else:
-        sampling, samples = config.sampling, range(config.count)
-        drawn = [
-            decode(
-                num_beams=1,
-                new_sampler=lambda places, number=number: GumbelSampler(
-                    sampling, [(first_line + place, number) for place in places]
-                ),
-            )
-            for number in samples
-        ]
-        outputs = [[translation for [translation] in of_line] for of_line in zip(*drawn, strict=True)]
+        outputs = sample_lines(
+            translator.model, translator.tokenizer, kept, sampling=config.sampling, count=config.count, **options
+        )
     rows = []
     for number, (line, translations) in enumerate(zip(kept, outputs, strict=True), start=first_line):
         for translation in translations if line else ():
@@ -186,11 +156,11 @@ def _write(shard: Path, rows: list[dict[str, Any]], counts: Counter[str]) -> Non
         partial_path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def _join(output: Path, shards: int, manifest: dict[str, Any]) -> None:
+def _join(output: Path, shards: list[Path], manifest: dict[str, Any]) -> None:
     """Shards as one file, which gzip reads as it reads one of them; they go when the manifest says that it is whole."""
     counts = Counter()
     with unfinished(output / CORPUS) as partial_path, partial_path.open("wb") as corpus:
-        for path in (_shard(output, number) for number in range(shards)):
+        for path in shards:
             counts.update(json.loads(_counts_of(path).read_text("utf-8")))
             corpus.write(path.read_bytes())
     if not counts["pairs"]:
@@ -201,72 +171,8 @@ def _join(output: Path, shards: int, manifest: dict[str, Any]) -> None:
     shutil.rmtree(output / SHARDS)
 
 
-def _claim(output: Path, description: dict[str, Any]) -> None:
-    """Begin the folder, or check that it was begun in the same way."""
-    if (output / MANIFEST).exists():
-        begun = _manifest(output)
-        for name in dict.fromkeys([*description, *begun]):
-            before, now = begun.get(name), description.get(name)
-            if name != "counts" and before != now:
-                raise ValueError(
-                    f"{output} was begun with {name}={before}, and this is {name}={now}; go on with the former, or "
-                    "name another --output"
-                )
-    elif foreign := sorted(path.name for path in output.iterdir() if path.name != LOCK):
-        raise ValueError(f"{output} has {foreign[0]} in it, but no {MANIFEST}; name an empty or new folder as --output")
-    else:
-        write_atomically(output / MANIFEST, json.dumps(description, indent=2) + "\n")
-
-
-def _manifest(output: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((output / MANIFEST).read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{output / MANIFEST} is damaged; remove the folder, or name another --output") from error
-
-
 def _description(translator: Translator, input: Path, config: SynthesisConfig) -> dict[str, Any]:
-    """All that decides the bytes of a shard, with flat names for the user's message."""
     options = asdict(config)
     options |= {f"sampling.{name}": value for name, value in (options.pop("sampling") or {}).items()}
     options |= options.pop("generate_kwargs")
-    model, precision = translator.model, getattr(translator.decoder, "precision", "float32")  # the native engine's own
-    dtype = str(model.dtype) if precision == "float32" else precision
-    computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type}
-    return {"model": _model_fingerprint(translator), "input": file_fingerprint(input), **computed, **options}
-
-
-def _model_fingerprint(translator: Translator) -> str:
-    """SHA-256 of weights, configurations and tokenizer, wherever they came from."""
-    digest, model = hashlib.sha256(), translator.model
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
-    for config in (model.config, model.generation_config):
-        values = config.to_dict()
-        for changing in ("transformers_version", "_name_or_path"):
-            values.pop(changing, None)
-        digest.update(json.dumps(values, sort_keys=True, default=str).encode())
-    with TemporaryDirectory() as folder:
-        translator.tokenizer.save_pretrained(folder)
-        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _locked(output: Path, is_main: bool) -> Iterator[None]:
-    """The folder, for the processes of one command; the system releases the lock of one that is killed."""
-    if not is_main:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output / LOCK, timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(
-            f"{output} is in use by another process; wait for its end, or name another --output"
-        ) from error
+    return describe(translator, input, options)

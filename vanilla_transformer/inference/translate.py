@@ -2,19 +2,29 @@
 """Lines in, translations out: batched by length, in the order of the input."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.decoder import Decoder
-from vanilla_transformer.generation import DecodingError, beam_search
+from vanilla_transformer.generation import DecodingError, beam_search, length_normalizer
+from vanilla_transformer.inference.constraints import ConstrainedBeams, LineConstraints, TokenBytes
+from vanilla_transformer.inference.forced_decoding import (
+    encode_targets,
+    pad_targets,
+    real_tokens,
+    token_fields,
+    token_log_probs,
+)
 from vanilla_transformer.inference.line_options import (
+    PREFIXES,
     PROMPT,
     PROMPT_MASK,
+    TARGETS,
     check_counts,
     check_options,
     options_of,
@@ -24,7 +34,9 @@ from vanilla_transformer.inference.line_options import (
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
-from vanilla_transformer.inference.sampling import GumbelSampler
+from vanilla_transformer.inference.sampling import GumbelSampler, Sampling
+from vanilla_transformer.inference.sentences import join_sentences, split_lines
+from vanilla_transformer.inference.terms import LexicalConstraints
 from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
@@ -37,10 +49,18 @@ class Translation:
     """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
 
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
+
+    Args:
+        tokens: of the vocabulary, with its marks of word starts and the EOS token; with `log_probs` alone.
+        log_probs: log-probability of each token.
+        best_log_probs: that of the most probable token in its place.
     """
 
     text: str
     score: float | None = None
+    tokens: tuple[str, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    best_log_probs: tuple[float, ...] = ()
 
 
 def translate_lines(
@@ -58,6 +78,12 @@ def translate_lines(
     new_sampler: Callable[[Sequence[int]], GumbelSampler] | None = None,
     tag: str | None = None,
     target_language: str | None = None,
+    log_probs: bool = False,
+    best_log_probs: bool = False,
+    targets: Sequence[str] | None = None,
+    prefixes: Sequence[str] | None = None,
+    constraints: LexicalConstraints | None = None,
+    split_sentences: str | None = None,
     **generate_kwargs,
 ) -> list[list[Translation]]:
     """Translate every line; an empty one, or one without a token, gives an empty translation.
@@ -75,6 +101,15 @@ def translate_lines(
         new_sampler: places of a batch's lines → a processor that makes the greedy search sample; needs `num_beams=1`.
         tag: put before every source, such as "<bt>"; a token of the tokenizer, which no text gives.
         target_language: of a model of several, such as "de": by its tag "<2de>", where the model has learnt it.
+        log_probs: also return the tokens and their log-probabilities, which a second pass computes.
+        best_log_probs: with them the log-probability of the most probable token at each place.
+        targets: translations to score in place of a search, one for each line. Their tokens are the tokenizer's; a tag
+            that they begin with has log-probability 0, because the search forces it.
+        prefixes: beginnings of the translations, a text for each line, "" for any. Its tokens count for score and
+            length as others do. A prefix should end where a word ends: its last token is not changed.
+        constraints: terms that each translation has, as often as they are given; needs two beams.
+        split_sentences: language code by which each line is split into sentences, which are translated by themselves
+            and joined again; needs `sentencex`. There is then one translation of a line, without a score.
         generate_kwargs: as for `model.generate`, and `beam_search`'s own; the rest comes from the model's generation
             config. An argument with a row for each line follows its line: `decoder_input_ids`, left-padded by
             `decoder_attention_mask`, and a list of `decoder_start_token_id`. `prefix_allowed_tokens_fn` gets the
@@ -86,7 +121,9 @@ def translate_lines(
     Raises:
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
-            line; or `generate` refused a batch (options that do not go together, weights that are NaN).
+            line; a target of an empty line, or options of a search with targets; prefixes or terms for a model of
+            another package, or that cannot be had; `split_sentences` with options for whole lines; or `generate`
+            refused a batch (options that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
@@ -98,16 +135,52 @@ def translate_lines(
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     if new_sampler is not None and beams > 1:
         raise ValueError(f"num_beams={beams} must be 1 for sampling")
+    if targets is not None and (num_return_sequences > 1 or new_sampler or generate_kwargs.get("coverage_penalty")):
+        raise ValueError("targets are scored, not searched: leave samples, n-best and coverage_penalty out")
+    if constraints is not None or prefixes is not None:
+        if not isinstance(model, BaseForConditionalGeneration) or new_sampler is not None or targets is not None:
+            raise ValueError("prefixes and terms are for the beam search of this package's models")
+        if constraints is not None and beams < 2:
+            raise ValueError(f"num_beams={beams} must be at least 2 where terms are given")
+    if split_sentences is not None:
+        in_lines = constraints is not None and constraints.in_lines
+        given = prefixes, targets, new_sampler, generate_kwargs.get(PROMPT)
+        if in_lines or num_return_sequences > 1 or log_probs or any(each is not None for each in given):
+            raise ValueError(
+                "split_sentences: prefixes, terms in lines, n-best, samples, scores and targets are of whole lines"
+            )
     check_options(model, generate_kwargs)
     before, of_language = tag_options(tokenizer, model.generation_config, tag, target_language)
     generate_kwargs = of_language | generate_kwargs
-    check_counts(generate_kwargs, len(lines))
+    check_counts(generate_kwargs | {PREFIXES: prefixes, TARGETS: targets}, len(lines))
     prompts = prompts_of(model, generate_kwargs, len(lines), first_line)
-    places, encoded = _encode(tokenizer, lines, first_line, max_length, before)
-    results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in lines]
+    for number, line in enumerate(lines, start=first_line):
+        if not isinstance(line, str):
+            raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
+    line_of, texts = range(len(lines)), list(lines)
+    if split_sentences is not None:
+        line_of, texts = split_lines(lines, split_sentences)
+    terms: list[list[str]] = [[] for _ in texts]
+    if constraints is not None:
+        pairs = [constraints.of(text) for text in texts]
+        texts, terms = [source for source, _ in pairs], [own for _, own in pairs]
+    kept, encoded = _encode(tokenizer, texts, [first_line + i for i in line_of], max_length, before)
+    places = [line_of[i] for i in kept]
+    results: list[list[Translation]] = [[Translation("")] * num_return_sequences for _ in texts]
+    written = None
+    if targets is not None:
+        forced = resolved(model, generate_kwargs, "forced_bos_token_id")
+        written = encode_targets(tokenizer, targets, places, first_line, max_length, forced)
+
+    def of_whole_lines() -> list[list[Translation]]:
+        return results if split_sentences is None else _joined(results, texts, line_of, len(lines))
+
     if not encoded:
-        return results
-    done = len(lines) - len(encoded)
+        return of_whole_lines()
+    constrained = _constrained(
+        model, tokenizer, [terms[i] for i in kept], prefixes, places, first_line, generate_kwargs
+    )
+    done = len(texts) - len(encoded)
     compute_after_fork()
     with evaluation_mode(model):
         decoder = decoder or fast_decoder(model)
@@ -115,9 +188,15 @@ def translate_lines(
         at_once = decoder.parallel_batches if at_once is None else at_once
         at_once = 1 if len(encoded) < MIN_LINES_PER_BATCH * at_once else at_once
         sizes = [len(ids) * beams for ids in encoded]
+        if written is not None:
+            sizes = [len(ids) + len(target) for ids, target in zip(encoded, written, strict=True)]
+        num_log_probs = 2 if best_log_probs else int(log_probs or targets is not None)
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
-        batches = _batches(sizes, prompt_lengths, max_batch_tokens // at_once, -(-len(encoded) // at_once))
+        # Lines without terms and prefixes take the fast way, whatever the others have.
+        kinds = [each and (each.banks > 1) for each in constrained]
+        groups = list(zip(prompt_lengths, kinds, strict=True))
+        batches = _batches(sizes, groups, max_batch_tokens // at_once, -(-len(encoded) // at_once))
 
         def translate(batch: list[int]) -> list[list[Translation]]:
             try:
@@ -125,8 +204,16 @@ def translate_lines(
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
+                if kinds[batch[0]] is not None:
+                    if kinds[batch[0]]:  # hypotheses of a low score would be followed for long
+                        own = {"early_stopping": True} | own
+                    own["select_candidates"] = ConstrainedBeams([each for i in batch if (each := constrained[i])])
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
-                return _translate_batch(model, tokenizer, [encoded[i] for i in batch], decoder, own, sampler)
+                ids, given = [encoded[i] for i in batch], None if written is None else [written[i] for i in batch]
+                found = _translate_batch(model, tokenizer, ids, decoder, own, sampler, given, num_log_probs)
+                if targets is None:
+                    return found
+                return [[replace(each, text=targets[places[i]])] for i, [each] in zip(batch, found, strict=True)]
             except Exception as error:
                 kind = ValueError if isinstance(error, ValueError) else RuntimeError
                 if isinstance(error, DecodingError):
@@ -137,46 +224,112 @@ def translate_lines(
 
         for batch, translations in zip(batches, parallel_batches(translate, batches, at_once), strict=True):
             for i, best in zip(batch, translations, strict=True):
-                results[places[i]] = best
+                results[kept[i]] = best
             done += len(batch)
             if on_progress is not None:
-                on_progress(done, len(lines))
-    return results
+                on_progress(done * len(lines) // len(texts), len(lines))
+    return of_whole_lines()
+
+
+def _constrained(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    terms: list[list[str]],
+    prefixes: Sequence[str] | None,
+    places: list[int],
+    first_line: int,
+    options: dict[str, Any],
+) -> list[LineConstraints | None]:
+    """What the target of each text has to have, if anything; the text belongs to the line at `places`."""
+    if prefixes is None and not any(terms):
+        return [None] * len(terms)
+    token_bytes, found = TokenBytes(tokenizer), []
+    forced = resolved(model, options, "forced_bos_token_id")
+    for own, place in zip(terms, places, strict=True):
+        prefix = token_bytes.encode(prefixes[place]) if prefixes is not None else []
+        if not (own or prefix):
+            found.append(None)
+            continue
+        try:
+            before = [] if forced is None or not prefix else [forced]
+            found.append(LineConstraints(before + prefix, own, token_bytes))
+        except ValueError as error:
+            raise ValueError(f"line {place + first_line}: {error}") from error
+    return found
+
+
+def _joined(
+    results: list[list[Translation]], sentences: list[str], line_of: Sequence[int], lines: int
+) -> list[list[Translation]]:
+    """The translation of each line, from those of its sentences."""
+    of_line: list[list[int]] = [[] for _ in range(lines)]
+    for i, place in enumerate(line_of):
+        of_line[place].append(i)
+    return [
+        [Translation(join_sentences([results[i][0].text for i in own], [sentences[i] for i in own]))] for own in of_line
+    ]
+
+
+def sample_lines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    *,
+    sampling: Sampling,
+    count: int,
+    first_line: int = 1,
+    **options,
+) -> list[list[Translation]]:
+    """For each line, in order, `count` samples; `options` and errors as for `translate_lines`.
+
+    A sample depends on the seed, the number of its line and its own number: not on the batch or the threads.
+    """
+    own: dict[str, Any] = options | {"first_line": first_line, "at_once": 1, "num_beams": 1}
+    drawn = [
+        translate_lines(
+            model,
+            tokenizer,
+            lines,
+            new_sampler=lambda places, number=number: GumbelSampler(
+                sampling, [(first_line + place, number) for place in places]
+            ),
+            **own,
+        )
+        for number in range(count)
+    ]
+    return [[translation for [translation] in of_line] for of_line in zip(*drawn, strict=True)]
 
 
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
-    lines: Sequence[str],
-    first_line: int,
+    texts: Sequence[str],
+    line_numbers: Sequence[int],
     max_length: int | None,
     before: list[int],
 ) -> tuple[list[int], list[list[int]]]:
-    """The indices of lines with at least one token, and the tokens of each."""
-    for number, line in enumerate(lines, start=first_line):
-        if not isinstance(line, str):
-            raise ValueError(f"line {number} must be a string; {type(line).__name__} was given")
-    filled = [i for i, line in enumerate(lines) if line.strip()]
-    encoded = tokenizer([lines[i] for i in filled])["input_ids"] if filled else []
+    """The indices of texts with at least one token, and the tokens of each."""
+    filled = [i for i, text in enumerate(texts) if text.strip()]
+    encoded = tokenizer([texts[i] for i in filled])["input_ids"] if filled else []
     tokens = {i: before + ids for i, ids in zip(filled, encoded, strict=True) if ids}
     for i, ids in tokens.items():
         if max_length is not None and len(ids) > max_length:
             raise ValueError(
-                f"line {i + first_line} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
-                "sentences, or raise max_length (--max-tokens)"
+                f"line {line_numbers[i]} has {len(ids):,} tokens, more than the limit of {max_length:,}; split it into "
+                "sentences (--split-sentences), or raise max_length (--max-tokens)"
             )
     return list(tokens), list(tokens.values())
 
 
-def _batches(sizes: list[int], prompt_lengths: list[int], max_tokens: int, max_lines: int) -> list[list[int]]:
+def _batches(sizes: list[int], groups: Sequence[Hashable], max_tokens: int, max_lines: int) -> list[list[int]]:
     """Indices of `sizes` (tokens times beams), the longest first, so that memory runs out at once or never.
 
-    All lines of a batch have prompts of one length.
+    All lines of a batch are of one group.
     """
-    by_prompt_length: dict[int, list[int]] = {}
+    by_group: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        by_prompt_length.setdefault(prompt_lengths[i], []).append(i)
+        by_group.setdefault(groups[i], []).append(i)
     batches = []
-    for order in by_prompt_length.values():
+    for order in by_group.values():
         while order:
             count = max(1, min(max_lines, max_tokens // sizes[order[0]]))
             batches.append(order[:count])
@@ -191,20 +344,43 @@ def _translate_batch(
     decoder: Decoder,
     options: dict[str, Any],
     sampler: GumbelSampler | None,
+    given: list[list[int]] | None,
+    num_log_probs: int,
 ) -> list[list[Translation]]:
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
+    if given is not None:
+        targets, lengths = pad_targets(given, model.device)
+        found = token_log_probs(model, inputs, decoder, options, targets, lengths, num_log_probs)
+        is_ours = isinstance(model, BaseForConditionalGeneration)
+        rule: Any = length_penalty_rule(model, options) if is_ours else "transformers"
+        penalties = options.get("alpha"), options.get("length_penalty")
+        normalizer = length_normalizer(
+            rule, vars(options.get("generation_config") or model.generation_config), *penalties
+        )
+        scores = (found[0].sum(dim=1) / normalizer(lengths.double())).tolist()
+        fields = token_fields(tokenizer, targets, lengths, found)
+        return [[Translation("", score, **own)] for score, own in zip(scores, fields, strict=True)]
     if sampler is not None:
         options["logits_processor"] = LogitsProcessorList([sampler])
     output = generate(model, inputs, decoder, options)
     texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
     scores = output.get("sequences_scores")  # none without beams
     scores = [None] * len(texts) if scores is None else scores.tolist()
+    eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
+    eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
+    pad = -1 if pad is None else pad
     if sampler is not None:
-        eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
-        eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
-        scores = sampler.scores(output.sequences, eos, -1 if pad is None else pad)
+        scores = sampler.scores(output.sequences, eos, pad)
     flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
     count = options["num_return_sequences"]
+    if num_log_probs:
+        targets = output.sequences[:, options[PROMPT].shape[1] if PROMPT in options else 1 :]
+        lengths = real_tokens(targets, eos, pad).sum(dim=1)
+        rows = [i for i in range(len(ids)) for _ in range(count)]
+        repeated = {name: tensor[rows] for name, tensor in inputs.items()}
+        found = token_log_probs(model, repeated, decoder, options_of(options, rows), targets, lengths, num_log_probs)
+        fields = token_fields(tokenizer, targets, lengths, found)
+        flat = [replace(translation, **own) for translation, own in zip(flat, fields, strict=True)]
     groups = [flat[i : i + count] for i in range(0, len(flat), count)]
     # A score of -inf: fewer targets are possible than were asked for.
     return [[translation for translation in group if translation.score != -math.inf] for group in groups]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model, opened once to translate whatever comes."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -12,9 +12,10 @@ from vanilla_transformer.data.corpus import BYTE_ORDER_MARK
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.decoder import Decoder
+from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder, is_native
-from vanilla_transformer.inference.translate import Translation, translate_windows
+from vanilla_transformer.inference.translate import Translation, translate_lines, translate_windows
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
@@ -66,14 +67,54 @@ class Translator:
         if precision == "bfloat16" and not is_native(model, engine):
             model.to(dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue] -- as above
         tokenizer = load_tokenizer(path)
-        sizes = model.config.vocab_size, getattr(model.config, "decoder_vocab_size", None)
-        has_two = isinstance(model, BaseForConditionalGeneration) and sizes[1] not in (None, sizes[0])
-        if has_two and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
+        own = model.config.decoder_vocab_size if isinstance(model, BaseForConditionalGeneration) else None
+        if own is not None and getattr(tokenizer, TARGET_TOKENIZER, None) is None:
             raise ValueError(
-                f"{path} has vocab_size={sizes[0]} and decoder_vocab_size={sizes[1]}, but no {TARGET_TOKENIZER}/ "
-                "that decodes the target: add the folder, or import the model again"
+                f"{path} has decoder_vocab_size={own}, a vocabulary of the target's own, but no {TARGET_TOKENIZER}/ "
+                "that decodes it: add the folder, set null if the target has the source's vocabulary, or import again"
             )
         return cls(model, tokenizer, fast_decoder(model, precision, engine))
+
+    @classmethod
+    def ensemble(
+        cls,
+        paths: Sequence[str | Path],
+        precision: Precision = "float32",
+        device: torch.device | str | None = None,
+        engine: Engine = "auto",
+        *,
+        weights: Sequence[float] | None = None,
+        mean: Mean = "probabilities",
+    ) -> "Translator":
+        """Several model folders with one vocabulary that decode together, Transformers and RNNs in any mixture.
+
+        The first one's generation config decides how to search. One path is that model, exactly.
+
+        Args:
+            weights, mean: as for `EnsembleDecoder`.
+            precision, device, engine: of every member, as for `from_pretrained`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `from_pretrained` and `EnsembleDecoder`; models of other packages, or with
+                different vocabularies.
+        """
+        members = [cls.from_pretrained(path, precision, device, engine) for path in paths]
+        decoder = EnsembleDecoder([member.decoder for member in members], weights, mean)
+        first = members[0]
+        if len(members) > 1:
+            for path, member in zip(paths, members, strict=True):
+                if not isinstance(member.model, BaseForConditionalGeneration):
+                    raise ValueError(
+                        f"{path} has model_type={member.model.config.model_type!r}: an ensemble needs ours"
+                    )
+                if member._vocabularies() != first._vocabularies():
+                    raise ValueError(f"{path} has another vocabulary than {paths[0]}: members of an ensemble share one")
+            check_members([member.model for member in members])
+        return cls(first.model, first.tokenizer, decoder)
+
+    def _vocabularies(self) -> list[dict[str, int]]:
+        target = getattr(self.tokenizer, TARGET_TOKENIZER, None) or self.tokenizer
+        return [self.tokenizer.get_vocab(), target.get_vocab()]
 
     @property
     def engine(self) -> str:
@@ -112,7 +153,8 @@ class Translator:
                 `None`: none.
             max_batch_tokens: as for `translate_lines`.
             window: lines that are read, and sorted by length, together.
-            options: as for `translate_lines`: `max_length`, and what `model.generate` takes.
+            options: as for `translate_lines`: `max_length`, `prefixes`, `constraints`, `split_sentences`, and what
+                `model.generate` takes.
 
         Raises:
             ValueError: one string instead of lines; `window` below 1; and as `translate_windows`, while the
@@ -134,3 +176,27 @@ class Translator:
             **{name: value for name, value in given.items() if value is not None},
             **options,
         )
+
+    def score(
+        self, pairs: Iterable[tuple[str, str]], *, max_batch_tokens: int = 8192, window: int = 2048, **options
+    ) -> Iterator[Translation]:
+        """For every (source, target), in order, the target with its score, tokens and their log-probabilities.
+
+        The score is the one that `n_best` gives to this target; a blank pair has none, and no tokens.
+
+        Args:
+            max_batch_tokens: tokens of both sides at once.
+            options: as for `translate_lines`: `alpha`, 0 for sums of log-probabilities, `tag`, `best_log_probs`, …
+
+        Raises:
+            ValueError: `window` below 1; and as `translate_lines`, while the scores are taken.
+        """
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1 pair")
+        pairs, own = iter(pairs), options | {"max_batch_tokens": max_batch_tokens, "decoder": self.decoder}
+        for start in count(1, window):
+            sides = list(zip(*islice(pairs, window), strict=True))
+            if not sides:
+                return
+            scored = translate_lines(self.model, self.tokenizer, sides[0], targets=sides[1], first_line=start, **own)
+            yield from (translation for [translation] in scored)

@@ -347,6 +347,11 @@ def _check_corpora(config: RunConfig) -> None:
 
 def _check_model(config: RunConfig) -> None:
     model = model_config_of(config.model)
+    if not config.tokenizer.shared and model.share_encoder_decoder_embeddings:
+        raise ValueError(
+            "model.share_encoder_decoder_embeddings=true is one matrix for source and target, and "
+            "tokenizer.shared=false two vocabularies; leave one of them out"
+        )
     if isinstance(model, RNNSeq2SeqConfig) and config.training.attention not in ("eager", None):
         raise ValueError(
             f"training.attention={config.training.attention!r} is for the Transformer; an RNN has its attention in "

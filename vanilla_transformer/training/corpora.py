@@ -28,6 +28,7 @@ from vanilla_transformer.data.mixture import (
     tags_of,
 )
 from vanilla_transformer.data.tokenized_pairs import DroppedPairs, prepare_pairs, read_lengths
+from vanilla_transformer.data.tokenizer_class import target_tokenizer
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.language_tags import tag_id
 from vanilla_transformer.training.batch import PreparedAhead, collate
@@ -100,16 +101,15 @@ def joined_text(texts: dict[str, Text]) -> Text:
     return interleave_datasets(corpora, stopping_strategy="all_exhausted_without_replacement")
 
 
-def all_tags(config: CorporaConfig) -> list[str]:
-    """The tags of the training corpora, each once."""
-    corpora = by_place("data.train", config.train).values()
-    return list(dict.fromkeys(tag for corpus in corpora for tag in tags_of(corpus).values()))
+def all_tags(config: CorporaConfig) -> dict[str, list[str]]:
+    """The tags of the training corpora, each once, by the column of tokens that they come first in."""
+    tags = [tags_of(corpus) for corpus in by_place("data.train", config.train).values()]
+    return {column: list(dict.fromkeys(each[column] for each in tags if column in each)) for column in MODEL_INPUTS}
 
 
 def target_tags_of(config: CorporaConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The tags that targets of the training corpora begin with, and their ids."""
-    tags = [tags_of(corpus).get("labels") for corpus in by_place("data.train", config.train).values()]
-    return {tag: tag_id(tokenizer, tag) for tag in tags if tag is not None}
+    return {tag: tag_id(target_tokenizer(tokenizer), tag) for tag in all_tags(config)["labels"]}
 
 
 def prepare_corpora(
@@ -158,14 +158,15 @@ def prepare_corpora(
 
 
 def _tag_ids(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    return {side: tag_id(tokenizer, tag) for side, tag in tags_of(corpus).items()}
+    sides = {"input_ids": tokenizer, "labels": target_tokenizer(tokenizer)}
+    return {column: tag_id(sides[column], tag) for column, tag in tags_of(corpus).items()}
 
 
 def _options(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The options of `translate_lines` for the tags of a corpus."""
     tags = tags_of(corpus)
     source = {"tag": tags["input_ids"]} if "input_ids" in tags else {}
-    return source | ({"forced_bos_token_id": tag_id(tokenizer, tags["labels"])} if "labels" in tags else {})
+    return source | ({"forced_bos_token_id": _tag_ids(corpus, tokenizer)["labels"]} if "labels" in tags else {})
 
 
 def _mix(

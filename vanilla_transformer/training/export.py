@@ -58,7 +58,7 @@ def _finished_model(run: Run) -> PreTrainedModel:
             load_adapter(run.state.bare_model(), best)
         with atomic_folder(run.output_dir / ADAPTER) as folder:
             save_weights(run.state.bare_model(), folder)
-        return merge_adapter(run.config.model, run.output_dir / ADAPTER)
+        return merge_adapter(run.config.model, run.output_dir / ADAPTER, run.tokenizer)
     if training.finishes_with_best():
         return average_checkpoints([best])
     return average_checkpoints(run.checkpoints.newest(training.average_checkpoints or 1))
@@ -98,6 +98,7 @@ def _facts(run: Run, validation: Validation | None) -> dict[str, Any]:
         "config": run.config.to_dict(),
         "model_type": model.config.model_type,
         "vocab_size": model.config.vocab_size,
+        "decoder_vocab_size": model.config.decoder_vocab_size,
         "pairs": run.corpora.pairs(),
         "updates": progress.updates,
         "epochs": round(run.epochs(), 2),

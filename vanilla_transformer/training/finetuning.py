@@ -8,7 +8,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from vanilla_transformer.data.mixture import by_place
-from vanilla_transformer.data.tokenizer import TokenizerConfig
+from vanilla_transformer.data.tokenizer import TokenizerConfig, check_tokens
 from vanilla_transformer.training.bounds import at_least, positive, probability
 from vanilla_transformer.training.configuration import BatchTokensConfig, CorporaConfig, TrainingConfig, check_data
 from vanilla_transformer.training.lora import LoRASectionConfig
@@ -56,7 +56,7 @@ REMOVED = {
     "report_to": "set training.trackers, such as [tensorboard]",
     "load_best_model_at_end": "set training.patience, in validations; the best model is in best/ in any case",
     "metric_for_best_model": "set training.best_by",
-    "optim": "the optimizer is AdamW",
+    "optim": "the optimizer is AdamW, or Muon with optimizer.name=muon",
     "resume_from_checkpoint": "the same command goes on from the last checkpoint in training.output_dir",
     "push_to_hub": "`vanilla-transformer push` sends the finished model, checked and in one commit",
     "hub_token": "a token has no place in a file; log in with `hf auth login` or set HF_TOKEN",
@@ -66,16 +66,23 @@ REMOVED = {
 @strict
 @dataclass(kw_only=True)
 class FineTuningOptimizerConfig:
-    """AdamW and its learning rate.
+    """AdamW or Muon, and the learning rate.
 
     Args:
+        name: "adam": AdamW; "muon" as in training.
         learning_rate: the peak.
         schedule: transformers' `lr_scheduler_type`: linear and cosine decay to 0 at the run's end, minutes too.
         warmup_steps: updates over which the rate rises from 0.
         weight_decay, beta1, beta2, eps: AdamW's.
         max_grad_norm: clip the gradient's global norm to this; `None`: do not.
+        keep_state: begin with the moments of `model`, which then is a checkpoint of a run with this optimizer, such as
+            runs/my/checkpoints/update-00010000; those of new tokens are zero.
+
+    Raises:
+        ValueError: weight decay with Muon.
     """
 
+    name: Literal["adam", "muon"] = "adam"
     learning_rate: float = positive(default=5e-5)
     schedule: Literal["linear", "constant", "constant_with_warmup", "cosine", "inverse_sqrt"] = "linear"
     warmup_steps: int = at_least(0, default=0)
@@ -84,6 +91,26 @@ class FineTuningOptimizerConfig:
     beta2: float = probability(default=0.999)
     eps: float = positive(default=1e-8)
     max_grad_norm: float | None = positive(default=1.0)
+    keep_state: bool = False
+
+    def __post_init__(self):
+        if self.name == "muon" and self.weight_decay:
+            raise ValueError(f"optimizer.weight_decay={self.weight_decay} is AdamW's; leave it out with muon")
+
+
+@strict
+@dataclass(kw_only=True)
+class FineTuningTokenizerConfig:
+    """The model's own tokenizer.
+
+    Args:
+        add_tokens: as of `TokenizerConfig`; the model gets rows for them, and its other rows stay as they are.
+    """
+
+    add_tokens: list[str] | None = None
+
+    def __post_init__(self):
+        check_tokens(self.add_tokens)
 
 
 @strict
@@ -103,11 +130,11 @@ class FineTuningConfig:
     optimizer: FineTuningOptimizerConfig = field(default_factory=FineTuningOptimizerConfig)
     generation: BatchTokensConfig = field(default_factory=BatchTokensConfig)
     lora: LoRASectionConfig | None = None
+    tokenizer: FineTuningTokenizerConfig = field(default_factory=FineTuningTokenizerConfig)
 
-    @property
-    def tokenizer(self) -> TokenizerConfig:
-        """The model's own."""
-        return TokenizerConfig(path=self.model)
+    def tokenizer_config(self) -> TokenizerConfig:
+        """The model's own tokenizer, or both of them, with the new tokens."""
+        return TokenizerConfig(path=self.model, shared=None, add_tokens=self.tokenizer.add_tokens)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,6 +164,14 @@ def load_finetuning_config(path: str | Path, overrides: list[str] | None = None)
     for place, corpus in corpora.items():
         if corpus.streaming:
             raise ValueError(f"{place}.streaming=true: fine-tuning reads its corpora whole; leave it out")
+    if config.lora is not None and (config.optimizer.keep_state or config.optimizer.name == "muon"):
+        key = "keep_state=true" if config.optimizer.keep_state else "name='muon'"
+        raise ValueError(f"optimizer.{key} is for all weights, and lora trains new ones; leave one out")
+    if config.lora is not None and config.tokenizer.add_tokens and config.optimizer.weight_decay:
+        raise ValueError(
+            f"optimizer.weight_decay={config.optimizer.weight_decay} would change the frozen rows beside those of "
+            "tokenizer.add_tokens; set it to 0 with lora"
+        )
     return config
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from huggingface_hub.dataclasses import strict
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.training.bounds import at_least, finite, probability
+from vanilla_transformer.training.vocabulary import extend_vocabulary
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's and transformers' name
 PREFIX = "base_model.model."  # before a weight's name in that file
@@ -75,9 +77,12 @@ def save_weights(model: PreTrainedModel, folder: Path, weights: dict[str, Any] |
     adapted: Any = model
     [config] = adapted.peft_config.values()
     config.save_pretrained(str(folder))
-    adapter = {
-        PREFIX + name: weight.contiguous() for name, weight in get_peft_model_state_dict(adapted, weights).items()
-    }
+    # Beside the adapter: embeddings with new rows, as PEFT stores them after a vocabulary was resized.
+    state = get_peft_model_state_dict(adapted, weights, save_embedding_layers=False)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".lora_" not in name:
+            state[name] = parameter.detach() if weights is None else weights[name]
+    adapter = {PREFIX + name: weight.contiguous() for name, weight in state.items()}
     save_file(adapter, folder / ADAPTER_WEIGHTS, {"format": "pt"})
 
 
@@ -90,9 +95,21 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     assert not result.unexpected_keys
 
 
-def merge_adapter(base: str, folder: Path) -> PreTrainedModel:
-    """The model of the folder or Hub id `base` with the weights of the adapter in `folder` added to its own."""
+def merge_adapter(base: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model of the folder or Hub id `base` with the weights of the adapter in `folder` added to its own.
+
+    Args:
+        tokenizer: of the adapted model, which may have more tokens.
+    """
     from peft import PeftModel
 
-    adapted: Any = PeftModel.from_pretrained(load_model_folder(base), str(folder))
-    return adapted.merge_and_unload()
+    model: Any = load_model_folder(base)
+    extend_vocabulary(model, tokenizer)
+    adapted: Any = PeftModel.from_pretrained(model, str(folder))
+    with catch_warnings():
+        filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        merged = adapted.merge_and_unload()
+    # PEFT compares the projection with the source's embedding, which may be of another vocabulary.
+    if merged.lm_head.weight is merged.model.decoder.embed_tokens.weight:
+        merged.config.tie_word_embeddings = True
+    return merged

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.tokenizer import load_tokenizer
+from vanilla_transformer.data.tokenizer_class import target_tokenizer
 from vanilla_transformer.inference.model_folder import load_model_folder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 from vanilla_transformer.training.configuration import (
@@ -18,6 +19,7 @@ from vanilla_transformer.training.configuration import (
     refuse_compiled_rnn,
 )
 from vanilla_transformer.training.finetuning import FineTuningConfig
+from vanilla_transformer.training.vocabulary import vocabulary_fields, vocabulary_sizes
 from vanilla_transformer.transformers_differences import recompute_activations
 
 # Of encoder and decoder layers together. Batches with and without padding, of one pair or one token, and of as many
@@ -31,15 +33,16 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> BaseFo
     Raises:
         ValueError: there is no memory for it.
     """
+    target = target_tokenizer(tokenizer)
     special_tokens = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.bos_token_id,
+        "pad_token_id": target.pad_token_id,
+        "bos_token_id": target.bos_token_id,
+        "eos_token_id": target.eos_token_id,
+        "decoder_start_token_id": target.bos_token_id,
     }
     try:
         model = AutoModelForSeq2SeqLM.from_config(
-            model_config_of(config.model, vocab_size=len(tokenizer), **special_tokens)
+            model_config_of(config.model, **vocabulary_fields(tokenizer), **special_tokens)
         )
     except RuntimeError as error:  # from torch's allocator
         raise ValueError(
@@ -81,11 +84,13 @@ def load_base_model(config: FineTuningConfig) -> BaseForConditionalGeneration:
             "package, vanilla_transformer and rnn_seq2seq"
         )
     refuse_compiled_rnn(model.config, config.training)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"model={config.model}: its tokenizer has {len(tokenizer)} tokens, its config.json "
-            f"vocab_size={model.config.vocab_size}; they belong to different models"
-        )
+    names, sides = ("vocab_size", "decoder_vocab_size"), (tokenizer, target_tokenizer(tokenizer))
+    for name, side, size in zip(names, sides, vocabulary_sizes(model), strict=True):
+        if len(side) > size:
+            raise ValueError(
+                f"model={config.model}: its tokenizer has {len(side)} tokens, its config.json {name}={size}; they "
+                "belong to different models"
+            )
     if max_positions(model.config) < config.data.max_length:
         raise ValueError(
             f"data.max_length={config.data.max_length} is more than max_position_embeddings="

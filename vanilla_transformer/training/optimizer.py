@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam or Muon, for a new model by the paper's schedule; AdamW for a fine-tuned one, by those of transformers."""
+"""Adam or Muon, for a new model by the paper's schedule; AdamW or Muon in fine-tuning, by those of transformers."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from vanilla_transformer.training.train_state import Progress
 def build_optimizer(
     config: OptimizerConfig | FineTuningOptimizerConfig, model: PreTrainedModel, run_length: Callable[[int], float]
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam or Muon with the paper's schedule (section 5.3) or a decay from its peak; AdamW with one of transformers'.
+    """Adam or Muon with the paper's schedule (section 5.3) or a decay from its peak; fine-tuning with transformers'.
 
     Args:
         run_length: as for `decaying_schedule`.
@@ -39,7 +39,10 @@ def build_optimizer(
         if is_papers:
             return optimizer, paper_schedule(optimizer, d_model, warmup, scale)
         return optimizer, decaying_schedule(optimizer, schedule, warmup, run_length, first_step=1)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+    if config.name == "muon":
+        optimizer = MuonWithAdam(model, config.learning_rate, **options)
+    else:
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
     if schedule in ("linear", "cosine"):  # transformers' end at a number of updates, not by the clock
         return optimizer, decaying_schedule(optimizer, schedule, warmup, run_length, first_step=0)
     of_transformers = get_scheduler(schedule, optimizer, warmup)

@@ -134,7 +134,7 @@ def _by_field(section: dict[str, Any]) -> dict[str, Any]:
 
 def _identity(key: str, value: Any) -> Any:
     """The value in a form that runs can be compared by: paths are resolved, and those of a corpus left out."""
-    if key in ("path", "model") and isinstance(value, str):
+    if key in ("path", "target_path", "model") and isinstance(value, str):
         return Path(value).resolve()
     if "[" in key and key.rpartition(".")[2] in PLACES:
         return value is not None

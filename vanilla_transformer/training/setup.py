@@ -48,6 +48,7 @@ from vanilla_transformer.training.output_dir import claim_output_dir
 from vanilla_transformer.training.run_tokenizer import prepare_tokenizer
 from vanilla_transformer.training.schedule import follow_run_length
 from vanilla_transformer.training.train_state import Progress, TrainState
+from vanilla_transformer.training.vocabulary import extend_vocabulary, train_new_rows, vocabulary_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
         if isinstance(config, RunConfig):  # now, so that errors do not wait until training has ended
             tests = {name: load_references(corpus) for name, corpus in by_name("test", config.data.test).items()}
         output_dir, tags = Path(config.training.output_dir), all_tags(config.data)
-        tokenizer = prepare_tokenizer(config.tokenizer, joined_text(texts), output_dir, tags)
+        section = config.tokenizer if isinstance(config, RunConfig) else config.tokenizer_config()
+        tokenizer = prepare_tokenizer(section, joined_text(texts), output_dir, tags)
         corpora = prepare_corpora(config.data, texts, tokenizer, config.training.seed, tests)
     sampler, batches = make_batches(corpora.train, config.training, tokenizer, accelerator, mixture=corpora.mixture)
     validation_batches = {
@@ -122,8 +124,12 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     if isinstance(config, RunConfig):
         model = build_model(config, tokenizer)
     assert model is not None
-    if isinstance(config, FineTuningConfig) and config.lora is not None:
-        add_adapter(model, config.lora)
+    if isinstance(config, FineTuningConfig):
+        sizes = vocabulary_sizes(model)
+        extend_vocabulary(model, tokenizer)
+        if config.lora is not None:
+            add_adapter(model, config.lora)
+            train_new_rows(model, sizes)
     if target_tags := target_tags_of(config.data, tokenizer):
         known = getattr(model.generation_config, TARGET_TAGS, None) or {}
         setattr(model.generation_config, TARGET_TAGS, known | target_tags)
@@ -142,6 +148,8 @@ def set_up(config: RunConfig | FineTuningConfig) -> Run:
     checkpoints = Checkpoints(Path(config.training.output_dir) / CHECKPOINTS, config.training, tokenizer, state)
     run = Run(config, state, tokenizer, corpora, sampler, batches, validation_batches, checkpoints, length)
     checkpoint = checkpoints.load_latest()
+    if checkpoint is None and isinstance(config, FineTuningConfig) and config.optimizer.keep_state:
+        state.load_moments(Path(config.model))
     if checkpoint is not None:
         check_same_corpora(progress, corpora, run.output_dir)
         _resume_epoch(run)
@@ -220,7 +228,8 @@ def _describe(run: Run, checkpoint: Path | None) -> None:
     """Log one line each on model, device, data and checkpoint."""
     state, sampler = run.state, run.sampler
     model, accelerator = state.bare_model(), state.accelerator
-    logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {model.config.vocab_size:,}")
+    sizes = " and ".join(f"{size:,}" for size in dict.fromkeys(vocabulary_sizes(model)))
+    logger.info(f"model: {model.num_parameters():,} parameters, vocabulary of {sizes}")
     logger.info(
         f"device: {accelerator.num_processes} x {accelerator.device.type}{idle_devices(accelerator)}, mixed precision "
         f"{accelerator.mixed_precision}, {torch.get_num_threads()} threads"

@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from vanilla_transformer.training.muon import MuonWithAdam
+
 logger = logging.getLogger(__name__)
 
 OPTIMIZER, OPTIMIZER_GROUPS = "optimizer.safetensors", "optimizer.json"
@@ -145,6 +147,31 @@ class TrainState:
         else:
             process = self.accelerator.process_index
             logger.warning(f"{folder} is of fewer processes: dropout of process {process} begins by a seed of its own")
+
+    def load_moments(self, folder: Path) -> None:
+        """Begin with the optimizer's moments in another run's checkpoint; rows that its vocabulary lacks have zeros.
+
+        Raises:
+            FileNotFoundError: the folder is no checkpoint.
+            ValueError: a checkpoint of another optimizer, or of a model with other parameters.
+        """
+        if not (folder / OPTIMIZER).is_file():
+            raise FileNotFoundError(
+                f"optimizer.keep_state=true: {folder} has no {OPTIMIZER}; give model= a folder of a run's checkpoints/"
+            )
+        tensors = load_file(folder / OPTIMIZER)
+        shapes = {name: parameter.shape for parameter, name in self._names().items()}
+        is_muon = isinstance(self._bare_optimizer(), MuonWithAdam)
+        if any(name.endswith(".momentum_buffer") for name in tensors) != is_muon:
+            trained, name = ("Adam", "muon") if is_muon else ("Muon", "adam")
+            raise ValueError(
+                f"optimizer.keep_state=true: {folder} was trained by {trained}; change optimizer.name={name}"
+            )
+        for name, tensor in tensors.items():
+            shape = shapes.get(name.rpartition(".")[0])
+            if tensor.dim() and shape is not None and len(tensor) < shape[0]:
+                tensors[name] = torch.cat([tensor, tensor.new_zeros(shape[0] - len(tensor), *tensor.shape[1:])])
+        self._load_optimizer_state(self._optimizer_state()[0], tensors)
 
     def _optimizer_state(self) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         """Groups with their parameters' names, and tensors `name.exp_avg` and so on, unsharded.

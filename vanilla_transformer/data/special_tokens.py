@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Special tokens, tags of languages and the class of the saved tokenizer, for all imported tokenizers."""
+"""Special tokens, tags of languages and the class of the saved tokenizer, for vocabularies of other toolkits."""
 
 import re
 from collections.abc import Container, Iterable, Sequence
@@ -78,11 +78,3 @@ def fast_tokenizer(tokenizer: Tokenizer, vocabulary: list[str], special: Special
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-
-
-def with_target(
-    source: VanillaTransformerTokenizer, target: VanillaTransformerTokenizer | None
-) -> VanillaTransformerTokenizer:
-    """The source's tokenizer with that of the target, if there is another."""
-    source.target_tokenizer = target
-    return source

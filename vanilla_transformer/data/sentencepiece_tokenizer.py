@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SentencePiece model as an ordinary fast tokenizer, with the ids of a toolkit's own vocabulary."""
+"""A SentencePiece model as an ordinary fast tokenizer, with its own ids or those of a toolkit's vocabulary."""
 
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from vanilla_transformer.data.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
 from vanilla_transformer.data.tokenizer_class import VanillaTransformerTokenizer
-from vanilla_transformer.importing.special_tokens import SpecialTokens, append_missing, fast_tokenizer, without_names
 
-NORMAL, USER_DEFINED, BYTE = 1, 4, 6  # types of pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
 SPACE = "▁"
+# Beside marks, the characters that extend a grapheme (Unicode Standard Annex 29).
+EXTENDERS = "\n\u200c\u200d\u0e33\u0eb3\uff9e\uff9f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
+IN_ORDER, APART = "\ufdd0", "\ufdd1"  # noncharacters, which no text has
+NAMES = {46: b"<s>", 47: b"</s>", 48: b"<pad>"}  # bos, eos and pad: number in the proto, default
 UNK_PENALTY = 10.0  # SentencePiece's: an unknown character has the lowest score less this
 
 
@@ -29,6 +35,9 @@ class SentencePieceModel:
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
+    bos: str = "<s>"
+    eos: str = "</s>"
+    pad: str = "<pad>"
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -36,11 +45,11 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no SentencePiece model, or one of words or characters.
+        ValueError: it is no SentencePiece model, one of words or characters, or one that marks the ends of words.
     """
     if not path.is_file():
         raise FileNotFoundError(f"SentencePiece model {path} does not exist")
-    model = SentencePieceModel()
+    model, has_suffixes = SentencePieceModel(), False
     try:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
@@ -50,6 +59,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             elif number == 2:
                 trainer = dict(_fields(value))
                 model.model_type, model.byte_fallback = trainer.get(3, UNIGRAM), bool(trainer.get(35, 0))
+                has_suffixes = bool(trainer.get(24, 0))
+                names = (trainer.get(number, default) for number, default in NAMES.items())
+                model.bos, model.eos, model.pad = (name.decode() for name in names)
             elif number == 3:
                 normalizer = dict(_fields(value))
                 model.charsmap = normalizer.get(2, b"")
@@ -59,6 +71,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise ValueError(f"{path} is no SentencePiece model, or it is damaged") from error
     if not model.pieces or model.model_type not in (UNIGRAM, BPE):
         raise ValueError(f"{path} must be a SentencePiece model of type unigram or bpe with at least one piece")
+    if has_suffixes:
+        raise ValueError(f"{path} has treat_whitespace_as_suffix, which no fast tokenizer has; train it without")
     return model
 
 
@@ -88,6 +102,27 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
             raise IndexError("a field ends after the message")
         position += length
         yield key >> 3, data[position - length : position]
+
+
+def open_sentencepiece(path: Path) -> VanillaTransformerTokenizer:
+    """The tokenizer of a SentencePiece model, with SentencePiece's own ids; `</s>` ends a text.
+
+    Where the model has no `<pad>`, `<s>` pads, which is in no text; where it has no `<s>`, its padding begins targets.
+    A token that it lacks altogether comes after its own.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_sentencepiece`; a model without an unknown piece.
+    """
+    model = read_sentencepiece(path)
+    vocabulary = [text for text, _, _ in model.pieces]
+    control = {text for text, _, kind in model.pieces if kind == CONTROL}
+    unknown = [text for text, _, kind in model.pieces if kind == UNKNOWN]
+    if len(unknown) != 1:
+        raise ValueError(f"{path} is damaged: it has {len(unknown)} unknown pieces, not one")
+    begins = [name for name in (model.bos, model.pad) if name in control] or [model.pad]
+    special = SpecialTokens(pad=begins[-1], bos=begins[0], eos=model.eos, unk=unknown[0])
+    append_missing(vocabulary, special.names())
+    return sentencepiece_tokenizer(model, vocabulary, special)
 
 
 def sentencepiece_tokenizer(
@@ -145,13 +180,47 @@ def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
     """In SentencePiece's order, as transformers converts it (`build_tokenizer_from_spm_proto`)."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
-        steps.append(normalizers.Precompiled(model.charsmap))
+        steps += _charsmap(model.charsmap)
     if model.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     steps.append(normalizers.Replace(" ", SPACE))
     if model.add_dummy_prefix:  # Metaspace adds none to a text that begins with "▁"
         steps.append(normalizers.Replace(Regex(rf"\A{SPACE}"), SPACE * 2))
     return normalizers.Sequence(steps)
+
+
+def _charsmap(charsmap: bytes) -> list[normalizers.Normalizer]:
+    """SentencePiece's rules as it applies them: to the longest match, not within a grapheme as `Precompiled` does.
+
+    `Precompiled` drops the marks of a letter that it replaces, and composes no grapheme of six bytes or more (Korean
+    and Vietnamese in NFD). So NFC composes, before the rules and after them, and the rules see each mark alone.
+    SentencePiece reorders no marks, as NFC would: a noncharacter before a mark keeps it where it is.
+    """
+    rules = normalizers.Precompiled(charsmap)
+    if rules.normalize_str("e\u0301") != "é":  # rules of the model's own, which compose nothing
+        return [rules]
+    marks, below = _composing_marks()
+    unordered = rf"(?<=[\s\S])(?=\p{{M}})(?![{marks}])|(?<=\p{{M}})(?<![{below}])(?=[{below}])"
+    joins = rf"(?<=[\s\S])(?=[\p{{M}}{EXTENDERS}])"
+    return [
+        normalizers.Replace(Regex(unordered), IN_ORDER),
+        normalizers.NFC(),
+        normalizers.Replace(Regex(joins), APART),
+        rules,
+        normalizers.Replace(APART, ""),
+        normalizers.NFC(),
+        normalizers.Replace(IN_ORDER, ""),
+    ]
+
+
+@cache
+def _composing_marks() -> tuple[str, str]:
+    """The marks that compose, and those among them that Unicode orders before the marks above a letter."""
+    codes = (*range(0xC0, 0xAC00), *range(0x11000, 0x12000))
+    decomposed = {unicodedata.normalize("NFD", chr(code)) for code in codes}
+    composing = "".join(text for text in decomposed if len(unicodedata.normalize("NFC", text)) == 1 < len(text))
+    marks = sorted(mark for mark in set(composing) if unicodedata.category(mark).startswith("M"))
+    return "".join(marks), "".join(mark for mark in marks if unicodedata.combining(mark) < 230)
 
 
 def _merges(scores: dict[str, float], user_defined: set[str]) -> list[tuple[str, str]]:

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beam search whose targets begin with a prefix and contain terms, each as often as it was given.
+
+Dynamic beam allocation (Post and Vilar 2018, arXiv:1804.06609): hypotheses with equally many terms compete among
+themselves, and the numbers of terms share the beam. Terms are found in the text of a hypothesis, as whole words,
+whichever tokens spell it: a part of another word is none, and a second occurrence is seen.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
+from vanilla_transformer.search import BeamSearch, DecodingError, blockwise_topk
+
+# A letter or digit of a script that puts spaces between words; the ranges are Thai to Lao, Burmese, Khmer, kana, Han.
+LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+IS_LETTER = re.compile(LETTER).match
+BYTES = {character: bytes([byte]) for byte, character in bytes_to_unicode().items()}  # of byte-level tokens
+
+
+@lru_cache(2**16)
+def whole_words(text: str) -> re.Pattern[str]:
+    """Finds the text where no letter touches a letter at its edges."""
+    before = f"(?<!{LETTER})" if IS_LETTER(text) else ""
+    after = f"(?!{LETTER})" if IS_LETTER(text[-1]) else ""
+    return re.compile(f"{before}{re.escape(text)}{after}")
+
+
+class TokenBytes(dict[int, bytes]):
+    """The bytes that each token of the target adds to the text, looked up once; special tokens add none."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = getattr(tokenizer, TARGET_TOKENIZER, None) or tokenizer
+        self.special = set(self.tokenizer.all_special_ids)
+        decoder = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None)
+        self.is_byte_level = "ByteLevel" in repr(decoder)
+        self.before = self.encode("a")[-1:]
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
+
+    def __missing__(self, token: int) -> bytes:
+        if token in self.special:
+            value = b""
+        elif self.is_byte_level:
+            characters = self.tokenizer.convert_ids_to_tokens(token) or ""  # a model may have more rows than tokens
+            value = b"".join(BYTES.get(character) or character.encode() for character in characters)
+        else:  # between words, for the first word of a text may be decoded without its space
+            before = self.tokenizer.decode(self.before)
+            value = self.tokenizer.decode([*self.before, token]).removeprefix(before).encode()
+        self[token] = value
+        return value
+
+
+@dataclass(frozen=True)
+class Term:
+    """`count` occurrences of a text, those within other terms included.
+
+    `within` counts them in each longer term. `spellings` are its tokens at the beginning of a target and after a space,
+    with whether they begin with a space, and with a letter.
+    """
+
+    text: str
+    count: int
+    within: list[int]
+    spellings: list[tuple[list[int], bool, bool]]
+    pattern: re.Pattern[str]
+    size: int = field(init=False)  # of the longest spelling, in tokens
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", max(len(ids) for ids, *_ in self.spellings))
+
+
+@dataclass(slots=True)
+class Hypothesis:
+    """A target so far; a spelling that it has begun is `(term, tokens, length)`."""
+
+    text: bytes
+    missing: list[int]  # occurrences of each term, beside those within longer terms; negative: too many
+    begun: list[tuple[int, list[int], int]]
+    terms: int  # number of whole ones
+    rest: int  # at most so many tokens complete the terms, if the spellings that are begun are left
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether it ends with a term too many, unless it goes on as a longer word."""
+        return any(n < 0 for n in self.missing)
+
+    @property
+    def bank(self) -> int:
+        """The number of its terms, the begun one included."""
+        return self.terms + bool(self.begun)
+
+    @property
+    def missing_tokens(self) -> int:
+        """At most so many complete the terms."""
+        return self.rest - max((length for _, _, length in self.begun), default=0)
+
+
+# A token that may follow a hypothesis, so that the better sorts first: whether it is behind all others of its bank,
+# negative score, beam of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes
+# (`None`: not made yet, for few candidates are chosen).
+Candidate = tuple[bool, float, int, int, bool, int, Hypothesis | None]
+
+
+class LineConstraints:
+    """The prefix and the terms of one target.
+
+    Args:
+        prefix: tokens.
+        terms: texts; a text that is given twice has to occur twice, as has one that is a part of another.
+
+    Raises:
+        ValueError: a term that the vocabulary cannot write; a prefix that has a term too often.
+    """
+
+    def __init__(self, prefix: Sequence[int], terms: Sequence[str], token_bytes: TokenBytes):
+        self.prefix, self.bytes = list(prefix), token_bytes
+        distinct = sorted(dict.fromkeys(terms), key=len, reverse=True)
+        self.terms = [self._term(text, terms, distinct[:i]) for i, text in enumerate(distinct)]
+        self.texts = [term.text.encode() for term in self.terms]
+        self.longest = 3 + max(map(len, self.texts), default=0)  # and the bytes of a character that is not yet whole
+        self.first_tokens = {ids[0] for term in self.terms for ids, *_ in term.spellings if len(ids) > 1}
+        self.banks = 1 + len(terms)
+        start = self.read(self.prefix)
+        if start is None:
+            raise ValueError(f"its prefix has one of its terms more often than they were given: {', '.join(terms)}")
+        self.shortest = len(self.prefix) + start.rest  # a target with this many tokens can be had
+
+    def _term(self, text: str, terms: Sequence[str], longer: Sequence[str]) -> Term:
+        spellings: list[tuple[list[int], bool, bool]] = []
+        for ids in map(self.bytes.encode, (f" {text}", text)):
+            written = b"".join(self.bytes[token] for token in ids).decode(errors="replace")
+            spelling = ids, written[:1].isspace(), IS_LETTER(written) is not None
+            if written.strip() == text.strip() and spelling not in spellings:
+                spellings.append(spelling)
+        if not text.strip() or not spellings:
+            raise ValueError(f"the term {text!r} cannot be written with the model's vocabulary")
+        pattern = whole_words(text)
+        count, *within = (sum(len(pattern.findall(each)) for each in some) for some in (terms, *([x] for x in longer)))
+        return Term(text, count, within, spellings, pattern)
+
+    def read(self, tokens: Sequence[int]) -> Hypothesis | None:
+        """The hypothesis of a target without its prompt; `None`: it has a term too often."""
+        hypothesis: Hypothesis | None = self._hypothesis(b"", self._missing(b""))
+        for token in tokens:
+            hypothesis = hypothesis and self.extend(hypothesis, token)
+        return hypothesis
+
+    def extend(self, before: Hypothesis, token: int) -> Hypothesis | None:
+        """The hypothesis with one more token; `None`: it then has a term too often."""
+        text = before.text + self.bytes[token]
+        if self._is_near_term(before, token):
+            missing = self._missing(text)
+            if any(n < 0 for n in missing) and any(n < 0 for n in self._missing(text + b"a")):
+                return None
+            after = self._hypothesis(text, missing)
+        else:
+            after = Hypothesis(text, before.missing, [], before.terms, before.rest)
+        if before.begun or token in self.first_tokens:
+            begun = [(i, ids, n + 1) for i, ids, n in before.begun if ids[n] == token and n + 1 < len(ids)]
+            begun += [(i, ids, 1) for i, ids in self._startable(before) if ids[0] == token and len(ids) > 1]
+            after.begun = [each for each in begun if after.missing[each[0]] > 0]
+        return after
+
+    def _is_near_term(self, before: Hypothesis, token: int) -> bool:
+        """Whether the token may complete a term, or follows the end of one, so that the terms have to be counted."""
+        end = before.text[-self.longest :] + self.bytes[token]
+        return any([text in end for text in self.texts])  # noqa: C419 -- a list is faster than a generator
+
+    def needed_tokens(self, hypothesis: Hypothesis, length: int) -> list[int]:
+        """The token of the prefix that comes after `length` tokens; else those that go on with a term, or begin one."""
+        if length < len(self.prefix):
+            return [self.prefix[length]]
+        if hypothesis.rest == 0:
+            return []
+        needed = [ids[n] for _, ids, n in hypothesis.begun] or [ids[0] for _, ids in self._startable(hypothesis)]
+        return list(dict.fromkeys(needed))
+
+    def candidates(
+        self,
+        beam: int,
+        hypothesis: Hypothesis,
+        options: dict[int, float],
+        needed: Sequence[int],
+        eos_token_ids: set[int],
+        length: int,
+        room: int,
+    ) -> list[Candidate]:
+        """The tokens that may follow.
+
+        Args:
+            options: token → score, the most probable first, and the needed ones.
+            room: the number of tokens that the target may still get.
+        """
+        if length < len(self.prefix):
+            child = self.extend(hypothesis, needed[0])
+            return [] if child is None else [(False, -options[needed[0]], beam, needed[0], False, child.bank, child)]
+        room, end, token_bytes = room - 1, hypothesis.text[-self.longest :], self.bytes
+        # Where the model would end the target, but terms are missing, anything but a term is a last choice.
+        is_over = hypothesis.rest > 0 and next(iter(options)) in eos_token_ids
+        looked_at = self.first_tokens.union(needed)
+        found: list[Candidate] = []
+        for token, score in options.items():
+            if score == -math.inf:
+                continue
+            if token in eos_token_ids:
+                if hypothesis.rest == 0 and not hypothesis.has_surplus:
+                    found.append((False, -score, beam, token, True, hypothesis.bank, hypothesis))
+                continue
+            is_last_choice = is_over and token not in needed
+            if token in looked_at or any([text in end + token_bytes[token] for text in self.texts]):  # noqa: C419
+                child = self.extend(hypothesis, token)
+                if child is not None and child.missing_tokens <= room and (room > 0 or not child.has_surplus):
+                    is_last_choice |= child.has_surplus
+                    found.append((is_last_choice, -score, beam, token, False, child.bank, child))
+            elif hypothesis.rest <= room:
+                found.append((is_last_choice, -score, beam, token, False, hypothesis.terms, None))
+        return found
+
+    def _hypothesis(self, text: bytes, missing: list[int]) -> Hypothesis:
+        terms = self.banks - 1 - sum(n for n in missing if n > 0)
+        rest = sum(n * term.size for n, term in zip(missing, self.terms, strict=True) if n > 0)
+        return Hypothesis(text, missing, [], terms, rest)
+
+    def _startable(self, hypothesis: Hypothesis) -> list[tuple[int, list[int]]]:
+        """Terms that are missing, by the spellings that make a word of their own here."""
+        last = hypothesis.text[-4:].decode(errors="ignore")[-1:]  # a character has at most four bytes
+        is_after_letter = IS_LETTER(last) is not None
+        return [
+            (i, ids)
+            for i, term in enumerate(self.terms)
+            if hypothesis.missing[i] > 0
+            for ids, has_space, has_letter in term.spellings
+            if len(term.spellings) == 1 or (last if has_space else not (is_after_letter and has_letter))
+        ]
+
+    def _missing(self, text: bytes) -> list[int]:
+        decoded, missing = text.decode(errors="replace"), []
+        for term in self.terms:  # the longest first, which bring others with them
+            to_come = sum(n * max(0, of_longer) for n, of_longer in zip(term.within, missing, strict=True))
+            missing.append(term.count - len(term.pattern.findall(decoded)) - to_come)
+        return missing
+
+
+class ConstrainedBeams:
+    """`BeamSearchConfig.select_candidates` for a batch, with the `LineConstraints` of each sentence.
+
+    Every hypothesis offers its best tokens, and those that go on with a term. A bank holds the candidates with equally
+    many occurrences of terms; the banks take turns at the places of the beam, the fullest first. A target ends only
+    with all its terms, and none goes on that has no room for them.
+    """
+
+    def __init__(self, lines: Sequence[LineConstraints]):
+        self.lines = lines
+        # The hypotheses of each sentence by their tokens.
+        self.known: list[dict[tuple[int, ...], Hypothesis | None]] = [{(): line.read(())} for line in lines]
+
+    def __call__(self, search: BeamSearch, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        num_beams, eos = search.config.num_beams, set(search.config.eos_token_ids.tolist())
+        sentences, alive, end = search.alive.shape
+        # Of several hypotheses with terms, which share the beam, half as many tokens each.
+        shares_beam = alive > 1 and self.lines[0].terms
+        count = (num_beams // 2 if shares_beam else num_beams) + len(eos)
+        best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
+        if bool(best.isnan().any()):
+            is_nan = best.isnan().any(dim=1).view(sentences, alive).any(dim=1)
+            raise DecodingError(
+                f"the logits are NaN within {search.length + 1} target tokens", int(search.rows[is_nan][0])
+            )
+        best_scores = (search.alive_scores[:, :, None] + best.view(sentences, alive, -1)).tolist()
+        best_tokens = tokens.view(sentences, alive, -1).tolist()
+        targets = search.alive[:, :, end - search.length :].tolist()
+        rows, rooms = search.rows.tolist(), (search.max_lengths - search.length).tolist()
+        parents: list[tuple[int, int, Hypothesis, list[int]]] = []  # with sentence, beam and needed tokens
+        for i, (row, scores) in enumerate(zip(rows, search.alive_scores.tolist(), strict=True)):
+            line = self.lines[row]
+            if not search.length and line.shortest > rooms[i]:
+                raise DecodingError(f"prefix and terms need {line.shortest} of at most {rooms[i]} target tokens", row)
+            for beam, score in enumerate(scores):
+                hypothesis = self.known[row].get(tuple(targets[i][beam]))
+                if hypothesis is not None and score != -math.inf:
+                    parents.append((i, beam, hypothesis, line.needed_tokens(hypothesis, search.length)))
+        needed = [(i, beam, token) for i, beam, _, tokens in parents for token in tokens]
+        index = torch.tensor(needed, dtype=torch.long, device=log_probs.device).view(-1, 3).unbind(dim=1)
+        needed_scores = search.alive_scores[index[:2]] + log_probs.view(sentences, alive, -1)[index]
+        next_needed_score = iter(needed_scores.tolist())
+        candidates: list[list[Candidate]] = [[] for _ in rows]
+        for i, beam, hypothesis, tokens in parents:
+            options = dict(zip(best_tokens[i][beam], best_scores[i][beam], strict=True))
+            options |= {token: next(next_needed_score) for token in tokens}
+            line = self.lines[rows[i]]
+            candidates[i] += line.candidates(beam, hypothesis, options, tokens, eos, search.length, rooms[i])
+        by_beam = {(i, beam): hypothesis for i, beam, hypothesis, _ in parents}
+        chosen = [_share(each, self.lines[row].banks, num_beams) for each, row in zip(candidates, rows, strict=True)]
+        for i, (row, best) in enumerate(zip(rows, chosen, strict=True)):
+            self.known[row] = {
+                (*targets[i][beam], token): child or self.lines[row].extend(by_beam[i, beam], token)
+                for _, _, beam, token, is_end, _, child in best
+                if not is_end
+            }
+        unused: Candidate = (True, math.inf, 0, search.config.pad_token_id, False, 0, None)
+        chosen = [best + [unused] * (2 * num_beams - len(best)) for best in chosen]
+        scores = search.alive_scores.new_tensor([[-each[1] for each in best] for best in chosen])
+        beams, tokens = (search.alive.new_tensor([[each[part] for each in best] for best in chosen]) for part in (2, 3))
+        return scores, beams, tokens
+
+
+def _share(candidates: list[Candidate], banks: int, num_beams: int) -> list[Candidate]:
+    """Those that end the target and are as good as the fullest bank's share, then the best `num_beams` that go on."""
+    by_bank: list[list[Candidate]] = [[] for _ in range(banks)]
+    for candidate in sorted(candidates):
+        by_bank[candidate[5]].append(candidate)
+    unfinished = [[each for each in bank if not each[4]] for bank in by_bank]
+    shares, free = [0] * banks, min(num_beams, sum(map(len, unfinished)))
+    regular = [len([each for each in bank if not each[0]]) for bank in unfinished]
+    for limits in (regular, list(map(len, unfinished))):  # last choices get what is left
+        while free and shares != limits:
+            for bank in reversed(range(banks)):
+                if free and shares[bank] < limits[bank]:
+                    shares[bank], free = shares[bank] + 1, free - 1
+    ended = [each for each in by_bank[-1][: max(1, shares[-1])] if each[4]]
+    going_on = [each for bank, share in zip(unfinished, shares, strict=True) for each in bank[:share]]
+    return ended + sorted(going_on, key=lambda each: each[1])
