@@ -159,7 +159,7 @@ def test_the_decoder_is_built_once(family, folder, lines, monkeypatch):
         return build(model, precision)
 
     monkeypatch.setattr(family.seq2seq_class, "build_decoder", counted)
-    translator = Translator.from_pretrained(folder, "bfloat16", device="cpu")
+    translator = Translator.from_pretrained(folder, "bfloat16", "cpu", "torch")
     list(translator.stream(lines, window=2, max_batch_tokens=20))
     translator.translate(lines)
     assert built == ["bfloat16"]
@@ -187,7 +187,7 @@ def test_scores_in_every_precision_are_near_the_exact_ones_of_the_same_words(fol
 def test_precision_does_not_depend_on_the_dtype_of_the_folder(folder):
     load_model_folder(folder).bfloat16().save_pretrained(folder)
     assert Translator.from_pretrained(folder, device="cpu").model.dtype == torch.float32
-    assert Translator.from_pretrained(folder, "bfloat16", "cpu").model.dtype == torch.bfloat16
+    assert Translator.from_pretrained(folder, "bfloat16", "cpu", "torch").model.dtype == torch.bfloat16
 
 
 def test_an_unknown_precision_is_refused(folder):

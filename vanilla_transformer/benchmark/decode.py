@@ -12,7 +12,7 @@ import torch
 
 from vanilla_transformer.benchmark.configuration import BenchmarkConfig, DecodingConfig
 from vanilla_transformer.benchmark.machine import check_import_order, describe_machine
-from vanilla_transformer.benchmark.memory import decoding_memory, in_own_process
+from vanilla_transformer.benchmark.memory import MODEL, decoding_memory, in_own_process
 from vanilla_transformer.benchmark.random_model import random_model, random_sources
 from vanilla_transformer.benchmark.real_sentences import measure_real
 from vanilla_transformer.benchmark.roofline import (
@@ -116,7 +116,8 @@ def _measure_size(
             shown = ", ".join(f"{name} {result['tokens_per_second']:,.0f}" for name, result in case["results"].items())
             on_progress(f"{size}, {batch_size} sentences, {beams} beams: {shown} tokens/s")
         if device.type == "cpu" and sys.platform == "linux":
-            system, largest = (model_config, folder, max_length), inputs(max(config.batch_sizes), max(config.beams))
-            memory = {name: in_own_process(decoding_memory, name, *system, *largest) for name in names}
+            model.save_pretrained(folder / MODEL)
+            largest = inputs(max(config.batch_sizes), max(config.beams))
+            memory = {name: in_own_process(decoding_memory, name, folder, max_length, *largest) for name in names}
             on_progress(f"{size}: memory")
     return {"size": size, "memory": memory, "bandwidths": bandwidths, "cases": cases}

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from vanilla_transformer.benchmark.configuration import DecodingConfig
-from vanilla_transformer.benchmark.random_model import random_model
 from vanilla_transformer.benchmark.systems import CTRANSLATE2, Batch, build_system
-from vanilla_transformer.configuration_vanilla_transformer import VanillaTransformerConfig
+from vanilla_transformer.inference.model_folder import load_model_folder
 
+MODEL = "model"  # the model folder within the folder of the systems
 # The fork server imports them once, in this order (see `check_import_order`), for all processes.
 PRELOADED = ["ctranslate2", "vanilla_transformer.benchmark.memory"]
 
@@ -53,18 +53,17 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, imports_anew: 
         return process.submit(function, *arguments).result()
 
 
-def decoding_memory(
-    name: str, config: VanillaTransformerConfig, folder: Path, max_length: int, batch: Batch, decoding: DecodingConfig
-) -> int:
+def decoding_memory(name: str, folder: Path, max_length: int, batch: Batch, decoding: DecodingConfig) -> int:
     """Peak bytes of a system while it decodes on the CPU, beyond the imported libraries.
 
     They include the system's weights, and the model that it was made from if it still needs it.
 
     Args:
-        name, folder, max_length: as for `build_system`.
+        folder: as for `build_system`; its `MODEL` is the model folder that the systems in torch open.
+        name, max_length: as for `build_system`.
     """
     before = reset_peak()
-    model = None if name in CTRANSLATE2.values() else random_model(config)
+    model = None if name in CTRANSLATE2.values() else load_model_folder(folder / MODEL)
     system = build_system(name, model, folder, max_length)
     del model  # unless the system needs it
     with system([batch], decoding) as decode:

@@ -105,8 +105,8 @@ def _memory(synthetic: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     return (
         f"{table(['', *memory], rows)}\n\n"
         "MiB of resident memory at its peak, weights included, the imported libraries not, in a process of its own "
-        f"that decodes {max(settings['batch_sizes'])} sentences with {max(settings['beams'])} beams. Where weights "
-        "were packed or quantized, the original model is still in memory."
+        f"that decodes {max(settings['batch_sizes'])} sentences with {max(settings['beams'])} beams, from a model "
+        "folder. The native engine gives back the folder's weights, and the other systems in torch keep them."
     )
 
 

@@ -23,7 +23,7 @@ from vanilla_transformer.benchmark.timing import Measurement, measure_in_turns
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.exporting.marian import as_marian
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.native.engine import fast_decoder
+from vanilla_transformer.inference.native.engine import fast_decoder, is_native
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
 from vanilla_transformer.packed_linear import PRECISIONS
 
@@ -202,7 +202,7 @@ def build_system(name: str, model: Any, folder: Path, max_length: int) -> System
     if name == TORCH:
         return partial(torch_system, model, fast_decoder(model, "float32", "torch"))
     precision: Any = next(precision for precision, fast_name in FAST.items() if fast_name == name)
-    if precision == "bfloat16":
+    if precision == "bfloat16" and not is_native(model, "auto"):
         model = deepcopy(model).to(torch.bfloat16)
     return partial(torch_system, model, fast_decoder(model, precision))
 

@@ -91,8 +91,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def describe(translator: Translator, input: Path, options: dict[str, Any]) -> dict[str, Any]:
     """All that decides the bytes of a shard, with flat names for the user's message."""
-    model = translator.model
-    computed = {"engine": translator.engine, "dtype": str(model.dtype), "device": model.device.type}
+    model, precision = translator.model, getattr(translator.decoder, "precision", "float32")  # the native engine's own
+    dtype = str(model.dtype) if precision == "float32" else precision
+    computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type}
     return {"model": _model_fingerprint(translator), "input": file_fingerprint(input), **computed, **options}
 
 

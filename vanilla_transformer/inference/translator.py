@@ -17,7 +17,7 @@ from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
 from vanilla_transformer.inference.alignment import align
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
-from vanilla_transformer.inference.native.engine import Engine, fast_decoder
+from vanilla_transformer.inference.native.engine import Engine, fast_decoder, is_native
 from vanilla_transformer.inference.translate import Translation, translate_lines, translate_windows
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
@@ -52,11 +52,11 @@ class Translator:
         """Open a model folder or Hub id; code in it is not executed.
 
         Args:
-            precision: of the computation. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
+            precision: of the linear maps. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
                 encoder and decoder, for the models of this package on a CPU.
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
-            engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU in float32 or
-                int8 several times faster than "torch", PyTorch's operations; "auto": native where that is possible.
+            engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU several
+                times faster than "torch", PyTorch's operations; "auto": native where that is possible.
 
         Raises:
             FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; two vocabularies and one
@@ -66,7 +66,9 @@ class Translator:
         if device is None:
             device = "cpu" if precision == "int8" else default_device()
         model = load_model_folder(path, torch.device(device))
-        model.to(dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
+        model.to(dtype=torch.float32)  # pyright: ignore[reportCallIssue] -- transformers' wrapper hides the keyword
+        if precision == "bfloat16" and not is_native(model, engine):
+            model.to(dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue] -- as above
         tokenizer = load_tokenizer(path)
         own = model.config.decoder_vocab_size if isinstance(model, BaseForConditionalGeneration) else None
         if own is not None and getattr(tokenizer, TARGET_TOKENIZER, None) is None:

@@ -42,48 +42,73 @@ static std::vector<float> random_floats(int64_t size, float scale = 1) {
 
 static int round_up(int number, int multiple) { return (number + multiple - 1) / multiple * multiple; }
 
+// Where an int8 panel has the weight of an input and an output.
+static int place(int input, int output) { return (input / kGroup * NR + output) * kGroup + input % kGroup; }
+
+enum Precision { kFloat32, kBFloat16, kInt8 };
+
+// The nearest number with 8 bits, of two as near the even one.
+static float nearest_bfloat16(float value) {
+    int exponent;
+    float fraction = std::frexp(value, &exponent);
+    return std::isfinite(value) ? std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8) : value;
+}
+
 // A linear map, packed as `PackedStack.pack` does it, beside its plain weights (outputs, inputs).
 struct TestLinear {
     int inputs, outputs;
-    bool is_int8;
+    Precision precision;
     std::vector<float> weight, packed, scale, bias;
     std::vector<int8_t> packed_int8;
+    std::vector<BFloat16> packed_bfloat16;
+    std::vector<int32_t> sums;
     Linear map;
 
-    TestLinear(int inputs, int outputs, bool is_int8, float weight_scale = 0.5)
-        : inputs(inputs), outputs(outputs), is_int8(is_int8),
+    TestLinear(int inputs, int outputs, Precision precision, float weight_scale = 0.5)
+        : inputs(inputs), outputs(outputs), precision(precision),
           weight(random_floats(int64_t(inputs) * outputs, weight_scale)), bias(random_floats(round_up(outputs, NR))) {
         pack();
     }
 
     void pack() {
-        int padded = round_up(outputs, NR), depth = round_up(inputs, 2);
+        int padded = round_up(outputs, NR), depth = round_up(inputs, kGroup), pairs = round_up(inputs, 2) / 2;
         scale.assign(padded, 1e-12f);
-        packed.assign(is_int8 ? 0 : int64_t(padded) * inputs, 0);
-        packed_int8.assign(is_int8 ? int64_t(padded) * depth : 0, 0);
+        packed.assign(precision == kFloat32 ? int64_t(padded) * inputs : 0, 0);
+        packed_bfloat16.assign(precision == kBFloat16 ? int64_t(padded) * pairs * 2 : 0, {0});
+        packed_int8.assign(precision == kInt8 ? int64_t(padded) * depth : 0, 0);
+        sums.assign(padded, 0);
         for (int j = 0; j < outputs; j++) {
             float *row = &weight[int64_t(j) * inputs], peak = 0;
             for (int k = 0; k < inputs; k++)
                 peak = std::max(peak, std::abs(row[k]));
             scale[j] = std::max(peak / 127, 1e-12f);
             for (int k = 0; k < inputs; k++)
-                if (is_int8) {
+                if (precision == kInt8) {
                     int level = int(std::nearbyint(row[k] / scale[j]));
-                    packed_int8[(int64_t(j / NR) * depth + k / 2 * 2) * NR + j % NR * 2 + k % 2] = int8_t(level);
+                    packed_int8[int64_t(j / NR) * depth * NR + place(k, j % NR)] = int8_t(level);
+                    sums[j] += level;
                     row[k] = level * scale[j];
+                } else if (precision == kBFloat16) {
+                    row[k] = nearest_bfloat16(row[k]);
+                    uint32_t bits;
+                    memcpy(&bits, row + k, sizeof bits);
+                    packed_bfloat16[((int64_t(j / NR) * pairs + k / 2) * NR + j % NR) * 2 + k % 2] = {
+                        uint16_t(bits >> 16)};
                 } else
                     packed[(int64_t(j / NR) * inputs + k) * NR + j % NR] = row[k];
         }
-        const void *data = is_int8 ? static_cast<const void *>(packed_int8.data()) : packed.data();
-        map = {data, is_int8 ? scale.data() : nullptr, bias.data(), inputs, outputs};
+        const void *data[] = {packed.data(), packed_bfloat16.data(), packed_int8.data()};
+        map = {data[precision], precision == kInt8 ? scale.data() : nullptr, sums.data(), bias.data(), inputs, outputs,
+               precision == kBFloat16};
     }
 };
 
 // Memory of a call, as `ScratchMemory` has it.
 struct TestScratch {
-    std::vector<float> floats[5], scores, row_scales;
+    std::vector<float> floats[5], scores;
     std::vector<const float *> entries;
     std::vector<int16_t> quantized;
+    std::vector<RowScale> row_scales;
     Scratch scratch;
 
     TestScratch(int rows, int width, int positions, int threads) {
@@ -94,7 +119,7 @@ struct TestScratch {
         scores.assign(int64_t(threads) * kMaxQueriesPerTile * positions, NAN);
         entries.assign(int64_t(threads) * positions, nullptr);
         quantized.assign(int64_t(room) * stride, 0x7ead);
-        row_scales.assign(room, NAN);
+        row_scales.assign(room, {NAN, 0x7ead});
         scratch = {floats[0].data(),  floats[1].data(), floats[2].data(), floats[3].data(),
                    floats[4].data(),  scores.data(),    entries.data(),   quantized.data(),
                    row_scales.data(), stride,           positions};
@@ -111,22 +136,28 @@ static std::vector<float> run_linear(const TestLinear &test, const std::vector<f
     return y;
 }
 
+// The largest integer of a quantized row.
+static double levels(int inputs) { return std::min(255.0, std::floor(16777216.0 / (inputs + 1))); }
+
 static void check_linear(const TestLinear &test, int rows, bool relu, int threads) {
     std::vector<float> x = random_floats(int64_t(rows) * test.inputs);
     std::vector<float> y = run_linear(test, x, rows, relu, threads);
     for (int r = 0; r < rows; r++) {
-        float peak = 0;
-        for (int k = 0; k < test.inputs; k++)
-            peak = std::max(peak, std::abs(x[int64_t(r) * test.inputs + k]));
-        double step = peak / std::min(32767.0, 16777216.0 / (test.inputs + 1)); // of the quantized row
+        float low = 0, high = 0;
+        for (int k = 0; k < test.inputs; k++) {
+            low = std::min(low, x[int64_t(r) * test.inputs + k]);
+            high = std::max(high, x[int64_t(r) * test.inputs + k]);
+        }
+        double step = (double(high) - low) / levels(test.inputs); // of the quantized row
         for (int j = 0; j < test.outputs; j++) {
             double expected = test.bias[j], size = std::abs(expected), weights = 0;
             for (int k = 0; k < test.inputs; k++) {
                 double weight = test.weight[int64_t(j) * test.inputs + k];
-                double product = weight * x[int64_t(r) * test.inputs + k];
+                float input = x[int64_t(r) * test.inputs + k];
+                double product = weight * (test.precision == kBFloat16 ? nearest_bfloat16(input) : input);
                 expected += product, size += std::abs(product), weights += std::abs(weight);
             }
-            double tolerance = 1e-6 * size * (test.is_int8 ? 2 : 1) + (test.is_int8 ? 0.505 * step * weights : 0);
+            double tolerance = test.precision == kInt8 ? 2e-6 * size + 0.505 * step * weights : 1e-6 * size;
             check_close(y[int64_t(r) * round_up(test.outputs, NR) + j], relu ? std::max(expected, 0.0) : expected,
                         tolerance);
         }
@@ -156,52 +187,75 @@ static void float_tiles() {
             }
 }
 
+// At random, and at the largest integers.
 static void int8_tiles() {
-    std::uniform_int_distribution<int> small(-127, 127), large(-32767, 32767);
+    std::uniform_int_distribution<int> weights(-127, 127), inputs(0, 255);
     for (int rows = 1; rows <= MR; rows++)
-        for (int depth : {2, 4, 6, 34, 510}) {
-            int stride = depth + 2;
-            std::vector<int16_t> x(rows * stride);
-            std::vector<int8_t> w(depth * NR);
-            for (int16_t &value : x)
-                value = int16_t(large(generator));
-            for (int8_t &value : w)
-                value = int8_t(small(generator));
-            VecI32 sums[MR][2];
-            micro_kernel(rows, depth, static_cast<const int16_t *>(x.data()), int64_t(stride),
-                         static_cast<const int8_t *>(w.data()), sums);
-            for (int r = 0; r < rows; r++)
-                for (int j = 0; j < NR; j++) {
-                    int64_t expected = 0;
-                    for (int k = 0; k < depth; k++)
-                        expected += int64_t(x[r * stride + k]) * w[k / 2 * 2 * NR + j * 2 + k % 2];
-                    CHECK(sums[r][j / kLanes][j % kLanes] == expected);
+        for (int groups : {1, 2, 3, 4, 5, 17, 255})
+            for (int interval : {0, 1, 3, 1000}) // 0: without prefetching
+                for (int largest : {0, 1, -1}) {
+                    int depth = groups * kGroup, stride = depth + kGroup;
+                    std::vector<Quantized> x((rows - 1) * stride + depth);
+                    std::vector<int8_t> w(depth * NR);
+                    for (Quantized &value : x)
+                        value = Quantized(largest ? 255 : inputs(generator));
+                    for (int8_t &value : w)
+                        value = int8_t(largest ? 127 * largest : weights(generator));
+                    VecI32 sums[MR][2] = {};
+                    Prefetch prefetch = {interval ? reinterpret_cast<const char *>(w.data()) : nullptr, interval};
+                    micro_kernel(rows, groups, static_cast<const Quantized *>(x.data()), int64_t(stride),
+                                 static_cast<const int8_t *>(w.data()), sums, prefetch);
+                    for (int r = 0; r < rows; r++)
+                        for (int j = 0; j < NR; j++) {
+                            int64_t expected = 0;
+                            for (int k = 0; k < depth; k++)
+                                expected += int64_t(x[r * stride + k]) * w[place(k, j)];
+                            CHECK(sums[r][j / kLanes][j % kLanes] == expected);
+                        }
                 }
-        }
 }
 
-static void linear_shapes(bool is_int8) {
+static void linear_shapes(Precision precision) {
     for (int inputs : {1, 2, 3, kLanes - 1, kLanes + 1, 37, 128})
         for (int outputs : {1, kLanes, NR - 1, NR, NR + 1, 3 * NR + 5}) {
-            TestLinear test(inputs, outputs, is_int8);
+            TestLinear test(inputs, outputs, precision);
             for (int rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13})
                 for (int threads : {1, 3})
                     check_linear(test, rows, rows % 2, threads);
         }
     for (int inputs : {KC - 1, KC, KC + 1, 2 * KC + 3}) { // blocks of inputs, and of rows
-        TestLinear test(inputs, NR + 3, is_int8);
+        TestLinear test(inputs, NR + 3, precision);
         for (int rows : {1, MR, MR + 1, MC - 1, MC, MC + 1, 2 * MC + 5})
             check_linear(test, rows, rows % 2, 2);
     }
 }
 
-static void float_linear() { linear_shapes(false); }
-static void int8_linear() { linear_shapes(true); }
+static void float_linear() { linear_shapes(kFloat32); }
+static void bfloat16_linear() { linear_shapes(kBFloat16); }
+static void int8_linear() { linear_shapes(kInt8); }
+
+// The smallest and largest, those between two neighbours, and what is no number; an odd width gets a 0 appended.
+static void rounded_rows() {
+    for (int width : {1, 2, kLanes, 2 * kLanes + 3}) {
+        std::vector<float> x = random_floats(width);
+        for (float value : {0.0f, -0.0f, 1.00390625f, 1.01171875f, -1.00390625f, 3e38f, -1e-30f, INFINITY, -INFINITY, NAN}) {
+            x[width / 2] = value;
+            std::vector<BFloat16> rounded(round_up(width, 2), {0x7ead});
+            round_row(x.data(), width, rounded.data());
+            for (int k = 0; k < round_up(width, 2); k++) {
+                uint32_t bits = uint32_t(rounded[k].bits) << 16;
+                float found, expected = k < width ? nearest_bfloat16(x[k]) : 0;
+                memcpy(&found, &bits, sizeof found);
+                CHECK(found == expected || (std::isnan(found) && std::isnan(expected)));
+            }
+        }
+    }
+}
 
 // A row's integers do not depend on the other rows, and integer sums do not depend on their order.
 static void int8_batch_invariance() {
     for (int inputs : {7, 64, 2 * KC + 1}) {
-        TestLinear test(inputs, 2 * NR + 3, true);
+        TestLinear test(inputs, 2 * NR + 3, kInt8);
         int rows = MC + 9, stride = round_up(test.outputs, NR);
         std::vector<float> x = random_floats(int64_t(rows) * inputs), all = run_linear(test, x, rows, true, 2);
         for (int r = 0; r < rows; r++) {
@@ -213,10 +267,10 @@ static void int8_batch_invariance() {
 }
 
 static void nan_and_infinity_pass_through_linear() {
-    for (bool is_int8 : {false, true})
+    for (Precision precision : {kFloat32, kBFloat16, kInt8})
         for (float value : {NAN, INFINITY, -INFINITY})
             for (int place : {0, 36}) { // within a vector, and in the rest
-                TestLinear test(37, NR + 1, is_int8);
+                TestLinear test(37, NR + 1, precision);
                 std::vector<float> x = random_floats(2 * 37);
                 x[place] = value;
                 std::vector<float> y = run_linear(test, x, 2, false, 1);
@@ -237,26 +291,42 @@ static void quantized_rows() {
             for (float &value : x)
                 value = std::min(std::max(value, -size), size);
             x[generator() % width] = -size;
-            std::vector<int16_t> quantized(round_up(width, 2), 0x7ead);
-            float scale = quantize_row(x.data(), width, quantized.data());
+            std::vector<Quantized> quantized(round_up(width, kGroup), Quantized(0x7ead));
+            RowScale row = quantize_row(x.data(), width, quantized.data());
             int64_t largest_sum = 0;
             for (int k = 0; k < width; k++) {
-                check_close(quantized[k] * double(scale), x[k], 0.505 * scale);
-                largest_sum += 127 * std::abs(int64_t(quantized[k]));
+                check_close((quantized[k] - row.zero_point) * double(row.scale), x[k], 0.505 * row.scale);
+                CHECK(quantized[k] <= levels(width));
+                largest_sum += 127 * int64_t(quantized[k]);
             }
             CHECK(largest_sum <= INT32_MAX);
-            CHECK(width % 2 == 0 || quantized[width] == 0);
+            for (int k = width; k < round_up(width, kGroup); k++)
+                CHECK(quantized[k] == 0);
+        }
+}
+
+static void quantized_rows_have_zero_exactly() {
+    for (int width : {1, 3, kLanes, kLanes + 5, 2000})
+        for (int sign : {0, 1, -1}) { // both signs; as after ReLU; none is positive
+            std::vector<float> x = random_floats(width);
+            for (float &value : x)
+                value = sign ? sign * std::abs(value) : value;
+            x[width / 2] = 0;
+            std::vector<Quantized> quantized(round_up(width, kGroup));
+            RowScale row = quantize_row(x.data(), width, quantized.data());
+            CHECK(quantized[width / 2] == row.zero_point);
+            CHECK(sign == 0 || row.zero_point == (sign > 0 ? 0 : width == 1 ? 0 : levels(width)));
         }
 }
 
 static void quantized_rows_without_a_scale() {
     for (int width : {1, 5, kLanes, 2 * kLanes + 3})
-        for (float value : {0.0f, -0.0f, NAN, INFINITY, 1e-40f}) { // 1e-40: its reciprocal is infinite
+        for (float value : {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 1e-40f}) { // 1e-40: its reciprocal is infinite
             std::vector<float> x(width, value);
-            std::vector<int16_t> quantized(round_up(width, 2));
-            float scale = quantize_row(x.data(), width, quantized.data());
+            std::vector<Quantized> quantized(round_up(width, kGroup));
+            float scale = quantize_row(x.data(), width, quantized.data()).scale;
             if (value == 0)
-                CHECK(scale == 0 && std::all_of(quantized.begin(), quantized.end(), [](int16_t q) { return q == 0; }));
+                CHECK(scale == 0);
             else if (std::isfinite(value))
                 CHECK(scale < 1e-40f);
             else
@@ -268,20 +338,19 @@ static void quantized_rows_without_a_scale() {
 static void int8_largest_sums() {
     for (int inputs : {1, 2, 510, 511, 512, 513, 2048, 65536, 100001})
         for (float sign : {1.0f, -1.0f}) {
-            double levels = std::min(32767.0, 16777216.0 / (inputs + 1));
-            TestLinear test(inputs, NR, true);
+            TestLinear test(inputs, NR, kInt8);
             std::fill(test.weight.begin(), test.weight.end(), 127 * sign);
             test.pack();
             std::vector<float> y = run_linear(test, std::vector<float>(inputs, 3.0f), 1, false, 1);
             for (int j = 0; j < NR; j++)
                 check_close(y[j], 381.0 * sign * inputs + test.bias[j],
-                            381e-6 * inputs + 0.505 * 3 / levels * 127 * inputs);
+                            381e-6 * inputs + 0.505 * 3 / levels(inputs) * 127 * inputs);
         }
 }
 
 static void int8_extreme_scales() {
     for (float size : {0.0f, 1e-30f, 1e-9f, 1e30f}) { // of the weights; 0 and 1e-30: below the smallest scale
-        TestLinear test(33, NR + 1, true, size);
+        TestLinear test(33, NR + 1, kInt8, size);
         std::vector<float> y = run_linear(test, random_floats(33), 1, false, 1);
         for (int j = 0; j < test.outputs; j++)
             CHECK(std::isfinite(y[j]));
@@ -354,7 +423,8 @@ static void attention_by_entries() {
                                        mask = source_mask(entries, masked == 2);
                     std::vector<float> scores(round_up(entries, kLanes), NAN);
                     const float *added = masked ? mask.data() : nullptr;
-                    attend(query.data(), entry.data(), entries, 0, d_k, d_k, d_v, added, scores.data(), context.data());
+                    attend(query.data(), entry.data(), entries, 0, d_k, d_k, d_v, added, 0, scores.data(),
+                           context.data());
                     check_attention(
                         query.data(), entries, d_k, d_v, added, scores.data(), context.data(),
                         [&](int t, int k) { return cache[t][k]; }, [&](int t, int i) { return cache[t][d_k + i]; });
@@ -392,7 +462,7 @@ static void nan_passes_through_attention() {
             cache.push_back(random_floats(2 * d)), entry.push_back(cache[t].data());
         cache[place][0] = NAN;
         std::vector<float> query = random_floats(d), context(d), scores(round_up(entries, kLanes));
-        attend(query.data(), entry.data(), entries, 0, d, d, d, nullptr, scores.data(), context.data());
+        attend(query.data(), entry.data(), entries, 0, d, d, d, nullptr, 0, scores.data(), context.data());
         CHECK(std::all_of(context.begin(), context.end(), [](float value) { return std::isnan(value); }));
     }
 }
@@ -578,12 +648,12 @@ struct TestStack {
     Stack stack;
 
     TestStack(int d_model, int heads, int d_k, int d_v, int d_ff, int layers, bool is_pre, bool is_decoder,
-              bool is_int8)
+              Precision precision)
         : d_model(d_model), heads(heads), d_k(d_k), d_v(d_v), d_ff(d_ff), layers(layers) {
         linears.reserve(7 * layers); // Linear points into them
         for (int i = 0; i < layers; i++) {
             auto map = [&](int inputs, int outputs) {
-                linears.emplace_back(inputs, outputs, is_int8, 0.2f);
+                linears.emplace_back(inputs, outputs, precision, 0.2f);
                 return linears.back().map;
             };
             Layer layer = {map(d_model, heads * (2 * d_k + d_v)),
@@ -597,7 +667,7 @@ struct TestStack {
             structures.push_back(layer);
         }
         stack = {structures.data(),       layers, d_model, d_ff, heads, d_k, d_v, is_pre, is_decoder, 1e-5f,
-                 is_pre ? norm() : Norm{}, is_int8 ? Norm{} : norm()};
+                 is_pre ? norm() : Norm{}, precision == kInt8 ? Norm{} : norm()};
     }
 
     Norm norm() {
@@ -626,8 +696,8 @@ static std::vector<float> run_encoder(const TestStack &test, std::vector<float> 
 static void encoding() {
     for (const Shape &shape : kShapes)
         for (bool is_pre : {false, true})
-            for (bool is_int8 : {false, true}) {
-                TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, false, is_int8);
+            for (Precision precision : {kFloat32, kBFloat16, kInt8}) {
+                TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, false, precision);
                 int length = kLanes + 3, sentences = kRowsPerPass / length + 2, size = length * shape.d_model;
                 std::vector<float> states = random_floats(sentences * size), mask(sentences * length);
                 for (int t = length - 2; t < length; t++)
@@ -639,9 +709,9 @@ static void encoding() {
                     std::vector<float> last(states.end() - size, states.end());
                     last = run_encoder(test, last, 1, length, nullptr, threads);
                     for (size_t i = 0; i < first.size(); i++)
-                        check_close(all[i], first[i], is_int8 ? 2e-2 : 1e-3);
+                        check_close(all[i], first[i], precision == kFloat32 ? 1e-3 : 2e-2);
                     for (int i = 0; i < size; i++)
-                        check_close(all[(sentences - 1) * int64_t(size) + i], last[i], is_int8 ? 2e-2 : 1e-3);
+                        check_close(all[(sentences - 1) * int64_t(size) + i], last[i], precision == kFloat32 ? 1e-3 : 2e-2);
                 }
             }
 }
@@ -735,11 +805,11 @@ static void check_ranking(const TestTopK &topk, int sentence, int beams, const s
 
 // A search over more tokens than a cache block holds. The top k are those of all logits, also where hypotheses are
 // deferred, and a sentence alone has the logits that it has in a batch.
-static void check_search(const Shape &shape, bool is_pre, bool is_int8, int threads) {
+static void check_search(const Shape &shape, bool is_pre, Precision precision, int threads) {
     int length = 5, beams = 4, sentences = kRowsPerPass / beams + 8, steps = kCacheBlock + 3, vocab_size = 31;
     int stride = round_up(vocab_size, NR), size = length * shape.d_model;
-    TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, true, is_int8);
-    TestLinear projection(shape.d_model, vocab_size, is_int8);
+    TestStack test(shape.d_model, shape.heads, shape.d_k, shape.d_v, shape.d_ff, 2, is_pre, true, precision);
+    TestLinear projection(shape.d_model, vocab_size, precision);
     std::vector<float> embedding = random_floats(vocab_size * shape.d_model, 0.25);
     std::vector<float> encoded = random_floats(sentences * size), last(encoded.end() - size, encoded.end());
     TestDecoder batch(test, projection, embedding, encoded, sentences, length, beams, steps, threads);
@@ -757,7 +827,7 @@ static void check_search(const Shape &shape, bool is_pre, bool is_int8, int thre
         const float *in_batch = &batch.logits[int64_t(sentences - 1) * alive * stride];
         for (int i = 0; i < alive * stride; i++)
             if (i % stride < vocab_size)
-                check_close(alone.logits[i], in_batch[i], is_int8 ? 5e-2 : 1e-3);
+                check_close(alone.logits[i], in_batch[i], precision == kFloat32 ? 1e-3 : 5e-2);
         std::vector<int64_t> parents, next;
         std::vector<float> next_totals;
         for (int sentence = 0; sentence < sentences; sentence++) {
@@ -794,13 +864,13 @@ static void check_search(const Shape &shape, bool is_pre, bool is_int8, int thre
 static void decoding() {
     for (const Shape &shape : kShapes)
         for (bool is_pre : {false, true})
-            for (bool is_int8 : {false, true})
-                check_search(shape, is_pre, is_int8, is_int8 == is_pre ? 3 : 1);
+            for (Precision precision : {kFloat32, kBFloat16, kInt8})
+                check_search(shape, is_pre, precision, (precision != kFloat32) == is_pre ? 3 : 1);
 }
 
 static void unknown_tokens() {
-    TestStack test(16, 2, 8, 8, 32, 1, false, true, false);
-    TestLinear projection(16, 31, false);
+    TestStack test(16, 2, 8, 8, 32, 1, false, true, kFloat32);
+    TestLinear projection(16, 31, kFloat32);
     TestDecoder decoder(test, projection, random_floats(31 * 16), random_floats(3 * 16), 1, 3, 2, 5, 1);
     CHECK(decoder.read({3, 31}, 2, nullptr) == 1);
     CHECK(decoder.read({-1, 3}, 2, nullptr) == 0);
@@ -813,10 +883,13 @@ static const struct {
     {"float_tiles", float_tiles},
     {"int8_tiles", int8_tiles},
     {"float_linear", float_linear},
+    {"bfloat16_linear", bfloat16_linear},
     {"int8_linear", int8_linear},
+    {"rounded_rows", rounded_rows},
     {"int8_batch_invariance", int8_batch_invariance},
     {"nan_and_infinity_pass_through_linear", nan_and_infinity_pass_through_linear},
     {"quantized_rows", quantized_rows},
+    {"quantized_rows_have_zero_exactly", quantized_rows_have_zero_exactly},
     {"quantized_rows_without_a_scale", quantized_rows_without_a_scale},
     {"int8_largest_sums", int8_largest_sums},
     {"int8_extreme_scales", int8_extreme_scales},

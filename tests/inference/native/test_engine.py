@@ -20,8 +20,9 @@ def hooked():
 CASES = {
     "a Transformer": (FAMILIES[0].model, "float32", None),
     "in int8": (FAMILIES[0].model, "int8", None),
-    "in bfloat16": (FAMILIES[0].model, "bfloat16", "it computes in float32 and int8"),
-    "in float64": (lambda: FAMILIES[0].model(torch.float64), "float32", "a model in torch.float64"),
+    "in bfloat16": (FAMILIES[0].model, "bfloat16", None),
+    "of bfloat16": (lambda: FAMILIES[0].model(torch.bfloat16), "bfloat16", "this one is in torch.bfloat16"),
+    "in float64": (lambda: FAMILIES[0].model(torch.float64), "float32", "this one is in torch.float64"),
     "an RNN": (FAMILIES[2].model, "float32", "it decodes the Transformer, and this is a RNNSeq2Seq"),
     "another activation": (
         lambda: FAMILIES[0].model(activation_function="gelu"),
@@ -92,4 +93,4 @@ def test_an_unknown_engine_names_the_known_ones():
 )
 def test_an_impossible_precision_is_refused(precision: str, said: str):
     with pytest.raises(ValueError, match=said):
-        fast_decoder(FAMILIES[0].model(), precision)  # pyright: ignore[reportArgumentType] -- on purpose
+        fast_decoder(FAMILIES[2].model(), precision)  # pyright: ignore[reportArgumentType] -- on purpose

@@ -14,7 +14,14 @@ from vanilla_transformer.inference.native.compiler import FLAGS, SOURCE, cpu_fea
 PROGRAM = Path(__file__).with_name("kernels_test.cpp")
 TESTS = re.findall(r'^    \{"(\w+)", \1\},$', PROGRAM.read_text(encoding="utf-8"), re.MULTILINE)
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-VECTORS = {"this CPU's vectors": ["-march=native"], "AVX2": ["-mavx2", "-mfma"], "the narrowest vectors": []}
+AVX2 = ["-mavx2", "-mfma"]
+VECTORS = {  # name → flags of the compiler, and what the CPU must have
+    "this CPU's vectors": (["-march=native"], ""),
+    "AVX2": (AVX2, "avx2"),
+    "AVX-VNNI": ([*AVX2, "-mavxvnni"], "avx_vnni"),
+    "AVX-512 VNNI on narrower vectors": ([*AVX2, "-mavx512vl", "-mavx512vnni"], "avx512_vnni"),
+    "the narrowest vectors": ([], ""),
+}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,9 +54,10 @@ def test_kernel(program, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("vectors", VECTORS)
 def test_sanitizers_find_nothing(vectors, tmp_path):
-    if vectors == "AVX2" and (platform.machine() not in ("x86_64", "AMD64") or "avx2" not in cpu_features()):
-        pytest.skip("this CPU has no AVX2")
-    program = build(tmp_path, [*SANITIZERS, *VECTORS[vectors], "-fopenmp", "-std=c++17"])
+    flags, feature = VECTORS[vectors]
+    if feature and (platform.machine() not in ("x86_64", "AMD64") or feature not in cpu_features().split()):
+        pytest.skip(f"this CPU has no {feature}")
+    program = build(tmp_path, [*SANITIZERS, *flags, "-fopenmp", "-std=c++17"])
     for name in TESTS:
         done = run(program, name, ASAN_OPTIONS="detect_leaks=0")  # OpenMP's threads are never freed
         assert done.returncode == 0, f"{name}: {done.stderr}"

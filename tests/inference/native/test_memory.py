@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import ctypes
 import mmap
+import re
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 
-from vanilla_transformer.inference.native.memory import CACHE_LINE, CHUNK, Arena, BufferPool
+from vanilla_transformer.inference.native.memory import (
+    CACHE_LINE,
+    CHUNK,
+    Arena,
+    BufferPool,
+    release_file_pages,
+)
 
 
 def test_arena_copies_are_aligned_and_independent_of_their_tensors():
@@ -62,3 +72,26 @@ def test_buffer_from_inference_mode_is_writable_outside_it():
     with torch.inference_mode():
         buffers.take(User(), 10)
     buffers.take(User(), 10).zero_()
+
+
+def resident_kilobytes(path: Path) -> int:
+    """Of this process' mapping of a file."""
+    mappings = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    return int(re.findall(rf" {re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", mappings)[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages are resident")
+def test_release_of_file_pages_keeps_every_value(tmp_path):
+    """Those that were read from the file, those that were written since, and those in other memory."""
+    paths = [tmp_path / "unchanged", tmp_path / "changed"]
+    mapped = []
+    for path in paths:
+        path.write_bytes(torch.arange(2**20, dtype=torch.float32).numpy().tobytes())
+        mapped.append(torch.from_file(str(path), shared=False, size=2**20))
+    mapped[1][7] = -1
+    tensors = [*mapped, torch.randn(2**20)]
+    values = [tensor.clone() for tensor in tensors]
+    assert min(map(resident_kilobytes, paths)) >= 4096
+    release_file_pages(tensors)
+    assert resident_kilobytes(paths[0]) == 0
+    assert all(map(torch.equal, tensors, values))

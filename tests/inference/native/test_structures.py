@@ -12,19 +12,27 @@ from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 FIELDS = structures.Linear._fields_
 MISMATCHES = {
-    "a field more": ([*FIELDS, ("groups", c_int64)], "Linear.groups is nothing in C++ and 8 bytes at offset 32 in"),
-    "a field less": (FIELDS[:-1], "Linear.outputs is 4 bytes at offset 28 in C++ and nothing in"),
+    "a field more": ([*FIELDS, ("groups", c_int64)], "Linear.groups is nothing in C++ and 8 bytes at offset 48 in"),
+    "a field less": (FIELDS[:-1], "Linear is 48 bytes at offset 0 in C++ and 40 bytes at offset 0 in"),
     "another order": (
         [FIELDS[1], FIELDS[0], *FIELDS[2:]],
         "Linear.scale is 8 bytes at offset 8 in C++ and 8 bytes at offset 0 in",
     ),
     "another size": (
-        [*FIELDS[:-1], ("outputs", c_int64)],
-        "Linear.outputs is 4 bytes at offset 28 in C++ and 8 bytes at offset 32 in",
+        [*FIELDS[:-1], ("is_bfloat16", c_int64)],
+        "Linear.is_bfloat16 is 4 bytes at offset 40 in C++ and 8 bytes at offset 40 in",
     ),
-    "another name": ([*FIELDS[:-1], ("rows", c_int32)], "Linear.rows is nothing in C++ and 4 bytes at offset 28 in"),
+    "another name": ([*FIELDS[:-1], ("rows", c_int32)], "Linear.rows is nothing in C++ and 4 bytes at offset 40 in"),
 }
-INTERNAL = {"FieldLayout", "Prefetch", "Rows", "SentenceRange", "ThreadRows"}  # Python never sees these
+INTERNAL = {
+    "BFloat16",
+    "FieldLayout",
+    "Prefetch",
+    "RowScale",
+    "Rows",
+    "SentenceRange",
+    "ThreadRows",
+}  # Python never sees these
 
 
 @pytest.mark.parametrize(("fields", "message"), MISMATCHES.values(), ids=MISMATCHES)
@@ -54,6 +62,7 @@ def test_constants_are_those_of_the_headers():
     text = "\n".join(path.read_text(encoding="utf-8") for path in compiler.HEADERS)
     constants = structures.load_library().constants()
     assert constants.panel_width in (8, 16, 32)
+    assert constants.group in (2, 4)
     for field in ("CacheBlock", "MaxQueriesPerTile", "MaxReplicatedRows"):
         [number] = re.findall(rf"^constexpr int k{field} = (\d+);", text, re.MULTILINE)
         assert getattr(constants, re.sub(r"\B([A-Z])", r"_\1", field).lower()) == int(number)

@@ -9,6 +9,7 @@ from transformers.utils.logging import get_logger
 from vanilla_transformer.decoder import BuildsDecoder, Decoder, ModelDecoder
 from vanilla_transformer.inference.native.compiler import library
 from vanilla_transformer.inference.native.forks import compute_after_fork
+from vanilla_transformer.inference.native.memory import release_file_pages
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.packed_linear import PRECISIONS, Precision
@@ -24,7 +25,7 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
     """The fastest decoder for this model on this machine; its own forward pass where no other can decode it.
 
     Args:
-        precision: "int8" is for models of this package; "bfloat16" needs a model in bfloat16.
+        precision: "int8" is for models of this package; "bfloat16" needs a model in bfloat16, or the native engine.
         engine: as for `native_decoder`.
 
     Raises:
@@ -33,12 +34,13 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and model.dtype != torch.bfloat16:
-        raise ValueError(f"precision='bfloat16' needs a model in bfloat16, and this one is in {model.dtype}")
     compute_after_fork()
     native = native_decoder(model, precision, engine)
     if native is not None:
+        release_file_pages(model.parameters())  # the decoder has packed its own
         return native
+    if precision == "bfloat16" and model.dtype != torch.bfloat16:
+        raise ValueError(f"precision='bfloat16' needs a model in bfloat16, and this one is in {model.dtype}")
     builds_decoder = isinstance(model, BuildsDecoder)
     if precision == "int8" and not builds_decoder:
         raise ValueError(
@@ -51,12 +53,17 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
 
 
 def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | None:
-    """The native engine with this model's weights; `None`: PyTorch decodes.
+    """The native engine with this model's weights; `None`: PyTorch decodes. Arguments and errors as `is_native`."""
+    return NativeDecoder(model, precision) if is_native(model, engine) else None
+
+
+def is_native(model: Any, engine: Engine) -> bool:
+    """Whether the native engine decodes this model; otherwise PyTorch does.
 
     Args:
         engine: "auto": native where that is possible; "native": an error where it is not. Where "auto" falls back to
             PyTorch because of this machine, it logs a warning, once for each reason. It logs nothing where the
-            caller's own choice (model, device, precision) excludes the native engine.
+            caller's own choice (model, dtype, device) excludes the native engine.
 
     Raises:
         ValueError: an unknown engine; "native" where it is impossible.
@@ -64,8 +71,8 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
     if engine == "torch":
-        return None
-    reason = native_unsupported_reason(model, precision)
+        return False
+    reason = native_unsupported_reason(model)
     if reason is None:
         try:
             library()
@@ -76,20 +83,20 @@ def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDe
                     "the native engine is not available, and PyTorch decodes, several times slower: %s", reason
                 )
         else:
-            return NativeDecoder(model, precision)
+            return True
     if engine == "native":
         raise ValueError(f"engine='native' cannot decode this: {reason}; use engine='torch', or 'auto'")
-    return None
+    return False
 
 
-def native_unsupported_reason(model: Any, precision: Precision) -> str | None:
-    """Why the native engine cannot decode this model, on its device, in this precision; `None`: it can."""
+def native_unsupported_reason(model: Any) -> str | None:
+    """Why the native engine cannot decode this model, on its device; `None`: it can, in every precision."""
     if not isinstance(model, VanillaTransformerForConditionalGeneration):
         return f"it decodes the Transformer, and this is a {type(model).__name__}"
     if model.device.type != "cpu":
         return f"it computes on a CPU, and the model is on {model.device}"
-    if precision == "bfloat16" or model.dtype != torch.float32:
-        return f"it computes in float32 and int8, not precision={precision!r} with a model in {model.dtype}"
+    if model.dtype != torch.float32:
+        return f"it packs a model in float32, and this one is in {model.dtype}"
     if model.config.activation_function != "relu":
         return f"it supports the paper's ReLU, not activation_function={model.config.activation_function!r}"
     if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):

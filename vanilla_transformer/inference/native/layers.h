@@ -48,6 +48,11 @@ struct DecoderState {
     float *attention;         // of the last layer, (batch_size * alive, num_heads, source_length), or nullptr
 };
 
+static inline void prefetch_lines(const float *from, int width) {
+    for (int i = 0; i < width; i += int(kCacheLine / sizeof(float)))
+        __builtin_prefetch(from + i, 0, 2);
+}
+
 static inline float dot(const float *a, const float *b, int width) {
     VecF32 sums[2] = {};
     int i = 0;
@@ -62,11 +67,13 @@ static inline float dot(const float *a, const float *b, int width) {
 }
 
 // Equation 1 for one query and head: its keys are at entry[t] + key, its values at entry[t] + value. `mask` is added to
-// the scores, or nullptr. `scores` has room for whole vectors, and holds the attention weights afterwards.
+// the scores, or nullptr. `scores` has room for whole vectors, and holds the attention weights afterwards. The next
+// head's keys and values, `next` floats behind, are prefetched.
 static void attend(const float *query, const float *const *entry, int entries, int key, int value, int d_k, int d_v,
-                   const float *mask, float *scores, float *context) {
+                   const float *mask, int64_t next, float *scores, float *context) {
     float peak = -INFINITY;
     for (int t = 0; t < entries; t++) {
+        prefetch_lines(entry[t] + key + next, d_k);
         scores[t] = dot(query, entry[t] + key, d_k) + (mask ? mask[t] : 0.0f);
         peak = scores[t] > peak || scores[t] != scores[t] ? scores[t] : peak;
     }
@@ -87,9 +94,11 @@ static void attend(const float *query, const float *const *entry, int entries, i
     int i = 0;
     for (; i + 4 * kLanes <= d_v; i += 4 * kLanes) {
         VecF32 partial[4] = {};
-        for (int t = 0; t < entries; t++)
+        for (int t = 0; t < entries; t++) {
+            prefetch_lines(entry[t] + value + i + next, 4 * kLanes);
             for (int j = 0; j < 4; j++)
                 partial[j] += load(entry[t] + value + i + j * kLanes) * scores[t];
+        }
         for (int j = 0; j < 4; j++)
             store(context + i + j * kLanes, partial[j]);
     }
@@ -105,12 +114,14 @@ static inline int padded_length(int length) { return (length + kLanes - 1) / kLa
 
 // Scores of `queries` queries for `vectors` vectors of positions.
 template <int queries, int vectors> static inline void score_tile(const float *query, int64_t stride, const float *keys,
-                                                                  int width, int d_k, float *scores) {
+                                                                  int width, int d_k, int64_t next, float *scores) {
     VecF32 sums[queries][vectors] = {};
-    for (int k = 0; k < d_k; k++)
+    for (int k = 0; k < d_k; k++) {
+        prefetch_lines(keys + int64_t(k) * width + next, vectors * kLanes);
         for (int q = 0; q < queries; q++)
             for (int v = 0; v < vectors; v++)
                 sums[q][v] += load(keys + int64_t(k) * width + v * kLanes) * query[q * stride + k];
+    }
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
             store(scores + int64_t(q) * width + v * kLanes, sums[q][v]);
@@ -121,10 +132,11 @@ template <int queries, int vectors> static inline void score_tile(const float *q
 template <int queries> static void attend_tile(const float *query, int64_t stride, const float *source, int length,
                                                int d_k, int d_v, const float *mask, float *scores, float *context) {
     int width = padded_length(length), done = 0;
+    int64_t next = int64_t(width) * d_k + int64_t(length) * d_v; // where the next head's source begins
     for (; done + 2 * kLanes <= width; done += 2 * kLanes)
-        score_tile<queries, 2>(query, stride, source + done, width, d_k, scores + done);
+        score_tile<queries, 2>(query, stride, source + done, width, d_k, next, scores + done);
     for (; done < width; done += kLanes)
-        score_tile<queries, 1>(query, stride, source + done, width, d_k, scores + done);
+        score_tile<queries, 1>(query, stride, source + done, width, d_k, next, scores + done);
     for (int q = 0; q < queries; q++) {
         float *row = scores + int64_t(q) * width;
         for (int t = 0; mask && t < length; t++)
@@ -149,10 +161,12 @@ template <int queries> static void attend_tile(const float *query, int64_t strid
     int i = 0;
     for (; i + 2 * kLanes <= d_v; i += 2 * kLanes) {
         VecF32 partial[queries][2] = {};
-        for (int t = 0; t < length; t++)
+        for (int t = 0; t < length; t++) {
+            prefetch_lines(values + int64_t(t) * d_v + i + next, 2 * kLanes);
             for (int q = 0; q < queries; q++)
                 for (int v = 0; v < 2; v++)
                     partial[q][v] += load(values + int64_t(t) * d_v + i + v * kLanes) * scores[q * int64_t(width) + t];
+        }
         for (int q = 0; q < queries; q++)
             for (int v = 0; v < 2; v++)
                 store(context + q * stride + i + v * kLanes, partial[q][v]);
@@ -240,19 +254,11 @@ static const float *add_and_norm(const Stack *stack, const Scratch *scratch, con
     return stack->is_pre_norm ? own->normed : own->states;
 }
 
-// Keys and values of one head and one target token.
-static inline float *cache_entry(const Stack *stack, const DecoderState *state, int layer, int64_t slot, int head,
-                                 int t, int beam) {
-    int64_t row =
-        ((layer * int64_t(state->num_slots) + slot) * stack->num_heads + head) * kCacheBlock + t % kCacheBlock;
-    return state->cache_blocks[t / kCacheBlock] + (row * state->num_beams + beam) * (stack->d_k + stack->d_v);
-}
-
 // Every thread: a decoder's self-attention, which also writes the new token's keys and values into the cache.
 static void decoder_self_attention(const Stack *stack, const Scratch *scratch, const DecoderState *state,
                                    const Rows *rows, int layer, float *scores, const float **entry) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num(), heads = stack->num_heads;
-    int d_k = stack->d_k, d_v = stack->d_v, now = state->length;
+    int d_k = stack->d_k, d_v = stack->d_v, now = state->length, beams = state->num_beams;
     int64_t tasks = int64_t(rows->num_groups) * heads;
     for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
         int group = task / heads, head = task % heads;
@@ -260,15 +266,21 @@ static void decoder_self_attention(const Stack *stack, const Scratch *scratch, c
         for (int row = rows->group_start[group]; row < rows->group_start[group + 1]; row++) {
             int beam = rows->hypothesis[row] % rows->alive;
             int64_t slot = state->slots[rows->hypothesis[row] / rows->alive];
-            const int32_t *ancestors = state->ancestors + (slot * state->num_beams + beam) * state->max_length;
+            const int32_t *ancestors = state->ancestors + (slot * beams + beam) * state->max_length;
+            int64_t first = ((layer * int64_t(state->num_slots) + slot) * heads + head) * kCacheBlock * beams;
+            auto cache_entry = [&](int t, int of) { // keys and values of one target token
+                int64_t index = first + t % kCacheBlock * beams + of;
+                return state->cache_blocks[t / kCacheBlock] + index * (d_k + d_v);
+            };
             for (int t = 0; t < now; t++)
-                entry[t] = cache_entry(stack, state, layer, slot, head, t, ancestors[t]);
+                entry[t] = cache_entry(t, ancestors[t]);
             const float *projected = scratch->wide + row * int64_t(scratch->stride);
-            float *own = cache_entry(stack, state, layer, slot, head, now, beam);
+            float *own = cache_entry(now, beam);
             memcpy(own, projected + heads * d_k + head * d_k, d_k * sizeof(float));
             memcpy(own + d_k, projected + 2 * heads * d_k + head * d_v, d_v * sizeof(float));
             entry[now] = own;
-            attend(projected + head * d_k, entry, now + 1, 0, d_k, d_k, d_v, nullptr, scores,
+            attend(projected + head * d_k, entry, now + 1, 0, d_k, d_k, d_v, nullptr,
+                   int64_t(kCacheBlock) * beams * (d_k + d_v), scores,
                    scratch->context + row * int64_t(scratch->stride) + head * d_v);
         }
     }
@@ -310,7 +322,7 @@ static void encoder_self_attention(const Stack *stack, const Scratch *scratch, i
                 entry[t] = scratch->wide + (sentence * length + t) * stride + keys;
         last = sentence;
         attend(scratch->wide + row * stride + head * d_k, entry, length, head * d_k, keys + head * d_v, d_k, d_v,
-               mask ? mask + int64_t(sentence) * length : nullptr, scores,
+               mask ? mask + int64_t(sentence) * length : nullptr, 0, scores,
                scratch->context + row * stride + head * d_v);
     }
 }

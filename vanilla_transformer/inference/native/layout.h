@@ -12,7 +12,7 @@ namespace vanilla_transformer {
 
 // Numbers that the caller needs to lay out weights and memory.
 struct Constants {
-    int32_t panel_width, cache_block, max_queries_per_tile, max_replicated_rows;
+    int32_t panel_width, group, cache_block, max_queries_per_tile, max_replicated_rows;
 };
 
 // One step of decoding: a token of each hypothesis.
@@ -21,7 +21,7 @@ struct DecodeStep {
     const Scratch *scratch;
     const DecoderState *state;
     const Linear *projection; // to the vocabulary
-    const float *embedding;   // (vocab_size, d_model)
+    const float *embedding;   // (vocab_size, d_model); nullptr: the weights of `projection`
     const float *position;    // of this token, (d_model)
     const int64_t *tokens;    // (batch_size, alive)
     int32_t *row_buffer;      // 2 * batch_size * alive + 1
@@ -42,10 +42,10 @@ struct FieldLayout {
 
 // clang-format off
 static const FieldLayout kLayout[] = {
-    STRUCTURE(Constants), FIELD(Constants, panel_width), FIELD(Constants, cache_block),
-        FIELD(Constants, max_queries_per_tile), FIELD(Constants, max_replicated_rows),
-    STRUCTURE(Linear), FIELD(Linear, weight), FIELD(Linear, scale), FIELD(Linear, bias), FIELD(Linear, inputs),
-        FIELD(Linear, outputs),
+    STRUCTURE(Constants), FIELD(Constants, panel_width), FIELD(Constants, group),
+        FIELD(Constants, cache_block), FIELD(Constants, max_queries_per_tile), FIELD(Constants, max_replicated_rows),
+    STRUCTURE(Linear), FIELD(Linear, weight), FIELD(Linear, scale), FIELD(Linear, sums), FIELD(Linear, bias),
+        FIELD(Linear, inputs), FIELD(Linear, outputs), FIELD(Linear, is_bfloat16),
     STRUCTURE(Norm), FIELD(Norm, weight), FIELD(Norm, bias),
     STRUCTURE(Layer), FIELD(Layer, query_key_value), FIELD(Layer, output), FIELD(Layer, cross_query),
         FIELD(Layer, cross_key_value), FIELD(Layer, cross_output), FIELD(Layer, linear_1), FIELD(Layer, linear_2),

@@ -19,10 +19,17 @@ constexpr int kMinRowsToPrefetch = 3; // fewer rows wait for the weights, and th
 constexpr int kMaxReplicatedRows = 4; // each thread normalizes this few rows for itself: cheaper than a barrier
 
 struct Linear {
-    const void *weight; // float (panels, inputs, NR); with a scale int8 (panels, (inputs + 1) / 2, NR, 2)
-    const float *scale; // of each output; nullptr: the weights are float
-    const float *bias;  // of each output
-    int32_t inputs, outputs;
+    const void *weight; // float, BFloat16 or int8_t, (panels, count_steps(inputs), NR, kStepInputs)
+    const float *scale;  // of each output's int8 weights; nullptr: they are no integers
+    const int32_t *sums; // of each output's int8 weights
+    const float *bias;   // of each output
+    int32_t inputs, outputs, is_bfloat16;
+};
+
+// A row's inputs are scale * (quantized - zero_point).
+struct RowScale {
+    float scale;
+    int32_t zero_point;
 };
 
 // Memory of one call. Rows are padded to `stride`.
@@ -33,22 +40,22 @@ struct Scratch {
     float *update;          // a sub-layer's output
     float *scores;          // of attention, (threads, kMaxQueriesPerTile, max_positions)
     const float **entries;  // keys and values that a query attends to, (threads, max_positions)
-    int16_t *quantized;     // the input of an int8 product
-    float *row_scales;      // of `quantized`, one a row
+    void *quantized;        // the input of a product, as Quantized or BFloat16
+    RowScale *row_scales;   // of `quantized`, one a row
     int32_t stride, max_positions;
 };
 
 // A tile's share of prefetching the next panel: one cache line from `next` on, then another after every `interval`
-// inputs. All lines at once would delay each other and the loads of the current panel.
+// steps. All lines at once would delay each other and the loads of the current panel.
 struct Prefetch {
     const char *next;
     int interval;
 };
 
-// The share of tile `tile` out of `tiles`, in a panel with `bytes` for each of `depth` inputs.
-static inline Prefetch prefetch_share(const void *panel, int bytes, int depth, int tile, int tiles) {
+// The share of tile `tile` out of `tiles`, in a panel with `bytes` for each of `steps` steps.
+static inline Prefetch prefetch_share(const void *panel, int bytes, int steps, int tile, int tiles) {
     int interval = kCacheLine * tiles / bytes;
-    return {static_cast<const char *>(panel) + int64_t(depth) * bytes * tile / tiles, interval > 0 ? interval : 1};
+    return {static_cast<const char *>(panel) + int64_t(steps) * bytes * tile / tiles, interval > 0 ? interval : 1};
 }
 
 static inline void prefetch_line(Prefetch *prefetch) {
@@ -56,55 +63,54 @@ static inline void prefetch_line(Prefetch *prefetch) {
     prefetch->next += kCacheLine;
 }
 
-// Rows of x by a panel: sums[rows][2] += x w. One or two rows keep separate sums for several inputs, because a sum
-// waits for the one before it.
-template <int rows> static inline void micro_kernel(int depth, const float *x, int64_t stride, const float *w,
-                                                    VecF32 sums[][2], Prefetch prefetch) {
-    constexpr int unroll = rows == 1 ? 4 : rows == 2 ? 2 : 1;
-    VecF32 partial[unroll][rows][2] = {};
-    for (int k = 0; k < depth;) {
-        int end = prefetch.next && k + prefetch.interval < depth ? k + prefetch.interval : depth;
+// A step multiplies this many inputs, 32 bits, with their weights of a panel.
+template <typename Weight> constexpr int kStepInputs = 1;
+template <> constexpr int kStepInputs<BFloat16> = 2;
+template <> constexpr int kStepInputs<int8_t> = kGroup;
+
+template <typename Weight> static inline int count_steps(int inputs) {
+    return (inputs + kStepInputs<Weight> - 1) / kStepInputs<Weight>;
+}
+
+static inline float step_inputs(const float *x) { return *x; }
+template <typename Input> static inline int32_t step_inputs(const Input *x) {
+    int32_t inputs;
+    memcpy(&inputs, x, sizeof inputs);
+    return inputs;
+}
+
+// Rows of x by a panel: sums[rows][2] += x w. Few rows keep separate sums for several steps, because a sum waits for the
+// one before it.
+template <int rows, typename Input, typename Weight, typename Sum>
+static inline void micro_kernel(int steps, const Input *x, int64_t stride, const Weight *w, Sum sums[][2],
+                                Prefetch prefetch) {
+    constexpr int unroll = rows == 1 ? 4 : rows == 2 || (rows <= 4 && kLanes == 16) ? 2 : 1;
+    constexpr int width = kStepInputs<Weight> * kLanes; // weights of a vector
+    Sum partial[unroll][rows][2] = {};
+    auto add = [&](int i, int step) {
+        const Weight *from = w + int64_t(step) * 2 * width;
+        auto left = load(from), right = load(from + width);
+        keep_in_register(left), keep_in_register(right);
+        for (int r = 0; r < rows; r++) {
+            auto inputs = step_inputs(x + r * stride + step * kStepInputs<Weight>);
+            partial[i][r][0] = add_products(partial[i][r][0], inputs, left);
+            partial[i][r][1] = add_products(partial[i][r][1], inputs, right);
+        }
+    };
+    for (int step = 0; step < steps;) {
+        int end = prefetch.next && step + prefetch.interval < steps ? step + prefetch.interval : steps;
         if (prefetch.next)
             prefetch_line(&prefetch);
-        for (; k + unroll <= end; k += unroll)
-            for (int i = 0; i < unroll; i++) {
-                const float *from = w + int64_t(k + i) * NR;
-                VecF32 left = load(from), right = load(from + kLanes);
-                for (int r = 0; r < rows; r++) {
-                    float value = x[r * stride + k + i];
-                    partial[i][r][0] += left * value;
-                    partial[i][r][1] += right * value;
-                }
-            }
-        for (; k < end; k++)
-            for (int r = 0; r < rows; r++)
-                for (int h = 0; h < 2; h++)
-                    partial[0][r][h] += load(w + int64_t(k) * NR + h * kLanes) * x[r * stride + k];
+        for (; step + unroll <= end; step += unroll)
+            for (int i = 0; i < unroll; i++)
+                add(i, step + i);
+        for (; step < end; step++)
+            add(0, step);
     }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++)
             for (int i = 0; i < unroll; i++)
                 sums[r][h] += partial[i][r][h];
-}
-
-// sums[rows][2] = x w in integers; `depth` is even.
-template <int rows>
-static inline void micro_kernel(int depth, const int16_t *x, int64_t stride, const int8_t *w, VecI32 sums[][2]) {
-    VecI32 partial[rows][2] = {};
-    for (int k = 0; k < depth; k += 2) {
-        const int8_t *from = w + int64_t(k) * NR;
-        VecI16 left = load(from), right = load(from + 2 * kLanes);
-        for (int r = 0; r < rows; r++) {
-            int32_t pair;
-            memcpy(&pair, x + r * stride + k, sizeof pair);
-            VecI16 pairs = (VecI16)(VecI32{} + pair);
-            partial[r][0] = add_pair_products(partial[r][0], left, pairs);
-            partial[r][1] = add_pair_products(partial[r][1], right, pairs);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++)
-            sums[r][h] = partial[r][h];
 }
 
 template <typename... Arguments> static inline void micro_kernel(int rows, Arguments... arguments) {
@@ -118,22 +124,16 @@ template <typename... Arguments> static inline void micro_kernel(int rows, Argum
     }
 }
 
-// int8 panels have a quarter of the bytes, so a tile prefetches its share of the next one all at once.
-static inline void prefetch_at_once(const void *panel, int64_t bytes, int tile, int tiles) {
-    const char *from = static_cast<const char *>(panel);
-    for (int64_t i = bytes * tile / tiles / kCacheLine * kCacheLine; i < bytes * (tile + 1) / tiles; i += kCacheLine)
-        __builtin_prefetch(from + i, 0, 2);
-}
-
 // The outputs of panels `first` to `end` - 1 for up to MC rows, KC inputs at a time if there are several tiles.
-static void gemm(const Linear *map, int first, int end, const float *x, int64_t x_stride, int rows, float *y,
-                 int64_t y_stride, bool relu) {
-    int tiles = (rows + MR - 1) / MR, step = rows <= MR ? map->inputs : KC;
-    for (int from = 0; from < map->inputs; from += step) {
-        int depth = map->inputs - from < step ? map->inputs - from : step;
-        bool is_last = from + depth == map->inputs;
+template <typename Weight> static void gemm(const Linear *map, int first, int end, const Weight *x, int64_t x_stride,
+                                            int rows, float *y, int64_t y_stride, bool relu) {
+    constexpr int per_step = kStepInputs<Weight>;
+    int tiles = (rows + MR - 1) / MR, depth = count_steps<Weight>(map->inputs), most = rows <= MR ? depth : KC / per_step;
+    for (int from = 0; from < depth; from += most) {
+        int steps = depth - from < most ? depth - from : most;
+        bool is_last = from + steps == depth;
         for (int panel = first; panel < end; panel++) {
-            const float *w = static_cast<const float *>(map->weight) + (int64_t(panel) * map->inputs + from) * NR;
+            const Weight *w = static_cast<const Weight *>(map->weight) + (int64_t(panel) * depth + from) * per_step * NR;
             for (int i = 0; i < tiles; i++) {
                 int row = rows * i / tiles, count = rows * (i + 1) / tiles - row;
                 float *write = y + row * y_stride + panel * NR;
@@ -144,8 +144,8 @@ static void gemm(const Linear *map, int first, int end, const float *x, int64_t 
                             sums[r][h] = load(write + r * y_stride + h * kLanes);
                 Prefetch prefetch = {nullptr, 0};
                 if (panel + 1 < end && rows >= kMinRowsToPrefetch)
-                    prefetch = prefetch_share(w + int64_t(map->inputs) * NR, NR * sizeof(float), depth, i, tiles);
-                micro_kernel(count, depth, x + row * x_stride + from, x_stride, w, sums, prefetch);
+                    prefetch = prefetch_share(w + int64_t(depth) * per_step * NR, NR * sizeof(float), steps, i, tiles);
+                micro_kernel(count, steps, x + row * x_stride + from * per_step, x_stride, w, sums, prefetch);
                 for (int r = 0; r < count; r++)
                     for (int h = 0; h < 2; h++) {
                         VecF32 value = sums[r][h];
@@ -160,24 +160,27 @@ static void gemm(const Linear *map, int first, int end, const float *x, int64_t 
     }
 }
 
-// The same for int8 weights; row r of x is row_scales[r] times integers.
-static void gemm(const Linear *map, int first, int end, const int16_t *x, int64_t x_stride, const float *row_scales,
-                 int rows, float *y, int64_t y_stride, bool relu) {
-    constexpr int max_rows = MR - 1; // a product needs a register, too
-    int tiles = (rows + max_rows - 1) / max_rows, depth = (map->inputs + 1) / 2 * 2;
+// The same for int8 weights.
+static void gemm(const Linear *map, int first, int end, const Quantized *x, int64_t x_stride,
+                 const RowScale *row_scales, int rows, float *y, int64_t y_stride, bool relu) {
+    constexpr int max_rows = kGroup == 2 ? MR - 1 : MR; // of pairs, a product needs a register, too
+    int tiles = (rows + max_rows - 1) / max_rows, groups = count_steps<int8_t>(map->inputs);
+    int64_t bytes = int64_t(groups) * kGroup * NR;
     for (int panel = first; panel < end; panel++) {
-        const int8_t *w = static_cast<const int8_t *>(map->weight) + int64_t(panel) * depth * NR;
+        const int8_t *w = static_cast<const int8_t *>(map->weight) + panel * bytes;
         for (int i = 0; i < tiles; i++) {
             int row = rows * i / tiles, count = rows * (i + 1) / tiles - row;
             VecI32 sums[MR][2] = {};
+            Prefetch prefetch = {nullptr, 0};
             if (tiles > 1 && panel + 1 < end)
-                prefetch_at_once(w + depth * NR, depth * NR, i, tiles);
-            micro_kernel(count, depth, x + row * x_stride, x_stride, w, sums);
+                prefetch = prefetch_share(w + bytes, kGroup * NR, groups, i, tiles);
+            micro_kernel(count, groups, x + row * x_stride, x_stride, w, sums, prefetch);
             for (int r = 0; r < count; r++)
                 for (int h = 0; h < 2; h++) {
                     int column = panel * NR + h * kLanes;
-                    VecF32 value =
-                        __builtin_convertvector(sums[r][h], VecF32) * (load(map->scale + column) * row_scales[row + r]);
+                    RowScale row_scale = row_scales[row + r];
+                    VecI32 sum = sums[r][h] - load(map->sums + column) * row_scale.zero_point;
+                    VecF32 value = __builtin_convertvector(sum, VecF32) * (load(map->scale + column) * row_scale.scale);
                     value += load(map->bias + column);
                     if (relu)
                         value = value < 0 ? VecF32{} : value; // NaN stays NaN
@@ -187,40 +190,60 @@ static void gemm(const Linear *map, int first, int end, const int16_t *x, int64_
     }
 }
 
-// Quantizes a row to integers that are as large as 32-bit sums of their products with int8 allow. An odd width gets a 0
-// appended. Returns the row's scale, NaN if an element is NaN.
-static float quantize_row(const float *x, int width, int16_t *quantized) {
+// Quantizes a row to integers from 0 to 255, or as many as 32-bit sums of their products with int8 allow; 0 is among
+// them exactly. The last group is filled with 0. The scale is NaN if an element is.
+static RowScale quantize_row(const float *x, int width, Quantized *quantized) {
     float levels = 16777216.0f / (width + 1); // a little less than 2^31 / 127 / width
-    if (levels > 32767)
-        levels = 32767;
+    levels = levels > 255 ? 255 : floorf(levels);
     int vectorized = width / kLanes * kLanes;
-    VecF32 peaks = {};
+    VecF32 lows = {}, highs = {};
     VecI32 nan_lanes = {};
     for (int i = 0; i < vectorized; i += kLanes) {
         VecF32 now = load(x + i);
-        peaks = max(max(now, -now), peaks);
+        lows = min(now, lows), highs = max(now, highs);
         nan_lanes |= now != now;
     }
-    float peak = reduce_max(peaks);
+    float low = -reduce_max(-lows), high = reduce_max(highs);
     bool has_nan = false;
     for (int i = 0; i < kLanes; i++)
         has_nan |= nan_lanes[i] != 0;
     for (int i = vectorized; i < width; i++) {
-        peak = fabsf(x[i]) > peak ? fabsf(x[i]) : peak;
+        low = x[i] < low ? x[i] : low, high = x[i] > high ? x[i] : high;
         has_nan |= x[i] != x[i];
     }
-    float factor = peak > 0 ? levels / peak : 0;
+    float range = high - low, factor = range > 1e-36f ? levels / range : 0; // 0, too, if an element is infinite
+    float zero_point = factor > 0 ? floorf(0.5f - low * factor) : 0, offset = zero_point + 0.5f; // to round
     for (int i = 0; i < vectorized; i += kLanes) {
-        VecF32 scaled = load(x + i) * factor;
-        HalfVecI16 rounded = __builtin_convertvector(
-            __builtin_convertvector(scaled + (scaled < 0 ? VecF32{} - 0.5f : VecF32{} + 0.5f), VecI32), HalfVecI16);
+        VecF32 scaled = min(load(x + i) * factor + offset, VecF32{} + levels);
+        VecQuantized rounded = __builtin_convertvector(__builtin_convertvector(scaled, VecI32), VecQuantized);
         memcpy(quantized + i, &rounded, sizeof rounded);
     }
-    for (int i = vectorized; i < width; i++)
-        quantized[i] = int16_t(lrintf(x[i] * factor));
+    for (int i = vectorized; i < width; i++) {
+        float scaled = x[i] * factor + offset;
+        quantized[i] = Quantized(scaled < levels ? scaled : levels);
+    }
+    for (int i = width; i % kGroup; i++)
+        quantized[i] = 0; // times weights of 0
+    return {has_nan ? NAN : range / levels, int32_t(zero_point)};
+}
+
+// Rounds a row to the nearest BFloat16, of two as near to the even one. An odd width gets a 0 appended.
+static void round_row(const float *x, int width, BFloat16 *rounded) {
+    for (int i = 0; i < width; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        rounded[i].bits = uint16_t(x[i] != x[i] ? bits >> 16 | 0x40 : nearest); // NaN stays NaN
+    }
     if (width % 2)
-        quantized[width] = 0;
-    return has_nan ? NAN : peak / levels;
+        rounded[width].bits = 0;
+}
+
+// The weights of one output of a float map, (inputs).
+static inline void unpack_row(const Linear *map, int64_t output, float *row) {
+    const float *from = static_cast<const float *>(map->weight) + output / NR * map->inputs * NR + output % NR;
+    for (int k = 0; k < map->inputs; k++)
+        row[k] = from[int64_t(k) * NR];
 }
 
 // Every thread: this thread's panels of y = x W^T + b for all rows; with `relu` max(0, y).
@@ -229,18 +252,24 @@ static void linear(const Scratch *scratch, const Linear *map, const float *x, in
     int threads = omp_get_num_threads(), thread = omp_get_thread_num();
     int panels = (map->outputs + NR - 1) / NR;
     int first = panels * thread / threads, end = panels * (thread + 1) / threads;
-    int16_t *quantized = scratch->quantized;
-    float *row_scales = scratch->row_scales;
-    if (map->scale) { // each thread quantizes few rows for itself, as in `ThreadRows`
-        if (rows <= kMaxReplicatedRows) {
-            quantized += int64_t(thread) * kMaxReplicatedRows * scratch->stride;
+    RowScale *row_scales = scratch->row_scales;
+    int64_t stride = scratch->stride;
+    auto *quantized = static_cast<Quantized *>(scratch->quantized);
+    auto *rounded = static_cast<BFloat16 *>(scratch->quantized);
+    if (map->scale || map->is_bfloat16) { // each thread converts few rows for itself, as in `ThreadRows`
+        bool is_shared = rows > kMaxReplicatedRows;
+        if (!is_shared) {
+            quantized += int64_t(thread) * kMaxReplicatedRows * stride;
+            rounded += int64_t(thread) * kMaxReplicatedRows * stride;
             row_scales += thread * kMaxReplicatedRows;
         }
-        int from = rows <= kMaxReplicatedRows ? 0 : rows * thread / threads;
-        int to = rows <= kMaxReplicatedRows ? rows : rows * (thread + 1) / threads;
+        int from = is_shared ? rows * thread / threads : 0, to = is_shared ? rows * (thread + 1) / threads : rows;
         for (int64_t row = from; row < to; row++)
-            row_scales[row] = quantize_row(x + row * x_stride, map->inputs, quantized + row * scratch->stride);
-        if (rows > kMaxReplicatedRows) {
+            if (map->scale)
+                row_scales[row] = quantize_row(x + row * x_stride, map->inputs, quantized + row * stride);
+            else
+                round_row(x + row * x_stride, map->inputs, rounded + row * stride);
+        if (is_shared) {
 #pragma omp barrier
         }
     }
@@ -248,11 +277,13 @@ static void linear(const Scratch *scratch, const Linear *map, const float *x, in
     for (int block = 0; block < blocks; block++) {
         int64_t row = int64_t(rows) * block / blocks;
         int count = int(int64_t(rows) * (block + 1) / blocks - row);
+        float *to = y + row * y_stride;
         if (map->scale)
-            gemm(map, first, end, quantized + row * scratch->stride, scratch->stride, row_scales + row, count,
-                 y + row * y_stride, y_stride, relu);
+            gemm(map, first, end, quantized + row * stride, stride, row_scales + row, count, to, y_stride, relu);
+        else if (map->is_bfloat16)
+            gemm<BFloat16>(map, first, end, rounded + row * stride, stride, count, to, y_stride, relu);
         else
-            gemm(map, first, end, x + row * x_stride, x_stride, count, y + row * y_stride, y_stride, relu);
+            gemm<float>(map, first, end, x + row * x_stride, x_stride, count, to, y_stride, relu);
     }
 }
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory for weights, and for intermediate results."""
 
+import ctypes
 import math
 import mmap
+import re
 import sys
 import weakref
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -41,6 +45,27 @@ class Arena:
         start = -whole.data_ptr() % HUGE_PAGE
         self._chunks.append((memory, whole[start : start + size]))
         self._used = 0
+
+
+def release_file_pages(tensors: Iterable[torch.Tensor]) -> None:
+    """Give back the memory of tensors that are mapped from a file, as safetensors maps weights. Linux only.
+
+    Their values stay: whoever reads a tensor reads the file again. A mapping that was written to is left alone.
+    """
+    if sys.platform != "linux":
+        return
+    addresses = [tensor.data_ptr() for tensor in tensors if tensor.device.type == "cpu"]
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    mappings = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="surrogateescape")
+    # A header, `start-end permissions offset device inode path`, then lines of `name: number kB`.
+    for start, end, inode, body in re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)(.*\n(?:[A-Z]\w+:.*\n)*)", mappings, re.MULTILINE
+    ):
+        first, last = int(start, 16), int(end, 16)
+        is_unchanged = re.search(r"^Anonymous: +0 kB$", body, re.MULTILINE)
+        if inode != "0" and is_unchanged and any(first <= address < last for address in addresses):
+            madvise(first, last - first, mmap.MADV_DONTNEED)
 
 
 class BufferPool:

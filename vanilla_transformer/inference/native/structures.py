@@ -2,7 +2,7 @@
 """The structures of the C++ headers as ctypes, and the check that both sides lay them out alike."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from itertools import count, takewhile
 
 from vanilla_transformer.inference.native.compiler import library
@@ -13,11 +13,11 @@ def _fields(kind: type, names: str) -> list[tuple[str, type]]:
 
 
 class Constants(Structure):
-    _fields_ = _fields(c_int32, "panel_width cache_block max_queries_per_tile max_replicated_rows")
+    _fields_ = _fields(c_int32, "panel_width group cache_block max_queries_per_tile max_replicated_rows")
 
 
 class Linear(Structure):
-    _fields_ = [*_fields(c_void_p, "weight scale bias"), *_fields(c_int32, "inputs outputs")]
+    _fields_ = [*_fields(c_void_p, "weight scale sums bias"), *_fields(c_int32, "inputs outputs is_bfloat16")]
 
 
 class Norm(Structure):
@@ -90,7 +90,8 @@ def load_library() -> ctypes.CDLL:
     """
     loaded = library()
     check_layout(loaded)
-    loaded.constants.restype = Constants
+    loaded.constants.restype, loaded.unpack_rows.restype = Constants, c_int64
+    loaded.unpack_rows.argtypes = POINTER(Linear), c_void_p, c_int64, c_void_p
     return loaded
 
 

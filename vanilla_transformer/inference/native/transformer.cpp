@@ -17,7 +17,8 @@
 //   arguments, and each computes its share. All other functions know nothing of threads.
 // * A shared result may be read behind the next barrier. linear and the three attention functions end without one, so
 //   their caller has it: `#pragma omp barrier`, or the end of the team. Barriers within a function:
-//     linear        between quantizing and the product, for int8 and more than kMaxReplicatedRows rows;
+//     linear        between converting the rows and the product, for int8 or bfloat16 and more than kMaxReplicatedRows
+//                   rows;
 //     add_and_norm  at the end, for more than kMaxReplicatedRows rows. Each thread computes fewer rows in its own copy;
 //     run_layers    between all sub-layers, and at the end as add_and_norm.
 
@@ -74,7 +75,7 @@ extern "C" {
 // The layout of all mirrored structures, up to an entry without a name.
 const FieldLayout *structure_layout(void) { return kLayout; }
 
-Constants constants(void) { return {NR, kCacheBlock, kMaxQueriesPerTile, kMaxReplicatedRows}; }
+Constants constants(void) { return {NR, kGroup, kCacheBlock, kMaxQueriesPerTile, kMaxReplicatedRows}; }
 
 // `embedded` (sentences * length, d_model) → `encoded` of the same shape, which may be the same memory.
 void encode(const Stack *stack, const Scratch *scratch, int32_t sentences, int32_t length, const float *mask,
@@ -128,6 +129,17 @@ void project_source(const Stack *stack, const Scratch *scratch, const float *enc
     }
 }
 
+// The weights of some outputs of a float map, (count, inputs). Returns the index of an output that it does not have, or
+// -1.
+int64_t unpack_rows(const Linear *map, const int64_t *outputs, int64_t count, float *rows) {
+    for (int64_t i = 0; i < count; i++) {
+        if (outputs[i] < 0 || outputs[i] >= map->outputs)
+            return i;
+        unpack_row(map, outputs[i], rows + i * map->inputs);
+    }
+    return -1;
+}
+
 // Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
 int32_t decode_step(const DecodeStep *step) {
     const Stack *stack = step->stack;
@@ -151,10 +163,16 @@ int32_t decode_step(const DecodeStep *step) {
 #pragma omp parallel num_threads(step->threads)
         {
             ThreadRows own = thread_rows(scratch, rows.count);
-            for (int64_t row = own.first; row < own.end; row++)
+            for (int64_t row = own.first; row < own.end; row++) {
+                float *embedded = own.states + row * scratch->stride;
+                int64_t token = tokens[rows.hypothesis[row]];
+                if (embedding)
+                    memcpy(embedded, embedding + token * stack->d_model, stack->d_model * sizeof(float));
+                else
+                    unpack_row(step->projection, token, embedded);
                 for (int j = 0; j < stack->d_model; j++)
-                    own.states[row * scratch->stride + j] =
-                        embedding[tokens[rows.hypothesis[row]] * stack->d_model + j] * scale + position[j];
+                    embedded[j] = embedded[j] * scale + position[j];
+            }
             const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
             linear(scratch, step->projection, states, scratch->stride, rows.count, logits, logits_stride, false);
             if (topk) {

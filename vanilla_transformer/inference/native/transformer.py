@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native engine: the Transformer's encoder, decoder and choice of tokens in transformer.cpp."""
 
-from ctypes import POINTER, addressof, byref, c_void_p, pointer
+from ctypes import CDLL, POINTER, addressof, byref, c_void_p, pointer
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ class PackedStack:
 
     Args:
         stack: with plain modules; later changes of its weights have no effect.
-        precision: "int8": weights in [-127, 127] with a scale for each output. The kernels quantize activations to
-            int16 with a scale for each row: 15 bits and a sign for up to 512 inputs, 13 for 2,048; no sum
-            overflows.
+        precision: "bfloat16": weights and the inputs of products in bfloat16, summed in float32. "int8": weights in
+            [-127, 127] with a scale for each output; the kernels quantize inputs to 256 levels with a scale and a zero
+            point for each row, by the same integers on every CPU, and no sum overflows.
     """
 
     def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
@@ -71,18 +71,23 @@ class PackedStack:
         outputs, inputs = weight.shape
         rows, panel_width = self.padded(outputs), self.constants.panel_width
         padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
-        scale = None
+        scale = sums = None
+        group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[self.precision]  # inputs of a step
         if self.precision == "int8":
             scale = int8_scales(padded)  # (rows)
-            padded = nn.functional.pad((padded / scale[:, None]).round().to(torch.int8), (0, inputs % 2))
-            panels = padded.view(-1, panel_width, (inputs + 1) // 2, 2).transpose(1, 2)  # (panels, pairs, width, 2)
-        else:
-            panels = padded.view(-1, panel_width, inputs).transpose(1, 2)  # (panels, inputs, width)
+            padded = (padded / scale[:, None]).round().to(torch.int8)
+            sums = padded.sum(dim=1, dtype=torch.int32)  # (rows)
+        elif self.precision == "bfloat16":
+            padded = padded.bfloat16()
+        padded = nn.functional.pad(padded, (0, -inputs % group))
+        panels = padded.view(rows // panel_width, panel_width, -1, group).transpose(1, 2)
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
-        addresses = (None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, full_bias))
-        return structures.Linear(*addresses, inputs, outputs)
+        addresses = (
+            None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, sums, full_bias)
+        )
+        return structures.Linear(*addresses, inputs, outputs, self.precision == "bfloat16")
 
     def _norm(self, norm: nn.Module) -> structures.Norm:
         if not isinstance(norm, nn.LayerNorm):  # an Identity
@@ -106,31 +111,45 @@ class ScratchMemory:
         threads, constants = torch.get_num_threads(), stack.constants
         max_positions = stack.padded(max_positions)
         rows = max(rows, threads * constants.max_replicated_rows)
-        quantized = (rows, stack.stride) if stack.precision == "int8" else (0, 0)
+        quantized = (0, 0) if stack.precision == "float32" else (rows, stack.stride)
         self.tensors = (
             *buffers.take(self, 5, rows, stack.stride),
             torch.empty(threads, constants.max_queries_per_tile, max_positions),  # scores
             torch.empty(threads, max_positions, dtype=torch.long),  # addresses
-            buffers.take(self, *quantized, dtype=torch.int16),
-            torch.empty(rows),  # scales
+            buffers.take(self, *quantized, dtype=torch.int16),  # the widest
+            torch.empty(rows, 2),  # scales and zero points
         )
         addresses = (tensor.data_ptr() for tensor in self.tensors)
         self.structure = structures.Scratch(*addresses, stride=stack.stride, max_positions=max_positions)
 
 
 class ScaledEmbedding:
-    """The input of a stack: scaled embeddings plus positions, without dropout; the kernels normalize them."""
+    """The input of a stack: scaled embeddings plus positions, without dropout; the kernels normalize them.
 
-    def __init__(self, stack: Any):
-        self.weight, self.scale = stack.embed_tokens.weight.detach().float(), stack.input_embedding.scale
+    Args:
+        projection: a map that has the embeddings as weights, in float32: they are read from there, and the stack's own
+            take no memory. `None`: there is none.
+    """
+
+    def __init__(self, stack: Any, library: CDLL, projection: structures.Linear | None):
+        self.library, self.projection, self.scale = library, projection, stack.input_embedding.scale
+        self.weight = None if projection else stack.embed_tokens.weight.detach().float()
+        self.vocab_size, d_model = stack.embed_tokens.weight.shape
         self._encode_positions = stack.input_embedding.positions
-        self._positions = self.weight.new_empty(0, self.weight.shape[1])
+        self._positions = torch.empty(0, d_model)
 
     def __call__(self, ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """`(sentences, length)` twice → `(sentences, length, d_model)`."""
-        embedded = nn.functional.embedding(ids, self.weight)
+        embedded = self._lookup(ids) if self.weight is None else nn.functional.embedding(ids, self.weight)
         positions = nn.functional.embedding(position_ids, self.positions(ids.shape[1]))
         return torch.add(positions, embedded, alpha=self.scale)
+
+    def _lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        ids, rows = ids.contiguous(), torch.empty(*ids.shape, self._positions.shape[1])
+        unknown = self.library.unpack_rows(self.projection, address(ids), ids.numel(), address(rows))
+        if unknown >= 0:
+            raise IndexError(f"token {int(ids.flatten()[unknown])} is not in a vocabulary of {self.vocab_size}")
+        return rows
 
     def positions(self, length: int) -> torch.Tensor:
         """At least the first `length` positions, `(length, d_model)`; kept for later calls."""
@@ -142,7 +161,7 @@ class ScaledEmbedding:
 
 
 class NativeDecoder:
-    """A `VanillaTransformerForConditionalGeneration` as `Decoder`, for float32 or int8 on a CPU.
+    """A `VanillaTransformerForConditionalGeneration` as `Decoder`, for every precision on a CPU.
 
     Args:
         model: one for which `native_unsupported_reason` is `None`. Later changes of its weights have no effect. The
@@ -162,8 +181,12 @@ class NativeDecoder:
         self.encoder = PackedStack(encoder, precision, is_decoder=False)
         self.decoder = PackedStack(decoder, precision, is_decoder=True)
         self.projection = self.decoder.pack(model.lm_head.weight, model.lm_head.bias)
-        self.source_embedding, self.target_embedding = ScaledEmbedding(encoder), ScaledEmbedding(decoder)
+        self.source_embedding, self.target_embedding = map(self._embedding, (encoder, decoder))
         self.buffers = BufferPool()
+
+    def _embedding(self, stack: Any) -> ScaledEmbedding:
+        is_packed = self.precision == "float32" and stack.embed_tokens.weight is self.model.lm_head.weight
+        return ScaledEmbedding(stack, self.decoder.library, self.projection if is_packed else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NativeDecoder, (self.model, self.precision)
@@ -258,7 +281,7 @@ class NativeDecoderState:
             row_buffer=address(self.row_buffer),
             logits=address(self.logits),
             embedding_scale=embedding.scale,
-            vocab_size=len(embedding.weight),
+            vocab_size=embedding.vocab_size,
             logits_stride=self.logits.shape[1],
             threads=self.threads,
         )

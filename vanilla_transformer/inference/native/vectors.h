@@ -23,8 +23,23 @@ constexpr int kLanes = 4;
 typedef float VecF32 __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecI32 __attribute__((vector_size(4 * kLanes)));
 typedef int16_t VecI16 __attribute__((vector_size(4 * kLanes)));
-typedef int16_t HalfVecI16 __attribute__((vector_size(2 * kLanes)));
 typedef int8_t HalfVecI8 __attribute__((vector_size(2 * kLanes)));
+
+// int8 products: one instruction multiplies kGroup inputs, together 32 bits, with the weights of each 32-bit lane.
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512BW__))
+constexpr int kGroup = 4;
+typedef uint8_t Quantized;
+typedef VecI32 GroupedWeights;
+#else
+constexpr int kGroup = 2;
+typedef int16_t Quantized; // of 0 to 255, too: a CPU's instructions do not change the integers
+typedef VecI16 GroupedWeights;
+#endif
+struct BFloat16 {
+    uint16_t bits; // the upper half of a float's
+};
+typedef uint16_t PairedWeights __attribute__((vector_size(4 * kLanes))); // BFloat16
+typedef Quantized VecQuantized __attribute__((vector_size(sizeof(Quantized) * kLanes)));
 
 static inline VecF32 load(const float *from) {
     VecF32 vector;
@@ -32,31 +47,79 @@ static inline VecF32 load(const float *from) {
     return vector;
 }
 
-// 2 * kLanes weights, widened to 16 bits.
-static inline VecI16 load(const int8_t *from) {
+static inline VecI32 load(const int32_t *from) {
+    VecI32 vector;
+    memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// Two weights for each of kLanes outputs.
+static inline PairedWeights load(const BFloat16 *from) {
+    PairedWeights vector;
+    memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// kGroup weights for each of kLanes outputs, widened to 16 bits if they are pairs.
+static inline GroupedWeights load(const int8_t *from) {
+    if constexpr (kGroup == 4) {
+        GroupedWeights vector;
+        memcpy(&vector, from, sizeof vector);
+        return vector;
+    }
 #if defined(__AVX512BW__) // GCC would take four instructions
-    return (VecI16)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+    return (GroupedWeights)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
 #elif defined(__AVX2__)
-    return (VecI16)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
-#endif
+    return (GroupedWeights)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+#else
     HalfVecI8 bytes;
     memcpy(&bytes, from, sizeof bytes);
     return __builtin_convertvector(bytes, VecI16);
+#endif
+}
+
+// GCC would read a vector from memory again for each of its uses, and reading bounds the products of few rows.
+template <typename Vector> static inline void keep_in_register(Vector &vector) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(vector));
+#elif defined(__AVX2__)
+    asm("" : "+x"(vector));
+#else
+    (void)vector;
+#endif
 }
 
 static inline void store(float *to, VecF32 vector) { memcpy(to, &vector, sizeof vector); }
 
-// sum + a[2i] b[2i] + a[2i + 1] b[2i + 1] in each 32-bit lane i.
-static inline VecI32 add_pair_products(VecI32 sum, VecI16 a, VecI16 b) {
+static inline VecF32 add_products(VecF32 sum, float input, VecF32 weights) { return sum + weights * input; }
+
+// In each 32-bit lane: sum + the products of a group of inputs and the weights there.
+static inline VecI32 add_products(VecI32 sum, int32_t group, GroupedWeights weights) {
+    VecI32 inputs = VecI32{} + group;
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-    return (VecI32)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+    return (VecI32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weights);
+#elif defined(__AVX512VNNI__) // with AVX512VL, of narrower vectors
+    return (VecI32)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)inputs, (__m256i)weights);
+#elif defined(__AVXVNNI__) && !defined(__AVX512BW__)
+    return (VecI32)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)inputs, (__m256i)weights);
 #elif defined(__AVX512BW__)
-    return sum + (VecI32)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+    return sum + (VecI32)_mm512_madd_epi16((__m512i)inputs, (__m512i)weights);
 #elif defined(__AVX2__)
-    return sum + (VecI32)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return sum + (VecI32)_mm256_madd_epi16((__m256i)inputs, (__m256i)weights);
 #else
-    VecI32 x = (VecI32)a, y = (VecI32)b;
-    return sum + (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
+    VecI32 pairs = (VecI32)weights;
+    return sum + (inputs << 16 >> 16) * (pairs << 16 >> 16) + (inputs >> 16) * (pairs >> 16);
+#endif
+}
+
+// The same for two BFloat16, whose products are added in float.
+static inline VecF32 add_products(VecF32 sum, int32_t pair, PairedWeights weights) {
+    VecI32 inputs = VecI32{} + pair;
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    return (VecF32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)inputs, (__m512bh)weights);
+#else
+    VecI32 pairs = (VecI32)weights, upper = VecI32{} + int32_t(0xffff0000);
+    return sum + (VecF32)(inputs << 16) * (VecF32)(pairs << 16) + (VecF32)(inputs & upper) * (VecF32)(pairs & upper);
 #endif
 }
 
@@ -64,17 +127,36 @@ static inline VecI32 add_pair_products(VecI32 sum, VecI16 a, VecI16 b) {
 static inline VecF32 max(VecF32 a, VecF32 b) { return a > b ? a : b; }
 
 static inline float reduce_sum(VecF32 vector) {
+#if defined(__AVX512BW__) // GCC would add lane after lane
+    return _mm512_reduce_add_ps((__m512)vector);
+#elif defined(__AVX2__)
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
     float sum = 0;
     for (int i = 0; i < kLanes; i++)
         sum += vector[i];
     return sum;
+#endif
 }
 
+static inline VecF32 min(VecF32 a, VecF32 b) { return a < b ? a : b; }
+
+// NaN or any of the others if a lane is NaN.
 static inline float reduce_max(VecF32 vector) {
+#if defined(__AVX512BW__)
+    return _mm512_reduce_max_ps((__m512)vector);
+#elif defined(__AVX2__)
+    __m128 peaks = _mm_max_ps(_mm256_castps256_ps128((__m256)vector), _mm256_extractf128_ps((__m256)vector, 1));
+    peaks = _mm_max_ps(peaks, _mm_movehl_ps(peaks, peaks));
+    return _mm_cvtss_f32(_mm_max_ss(peaks, _mm_movehdup_ps(peaks)));
+#else
     float peak = vector[0];
     for (int i = 1; i < kLanes; i++)
         peak = vector[i] > peak ? vector[i] : peak;
     return peak;
+#endif
 }
 
 // e^x for x <= 0, to the last bits of a float: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
