@@ -8,6 +8,7 @@ the language from the tag, and the words from the source, has nothing left to gu
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,11 +31,11 @@ PAIRS = {"de": 20, "fr": 20, "nl": 40}  # of each sentence
 
 
 def translation(sentence: tuple[str, ...], language: str) -> str:
-    words = dict(zip(SUBJECTS + VERBS + OBJECTS, WORDS[language].split(), strict=True))
+    words = dict(zip([*SUBJECTS, *VERBS, *OBJECTS], WORDS[language].split(), strict=True))
     return " ".join(words[sentence[place]] for place in ORDERS[language])
 
 
-def write(folder: Path, name: str, language: str, times: int) -> dict[str, str]:
+def write(folder: Path, name: str, language: str, times: int) -> dict[str, Any]:
     path = folder / f"{name}.{language}.tsv"
     rows = [f"{' '.join(sentence)}\t{translation(sentence, language)}\n" for sentence in SENTENCES]
     path.write_text("source\ttarget\n" + "".join(rows * times), encoding="utf-8")
