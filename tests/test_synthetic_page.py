@@ -12,10 +12,12 @@ from vanilla_transformer.console.shipped_configs import find_config
 from vanilla_transformer.training.configuration import load_run_config
 
 PAGE = (REPOSITORY / "docs" / "synthetic.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
-# Without what is piped into it, and the launcher.
-LINES = [re.split(r"vanilla-transformer |vanilla_transformer\.cli ", line)[-1] for line in "".join(BLOCKS).splitlines()]
-COMMANDS = [shlex.split(line.split(" > ")[0]) for line in LINES if not line.startswith("zcat")]
+TEXT = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE))
+VARIABLES = dict(re.findall(r'^([A-Z]+)="(.*)"$', TEXT, flags=re.MULTILINE))
+LINES = re.sub(r"\$([A-Z]+)", lambda name: VARIABLES[name[1]], TEXT).splitlines()
+# Without what is piped into it, and the launcher; lines of other programs are left out.
+PARTS = [re.split(r"vanilla-transformer |vanilla_transformer\.cli ", line) for line in LINES]
+COMMANDS = [shlex.split(parts[-1].split(" > ")[0]) for parts in PARTS if len(parts) > 1]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)

@@ -138,6 +138,17 @@ def test_an_interrupted_folder_ends_with_the_same_bytes(translator, mono, tmp_pa
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("config", [options(), sampled(count=2, top_k=5)], ids=["beams", "samples"])
+def test_threads_change_no_byte(translator, mono, tmp_path, config):
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        synthesize(translator, mono, tmp_path / str(threads), config)
+    torch.set_num_threads(before)
+    for name in (CORPUS, MANIFEST):
+        assert len({(tmp_path / str(threads) / name).read_bytes() for threads in (1, 2, 3)}) == 1
+
+
 def test_a_finished_folder_is_not_decoded_again(translator, mono, tmp_path):
     counts = synthesize(translator, mono, tmp_path / "out", options())
     assert synthesize(translator, mono, tmp_path / "out", options(), lambda lines: pytest.fail("decoded")) == counts
