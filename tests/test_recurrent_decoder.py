@@ -63,7 +63,7 @@ class Compared:
         sources = {name: tensor.repeat_interleave(beams, dim=0) for name, tensor in self.batch.items()}
         with torch.no_grad():
             expected = self.model(**sources, decoder_input_ids=self.targets.flatten(0, 1), output_attentions=True)
-        assert logits.shape == (sentences * beams, 31)
+        assert logits.shape == (sentences * beams, expected.logits.shape[-1])
         apart = (logits - expected.logits[:, -1]).abs().max().item()
         if self.steps.attention is None:
             return apart, 0.0

@@ -10,7 +10,7 @@ from tests.test_readme import REPOSITORY
 from vanilla_transformer.cli import _parser, main
 from vanilla_transformer.console.arguments import ArgumentParser
 
-MAY_BE_REPEATED = {"--reference", "--set"}
+MAY_BE_REPEATED = {("evaluate", "--reference"), ("quickstart", "--set")}
 
 
 def every_option(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -> Iterator[tuple]:
@@ -42,7 +42,7 @@ def example(names: tuple[str, ...], parser: argparse.ArgumentParser, option: arg
 
 @pytest.mark.parametrize(
     ("parser", "option"),
-    [example(*option) for option in OPTIONS if option[2].option_strings[-1] not in MAY_BE_REPEATED],
+    [example(*option) for option in OPTIONS if (option[0][-1], option[2].option_strings[-1]) not in MAY_BE_REPEATED],
 )
 def test_repeated_option_is_an_error(parser, option, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -52,7 +52,8 @@ def test_repeated_option_is_an_error(parser, option, capsys):
 
 
 @pytest.mark.parametrize(
-    ("parser", "option"), [example(*option) for option in OPTIONS if option[2].option_strings[-1] in MAY_BE_REPEATED]
+    ("parser", "option"),
+    [example(*option) for option in OPTIONS if (option[0][-1], option[2].option_strings[-1]) in MAY_BE_REPEATED],
 )
 def test_appending_options_may_be_repeated(parser, option):
     assert getattr(parser.parse_args(arguments_for(option) * 2), option.dest) == ["1", "1"]

@@ -97,7 +97,9 @@ def test_no_extra_is_named_for_other_modules(name: str):
     assert explain_missing(missing(name), "it", "training") is None
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGES - {"deepspeed"}))  # which is not among the packages for developers
+@pytest.mark.parametrize(
+    "name", sorted(PACKAGES - {"deepspeed", "eflomal"})
+)  # which are not among the packages for developers
 def test_packages_are_called_as_they_are_imported(name: str):
     assert name in map(str.lower, packages_distributions()[MODULE_OF.get(name, name)])
 

@@ -57,5 +57,5 @@ def test_errors_name_the_line_and_not_the_sentence(translator):
 )
 def test_options_of_whole_lines_are_refused(translator, options):
     count = options.pop("num_return_sequences", 1)
-    with pytest.raises(ValueError, match="split_sentences: prefixes, terms in lines and several translations"):
+    with pytest.raises(ValueError, match="split_sentences: prefixes, terms in lines, n-best"):
         list(translator.n_best(["a"], count, num_beams=2, split_sentences="en", **options))

@@ -73,7 +73,9 @@ def test_a_mixture_resumes_to_the_bit_in_the_middle_of_an_epoch(tiny_run, stream
 def test_the_documents_example_trains(tiny_run, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
     [example] = [
-        block for block in re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "tag:" in block
+        block
+        for block in re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        if "validation:" in block and "tag:" in block
     ]
     values = yaml.safe_load(example)
     monkeypatch.chdir(tiny_run.folder)
