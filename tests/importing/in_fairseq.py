@@ -12,13 +12,11 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import torch
+from absent_packages import stand_in_for  # beside this script
 from subword_nmt.apply_bpe import BPE
 from subword_nmt.learn_bpe import learn_bpe
-
-ABSENT = ("scipy", "scipy.stats", "sklearn", "sklearn.metrics", "soundfile", "torchaudio")  # of other tasks
 
 MODEL, CODES = Path("model"), Path("model", "codes")
 OPTIONS = {
@@ -91,7 +89,7 @@ def answers(source_lang: str, target_lang: str) -> list[tuple[list[int], torch.T
 
 
 if __name__ == "__main__":
-    sys.modules |= {name: MagicMock() for name in ABSENT}
+    stand_in_for("scipy", "sklearn", "soundfile", "torchaudio")
     load = torch.load  # fairseq's checkpoints are pickles, and torch reads none by default since 2.6
     torch.load = lambda *arguments, **options: load(*arguments, **options | {"weights_only": False})
     if sys.argv[1] == "published":

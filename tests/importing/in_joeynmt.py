@@ -56,7 +56,7 @@ def settings(kind: str) -> dict[str, Any]:
     training: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.005, "model_dir": "model"}
     training |= {"scheduling": "warmupinversesquareroot", "learning_rate_warmup": 30, "early_stopping_metric": "ppl"}
     training |= {"batch_size": 64, "batch_type": "sentence"}
-    training |= {"epochs": 99, "updates": 250, "validation_freq": 250, "logging_freq": 100}
+    training |= {"epochs": 99, "updates": 250, "validation_freq": 250, "logging_freq": 50}
     training |= {"normalization": "tokens", "label_smoothing": 0.1, "print_valid_sents": [0]}
     languages = {side: {"lang": lang, "max_length": 99, **sides} for side, lang in (("src", "src"), ("trg", "tgt"))}
     return {

@@ -16,8 +16,9 @@ from typing import Any
 import sentencepiece
 import torch
 import yaml
+from absent_packages import stand_in_for  # beside this script
 
-UPDATES, MAX_LENGTH, OUTPUT = 250, 200, "output.txt"
+UPDATES, MAX_LENGTH, OUTPUT = 800, 200, "output.txt"
 PIECES = "pieces.model"
 SIZES: dict[str, Any] = {"heads": 4, "transformer_ff": 64}
 TRAINING: dict[str, Any] = {"train_steps": UPDATES, "save_checkpoint_steps": UPDATES, "valid_steps": 10 * UPDATES}
@@ -82,6 +83,8 @@ def run(kind: str) -> None:
         Path(f"checkpoint_step_{UPDATES}.pt").rename("model.pt")
     sys.argv = [*commands[1], "-src", "test.src", "-output", OUTPUT, "-beam_size", "1"]
     sys.argv += ["-max_length", str(MAX_LENGTH)]
+    if kind.startswith("eole"):
+        sys.argv += ["-max_length_ratio", "0"]  # no limit by the source's length
     translate()
 
 
@@ -174,6 +177,9 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    stand_in_for(
+        "aiohttp", "spacy", "waitress", "flask", "fasttext", "gradio", "fastapi", "uvicorn", "rich", "rapidfuzz"
+    )
     load = torch.load  # OpenNMT-py's checkpoints are pickles, and torch reads none by default since 2.6
     torch.load = lambda *arguments, **options: load(*arguments, **options | {"weights_only": False})
     main(sys.argv[1])

@@ -52,7 +52,7 @@ class Toolkit:
 
 
 SUBWORDS = "subword-nmt==0.3.8"
-MOSES = ("joblib==1.6.0", "sacremoses==0.2.0")
+MOSES = ("cloudpickle==3.1.2", "joblib==1.6.0", "sacremoses==0.2.0")
 ONMT = ("configargparse==1.9.0", "pyonmttok==1.38.1")
 FAIRSEQ = ("cython==3.3.1", "antlr4-python3-runtime==4.9.3", "omegaconf==2.3.0", "hydra-core==1.3.2")
 TOOLKITS = {
@@ -90,7 +90,7 @@ TOOLKITS = {
     ),
     "fairseq": Toolkit(
         "fairseq 0.12.3.1 (fairseq-fixed)",
-        (*FAIRSEQ, "bitarray==3.12.3", SUBWORDS, "detransliterator==0.0.2", "fairseq-fixed==0.12.3.1"),
+        (*FAIRSEQ, *MOSES, "bitarray==3.12.3", SUBWORDS, "detransliterator==0.0.2", "fairseq-fixed==0.12.3.1"),
         "in_fairseq.py",
         {
             "post": "post-norm, one dictionary, all tied, subword-nmt",
@@ -129,6 +129,7 @@ def compare(folder: Path, work: Path) -> tuple[float, int, int, float, float, st
     expected = torch.load(work / "answers.pt")
     texts = Translator.from_pretrained(folder).translate(lines, num_beams=1, max_new_tokens=MAX_LENGTH)
     model, tokenizer = load_model_folder(folder), load_tokenizer(folder)
+    model.generation_config.max_length = None  # transformers would warn of each line
     largest, identical = 0.0, 0
     for line, (target, logits, text), ours in zip(lines, expected, texts, strict=True):
         source = tokenizer(line, return_tensors="pt")["input_ids"]

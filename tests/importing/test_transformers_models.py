@@ -204,6 +204,16 @@ def test_fsmt_has_the_same_logits_and_reads_its_merges(tmp_path, draw):
     assert tokenizer.decode([4, 5, 2], skip_special_tokens=True) == "tief"
 
 
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_positions_that_were_trained_are_refused(stack, tmp_path):
+    model = fsmt_folder(tmp_path / "fsmt")
+    with torch.no_grad():
+        model.get_submodule(f"model.{stack}.embed_positions").weight += 0.1
+    model.save_pretrained(tmp_path / "fsmt")
+    with pytest.raises(ValueError, match=rf"model\.{stack}\.embed_positions\.weight holds no sinusoids"):
+        import_model(tmp_path / "fsmt", tmp_path / "ours")
+
+
 BROKEN = {
     "no vocabulary": (lambda f: (f / "vocab.json").unlink(), r"opus has no vocab\.json, the vocabulary"),
     "no SentencePiece model": (lambda f: (f / "source.spm").unlink(), r"source\.spm does not exist"),

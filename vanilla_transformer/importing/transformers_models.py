@@ -6,12 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 from vanilla_transformer.data.sentencepiece_tokenizer import read_sentencepiece, sentencepiece_tokenizer
 from vanilla_transformer.data.special_tokens import SpecialTokens
 from vanilla_transformer.data.tokenizer import load_tokenizer
 from vanilla_transformer.data.tokenizer_class import with_target
+from vanilla_transformer.embeddings import sinusoid
 from vanilla_transformer.importing.checkpoint_file import read_checkpoint
 from vanilla_transformer.importing.fairseq_names import EMBEDDINGS, LAYER_NORM_EPS, LAYERS
 from vanilla_transformer.importing.imported_model import ImportedModel
@@ -46,6 +48,7 @@ def read_marian(folder: Path) -> ImportedModel:
     """
     config, weights, generation = _open(folder, "marian")
     origin = f"transformers' MarianMT, {folder.name}"
+    _check_positions(weights, "paper", 0, origin)
     renamed = rename(weights, MARIAN, origin)
     if (bias := f"{HEAD}.bias") in renamed:
         renamed[bias] = renamed[bias].flatten()  # `(1, vocab_size)`
@@ -98,6 +101,7 @@ def read_fsmt(folder: Path) -> ImportedModel:
     """
     config, weights, generation = _open(folder, "fsmt")
     origin, special = f"transformers' FSMT, {folder.name}", SpecialTokens()
+    _check_positions(weights, "tensor2tensor", config["pad_token_id"] + 1, origin)
     source, target = (_vocabulary(folder / f"vocab-{side}.json") for side in ("src", "tgt"))
     stated = _stated(config, source, target)  # before the tokenizers append to the vocabularies
     for vocabulary in (source, target):
@@ -138,6 +142,20 @@ def _open(folder: Path, model_type: str) -> tuple[dict[str, Any], dict[str, Any]
     generation = {name: decoding[name] for name in DECODING if decoding.get(name) is not None}
     generation.setdefault("length_penalty", 1.0)  # what transformers takes where none is stored
     return config, read_checkpoint(files[0]), generation
+
+
+def _check_positions(weights: dict[str, Any], exponent: str, first: int, origin: str) -> None:
+    """Raise ValueError for stored positions that are no sinusoids, which are computed here.
+
+    Args:
+        first: the row of the first position.
+    """
+    for name in ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"):
+        if (rows := weights.get(name)) is None:
+            continue
+        expected = sinusoid(torch.arange(first, len(rows)), rows.shape[1], "concatenated", exponent)
+        if not torch.allclose(rows[first:].float(), expected, atol=1e-2):  # float16, too
+            raise ValueError(f"{origin}: {name} holds no sinusoids: transformers 5 trains them with the rest")
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
