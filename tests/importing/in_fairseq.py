@@ -80,7 +80,7 @@ def answers(source_lang: str, target_lang: str) -> list[tuple[list[int], torch.T
     found = []
     for line in Path("test.src").read_text(encoding="utf-8").splitlines():
         source = hub.encode(line)
-        target = hub.generate(source, beam=1)[0]["tokens"]
+        target = hub.generate(source, beam=1, max_len_b=400)[0]["tokens"]
         ids = [model.decoder.dictionary.eos(), *target.tolist()]
         encoded = model.encoder(source[None], torch.tensor([len(source)]))
         logits = model.decoder(torch.tensor([ids[:-1]]), encoder_out=encoded)[0][0]
