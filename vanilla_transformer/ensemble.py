@@ -49,9 +49,9 @@ class EnsembleDecoder:
 
     Args:
         decoders: of `build_decoder` or the native engine, in any mixture.
-        weights: of each, greater than 0; they are divided by their sum. `None`: all are equal.
-        mean: of the members' probabilities (fairseq's), or of their log-probabilities (Marian's). The search
-            normalizes the latter at every token, so that they are a distribution again.
+        weights: one for each, greater than 0; they are divided by their sum. `None`: all are equal.
+        mean: the members' probabilities are averaged (as in fairseq), or their log-probabilities (as in Marian). The
+            search normalizes the latter at every token, so that they are a distribution again.
 
     Raises:
         ValueError: no decoder; another number of weights, or one that is not positive; another mean.

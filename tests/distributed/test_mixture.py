@@ -73,7 +73,7 @@ def test_processes_train_on_weight_times_size_pairs_whether_interrupted_or_not(t
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_train_on_streams_by_their_shares_whether_interrupted_or_not(tiny_run, processes):
-    """Of 4 pairs for 1, until both streams have been read through, within one percent; resumed to the bit."""
+    """Streams are shown 4 pairs to 1 within one percent, until both have been read; a run resumes to the bit."""
     clean, bt = (corpus | {"streaming": True} for corpus in (CLEAN, BT))
     folders = train_whole_and_in_parts(tiny_run, processes, tiny_run.corpora("train", (100, clean), (60, bt)), 2)
     for folder in folders:

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 
 class _StandIn(ModuleType):
-    """Whatever is imported from it is a mock."""
+    """A module that gives a mock for every name."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

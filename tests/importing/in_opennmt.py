@@ -28,7 +28,7 @@ TRAINING |= {"label_smoothing": 0.1, "max_grad_norm": 0, "dropout": [0.1], "atte
 
 
 def write_vocabularies(tokenize: Callable[[str], list[str]]) -> None:
-    """Of each side and of both, with counts: `src.vocab`, `tgt.vocab`, `both.vocab`."""
+    """Write the tokens of each side, and of both, with counts: `src.vocab`, `tgt.vocab`, `both.vocab`."""
     counts = {}
     for side in ("src", "tgt"):
         lines = Path(f"train.{side}").read_text(encoding="utf-8").splitlines()

@@ -37,7 +37,7 @@ GERMAN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "a
 
 @dataclass(frozen=True)
 class Toolkit:
-    """What to install, beside the environment; the script that trains and decodes with it; its models.
+    """A toolkit: its distributions, the script that trains and decodes with it, its models.
 
     Args:
         name: with its version.

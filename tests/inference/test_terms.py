@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which terms a line has: its own, those of a terminology, its placeholders."""
+"""The terms of a line: its own, a terminology's, and its placeholders."""
 
 import pytest
 

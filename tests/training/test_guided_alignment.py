@@ -32,7 +32,7 @@ def with_alignments(run) -> tuple[str, ...]:
 
 
 def test_the_loss_is_the_cross_entropy_of_the_guided_head():
-    """Of 3 layers the second, head 0; two target tokens, of which the second is linked to two source tokens."""
+    """Head 0 of the second of 3 layers learns; the second of two target tokens is linked to two source tokens."""
     layers = [torch.full((1, 2, 2, 3), math.nan) for _ in range(3)]
     layers[1][0, 0] = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])
     links = torch.tensor([[[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]])

@@ -39,8 +39,8 @@ class TokenizerConfig:
             lacks. "symbols": for data that is tokens separated by white space already (phonemes, SCAN, numbers).
         shared: one vocabulary for both sides, as in the paper; `False`: source and target have one each, and their
             embeddings are two matrices. `None`, of fine-tuning: as `path` has it.
-        vocab_size: of the shared vocabulary, or of each; "symbols" takes all symbols of the corpus, up to this number,
-            and "char" the most frequent characters.
+        vocab_size: size of the shared vocabulary, or of each; "symbols" takes all symbols of the corpus, up to this
+            number, and "char" the most frequent characters.
         max_training_lines: lines, of both sides, that a tokenizer is trained on: of a longer corpus a random part, the
             same every time. "symbols" reads all.
         path: folder or Hub id of an existing tokenizer, or a SentencePiece model (.model, .spm) of type BPE or unigram,

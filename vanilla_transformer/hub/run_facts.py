@@ -88,7 +88,7 @@ def facts_of_run(
 
 
 def _vocabularies(results: Mapping[str, Any]) -> dict[str, int]:
-    """Their sizes: of the one, or of source and target."""
+    """The sizes of the vocabulary, or of source's and target's."""
     sizes = {name: results.get(name) for name in ("vocab_size", "decoder_vocab_size")}
     return {name: size for name, size in sizes.items() if size is not None}
 

@@ -268,7 +268,7 @@ class ConstrainedBeams:
     def __call__(self, search: BeamSearch, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         num_beams, eos = search.config.num_beams, set(search.config.eos_token_ids.tolist())
         sentences, alive, end = search.alive.shape
-        # Of several hypotheses with terms, which share the beam, half as many tokens each.
+        # Several hypotheses with terms share the beam: each gives half as many tokens.
         shares_beam = alive > 1 and self.lines[0].terms
         count = (num_beams // 2 if shares_beam else num_beams) + len(eos)
         best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
@@ -316,7 +316,7 @@ class ConstrainedBeams:
 
 
 def _share(candidates: list[Candidate], banks: int, num_beams: int) -> list[Candidate]:
-    """Those that end the target and are as good as the fullest bank's share, then the best `num_beams` that go on."""
+    """The endings as good as the fullest bank's share, then the best `num_beams` candidates that go on."""
     by_bank: list[list[Candidate]] = [[] for _ in range(banks)]
     for candidate in sorted(candidates):
         by_bank[candidate[5]].append(candidate)
@@ -345,7 +345,7 @@ def constraints_of_lines(
     """Prefix and terms of each text, `None` without either.
 
     Args:
-        places: of the texts' lines.
+        places: index of each text's line.
         options: of `generate`.
 
     Raises:

@@ -16,7 +16,7 @@ OF_THE_SEARCH += ("coverage_penalty", "logits_processor", "select_candidates")
 
 
 def real_tokens(tokens: torch.Tensor, eos_token_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-    """Which tokens of targets are not the padding after them: `(rows, length)` → bool of that shape.
+    """True for tokens before the padding of each target: `(rows, length)` → bool of that shape.
 
     A target ends with its EOS token, or at its maximum length; then there is padding.
 
@@ -86,9 +86,9 @@ def token_log_probs(
 
     Args:
         inputs: `input_ids` and `attention_mask`, `(batch, source_length)`.
-        options: of the search; those that score no token have no effect.
+        options: the search's; options that score no token have no effect.
         targets: `(batch, target_length)`, without the prompt, padded.
-        lengths: of the targets in tokens, `(batch)`.
+        lengths: target tokens of each row, `(batch)`.
         count: 2: also return that of the most probable token at each place; 1: not.
 
     Returns:

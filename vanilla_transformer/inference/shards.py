@@ -82,7 +82,7 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the folder was begun with; ValueError if that is damaged."""
+    """The options that the folder was begun with; ValueError if the file is damaged."""
     try:
         return dict(json.loads((folder / MANIFEST).read_text("utf-8")))
     except (ValueError, TypeError) as error:

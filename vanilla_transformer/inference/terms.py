@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which terms the translation of a line has to contain: given with the line, by a terminology, or its placeholders."""
+"""Terms that the translation of a line must contain: given with the line, by a terminology, or as placeholders."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -54,7 +54,7 @@ class Translation:
     Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
 
     Args:
-        tokens: of the vocabulary, with its marks of word starts and the EOS token; with `log_probs` alone.
+        tokens: entries of the vocabulary, with its marks of word starts and the EOS token; only with `log_probs`.
         log_probs: log-probability of each token.
         best_log_probs: that of the most probable token in its place.
     `alignment` has the links between words of the line and of the text, `None` where they were not asked for.

@@ -52,7 +52,7 @@ class Translator:
         """Open a model folder or Hub id; code in it is not executed.
 
         Args:
-            precision: of the linear maps. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
+            precision: the linear maps'. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
                 encoder and decoder, for the models of this package on a CPU.
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
             engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU several

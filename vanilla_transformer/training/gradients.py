@@ -99,7 +99,7 @@ def _accumulate(
     """Add every part's gradients; the third result is the index of a part that does not fit in memory, if any.
 
     Args:
-        weight: of the loss of guided alignment.
+        weight: factor of the loss of guided alignment.
     """
     accelerator = state.accelerator
     loss = nll = torch.zeros((), device=accelerator.device)

@@ -99,7 +99,7 @@ def merge_adapter(base: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -
     """The model of the folder or Hub id `base` with the weights of the adapter in `folder` added to its own.
 
     Args:
-        tokenizer: of the adapted model, which may have more tokens.
+        tokenizer: the adapted model's, which may have more tokens.
     """
     from peft import PeftModel
 

@@ -40,7 +40,7 @@ def prepare_tokenizer(
     With `shared=False` there are two: that of the target is the `target_tokenizer` of the source's.
 
     Args:
-        tags: of the corpora, by the column that they come first in, `input_ids` or `labels`. A trained tokenizer gets
+        tags: the corpora's, by the column that they come first in, `input_ids` or `labels`. A trained tokenizer gets
             them, others must have them, or get them by `add_tokens`.
 
     Raises:

@@ -75,14 +75,14 @@ def test_buffer_from_inference_mode_is_writable_outside_it():
 
 
 def resident_kilobytes(path: Path) -> int:
-    """Of this process' mapping of a file."""
+    """The pages in this process's mapping of a file."""
     mappings = Path("/proc/self/smaps").read_text(encoding="utf-8")
     return int(re.findall(rf" {re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", mappings)[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages are resident")
 def test_release_of_file_pages_keeps_every_value(tmp_path):
-    """Those that were read from the file, those that were written since, and those in other memory."""
+    """Some tensors are read from the file, some are written since, and some are in other memory."""
     paths = [tmp_path / "unchanged", tmp_path / "changed"]
     mapped = []
     for path in paths:
