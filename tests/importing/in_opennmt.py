@@ -83,7 +83,7 @@ def run(kind: str) -> None:
         Path(f"checkpoint_step_{UPDATES}.pt").rename("model.pt")
     sys.argv = [*commands[1], "-src", "test.src", "-output", OUTPUT, "-beam_size", "1"]
     sys.argv += ["-max_length", str(MAX_LENGTH)]
-    if kind.startswith("eole"):
+    if kind != "onmt2":
         sys.argv += ["-max_length_ratio", "0"]  # no limit by the source's length
     translate()
 
