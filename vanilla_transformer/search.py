@@ -77,8 +77,8 @@ class BeamSearchConfig:
         stopping_criteria: transformers' `(targets, scores) → (targets)`, beyond EOS and length.
         records: receives every step.
         select_candidates: `(search, log_probs) → candidates` in the place of `BeamSearch._candidates`, from
-            `(sentences * alive, vocab_size)`: at least `2 * num_beams`; of those that do not end the best `num_beams`
-            go on, and those that end are finished if they stand among the first `num_beams`.
+            `(sentences * alive, vocab_size)`: at least `2 * num_beams`. The best `num_beams` that do not end
+            go on; one that ends is finished if it stands among the first `num_beams`.
     """
 
     num_beams: int

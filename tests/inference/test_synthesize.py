@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import torch
 
 from tests.conftest import write_reversals
 from tests.distributed.launching import launch
+from tests.inference.interruption import Interrupted, interrupt_after
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.corpus import CorpusConfig, load_corpus, read_lines
 from vanilla_transformer.inference.sampling import Sampling
@@ -105,21 +105,6 @@ def test_long_lines_are_left_out_and_counted(translator, mono, tmp_path):
     found, before = rows_of(tmp_path / "longer"), rows_of(tmp_path / "out")
     assert found[: len(before)] == before
     assert [row["line"] for row in found[len(before) :]] in ([], [27])
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_after(shards: int) -> Callable[[int], None]:
-    done = []
-
-    def on_progress(lines: int) -> None:
-        done.append(lines)
-        if len(done) == shards:
-            raise Interrupted
-
-    return on_progress
 
 
 @pytest.mark.parametrize("config", [options(), sampled(count=2, top_k=5)], ids=["beams", "samples"])

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_reversals
 from tests.distributed.launching import launch
+from tests.inference.interruption import Interrupted, interrupt_after
 from vanilla_transformer.cli import main
 from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.inference.translate import Translation
@@ -39,21 +39,6 @@ def source(tmp_path: Path) -> Path:
 
 def as_text(number: int, best: list[Translation]) -> str:
     return f"{number} {best[0].text}\n"
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_after(shards: int) -> Callable[[int], None]:
-    done = []
-
-    def on_progress(lines: int) -> None:
-        done.append(lines)
-        if len(done) == shards:
-            raise Interrupted
-
-    return on_progress
 
 
 @pytest.mark.parametrize("name", ["out", "out.gz"])

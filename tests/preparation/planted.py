@@ -59,7 +59,7 @@ class Planted:
 
 
 def planted_set(clean: int, each: int, held_out: int, seed: int = 1) -> tuple[list[Planted], list[Pair]]:
-    """`clean` pairs, a quarter of which need normalisation, with `each` of every kind of dirt; and the held-out pairs.
+    """`clean` pairs, a quarter to be normalised, with `each` of every kind of dirt; and the held-out pairs.
 
     Duplicates come after the pairs that they repeat, all else in random order.
     """

@@ -20,7 +20,7 @@ NEEDS = {  # transformers → what it needs in another version than the environm
 
 
 def install(requirements: Sequence[str], folder: Path) -> None:
-    """Install distributions in this order, without those that they ask for, into a folder, unless it exists.
+    """Install distributions in this order, without their requirements, into a folder, unless it exists.
 
     One that has to be built uses the environment and those before it: in isolation it would download torch once more.
 

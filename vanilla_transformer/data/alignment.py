@@ -19,7 +19,7 @@ class WordAlignment:
 
     Args:
         sure: the links that an aligner has to find.
-        possible: those that it may find: the sure ones and others.
+        possible: the links that it may find: the sure ones and others.
     """
 
     sure: frozenset[Link]

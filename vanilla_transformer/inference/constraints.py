@@ -178,7 +178,7 @@ class LineConstraints:
         return any([text in end for text in self.texts])  # noqa: C419 -- a list is faster than a generator
 
     def needed_tokens(self, hypothesis: Hypothesis, length: int) -> list[int]:
-        """The token of the prefix that comes after `length` tokens; else those that go on with a term, or begin one."""
+        """The prefix's token after `length` tokens; after the prefix, tokens that begin a term or go on with one."""
         if length < len(self.prefix):
             return [self.prefix[length]]
         if hypothesis.rest == 0:
@@ -255,10 +255,9 @@ class LineConstraints:
 class ConstrainedBeams:
     """`BeamSearchConfig.select_candidates` for a batch, with the `LineConstraints` of each sentence.
 
-    Every hypothesis offers its best tokens, and those that go on with a term. A bank holds the candidates with equally
-    many occurrences of terms; the banks take turns at the places of the beam, the fullest first. A target ends only
-    with all its terms, and none goes on that has no room for them.
-    """
+    Every hypothesis offers its best tokens, and the tokens that go on with a term. A bank holds the candidates with
+    equally many occurrences of terms; the banks take turns at the places of the beam, the fullest first. A target ends
+    only with all its terms, and none goes on that has no room for them."""
 
     def __init__(self, lines: Sequence[LineConstraints]):
         self.lines = lines
@@ -323,7 +322,7 @@ def _share(candidates: list[Candidate], banks: int, num_beams: int) -> list[Cand
     unfinished = [[each for each in bank if not each[4]] for bank in by_bank]
     shares, free = [0] * banks, min(num_beams, sum(map(len, unfinished)))
     regular = [len([each for each in bank if not each[0]]) for bank in unfinished]
-    for limits in (regular, list(map(len, unfinished))):  # last choices get what is left
+    for limits in (regular, list(map(len, unfinished))):  # last choices get the rest
         while free and shares != limits:
             for bank in reversed(range(banks)):
                 if free and shares[bank] < limits[bank]:

@@ -234,7 +234,7 @@ static void float_linear() { linear_shapes(kFloat32); }
 static void bfloat16_linear() { linear_shapes(kBFloat16); }
 static void int8_linear() { linear_shapes(kInt8); }
 
-// The smallest and largest, those between two neighbours, and what is no number; an odd width gets a 0 appended.
+// The smallest and largest values, values between two neighbours, and NaN; an odd width gets a 0 appended.
 static void rounded_rows() {
     for (int width : {1, 2, kLanes, 2 * kLanes + 3}) {
         std::vector<float> x = random_floats(width);
