@@ -257,7 +257,8 @@ class ConstrainedBeams:
 
     Every hypothesis offers its best tokens, and the tokens that go on with a term. A bank holds the candidates with
     equally many occurrences of terms; the banks take turns at the places of the beam, the fullest first. A target ends
-    only with all its terms, and none goes on that has no room for them."""
+    only with all its terms, and none goes on that has no room for them.
+    """
 
     def __init__(self, lines: Sequence[LineConstraints]):
         self.lines = lines
