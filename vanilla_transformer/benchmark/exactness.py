@@ -12,7 +12,7 @@ from vanilla_transformer.benchmark.systems import Batch, torch_system
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.generation import ALPHA, BEAMS, length_penalty
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder
-from vanilla_transformer.inference.translate import generate
+from vanilla_transformer.inference.translation import generate
 
 BATCH_SIZES = (1, 7, 64)  # sentences
 

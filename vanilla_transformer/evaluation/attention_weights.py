@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vanilla_transformer.data.tokenizer_class import source_alone
 from vanilla_transformer.inference.model_modes import eager_attention, evaluation_mode
-from vanilla_transformer.inference.translate import generate
+from vanilla_transformer.inference.translation import generate
 from vanilla_transformer.inference.translator import Translator
 from vanilla_transformer.visualization.layer_attention import AttentionWeights
 

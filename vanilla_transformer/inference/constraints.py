@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Beam search whose targets begin with a prefix and contain terms, each as often as it was given.
 
-Dynamic beam allocation (Post and Vilar 2018, arXiv:1804.06609): hypotheses with equally many terms compete among
-themselves, and the numbers of terms share the beam. Terms are found in the text of a hypothesis, as whole words,
-whichever tokens spell it: a part of another word is none, and a second occurrence is seen.
+Dynamic beam allocation (Post and Vilar 2018, arXiv:1804.06609): a bank holds the hypotheses with equally many tokens of
+terms, the begun one's included, and the banks share the beam. Tokens are counted, not terms: a term's cheap first token
+must not displace the hypotheses that have paid for the whole term. Only terms that the free translation lacks have
+banks, for the model writes the others itself. Terms are found in the text of a hypothesis, as whole words, whichever
+tokens spell it: a part of another word is none, and a second occurrence is seen.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -86,9 +89,15 @@ class Hypothesis:
 
     text: bytes
     missing: list[int]  # occurrences of each term, beside those within longer terms; negative: too many
-    begun: list[tuple[int, list[int], int]]
-    terms: int  # number of whole ones
     rest: int  # at most so many tokens complete the terms, if the spellings that are begun are left
+    bank: int  # number of tokens of terms that have banks
+    ends_with_term: bool  # or nearly, so that the next token decides whether it is a whole word
+    begun: list[tuple[int, list[int], int]] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has every term, and as often as it was given."""
+        return not any(self.missing)
 
     @property
     def has_surplus(self) -> bool:
@@ -96,19 +105,14 @@ class Hypothesis:
         return any(n < 0 for n in self.missing)
 
     @property
-    def bank(self) -> int:
-        """The number of its terms, the begun one included."""
-        return self.terms + bool(self.begun)
-
-    @property
     def missing_tokens(self) -> int:
         """At most so many complete the terms."""
         return self.rest - max((length for _, _, length in self.begun), default=0)
 
 
-# A token that may follow a hypothesis, so that the better sorts first: whether it is behind all others of its bank,
-# negative score, beam of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes
-# (`None`: not made yet, for few candidates are chosen).
+# A token that may follow a hypothesis, so that the better sorts first: whether it is a last choice, negative score, beam
+# of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes (`None`: not made yet, for
+# few candidates are chosen).
 Candidate = tuple[bool, float, int, int, bool, int, Hypothesis | None]
 
 
@@ -130,7 +134,9 @@ class LineConstraints:
         self.texts = [term.text.encode() for term in self.terms]
         self.longest = 3 + max(map(len, self.texts), default=0)  # and the bytes of a character that is not yet whole
         self.first_tokens = {ids[0] for term in self.terms for ids, *_ in term.spellings if len(ids) > 1}
-        self.banks = 1 + len(terms)
+        self.without_terms = LineConstraints(prefix, (), token_bytes) if prefix and terms else None if terms else self
+        self.completes: dict[int, bool] = {}  # whether a token may be the last of a term
+        self.has_bank = [True] * len(self.terms)
         start = self.read(self.prefix)
         if start is None:
             raise ValueError(f"its prefix has one of its terms more often than they were given: {', '.join(terms)}")
@@ -149,6 +155,12 @@ class LineConstraints:
         count, *within = (sum(len(pattern.findall(each)) for each in some) for some in (terms, *([x] for x in longer)))
         return Term(text, count, within, spellings, pattern)
 
+    def accepts(self, translations: Sequence[str]) -> bool:
+        """Whether all have the terms, as often as they were given; terms that the first one has get no bank."""
+        missing = [self._missing(text.encode()) for text in translations]
+        self.has_bank = [n > 0 for n in missing[0]]
+        return not any(map(any, missing))
+
     def read(self, tokens: Sequence[int]) -> Hypothesis | None:
         """The hypothesis of a target without its prompt; `None`: it has a term too often."""
         hypothesis: Hypothesis | None = self._hypothesis(b"", self._missing(b""))
@@ -158,24 +170,28 @@ class LineConstraints:
 
     def extend(self, before: Hypothesis, token: int) -> Hypothesis | None:
         """The hypothesis with one more token; `None`: it then has a term too often."""
-        text = before.text + self.bytes[token]
-        if self._is_near_term(before, token):
+        text, missing = before.text + self.bytes[token], before.missing
+        if before.ends_with_term or self._may_complete(token):
             missing = self._missing(text)
             if any(n < 0 for n in missing) and any(n < 0 for n in self._missing(text + b"a")):
                 return None
-            after = self._hypothesis(text, missing)
-        else:
-            after = Hypothesis(text, before.missing, [], before.terms, before.rest)
+        after = self._hypothesis(text, missing)
         if before.begun or token in self.first_tokens:
             begun = [(i, ids, n + 1) for i, ids, n in before.begun if ids[n] == token and n + 1 < len(ids)]
             begun += [(i, ids, 1) for i, ids in self._startable(before) if ids[0] == token and len(ids) > 1]
-            after.begun = [each for each in begun if after.missing[each[0]] > 0]
+            after.begun = [each for each in begun if missing[each[0]] > 0]
+            after.bank += max((n for i, _, n in after.begun if self.has_bank[i]), default=0)
         return after
 
-    def _is_near_term(self, before: Hypothesis, token: int) -> bool:
-        """Whether the token may complete a term, or follows the end of one, so that the terms have to be counted."""
-        end = before.text[-self.longest :] + self.bytes[token]
-        return any([text in end for text in self.texts])  # noqa: C419 -- a list is faster than a generator
+    def _may_complete(self, token: int) -> bool:
+        """Whether a term may end within the token."""
+        if (known := self.completes.get(token)) is None:
+            end = self.bytes[token]
+            known = any(
+                text in end or any(end.startswith(text[n:]) for n in range(1, len(text))) for text in self.texts
+            )
+            self.completes[token] = known
+        return known
 
     def needed_tokens(self, hypothesis: Hypothesis, length: int) -> list[int]:
         """The prefix's token after `length` tokens; after the prefix, tokens that begin a term or go on with one."""
@@ -190,8 +206,8 @@ class LineConstraints:
         self,
         beam: int,
         hypothesis: Hypothesis,
-        options: dict[int, float],
-        needed: Sequence[int],
+        best: dict[int, float],
+        needed: dict[int, float],
         eos_token_ids: set[int],
         length: int,
         room: int,
@@ -199,38 +215,49 @@ class LineConstraints:
         """The tokens that may follow.
 
         Args:
-            options: token → score, the most probable first, and the needed ones.
+            best: token → score, the most probable first.
+            needed: likewise of the needed tokens.
             room: the number of tokens that the target may still get.
         """
         if length < len(self.prefix):
-            child = self.extend(hypothesis, needed[0])
-            return [] if child is None else [(False, -options[needed[0]], beam, needed[0], False, child.bank, child)]
-        room, end, token_bytes = room - 1, hypothesis.text[-self.longest :], self.bytes
+            [(token, score)] = needed.items()
+            child = self.extend(hypothesis, token)
+            return [] if child is None else [(False, -score, beam, token, False, child.bank, child)]
+        room -= 1
         # Where the model would end the target, but terms are missing, anything but a term is a last choice.
-        is_over = hypothesis.rest > 0 and next(iter(options)) in eos_token_ids
-        looked_at = self.first_tokens.union(needed)
+        is_over = hypothesis.rest > 0 and next(iter(best)) in eos_token_ids
+        plain_bank = self._bank(hypothesis.missing)
         found: list[Candidate] = []
-        for token, score in options.items():
+        for token, score in (best | needed).items():
             if score == -math.inf:
                 continue
             if token in eos_token_ids:
-                if hypothesis.rest == 0 and not hypothesis.has_surplus:
+                if hypothesis.is_complete:
                     found.append((False, -score, beam, token, True, hypothesis.bank, hypothesis))
-                continue
-            is_last_choice = is_over and token not in needed
-            if token in looked_at or any([text in end + token_bytes[token] for text in self.texts]):  # noqa: C419
+            elif (
+                hypothesis.ends_with_term or token in needed or token in self.first_tokens or self._may_complete(token)
+            ):
                 child = self.extend(hypothesis, token)
                 if child is not None and child.missing_tokens <= room and (room > 0 or not child.has_surplus):
-                    is_last_choice |= child.has_surplus
+                    is_last_choice = child.has_surplus or (is_over and token not in needed)
                     found.append((is_last_choice, -score, beam, token, False, child.bank, child))
             elif hypothesis.rest <= room:
-                found.append((is_last_choice, -score, beam, token, False, hypothesis.terms, None))
+                found.append((is_over, -score, beam, token, False, plain_bank, None))
         return found
 
     def _hypothesis(self, text: bytes, missing: list[int]) -> Hypothesis:
-        terms = self.banks - 1 - sum(n for n in missing if n > 0)
         rest = sum(n * term.size for n, term in zip(missing, self.terms, strict=True) if n > 0)
-        return Hypothesis(text, missing, [], terms, rest)
+        end = text[-self.longest :]
+        return Hypothesis(text, missing, rest, self._bank(missing), any([each in end for each in self.texts]))  # noqa: C419 -- a list is faster than a generator
+
+    def _bank(self, missing: list[int]) -> int:
+        return sum(
+            [
+                (term.count - max(n, 0)) * term.size
+                for n, term, has_bank in zip(missing, self.terms, self.has_bank, strict=True)
+                if has_bank
+            ]
+        )
 
     def _startable(self, hypothesis: Hypothesis) -> list[tuple[int, list[int]]]:
         """Terms that are missing, by the spellings that make a word of their own here."""
@@ -255,9 +282,11 @@ class LineConstraints:
 class ConstrainedBeams:
     """`BeamSearchConfig.select_candidates` for a batch, with the `LineConstraints` of each sentence.
 
-    Every hypothesis offers its best tokens, and the tokens that go on with a term. A bank holds the candidates with
-    equally many occurrences of terms; the banks take turns at the places of the beam, the fullest first. A target ends
-    only with all its terms, and none goes on that has no room for them.
+    Every hypothesis offers its best tokens, and the tokens that go on with a term. The banks take turns at the places
+    of the beam, the fullest first. A target ends only with all its terms, and none goes on that has no room for them.
+
+    Once a sentence has finished targets, hypotheses go on whose score at their present length is better, as in
+    transformers; all of them where the search is to be exact.
     """
 
     def __init__(self, lines: Sequence[LineConstraints]):
@@ -266,30 +295,26 @@ class ConstrainedBeams:
         self.known: list[dict[tuple[int, ...], Hypothesis | None]] = [{(): line.read(())} for line in lines]
 
     def __call__(self, search: BeamSearch, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        num_beams, eos = search.config.num_beams, set(search.config.eos_token_ids.tolist())
+        config, length, rows = search.config, search.length, search.rows.tolist()
+        num_beams, eos = config.num_beams, set(config.eos_token_ids.tolist())
         sentences, alive, end = search.alive.shape
-        # Several hypotheses with terms share the beam: each gives half as many tokens.
-        shares_beam = alive > 1 and self.lines[0].terms
-        count = (num_beams // 2 if shares_beam else num_beams) + len(eos)
-        best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
+        best, tokens = blockwise_topk(log_probs, min(num_beams + len(eos), log_probs.shape[1]))
         if bool(best.isnan().any()):
             is_nan = best.isnan().any(dim=1).view(sentences, alive).any(dim=1)
-            raise DecodingError(
-                f"the logits are NaN within {search.length + 1} target tokens", int(search.rows[is_nan][0])
-            )
+            raise DecodingError(f"the logits are NaN within {length + 1} target tokens", int(search.rows[is_nan][0]))
         best_scores = (search.alive_scores[:, :, None] + best.view(sentences, alive, -1)).tolist()
         best_tokens = tokens.view(sentences, alive, -1).tolist()
-        targets = search.alive[:, :, end - search.length :].tolist()
-        rows, rooms = search.rows.tolist(), (search.max_lengths - search.length).tolist()
+        targets = search.alive[:, :, end - length :].tolist()
+        rooms = (search.max_lengths - length).tolist()
         parents: list[tuple[int, int, Hypothesis, list[int]]] = []  # with sentence, beam and needed tokens
         for i, (row, scores) in enumerate(zip(rows, search.alive_scores.tolist(), strict=True)):
             line = self.lines[row]
-            if not search.length and line.shortest > rooms[i]:
+            if not length and line.shortest > rooms[i]:
                 raise DecodingError(f"prefix and terms need {line.shortest} of at most {rooms[i]} target tokens", row)
             for beam, score in enumerate(scores):
                 hypothesis = self.known[row].get(tuple(targets[i][beam]))
                 if hypothesis is not None and score != -math.inf:
-                    parents.append((i, beam, hypothesis, line.needed_tokens(hypothesis, search.length)))
+                    parents.append((i, beam, hypothesis, line.needed_tokens(hypothesis, length)))
         needed = [(i, beam, token) for i, beam, _, tokens in parents for token in tokens]
         index = torch.tensor(needed, dtype=torch.long, device=log_probs.device).view(-1, 3).unbind(dim=1)
         needed_scores = search.alive_scores[index[:2]] + log_probs.view(sentences, alive, -1)[index]
@@ -297,40 +322,50 @@ class ConstrainedBeams:
         candidates: list[list[Candidate]] = [[] for _ in rows]
         for i, beam, hypothesis, tokens in parents:
             options = dict(zip(best_tokens[i][beam], best_scores[i][beam], strict=True))
-            options |= {token: next(next_needed_score) for token in tokens}
-            line = self.lines[rows[i]]
-            candidates[i] += line.candidates(beam, hypothesis, options, tokens, eos, search.length, rooms[i])
+            own = {token: next(next_needed_score) for token in tokens}
+            found = self.lines[rows[i]].candidates(beam, hypothesis, options, own, eos, length, rooms[i])
+            if not found and hypothesis.is_complete:  # each of its best tokens would repeat a term
+                endings = search.alive_scores[i, beam] + log_probs[i * alive + beam, config.eos_token_ids]
+                found = [
+                    (True, -score, beam, token, True, hypothesis.bank, hypothesis)
+                    for token, score in zip(config.eos_token_ids.tolist(), endings.tolist(), strict=True)
+                ]
+            candidates[i] += found
         by_beam = {(i, beam): hypothesis for i, beam, hypothesis, _ in parents}
-        chosen = [_share(each, self.lines[row].banks, num_beams) for each, row in zip(candidates, rows, strict=True)]
-        for i, (row, best) in enumerate(zip(rows, chosen, strict=True)):
+        bars = [-math.inf] * len(rows)
+        if config.stopping != "exact":
+            bars = search.finished.scores[:, config.num_return_sequences - 1].tolist()
+        chosen = []
+        for i, (row, bar) in enumerate(zip(rows, bars, strict=True)):
+            if bar > -math.inf:
+                divisor = config.length_normalizer(length + 1)
+                candidates[i] = [each for each in candidates[i] if not each[0] and -each[1] > bar * divisor]
+            chosen.append(best := _share(candidates[i], num_beams))
             self.known[row] = {
                 (*targets[i][beam], token): child or self.lines[row].extend(by_beam[i, beam], token)
                 for _, _, beam, token, is_end, _, child in best
                 if not is_end
             }
-        unused: Candidate = (True, math.inf, 0, search.config.pad_token_id, False, 0, None)
+        unused: Candidate = (True, math.inf, 0, config.pad_token_id, False, 0, None)
         chosen = [best + [unused] * (2 * num_beams - len(best)) for best in chosen]
         scores = search.alive_scores.new_tensor([[-each[1] for each in best] for best in chosen])
         beams, tokens = (search.alive.new_tensor([[each[part] for each in best] for best in chosen]) for part in (2, 3))
         return scores, beams, tokens
 
 
-def _share(candidates: list[Candidate], banks: int, num_beams: int) -> list[Candidate]:
-    """The endings as good as the fullest bank's share, then the best `num_beams` candidates that go on."""
-    by_bank: list[list[Candidate]] = [[] for _ in range(banks)]
+def _share(candidates: list[Candidate], num_beams: int) -> list[Candidate]:
+    """The endings among the best `num_beams` of their bank, then the `num_beams` candidates that go on."""
+    by_bank: dict[tuple[bool, int], list[Candidate]] = {}
     for candidate in sorted(candidates):
-        by_bank[candidate[5]].append(candidate)
-    unfinished = [[each for each in bank if not each[4]] for bank in by_bank]
-    shares, free = [0] * banks, min(num_beams, sum(map(len, unfinished)))
-    regular = [len([each for each in bank if not each[0]]) for bank in unfinished]
-    for limits in (regular, list(map(len, unfinished))):  # last choices get the rest
-        while free and shares != limits:
-            for bank in reversed(range(banks)):
-                if free and shares[bank] < limits[bank]:
-                    shares[bank], free = shares[bank] + 1, free - 1
-    ended = [each for each in by_bank[-1][: max(1, shares[-1])] if each[4]]
-    going_on = [each for bank, share in zip(unfinished, shares, strict=True) for each in bank[:share]]
-    return ended + sorted(going_on, key=lambda each: each[1])
+        by_bank.setdefault((not candidate[0], candidate[5]), []).append(candidate)
+    ended: list[Candidate] = []
+    going_on: list[Candidate] = []
+    for is_regular in (True, False):  # last choices get the rest
+        banks = [by_bank[key] for key in sorted(by_bank, reverse=True) if key[0] == is_regular]
+        ended += [each for bank in banks for each in bank[:num_beams] if each[4]]
+        turns = itertools.zip_longest(*([each for each in bank if not each[4]] for bank in banks))
+        going_on += [each for turn in turns for each in turn if each is not None]
+    return ended + sorted(going_on[:num_beams], key=lambda each: each[1])
 
 
 def constraints_of_lines(

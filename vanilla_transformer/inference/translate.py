@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines in, translations out: batched by length, in the order of the input."""
 
-import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import torch
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vanilla_transformer.data.alignment import Link
 from vanilla_transformer.decoder import Decoder
 from vanilla_transformer.ensemble import EnsembleDecoder
-from vanilla_transformer.generation import DecodingError, beam_search, length_normalizer
+from vanilla_transformer.generation import DecodingError
 from vanilla_transformer.inference.alignment import align, alignment_heads_of
-from vanilla_transformer.inference.constraints import ConstrainedBeams, constraints_of_lines
-from vanilla_transformer.inference.forced_decoding import (
-    encode_targets,
-    pad_targets,
-    real_tokens,
-    token_fields,
-    token_log_probs,
-)
+from vanilla_transformer.inference.constraints import ConstrainedBeams, LineConstraints, constraints_of_lines
+from vanilla_transformer.inference.forced_decoding import encode_targets
 from vanilla_transformer.inference.line_options import (
     PREFIXES,
     PROMPT,
@@ -40,39 +32,12 @@ from vanilla_transformer.inference.native.parallel_batches import parallel_batch
 from vanilla_transformer.inference.sampling import GumbelSampler
 from vanilla_transformer.inference.sentences import join_sentences, split_lines
 from vanilla_transformer.inference.terms import LexicalConstraints
+from vanilla_transformer.inference.translation import Translation, translate_batch
 from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 MAX_LINES_NAMED = 10  # in an error message
 MIN_LINES_PER_BATCH = 16  # of parallel batches; fewer lines share one batch
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One translation; `score` is its log-probability over the paper's length penalty, `None` of greedy search.
-
-    Models of other packages, and most that are imported, have log-probability / length^`length_penalty`.
-
-    Args:
-        tokens: entries of the vocabulary, with its marks of word starts and the EOS token; only with `log_probs`.
-        log_probs: log-probability of each token.
-        best_log_probs: that of the most probable token in its place.
-    `alignment` has the links between words of the line and of the text, `None` where they were not asked for.
-    """
-
-    text: str
-    score: float | None = None
-    tokens: tuple[str, ...] = ()
-    log_probs: tuple[float, ...] = ()
-    best_log_probs: tuple[float, ...] = ()
-    alignment: list[Link] | None = None
-
-    @property
-    def source_positions(self) -> list[list[int]] | None:
-        """For each word of the text, the positions of the line's words that it is aligned with."""
-        if self.alignment is None:
-            return None
-        return [[s for s, t in self.alignment if t == word] for word in range(len(self.text.split()))]
 
 
 def translate_lines(
@@ -141,11 +106,11 @@ def translate_lines(
             that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
+    beams = resolved(model, generate_kwargs, "num_beams") or 1
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
     for name, value in (bounded | {"num_return_sequences": num_return_sequences}).items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    beams = resolved(model, generate_kwargs, "num_beams") or 1
     if num_return_sequences > beams:
         raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
     if new_sampler is not None and beams > 1:
@@ -212,24 +177,21 @@ def translate_lines(
         num_log_probs = 2 if best_log_probs else int(log_probs or targets is not None)
         # Prompts of one length need no padding, whose mask not every decoder reads.
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
-        # Lines without terms and prefixes take the fast way, whatever the others have.
-        kinds = [each and (each.banks > 1) for each in constrained]
-        groups = list(zip(prompt_lengths, kinds, strict=True))
-        batches = _batches(sizes, groups, max_batch_tokens // at_once, -(-len(encoded) // at_once))
+        max_lines = -(-len(encoded) // at_once)
 
-        def translate(batch: list[int]) -> list[list[Translation]]:
+        def translate(batch: list[int], own_constraints: Sequence[LineConstraints | None]) -> list[list[Translation]]:
             try:
                 own = options_of(options, [places[i] for i in batch])
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                if kinds[batch[0]] is not None:
-                    if kinds[batch[0]]:  # hypotheses of a low score would be followed for long
+                if of_batch := [each for i in batch if (each := own_constraints[i])]:
+                    if of_batch[0].terms:  # hypotheses of a low score would be followed for long
                         own = {"early_stopping": True} | own
-                    own["select_candidates"] = ConstrainedBeams([each for i in batch if (each := constrained[i])])
+                    own["select_candidates"] = ConstrainedBeams(of_batch)
                 sampler = None if new_sampler is None else new_sampler([places[i] for i in batch])
                 ids, given = [encoded[i] for i in batch], None if written is None else [written[i] for i in batch]
-                found = _translate_batch(model, tokenizer, ids, decoder, own, sampler, given, num_log_probs)
+                found = translate_batch(model, tokenizer, ids, decoder, own, sampler, given, num_log_probs)
                 if targets is None:
                     return found
                 return [[replace(each, text=targets[places[i]])] for i, [each] in zip(batch, found, strict=True)]
@@ -241,12 +203,25 @@ def translate_lines(
                     where = f"in the batch with {_name_lines(sorted(places[i] + first_line for i in batch))}"
                 raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
 
-        for batch, translations in zip(batches, parallel_batches(translate, batches, at_once), strict=True):
-            for i, best in zip(batch, translations, strict=True):
-                results[kept[i]] = best
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done * len(lines) // len(texts), len(lines))
+        # The fast search is first: many translations have their terms without a constraint. The others are searched again.
+        waiting = list(range(len(encoded)))
+        for rounds_constraints in ([each and each.without_terms for each in constrained], constrained):
+            groups = [(length, each is None) for length, each in zip(prompt_lengths, rounds_constraints, strict=True)]
+            batches = _batches(waiting, sizes, groups, max_batch_tokens // at_once, max_lines)
+            function, waiting = partial(translate, own_constraints=rounds_constraints), []
+            for batch, translations in zip(batches, parallel_batches(function, batches, at_once), strict=True):
+                for i, best in zip(batch, translations, strict=True):
+                    results[kept[i]], line = best, constrained[i]
+                    if (
+                        rounds_constraints is not constrained
+                        and line
+                        and not line.accepts([each.text for each in best])
+                    ):
+                        waiting.append(i)
+                    else:
+                        done += 1
+                if on_progress is not None:
+                    on_progress(done * len(lines) // len(texts), len(lines))
     results = of_whole_lines()
     if not alignments:
         return results
@@ -289,13 +264,15 @@ def _encode(
     return list(tokens), list(tokens.values())
 
 
-def _batches(sizes: list[int], groups: Sequence[Hashable], max_tokens: int, max_lines: int) -> list[list[int]]:
-    """Indices of `sizes` (tokens times beams), the longest first, so that memory runs out at once or never.
+def _batches(
+    indices: list[int], sizes: list[int], groups: Sequence[Hashable], max_tokens: int, max_lines: int
+) -> list[list[int]]:
+    """Batches of these indices of `sizes` (tokens times beams), the longest first: memory runs out at once or never.
 
     All lines of a batch are of one group.
     """
     by_group: dict[Hashable, list[int]] = {}
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    for i in sorted(indices, key=lambda i: -sizes[i]):
         by_group.setdefault(groups[i], []).append(i)
     batches = []
     for order in by_group.values():
@@ -306,85 +283,9 @@ def _batches(sizes: list[int], groups: Sequence[Hashable], max_tokens: int, max_
     return sorted(batches, key=lambda batch: -sizes[batch[0]])
 
 
-def _translate_batch(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[list[int]],
-    decoder: Decoder,
-    options: dict[str, Any],
-    sampler: GumbelSampler | None,
-    given: list[list[int]] | None,
-    num_log_probs: int,
-) -> list[list[Translation]]:
-    inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)  # (batch, source_length)
-    if given is not None:
-        targets, lengths = pad_targets(given, model.device)
-        found = token_log_probs(model, inputs, decoder, options, targets, lengths, num_log_probs)
-        is_ours = isinstance(model, BaseForConditionalGeneration)
-        rule: Any = length_penalty_rule(model, options) if is_ours else "transformers"
-        penalties = options.get("alpha"), options.get("length_penalty")
-        normalizer = length_normalizer(
-            rule, vars(options.get("generation_config") or model.generation_config), *penalties
-        )
-        scores = (found[0].sum(dim=1) / normalizer(lengths.double())).tolist()
-        fields = token_fields(tokenizer, targets, lengths, found)
-        return [[Translation("", score, **own)] for score, own in zip(scores, fields, strict=True)]
-    if sampler is not None:
-        options["logits_processor"] = LogitsProcessorList([sampler])
-    output = generate(model, inputs, decoder, options)
-    texts = tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
-    scores = output.get("sequences_scores")  # none without beams
-    scores = [None] * len(texts) if scores is None else scores.tolist()
-    eos, pad = (resolved(model, options, f"{name}_token_id") for name in ("eos", "pad"))
-    eos = torch.tensor([] if eos is None else eos, dtype=torch.long, device=model.device).view(-1)
-    pad = -1 if pad is None else pad
-    if sampler is not None:
-        scores = sampler.scores(output.sequences, eos, pad)
-    flat = [Translation(text, score) for text, score in zip(texts, scores, strict=True)]
-    count = options["num_return_sequences"]
-    if num_log_probs:
-        targets = output.sequences[:, options[PROMPT].shape[1] if PROMPT in options else 1 :]
-        lengths = real_tokens(targets, eos, pad).sum(dim=1)
-        rows = [i for i in range(len(ids)) for _ in range(count)]
-        repeated = {name: tensor[rows] for name, tensor in inputs.items()}
-        found = token_log_probs(model, repeated, decoder, options_of(options, rows), targets, lengths, num_log_probs)
-        fields = token_fields(tokenizer, targets, lengths, found)
-        flat = [replace(translation, **own) for translation, own in zip(flat, fields, strict=True)]
-    groups = [flat[i : i + count] for i in range(0, len(flat), count)]
-    # A score of -inf: fewer targets are possible than were asked for.
-    return [[translation for translation in group if translation.score != -math.inf] for group in groups]
-
-
 def _name_lines(numbers: list[int]) -> str:
     more = f" and {len(numbers) - MAX_LINES_NAMED} more" if len(numbers) > MAX_LINES_NAMED else ""
     return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:MAX_LINES_NAMED]))}{more}"
-
-
-def length_penalty_rule(model: Any, options: dict[str, Any]) -> str:
-    """The rule of `beam_search`: "gnmt", the paper's, or "transformers", length^`length_penalty`.
-
-    The latter is for a generation config that has `length_penalty` alone, as one imported from a toolkit with this
-    rule; ours have `alpha` too. An `alpha` among the options asks for the paper's.
-    """
-    alpha, power = (resolved(model, options, name) for name in ("alpha", "length_penalty"))
-    return "transformers" if alpha is None and power is not None else "gnmt"
-
-
-@torch.inference_mode()
-def generate(model: Any, inputs: Any, decoder: Decoder, options: dict[str, Any]) -> Any:
-    """`model.generate` for a batch of sources: the paper's decoding by `decoder`, for models of this package.
-
-    Args:
-        inputs: `input_ids` and `attention_mask`, `(batch, source_length)`.
-    """
-    is_ours = isinstance(model, BaseForConditionalGeneration)
-    # transformers returns the scores of beams only beside the scores of every step.
-    needs_step_scores = not is_ours and (resolved(model, options, "num_beams") or 1) > 1
-    own: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": needs_step_scores}
-    if is_ours:
-        own |= {"custom_generate": beam_search, "decoder": decoder, "encoder_outputs": decoder.encode(**inputs)}
-        options = {"rule": length_penalty_rule(model, options)} | options
-    return model.generate(**inputs, **options | own)  # pyright: ignore[reportAttributeAccessIssue] -- it binds the mix-in to its own protocol
 
 
 def translate_windows(
