@@ -10,73 +10,31 @@ tokens spell it: a part of another word is none, and a second occurrence is seen
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.inference.line_options import resolved
+from vanilla_transformer.inference.target_text import IS_LETTER, TokenBytes, occurrences
 from vanilla_transformer.search import BeamSearch, DecodingError, blockwise_topk
-
-# A letter or digit of a script that puts spaces between words; the ranges are Thai to Lao, Burmese, Khmer, kana, Han.
-LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
-IS_LETTER = re.compile(LETTER).match
-BYTES = {character: bytes([byte]) for byte, character in bytes_to_unicode().items()}  # of byte-level tokens
-
-
-@lru_cache(2**16)
-def whole_words(text: str) -> re.Pattern[str]:
-    """Finds the text where no letter touches a letter at its edges."""
-    before = f"(?<!{LETTER})" if IS_LETTER(text) else ""
-    after = f"(?!{LETTER})" if IS_LETTER(text[-1]) else ""
-    return re.compile(f"{before}{re.escape(text)}{after}")
-
-
-class TokenBytes(dict[int, bytes]):
-    """The bytes that each token of the target adds to the text, looked up once; special tokens add none."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = getattr(tokenizer, TARGET_TOKENIZER, None) or tokenizer
-        self.special = set(self.tokenizer.all_special_ids)
-        decoder = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None)
-        self.is_byte_level = "ByteLevel" in repr(decoder)
-        self.before = self.encode("a")[-1:]
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
-
-    def __missing__(self, token: int) -> bytes:
-        if token in self.special:
-            value = b""
-        elif self.is_byte_level:
-            characters = self.tokenizer.convert_ids_to_tokens(token) or ""  # a model may have more rows than tokens
-            value = b"".join(BYTES.get(character) or character.encode() for character in characters)
-        else:  # between words, for the first word of a text may be decoded without its space
-            before = self.tokenizer.decode(self.before)
-            value = self.tokenizer.decode([*self.before, token]).removeprefix(before).encode()
-        self[token] = value
-        return value
 
 
 @dataclass(frozen=True)
 class Term:
     """`count` occurrences of a text, those within other terms included.
 
-    `within` counts them in each longer term. `spellings` are its tokens at the beginning of a target and after a space,
-    with whether they begin with a space, and with a letter.
+    `within` has the places of longer terms that contain it, and
+    how often each does. `spellings` are its tokens at the beginning of a target and after a space, with whether they
+    begin with a space, and with a letter.
     """
 
     text: str
     count: int
-    within: list[int]
+    within: list[tuple[int, int]]
     spellings: list[tuple[list[int], bool, bool]]
-    pattern: re.Pattern[str]
     size: int = field(init=False)  # of the longest spelling, in tokens
 
     def __post_init__(self):
@@ -91,7 +49,7 @@ class Hypothesis:
     missing: list[int]  # occurrences of each term, beside those within longer terms; negative: too many
     rest: int  # at most so many tokens complete the terms, if the spellings that are begun are left
     bank: int  # number of tokens of terms that have banks
-    ends_with_term: bool  # or nearly, so that the next token decides whether it is a whole word
+    ends_with_term: bool  # so that the next token decides whether the term is a whole word
     begun: list[tuple[int, list[int], int]] = field(default_factory=list)
 
     @property
@@ -102,7 +60,7 @@ class Hypothesis:
     @property
     def has_surplus(self) -> bool:
         """Whether it ends with a term too many, unless it goes on as a longer word."""
-        return any(n < 0 for n in self.missing)
+        return min(self.missing, default=0) < 0
 
     @property
     def missing_tokens(self) -> int:
@@ -110,9 +68,9 @@ class Hypothesis:
         return self.rest - max((length for _, _, length in self.begun), default=0)
 
 
-# A token that may follow a hypothesis, so that the better sorts first: whether it is a last choice, negative score, beam
-# of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes (`None`: not made yet, for
-# few candidates are chosen).
+# A token that may follow a hypothesis, so that the better sorts first: whether it is a last choice, negative score,
+# beam of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes (`None`: not made
+# yet, for few candidates are chosen).
 Candidate = tuple[bool, float, int, int, bool, int, Hypothesis | None]
 
 
@@ -131,12 +89,13 @@ class LineConstraints:
         self.prefix, self.bytes = list(prefix), token_bytes
         distinct = sorted(dict.fromkeys(terms), key=len, reverse=True)
         self.terms = [self._term(text, terms, distinct[:i]) for i, text in enumerate(distinct)]
-        self.texts = [term.text.encode() for term in self.terms]
+        self.texts = tuple(term.text.encode() for term in self.terms)
+        self.suffixes = tuple({text[n:] for text in self.texts for n in range(len(text))})
         self.longest = 3 + max(map(len, self.texts), default=0)  # and the bytes of a character that is not yet whole
         self.first_tokens = {ids[0] for term in self.terms for ids, *_ in term.spellings if len(ids) > 1}
         self.without_terms = LineConstraints(prefix, (), token_bytes) if prefix and terms else None if terms else self
-        self.completes: dict[int, bool] = {}  # whether a token may be the last of a term
         self.has_bank = [True] * len(self.terms)
+        self.progress: dict[tuple[int, ...], tuple[int, int]] = {}
         start = self.read(self.prefix)
         if start is None:
             raise ValueError(f"its prefix has one of its terms more often than they were given: {', '.join(terms)}")
@@ -151,14 +110,13 @@ class LineConstraints:
                 spellings.append(spelling)
         if not text.strip() or not spellings:
             raise ValueError(f"the term {text!r} cannot be written with the model's vocabulary")
-        pattern = whole_words(text)
-        count, *within = (sum(len(pattern.findall(each)) for each in some) for some in (terms, *([x] for x in longer)))
-        return Term(text, count, within, spellings, pattern)
+        within = [(i, count) for i, each in enumerate(longer) if (count := occurrences(text, each))]
+        return Term(text, sum(occurrences(text, each) for each in terms), within, spellings)
 
     def accepts(self, translations: Sequence[str]) -> bool:
         """Whether all have the terms, as often as they were given; terms that the first one has get no bank."""
         missing = [self._missing(text.encode()) for text in translations]
-        self.has_bank = [n > 0 for n in missing[0]]
+        self.has_bank, self.progress = [n > 0 for n in missing[0]], {}
         return not any(map(any, missing))
 
     def read(self, tokens: Sequence[int]) -> Hypothesis | None:
@@ -173,7 +131,7 @@ class LineConstraints:
         text, missing = before.text + self.bytes[token], before.missing
         if before.ends_with_term or self._may_complete(token):
             missing = self._missing(text)
-            if any(n < 0 for n in missing) and any(n < 0 for n in self._missing(text + b"a")):
+            if min(missing) < 0 and min(self._missing(text + b"a")) < 0:
                 return None
         after = self._hypothesis(text, missing)
         if before.begun or token in self.first_tokens:
@@ -185,13 +143,8 @@ class LineConstraints:
 
     def _may_complete(self, token: int) -> bool:
         """Whether a term may end within the token."""
-        if (known := self.completes.get(token)) is None:
-            end = self.bytes[token]
-            known = any(
-                text in end or any(end.startswith(text[n:]) for n in range(1, len(text))) for text in self.texts
-            )
-            self.completes[token] = known
-        return known
+        added = self.bytes[token]
+        return added.startswith(self.suffixes) or any([text in added for text in self.texts])  # noqa: C419 -- a list is faster than a generator
 
     def needed_tokens(self, hypothesis: Hypothesis, length: int) -> list[int]:
         """The prefix's token after `length` tokens; after the prefix, tokens that begin a term or go on with one."""
@@ -226,7 +179,7 @@ class LineConstraints:
         room -= 1
         # Where the model would end the target, but terms are missing, anything but a term is a last choice.
         is_over = hypothesis.rest > 0 and next(iter(best)) in eos_token_ids
-        plain_bank = self._bank(hypothesis.missing)
+        plain_bank = self._progress(hypothesis.missing)[1]
         found: list[Candidate] = []
         for token, score in (best | needed).items():
             if score == -math.inf:
@@ -246,18 +199,22 @@ class LineConstraints:
         return found
 
     def _hypothesis(self, text: bytes, missing: list[int]) -> Hypothesis:
-        rest = sum(n * term.size for n, term in zip(missing, self.terms, strict=True) if n > 0)
-        end = text[-self.longest :]
-        return Hypothesis(text, missing, rest, self._bank(missing), any([each in end for each in self.texts]))  # noqa: C419 -- a list is faster than a generator
+        return Hypothesis(text, missing, *self._progress(missing), self._ends_with_term(text))
 
-    def _bank(self, missing: list[int]) -> int:
-        return sum(
-            [
-                (term.count - max(n, 0)) * term.size
-                for n, term, has_bank in zip(missing, self.terms, self.has_bank, strict=True)
-                if has_bank
-            ]
-        )
+    def _progress(self, missing: list[int]) -> tuple[int, int]:
+        """`Hypothesis.rest` and `Hypothesis.bank` where no spelling is begun."""
+        if (known := self.progress.get(key := tuple(missing))) is None:
+            tokens = [(max(n, 0) * term.size, term.count * term.size) for n, term in zip(key, self.terms, strict=True)]
+            rest = sum(n for n, _ in tokens)
+            bank = sum(total - n for (n, total), has_bank in zip(tokens, self.has_bank, strict=True) if has_bank)
+            known = self.progress[key] = rest, bank
+        return known
+
+    def _ends_with_term(self, text: bytes) -> bool:
+        if text[-1:] < b"\x80":
+            return text.endswith(self.texts)
+        end = text[-self.longest :]  # its last character may not be whole
+        return any(each in end for each in self.texts)
 
     def _startable(self, hypothesis: Hypothesis) -> list[tuple[int, list[int]]]:
         """Terms that are missing, by the spellings that make a word of their own here."""
@@ -274,8 +231,8 @@ class LineConstraints:
     def _missing(self, text: bytes) -> list[int]:
         decoded, missing = text.decode(errors="replace"), []
         for term in self.terms:  # the longest first, which bring others with them
-            to_come = sum(n * max(0, of_longer) for n, of_longer in zip(term.within, missing, strict=True))
-            missing.append(term.count - len(term.pattern.findall(decoded)) - to_come)
+            to_come = sum([n * missing[i] for i, n in term.within if missing[i] > 0])
+            missing.append(term.count - occurrences(term.text, decoded) - to_come)
         return missing
 
 
@@ -298,7 +255,7 @@ class ConstrainedBeams:
         config, length, rows = search.config, search.length, search.rows.tolist()
         num_beams, eos = config.num_beams, set(config.eos_token_ids.tolist())
         sentences, alive, end = search.alive.shape
-        best, tokens = blockwise_topk(log_probs, min(num_beams + len(eos), log_probs.shape[1]))
+        best, tokens = blockwise_topk(log_probs, min((num_beams // 2 if alive > 1 else num_beams) + len(eos), log_probs.shape[1]))
         if bool(best.isnan().any()):
             is_nan = best.isnan().any(dim=1).view(sentences, alive).any(dim=1)
             raise DecodingError(f"the logits are NaN within {length + 1} target tokens", int(search.rows[is_nan][0]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vanilla_transformer.data.corpus import read_lines
-from vanilla_transformer.inference.constraints import LETTER, whole_words
+from vanilla_transformer.inference.target_text import LETTER, is_whole_word
 
 PLACEHOLDERS = re.compile(r"\{\w*\}|</?\w+(?: ?/)?>")  # {}, {0}, {name}; <x1/>, <b>, </b>
 WORDS = re.compile(rf"{LETTER}+|\S")
@@ -56,9 +56,10 @@ class LexicalConstraints:
         found, end = [], 0
         for word in WORDS.finditer(source):
             for term in self.by_first_word.get(word[0], ()):
-                if word.start() >= end and (match := whole_words(term).match(source, word.start())):
+                start, after = word.start(), word.start() + len(term)
+                if start >= end and source.startswith(term, start) and is_whole_word(source, start, after):
                     found.append(self.terminology[term])
-                    end = match.end()
+                    end = after
         return found
 
 

@@ -203,7 +203,7 @@ def translate_lines(
                     where = f"in the batch with {_name_lines(sorted(places[i] + first_line for i in batch))}"
                 raise kind(f"decoding failed {where}: {' '.join(str(error).split())}") from error
 
-        # The fast search is first: many translations have their terms without a constraint. The others are searched again.
+        # The fast search comes first, for many translations have their terms without being forced.
         waiting = list(range(len(encoded)))
         for rounds_constraints in ([each and each.without_terms for each in constrained], constrained):
             groups = [(length, each is None) for length, each in zip(prompt_lengths, rounds_constraints, strict=True)]
