@@ -4,6 +4,7 @@
 import itertools
 import random
 import re
+from collections import Counter
 from functools import lru_cache
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from tests.families import END, FAMILIES, START
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.generation import length_penalty
-from vanilla_transformer.inference.constraints import LineConstraints
+from vanilla_transformer.inference.constraints import Candidate, LineConstraints, share
 from vanilla_transformer.inference.native.engine import fast_decoder
 from vanilla_transformer.inference.target_text import TokenBytes
 from vanilla_transformer.inference.terms import LexicalConstraints
@@ -150,10 +151,59 @@ def test_an_occurrence_within_a_longer_term_is_that_terms():
         assert hypothesis.missing == missing
 
 
-def test_bytes_of_tokens_are_those_of_the_text():
-    text = "Zürich … „东京“ {0}"
-    assert b"".join(byte_level()[token] for token in target(text)).decode() == text
-    assert byte_level()[END] == b""
+def test_a_begun_term_counts_by_its_tokens():
+    """Its first token must not compete with hypotheses that have the whole term."""
+    line = LineConstraints([], ["cat"], byte_level())
+    term = byte_level().encode(" cat")
+    banks = [hypothesis.bank for n in range(len(term) + 1) if (hypothesis := line.read(target("The") + term[:n]))]
+    assert banks == list(range(len(term) + 1))
+
+
+def test_a_term_of_the_free_translation_has_no_bank():
+    line = LineConstraints([], ["cat", "black"], byte_level())
+    assert not line.accepts(["A cat"])
+    for text, has_black in (("cat", False), ("a black", True)):
+        hypothesis = line.read(target(text))
+        assert hypothesis is not None
+        assert (hypothesis.bank > 0) == has_black
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_accepted"),
+    [(["a cat"], True), (["a dog"], False), (["a cat, a cat"], False), (["a cat", "cats"], False)],
+)
+def test_translations_are_accepted_with_each_term_as_often_as_it_was_given(texts, is_accepted):
+    assert LineConstraints([], ["cat"], byte_level()).accepts(texts) == is_accepted
+
+
+def test_every_bank_has_a_place_in_the_beam():
+    draws = random.Random(5)
+    banks = [0] * 6 + [1] * 2 + [3] * 4
+    candidates: list[Candidate] = [
+        (False, draws.random() + 10 * bank, 0, token, False, bank, None) for token, bank in enumerate(banks)
+    ]
+    chosen = share(candidates, 8)
+    assert sorted(Counter(each[5] for each in chosen).items()) == [(0, 3), (1, 2), (3, 3)]
+    for bank in (0, 1, 3):
+        own = sorted(each for each in candidates if each[5] == bank)
+        assert [each for each in chosen if each[5] == bank] == own[: sum(each[5] == bank for each in chosen)]
+
+
+def test_a_translation_that_has_its_terms_is_the_free_one(case):
+    tool, lines = translator(case, 27), ["w1 w2", "w3 w4 w5"]
+    free = [best for [best] in tool.n_best(lines, 1)]
+    terms = [[word for word, n in Counter(each.text.split()).items() if n == 1] for each in free]
+    given = ["\t".join([line, *own]) for line, own in zip(lines, terms, strict=True)]
+    assert any(terms)
+    assert tool.translate(given, constraints=IN_LINES) == [each.text for each in free]
+
+
+def test_terms_that_fill_a_narrow_beam_are_all_found(case):
+    """Even if the most probable tokens are all terms that the target has already."""
+    tool, words = translator(case, 4), [f"w{i}" for i in range(4)]
+    for source in words:
+        [text] = tool.translate(["\t".join([source, *words])], num_beams=2, constraints=IN_LINES)
+        assert Counter(text.split()) == Counter(words)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ class LineConstraints:
         self.longest = 3 + max(map(len, self.texts), default=0)  # and the bytes of a character that is not yet whole
         self.first_tokens = {ids[0] for term in self.terms for ids, *_ in term.spellings if len(ids) > 1}
         self.without_terms = LineConstraints(prefix, (), token_bytes) if prefix and terms else None if terms else self
+        self.may_matter = cache(self._may_matter)
         self.has_bank = [True] * len(self.terms)
         self.progress: dict[tuple[int, ...], tuple[int, int]] = {}
         start = self.read(self.prefix)
@@ -129,7 +131,7 @@ class LineConstraints:
     def extend(self, before: Hypothesis, token: int) -> Hypothesis | None:
         """The hypothesis with one more token; `None`: it then has a term too often."""
         text, missing = before.text + self.bytes[token], before.missing
-        if before.ends_with_term or self._may_complete(token):
+        if before.ends_with_term or self.may_matter(token):
             missing = self._missing(text)
             if min(missing) < 0 and min(self._missing(text + b"a")) < 0:
                 return None
@@ -141,10 +143,12 @@ class LineConstraints:
             after.bank += max((n for i, _, n in after.begun if self.has_bank[i]), default=0)
         return after
 
-    def _may_complete(self, token: int) -> bool:
-        """Whether a term may end within the token."""
+    def _may_matter(self, token: int) -> bool:
+        """Whether a term may begin with the token, or end within it."""
         added = self.bytes[token]
-        return added.startswith(self.suffixes) or any([text in added for text in self.texts])  # noqa: C419 -- a list is faster than a generator
+        return (
+            token in self.first_tokens or added.startswith(self.suffixes) or any(each in added for each in self.texts)
+        )
 
     def needed_tokens(self, hypothesis: Hypothesis, length: int) -> list[int]:
         """The prefix's token after `length` tokens; after the prefix, tokens that begin a term or go on with one."""
@@ -187,9 +191,7 @@ class LineConstraints:
             if token in eos_token_ids:
                 if hypothesis.is_complete:
                     found.append((False, -score, beam, token, True, hypothesis.bank, hypothesis))
-            elif (
-                hypothesis.ends_with_term or token in needed or token in self.first_tokens or self._may_complete(token)
-            ):
+            elif hypothesis.ends_with_term or token in needed or self.may_matter(token):
                 child = self.extend(hypothesis, token)
                 if child is not None and child.missing_tokens <= room and (room > 0 or not child.has_surplus):
                     is_last_choice = child.has_surplus or (is_over and token not in needed)
@@ -255,7 +257,9 @@ class ConstrainedBeams:
         config, length, rows = search.config, search.length, search.rows.tolist()
         num_beams, eos = config.num_beams, set(config.eos_token_ids.tolist())
         sentences, alive, end = search.alive.shape
-        best, tokens = blockwise_topk(log_probs, min((num_beams // 2 if alive > 1 else num_beams) + len(eos), log_probs.shape[1]))
+        best, tokens = blockwise_topk(
+            log_probs, min((num_beams // 2 if alive > 1 else num_beams) + len(eos), log_probs.shape[1])
+        )
         if bool(best.isnan().any()):
             is_nan = best.isnan().any(dim=1).view(sentences, alive).any(dim=1)
             raise DecodingError(f"the logits are NaN within {length + 1} target tokens", int(search.rows[is_nan][0]))
@@ -281,10 +285,10 @@ class ConstrainedBeams:
             options = dict(zip(best_tokens[i][beam], best_scores[i][beam], strict=True))
             own = {token: next(next_needed_score) for token in tokens}
             found = self.lines[rows[i]].candidates(beam, hypothesis, options, own, eos, length, rooms[i])
-            if not found and hypothesis.is_complete:  # each of its best tokens would repeat a term
+            if hypothesis.is_complete and all(each[0] for each in found):  # its best tokens would repeat a term
                 endings = search.alive_scores[i, beam] + log_probs[i * alive + beam, config.eos_token_ids]
-                found = [
-                    (True, -score, beam, token, True, hypothesis.bank, hypothesis)
+                found += [
+                    (False, -score, beam, token, True, hypothesis.bank, hypothesis)
                     for token, score in zip(config.eos_token_ids.tolist(), endings.tolist(), strict=True)
                 ]
             candidates[i] += found
@@ -297,7 +301,7 @@ class ConstrainedBeams:
             if bar > -math.inf:
                 divisor = config.length_normalizer(length + 1)
                 candidates[i] = [each for each in candidates[i] if not each[0] and -each[1] > bar * divisor]
-            chosen.append(best := _share(candidates[i], num_beams))
+            chosen.append(best := share(candidates[i], num_beams))
             self.known[row] = {
                 (*targets[i][beam], token): child or self.lines[row].extend(by_beam[i, beam], token)
                 for _, _, beam, token, is_end, _, child in best
@@ -310,7 +314,7 @@ class ConstrainedBeams:
         return scores, beams, tokens
 
 
-def _share(candidates: list[Candidate], num_beams: int) -> list[Candidate]:
+def share(candidates: list[Candidate], num_beams: int) -> list[Candidate]:
     """The endings among the best `num_beams` of their bank, then the `num_beams` candidates that go on."""
     by_bank: dict[tuple[bool, int], list[Candidate]] = {}
     for candidate in sorted(candidates):
@@ -321,8 +325,9 @@ def _share(candidates: list[Candidate], num_beams: int) -> list[Candidate]:
         banks = [by_bank[key] for key in sorted(by_bank, reverse=True) if key[0] == is_regular]
         ended += [each for bank in banks for each in bank[:num_beams] if each[4]]
         turns = itertools.zip_longest(*([each for each in bank if not each[4]] for bank in banks))
-        going_on += [each for turn in turns for each in turn if each is not None]
-    return ended + sorted(going_on[:num_beams], key=lambda each: each[1])
+        in_turn = (each for turn in turns for each in turn if each is not None)
+        going_on += itertools.islice(in_turn, num_beams - len(going_on))
+    return ended + sorted(going_on, key=lambda each: each[1])
 
 
 def constraints_of_lines(

@@ -2,6 +2,7 @@
 """The text of a target: its whole words, and the bytes that each token adds to it."""
 
 import re
+from functools import cache
 from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -41,9 +42,10 @@ class TokenBytes(dict[int, bytes]):
         self.special = set(self.tokenizer.all_special_ids)
         decoder = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None)
         self.is_byte_level = "ByteLevel" in repr(decoder)
+        self.encode = cache(self._encode)  # lines have many terms in common
         self.before = self.encode("a")[-1:]
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
 
     def __missing__(self, token: int) -> bytes:
