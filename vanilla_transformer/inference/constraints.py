@@ -116,7 +116,7 @@ class LineConstraints:
         return Term(text, sum(occurrences(text, each) for each in terms), within, spellings)
 
     def accepts(self, translations: Sequence[str]) -> bool:
-        """Whether all have the terms, as often as they were given; terms that the first one has get no bank."""
+        """Whether all have the terms, as often as they were given. From now on those of the first one have no bank."""
         missing = [self._missing(text.encode()) for text in translations]
         self.has_bank, self.progress = [n > 0 for n in missing[0]], {}
         return not any(map(any, missing))
@@ -244,12 +244,12 @@ class ConstrainedBeams:
     Every hypothesis offers its best tokens, and the tokens that go on with a term. The banks take turns at the places
     of the beam, the fullest first. A target ends only with all its terms, and none goes on that has no room for them.
 
-    Once a sentence has finished targets, hypotheses go on whose score at their present length is better, as in
-    transformers; all of them where the search is to be exact.
+    Once a sentence has finished targets with terms, hypotheses go on whose score at their present length is better, as
+    in transformers; all of them where the search is to be exact.
     """
 
     def __init__(self, lines: Sequence[LineConstraints]):
-        self.lines = lines
+        self.lines, self.has_terms = lines, any(line.terms for line in lines)
         # The hypotheses of each sentence by their tokens.
         self.known: list[dict[tuple[int, ...], Hypothesis | None]] = [{(): line.read(())} for line in lines]
 
@@ -257,9 +257,9 @@ class ConstrainedBeams:
         config, length, rows = search.config, search.length, search.rows.tolist()
         num_beams, eos = config.num_beams, set(config.eos_token_ids.tolist())
         sentences, alive, end = search.alive.shape
-        best, tokens = blockwise_topk(
-            log_probs, min((num_beams // 2 if alive > 1 else num_beams) + len(eos), log_probs.shape[1])
-        )
+        # With terms several banks share the beam, so that each hypothesis gives fewer tokens.
+        count = (num_beams // 2 if self.has_terms and alive > 1 else num_beams) + len(eos)
+        best, tokens = blockwise_topk(log_probs, min(count, log_probs.shape[1]))
         if bool(best.isnan().any()):
             is_nan = best.isnan().any(dim=1).view(sentences, alive).any(dim=1)
             raise DecodingError(f"the logits are NaN within {length + 1} target tokens", int(search.rows[is_nan][0]))
@@ -294,7 +294,7 @@ class ConstrainedBeams:
             candidates[i] += found
         by_beam = {(i, beam): hypothesis for i, beam, hypothesis, _ in parents}
         bars = [-math.inf] * len(rows)
-        if config.stopping != "exact":
+        if self.has_terms and config.stopping != "exact":
             bars = search.finished.scores[:, config.num_return_sequences - 1].tolist()
         chosen = []
         for i, (row, bar) in enumerate(zip(rows, bars, strict=True)):

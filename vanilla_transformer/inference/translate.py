@@ -4,6 +4,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -111,24 +112,18 @@ def translate_lines(
     for name, value in (bounded | {"num_return_sequences": num_return_sequences}).items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    if num_return_sequences > beams:
-        raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
-    if new_sampler is not None and beams > 1:
-        raise ValueError(f"num_beams={beams} must be 1 for sampling")
-    if targets is not None and (num_return_sequences > 1 or new_sampler or generate_kwargs.get("coverage_penalty")):
-        raise ValueError("targets are scored, not searched: leave samples, n-best and coverage_penalty out")
-    if constraints is not None or prefixes is not None:
-        if not isinstance(model, BaseForConditionalGeneration) or new_sampler is not None or targets is not None:
-            raise ValueError("prefixes and terms are for the beam search of this package's models")
-        if constraints is not None and beams < 2:
-            raise ValueError(f"num_beams={beams} must be at least 2 where terms are given")
-    if split_sentences is not None:
-        in_lines = constraints is not None and constraints.in_lines
-        given = prefixes, targets, new_sampler, generate_kwargs.get(PROMPT)
-        if in_lines or num_return_sequences > 1 or log_probs or any(each is not None for each in given):
-            raise ValueError(
-                "split_sentences: prefixes, terms in lines, n-best, samples, scores and targets are of whole lines"
-            )
+    _check_together(
+        model,
+        generate_kwargs,
+        beams,
+        num_return_sequences,
+        new_sampler=new_sampler,
+        targets=targets,
+        prefixes=prefixes,
+        constraints=constraints,
+        split_sentences=split_sentences,
+        log_probs=log_probs,
+    )
     check_options(model, generate_kwargs)
     if alignments:
         if isinstance(decoder, EnsembleDecoder) and len(decoder.decoders) > 1:
@@ -179,13 +174,13 @@ def translate_lines(
         prompt_lengths = [0 if prompts is None else len(prompts[place]) for place in places]
         max_lines = -(-len(encoded) // at_once)
 
-        def translate(batch: list[int], own_constraints: Sequence[LineConstraints | None]) -> list[list[Translation]]:
+        def translate(batch: list[int], applied: Sequence[LineConstraints | None]) -> list[list[Translation]]:
             try:
                 own = options_of(options, [places[i] for i in batch])
                 if prompts is not None:
                     own[PROMPT] = torch.tensor([prompts[places[i]] for i in batch], device=model.device)
                     own.pop(PROMPT_MASK, None)  # there is no padding
-                if of_batch := [each for i in batch if (each := own_constraints[i])]:
+                if of_batch := [each for i in batch if (each := applied[i])]:
                     if of_batch[0].terms:  # hypotheses of a low score would be followed for long
                         own = {"early_stopping": True} | own
                     own["select_candidates"] = ConstrainedBeams(of_batch)
@@ -205,21 +200,18 @@ def translate_lines(
 
         # The fast search comes first, for many translations have their terms without being forced.
         waiting = list(range(len(encoded)))
-        for rounds_constraints in ([each and each.without_terms for each in constrained], constrained):
-            groups = [(length, each is None) for length, each in zip(prompt_lengths, rounds_constraints, strict=True)]
+        for is_forced in (False, True):
+            applied = constrained if is_forced else [each and each.without_terms for each in constrained]
+            groups = [(length, each is None) for length, each in zip(prompt_lengths, applied, strict=True)]
             batches = _batches(waiting, sizes, groups, max_batch_tokens // at_once, max_lines)
-            function, waiting = partial(translate, own_constraints=rounds_constraints), []
+            function, waiting = partial(translate, applied=applied), []
             for batch, translations in zip(batches, parallel_batches(function, batches, at_once), strict=True):
                 for i, best in zip(batch, translations, strict=True):
                     results[kept[i]], line = best, constrained[i]
-                    if (
-                        rounds_constraints is not constrained
-                        and line
-                        and not line.accepts([each.text for each in best])
-                    ):
-                        waiting.append(i)
-                    else:
+                    if is_forced or line is None or line.accepts([each.text for each in best]):
                         done += 1
+                    else:
+                        waiting.append(i)
                 if on_progress is not None:
                     on_progress(done * len(lines) // len(texts), len(lines))
     results = of_whole_lines()
@@ -230,6 +222,40 @@ def translate_lines(
     translated = [source for source, _ in flat], [each.text for _, each in flat]
     links = iter(align(model, tokenizer, *translated, tag=tag, target_language=target_language))
     return [[replace(each, alignment=next(links)[0]) for each in best] for best in results]
+
+
+def _check_together(
+    model: PreTrainedModel,
+    options: dict[str, Any],
+    beams: int,
+    num_return_sequences: int,
+    *,
+    new_sampler: object,
+    targets: object,
+    prefixes: object,
+    constraints: LexicalConstraints | None,
+    split_sentences: str | None,
+    log_probs: bool,
+) -> None:
+    """Raises ValueError for options that do not go together; arguments as for `translate_lines`."""
+    if num_return_sequences > beams:
+        raise ValueError(f"num_return_sequences={num_return_sequences} needs at least as many beams: num_beams={beams}")
+    if new_sampler is not None and beams > 1:
+        raise ValueError(f"num_beams={beams} must be 1 for sampling")
+    if targets is not None and (num_return_sequences > 1 or new_sampler or options.get("coverage_penalty")):
+        raise ValueError("targets are scored, not searched: leave samples, n-best and coverage_penalty out")
+    if constraints is not None or prefixes is not None:
+        if not isinstance(model, BaseForConditionalGeneration) or new_sampler is not None or targets is not None:
+            raise ValueError("prefixes and terms are for the beam search of this package's models")
+        if constraints is not None and beams < 2:
+            raise ValueError(f"num_beams={beams} must be at least 2 where terms are given")
+    if split_sentences is not None:
+        in_lines = constraints is not None and constraints.in_lines
+        given = prefixes, targets, new_sampler, options.get(PROMPT)
+        if in_lines or num_return_sequences > 1 or log_probs or any(each is not None for each in given):
+            raise ValueError(
+                "split_sentences: prefixes, terms in lines, n-best, samples, scores and targets are of whole lines"
+            )
 
 
 def _joined(
