@@ -17,6 +17,7 @@ import sys
 from vanilla_transformer.cli.decoding_options import (
     add_decoding_arguments,
     add_model_arguments,
+    add_shortlist_argument,
     decoding_options,
     open_models,
 )
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="write the translations to this file")
     parser.add_argument("--lowercase", action="store_true", help="also score without case")
     add_decoding_arguments(parser)
+    add_shortlist_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -39,6 +39,7 @@ from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.parallel_batches import parallel_batches
 from vanilla_transformer.inference.sampling import GumbelSampler
 from vanilla_transformer.inference.sentences import join_sentences, split_lines
+from vanilla_transformer.inference.shortlist import ShortlistDecoder
 from vanilla_transformer.inference.terms import LexicalConstraints
 from vanilla_transformer.language_tags import tag_options
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
@@ -136,7 +137,7 @@ def translate_lines(
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
             line; a target of an empty line, or options of a search with targets; prefixes or terms for a model of
-            another package, or that cannot be had; `split_sentences` with options for whole lines; alignments that
+            another package, or that cannot be had; any of these with a shortlist; `split_sentences` with options for whole lines; alignments that
             `align` refuses, or of an ensemble; or `generate` refused a batch (options that do not go together, weights
             that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
@@ -157,6 +158,8 @@ def translate_lines(
             raise ValueError("prefixes and terms are for the beam search of this package's models")
         if constraints is not None and beams < 2:
             raise ValueError(f"num_beams={beams} must be at least 2 where terms are given")
+    if isinstance(decoder, ShortlistDecoder) and not (targets is prefixes is constraints is None):
+        raise ValueError("a shortlist may lack the tokens of targets, prefixes and terms: leave it, or them, out")
     if split_sentences is not None:
         in_lines = constraints is not None and constraints.in_lines
         given = prefixes, targets, new_sampler, generate_kwargs.get(PROMPT)

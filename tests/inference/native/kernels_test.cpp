@@ -768,6 +768,7 @@ struct TestDecoder {
                 row_buffer.data(),
                 logits.data(),
                 nullptr,
+                nullptr,
                 4.0f,
                 vocab_size,
                 round_up(vocab_size, NR),
