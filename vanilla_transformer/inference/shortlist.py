@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vocabulary shortlists (Jean et al. 2015, section 3.3): a translation has only tokens that its source suggests.
 
-They come from a lexical table in the text form of Marian's `--shortlist`, a line for each pair of tokens: `target source
-probability`.
+They come from a lexical table in the text form of Marian's `--shortlist`, `target source probability`, a line for each
+pair of tokens.
 """
 
 import hashlib

@@ -137,9 +137,9 @@ def translate_lines(
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
             line; a target of an empty line, or options of a search with targets; prefixes or terms for a model of
-            another package, or that cannot be had; any of these with a shortlist; `split_sentences` with options for whole lines; alignments that
-            `align` refuses, or of an ensemble; or `generate` refused a batch (options that do not go together, weights
-            that are NaN).
+            another package, or that cannot be had; targets, prefixes or terms with a shortlist; `split_sentences` with
+            options for whole lines; alignments that `align` refuses, or of an ensemble; or `generate` refused a batch
+            (options that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     bounded = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
