@@ -2,6 +2,7 @@
 """Shortlists against the search over the whole vocabulary, and against logits that are masked by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,8 @@ def test_rnns_have_shortlists(tmp_path):
     model = FAMILIES[1].model()
     shortlist = Shortlist({3: {7: 0.5, 8: 0.1}, 4: {9: 1.0}}, model, frequent=1, best=1)
     decoder = ShortlistDecoder(model.build_decoder(), shortlist)
-    state = decoder.begin(decoder.encode(torch.tensor([[3, 4], [3, 0]]), torch.tensor([[1, 1], [1, 0]])), None, 4, 1)
+    encoded = decoder.encode(torch.tensor([[3, 4], [3, 0]]), torch.tensor([[1, 1], [1, 0]]))
+    state: Any = decoder.begin(encoded, encoded.attention_mask, 4, 1)
     finite = state(torch.tensor([[1], [1]])).isfinite()
     assert finite[0].nonzero()[:, 0].tolist() == [2, 3, 4, 7, 9]  # both best, the sum of 9 is the highest
     state.select(torch.tensor([1]))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from vanilla_transformer.data.alignment import parse_alignment, tokenize_words
@@ -77,13 +76,11 @@ class ShortlistState:
 
     def __init__(self, state: SupportsSelect, allowed: torch.Tensor):
         self.state, self.allowed = state, allowed  # (sentences, vocab_size)
-
-    @property
-    def attention(self) -> torch.Tensor | None:
-        return self.state.attention
+        self.attention: torch.Tensor | None = None
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         logits = self.state(tokens).unflatten(0, tokens.shape)  # (sentences, beams, vocab_size)
+        self.attention = self.state.attention
         return logits.masked_fill(~self.allowed[:, None], -torch.inf).flatten(0, 1)
 
     def reorder(self, beam_indices: torch.Tensor) -> None:
@@ -138,7 +135,7 @@ class ShortlistDecoder:
 
 
 def read_shortlist(
-    path: str | Path, model: Any, tokenizer: PreTrainedTokenizerBase, frequent: int = FREQUENT, best: int = BEST
+    path: str | Path, model: Any, tokenizer: Any, frequent: int = FREQUENT, best: int = BEST
 ) -> Shortlist:
     """The shortlists of a lexical table; lines with a token that the vocabulary does not have are left out.
 
@@ -164,9 +161,7 @@ def read_shortlist(
     return Shortlist(probabilities, model, frequent, best)
 
 
-def lexical_table(
-    rows: Iterable[dict[str, str]], tokenizer: PreTrainedTokenizerBase, best: int = BEST
-) -> Iterator[tuple[str, str, float]]:
+def lexical_table(rows: Iterable[dict[str, str]], tokenizer: Any, best: int = BEST) -> Iterator[tuple[str, str, float]]:
     """`target source probability` of tokens: their share of the links of the source token, the `best` of each.
 
     Words are linked by sure and possible links, and so are all of their tokens.
@@ -190,9 +185,7 @@ def lexical_table(
             yield target_tokenizer.convert_ids_to_tokens(target), name, count / total
 
 
-def _tokens_of_words(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], is_target: bool
-) -> Iterator[dict[int, list[int]]]:
+def _tokens_of_words(tokenizer: Any, texts: list[str], is_target: bool) -> Iterator[dict[int, list[int]]]:
     """For each text, the tokens that have characters of each of its words."""
     for ids, words in zip(*tokenize_words(tokenizer, texts, is_target), strict=True):
         found: dict[int, list[int]] = defaultdict(list)
