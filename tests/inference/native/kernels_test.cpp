@@ -877,6 +877,21 @@ static void unknown_tokens() {
     CHECK(decoder.read({-1, 3}, 2, nullptr) == 0);
 }
 
+static void selected_outputs() {
+    std::vector<int64_t> outputs = {0, NR - 1, NR, 2 * NR + 3, 3 * NR + 4};
+    for (int inputs : {kGroup * 4, kGroup * 4 + 1})
+        for (Precision precision : {kFloat32, kBFloat16, kInt8}) {
+            TestLinear whole(inputs, 3 * NR + 5, precision), selected(inputs, int(outputs.size()), precision);
+            select_outputs(&whole.map, outputs.data(), &selected.map);
+            std::vector<float> x = random_floats(3 * inputs), all = run_linear(whole, x, 3, false, 1);
+            std::vector<float> found = run_linear(selected, x, 3, false, 1);
+            int stride = int(all.size() / 3), own = int(found.size() / 3);
+            for (int row = 0; row < 3; row++)
+                for (size_t i = 0; i < outputs.size(); i++)
+                    check_close(found[row * own + i], all[row * stride + outputs[i]], 1e-4);
+        }
+}
+
 static const struct {
     const char *name;
     void (*run)();
@@ -908,6 +923,7 @@ static const struct {
     {"encoding", encoding},
     {"decoding", decoding},
     {"unknown_tokens", unknown_tokens},
+    {"selected_outputs", selected_outputs},
 };
 
 // Without an argument: the names of all tests. With one: runs that test.
