@@ -73,7 +73,7 @@ def test_logits_are_those_of_the_whole_projection(precision, fields):
 @pytest.mark.parametrize("count", [3, 70])  # of 70 sentences the hypotheses that are far behind are deferred
 def test_topk_step_ranks_as_masked_logits_do(count, precision):
     model = FAMILIES[0].model(vocab_size=700)
-    decoder, ids, allowed = NativeDecoder(model, precision), torch.randint(3, 700, (count, 6)), None
+    decoder, ids = NativeDecoder(model, precision), torch.randint(3, 700, (count, 6))
     encoded, allowed = decoder.encode(ids, torch.ones_like(ids)), random_shortlists(count, 700)
     ranked, plain = decoder.begin(encoded, None, 5, 4, allowed=allowed), decoder.begin(encoded, None, 5, 4)
     tokens, totals = torch.randint(3, 700, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
@@ -137,12 +137,12 @@ def test_batch_invariance_and_the_same_from_every_engine(small):
                 assert each.log_probs == pytest.approx(same.log_probs, abs=1e-5)
 
 
-def test_rnns_have_shortlists(tmp_path):
+def test_rnns_have_shortlists():
     model = FAMILIES[1].model()
     shortlist = Shortlist({3: {7: 0.5, 8: 0.1}, 4: {9: 1.0}}, model, frequent=1, best=1)
     decoder = ShortlistDecoder(model.build_decoder(), shortlist)
-    encoded = decoder.encode(torch.tensor([[3, 4], [3, 0]]), torch.tensor([[1, 1], [1, 0]]))
-    state: Any = decoder.begin(encoded, encoded.attention_mask, 4, 1)
+    mask = torch.tensor([[1, 1], [1, 0]])
+    state: Any = decoder.begin(decoder.encode(torch.tensor([[3, 4], [3, 0]]), mask), mask, 4, 1)
     finite = state(torch.tensor([[1], [1]])).isfinite()
     assert finite[0].nonzero()[:, 0].tolist() == [2, 3, 4, 7, 9]  # both best, the sum of 9 is the highest
     state.select(torch.tensor([1]))
