@@ -36,10 +36,10 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
 
 
-def build(
-    folder: Path, flags: list[str], program: str = str(PROGRAM), compiler: list[str] | None = None
-) -> str:
-    built = run(*(compiler or find_compiler()), *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test"))
+def build(folder: Path, flags: list[str], program: str = str(PROGRAM), compiler: list[str] | None = None) -> str:
+    built = run(
+        *(compiler or find_compiler()), *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test")
+    )
     assert built.returncode == 0, built.stderr
     return str(folder / "kernels_test")
 
