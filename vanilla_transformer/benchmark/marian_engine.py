@@ -150,8 +150,8 @@ def bergamot_system(
         "normalize": decoding.length_penalty,
         "skip-cost": decoding.beams == 1,  # greedy search needs no log-probabilities
         "max-length-factor": (target_length - 0.5) / source_length,  # of a target's length over the source's
-        "max-length-break": source_length,
-        "mini-batch-words": source_length * max(len(batch.sources) for batch in batches),
+        "max-length-break": 1000,  # tokens of the longest sentence
+        "mini-batch-words": 1_000_000,  # all sentences are a batch
         "ssplit-mode": "paragraph",  # a line is a sentence
         "workspace": 512,  # MiB
     }
