@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from vanilla_transformer.benchmark.configuration import DecodingConfig
 from vanilla_transformer.benchmark.random_model import random_sources
 from vanilla_transformer.benchmark.systems import FAST, Batch, build_system
 
-SIZE = {"vocab_size": 300, "d_model": 32, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
+SIZE: dict[str, Any] = {
+    "vocab_size": 300,
+    "d_model": 32,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_decoder_layers": 1,
+    "num_heads": 4,
+}
 PYTHON = "VANILLA_TRANSFORMER_BERGAMOT_PYTHON"
 
 

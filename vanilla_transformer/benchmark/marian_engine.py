@@ -26,7 +26,7 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.data.sentencepiece_tokenizer import CONTROL, NORMAL, UNKNOWN
 from vanilla_transformer.importing.marian_npz import LAYER_NORM_EPS, LAYERS, REQUIRED, SETTINGS
 
-GEMM_PRECISIONS = {"float32": "float32", "int8": "int8shiftAll"}  # ours → Marian's, of its int8 the fastest here
+GEMM_PRECISIONS = {"float32": "float32", "int8": "int8shiftAll"}  # ours → Marian's; of its int8 the fastest in batches
 BERGAMOT = {precision: f"Marian (bergamot) {precision}" for precision in GEMM_PRECISIONS}
 FIELDS = {"sinusoid_layout": "concatenated", "sinusoid_exponent": "tensor2tensor", "layer_norm_eps": LAYER_NORM_EPS}
 TYPES = {"int8": 0x101, "float32": 0x404}  # of numpy → of Marian, in common/types.h
@@ -37,7 +37,7 @@ FIRST_CHARACTER = 0xF0000
 
 def random_marian_model(config: VanillaTransformerConfig) -> Any:
     """A random model that Marian can have: its positions, and a zero embedding before the first token of a target."""
-    model = random_model(VanillaTransformerConfig.from_dict(config.to_dict() | FIELDS))
+    model: Any = random_model(VanillaTransformerConfig.from_dict(config.to_dict() | FIELDS))
     with torch.no_grad():
         model.get_input_embeddings().weight[config.decoder_start_token_id] = 0
     return model
