@@ -252,6 +252,27 @@ static void rounded_rows() {
     }
 }
 
+// Without a bias an output is rounded once, whatever the compiler fuses: the integer formula to the last bit.
+static void int8_formula() {
+    for (int inputs : {1, 3, kLanes + 1, 100, KC + 1}) {
+        TestLinear test(inputs, NR + 3, kInt8);
+        std::fill(test.bias.begin(), test.bias.end(), 0.0f);
+        int rows = MR + 1, depth = round_up(inputs, kGroup);
+        std::vector<float> x = random_floats(int64_t(rows) * inputs), y = run_linear(test, x, rows, false, 1);
+        for (int r = 0; r < rows; r++) {
+            std::vector<Quantized> quantized(depth);
+            RowScale row = quantize_row(&x[int64_t(r) * inputs], inputs, quantized.data());
+            for (int j = 0; j < test.outputs; j++) {
+                int64_t sum = 0;
+                for (int k = 0; k < inputs; k++)
+                    sum += int64_t(quantized[k] - row.zero_point) *
+                           test.packed_int8[int64_t(j / NR) * depth * NR + place(k, j % NR)];
+                CHECK(y[int64_t(r) * round_up(test.outputs, NR) + j] == float(sum) * (test.scale[j] * row.scale));
+            }
+        }
+    }
+}
+
 // A row's integers do not depend on the other rows, and integer sums do not depend on their order.
 static void int8_batch_invariance() {
     for (int inputs : {7, 64, 2 * KC + 1}) {
@@ -902,6 +923,7 @@ static const struct {
     {"bfloat16_linear", bfloat16_linear},
     {"int8_linear", int8_linear},
     {"rounded_rows", rounded_rows},
+    {"int8_formula", int8_formula},
     {"int8_batch_invariance", int8_batch_invariance},
     {"nan_and_infinity_pass_through_linear", nan_and_infinity_pass_through_linear},
     {"quantized_rows", quantized_rows},
