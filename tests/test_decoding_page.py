@@ -26,10 +26,12 @@ FILES = {  # in the letters that the tiny model knows; others have two lines of 
     "beginnings.de": "b\n\n",
     "dev.align": "0-0 1-1\n0-1\n",
     "test.align": "0-0\n0p0 1-1\n",
+    "train.align": "0-0 1p1\n0-0\n",
+    "lex.txt": "b a 0.5\nc b 1\n",
     "train.forward": "0-0 1-1\n0-0\n",
     "train.reverse": "0-0\n0-0 1-0\n",
 }
-NAMES = [f"{name}.{side}" for name in ("test", "val", "dev") for side in ("en", "de")]
+NAMES = [f"{name}.{side}" for name in ("test", "val", "dev", "train") for side in ("en", "de")]
 
 
 @pytest.fixture

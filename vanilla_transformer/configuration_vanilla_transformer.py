@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     # Never imported: transformers copies the files that a model's files name in this way. They stand here, with those
     # that they import, because transformers 4 copies the files that this one names, and no others.
     from .decoder import Decoder  # noqa: F401
+    from .ensemble import EnsembleDecoder  # noqa: F401
     from .generation import generate  # noqa: F401
     from .language_tags import tag_options  # noqa: F401
     from .pipeline_translation import TranslationPipeline  # noqa: F401

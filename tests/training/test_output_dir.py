@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from vanilla_transformer.training import output_dir
+from vanilla_transformer.training.checkpoint import CHECKPOINTS
 from vanilla_transformer.training.output_dir import claim_output_dir
 
 
@@ -34,11 +35,25 @@ def test_a_run_of_before_a_field_was_added_goes_on(tiny_run):
     tiny_run.train("training.max_updates=2")
     path = tiny_run.output_dir / "config.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    del values["training"]["compile"], values["training"]["deterministic"]
+    del values["training"]["compile"], values["training"]["deterministic"], values["data"]["train"]["alignments"]
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ValueError, match=r"another training\.deterministic \(False there, True now\)"):
         tiny_run.train("training.max_updates=4", "training.deterministic=true")
     assert tiny_run.train("training.max_updates=4").state.progress.updates == 4
+
+
+def test_a_run_on_a_list_of_before_a_field_of_corpora_was_added_goes_on(tiny_run):
+    corpus = vars(tiny_run.load().data.train)
+    train = f"data.train=[{{name: real, source: {corpus['source']}, target: {corpus['target']}}}]"
+    claim_output_dir(tiny_run.load(train))
+    path = tiny_run.output_dir / "config.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del values["data"]["train"][0]["target_tag"]
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    (tiny_run.output_dir / CHECKPOINTS / "update-00000001").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"another data\.train\[real\]\.target_tag \(None there, '<2de>' now\)"):
+        claim_output_dir(tiny_run.load(train.replace("name: real", "name: real, target_tag: <2de>")))
+    claim_output_dir(tiny_run.load(train))
 
 
 def test_a_folder_that_cannot_be_written(tiny_run):

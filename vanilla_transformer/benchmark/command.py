@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="whole updates beside MarianMT, nn.Transformer and x-transformers")
     add_config_arguments(train, "YAML file (default: %(default)s)", DEFAULT_OF_TRAINING)
     train.set_defaults(run=_train)
+    bergamot = commands.add_parser("bergamot", help="speed beside Marian's own engine, as PyPI's bergamot has it")
+    bergamot.add_argument("python", help="program of a Python, 3.8 to 3.10, with bergamot")
+    add_config_arguments(bergamot, "YAML file (default: %(default)s)", DEFAULT)
+    bergamot.set_defaults(run=_bergamot)
     exact = commands.add_parser("exact", help="fast decoding against transformers' search and teacher forcing")
     exact.add_argument("model", help="folder of a trained model")
     exact.add_argument("source", help="text file, plain or .gz")
@@ -82,6 +86,14 @@ def _train(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
     check_output_file(config.output, "output", makes_folders=True)
     print(train_report(benchmark_training(config, show)))
     print(f"\nAll figures: {config.output}")
+
+
+def _bergamot(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
+    from vanilla_transformer.benchmark.configuration import load_benchmark_config
+    from vanilla_transformer.benchmark.marian_engine import benchmark_marian_engine
+
+    config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
+    print(benchmark_marian_engine(config, arguments.python, show))
 
 
 def _exact(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:

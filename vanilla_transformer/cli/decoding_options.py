@@ -31,6 +31,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> No
     )
 
 
+def add_shortlist_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shortlist", metavar="FILE", help="a table of `vanilla-transformer shortlist`, whose tokens alone are chosen"
+    )
+
+
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every command that translates."""
     parser.add_argument(
@@ -89,7 +95,11 @@ def decoding_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_translator(
-    path: str, precision: "Precision" = "float32", engine: "Engine" = "auto", device: "torch.device | None" = None
+    path: str,
+    precision: "Precision" = "float32",
+    engine: "Engine" = "auto",
+    device: "torch.device | None" = None,
+    shortlist: str | None = None,
 ) -> "Translator":
     """A model ready to translate, by default on the accelerator that torch finds, or the CPU."""
     from transformers.utils.logging import disable_progress_bar
@@ -97,7 +107,7 @@ def open_translator(
     from vanilla_transformer.inference.translator import Translator
 
     disable_progress_bar()  # of reading weights
-    return Translator.from_pretrained(path, precision, device, engine)
+    return Translator.from_pretrained(path, precision, device, engine, shortlist)
 
 
 def open_models(arguments: argparse.Namespace, device: "torch.device | None" = None) -> "Translator":
@@ -106,8 +116,11 @@ def open_models(arguments: argparse.Namespace, device: "torch.device | None" = N
 
     from vanilla_transformer.inference.translator import Translator
 
+    shortlist = getattr(arguments, "shortlist", None)
     if len(arguments.model) == 1 and arguments.weights is None:
-        return open_translator(arguments.model[0], arguments.precision, arguments.engine, device)
+        return open_translator(arguments.model[0], arguments.precision, arguments.engine, device, shortlist)
+    if shortlist is not None:
+        raise UsageError("--shortlist is of one model: leave it, or the other models and --weights, out")
     disable_progress_bar()
     own = {"weights": arguments.weights, "mean": arguments.ensemble_mean}
     return Translator.ensemble(arguments.model, arguments.precision, device, arguments.engine, **own)

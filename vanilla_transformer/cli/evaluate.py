@@ -17,6 +17,7 @@ import sys
 from vanilla_transformer.cli.decoding_options import (
     add_decoding_arguments,
     add_model_arguments,
+    add_shortlist_argument,
     decoding_options,
     open_models,
 )
@@ -36,14 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", help="write the translations to this file")
     parser.add_argument("--lowercase", action="store_true", help="also score without case")
-    add_decoding_arguments(parser)
+    _add_translating_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_translating_arguments(parser: argparse.ArgumentParser) -> None:
+    add_decoding_arguments(parser)
+    add_shortlist_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     given = {name for name in ("model", "source", "hypothesis") if getattr(arguments, name)}
     if given not in ({"model", "source"}, {"hypothesis"}):
         raise UsageError("give either MODEL and --source, or --hypothesis")
+    if arguments.hypothesis is not None:
+        _add_translating_arguments(unused := argparse.ArgumentParser())
+        for name, default in vars(unused.parse_args([])).items():
+            if getattr(arguments, name) != default:
+                raise UsageError(f"--{name.replace('_', '-')} is for a model: leave it out with --hypothesis")
     if arguments.output is not None:
         check_output_file(arguments.output, "--output")
 

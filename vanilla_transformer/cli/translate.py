@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from vanilla_transformer.cli.decoding_options import (
     add_decoding_arguments,
     add_model_arguments,
+    add_shortlist_argument,
     check_beams,
     decoding_options,
     open_models,
@@ -64,6 +65,7 @@ WINDOW = 2048  # lines that are sorted by length together, at most
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_decoding_arguments(parser)
+    add_shortlist_argument(parser)
     parser.add_argument("--n-best", type=positive_int, metavar="N", help="print the N best translations with scores")
     parser.add_argument(
         "--mbr",

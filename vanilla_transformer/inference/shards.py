@@ -20,6 +20,7 @@ from vanilla_transformer.console.outputs import write_atomically
 from vanilla_transformer.data.cache import file_fingerprint
 from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.distributed.processes import process_state, wait_for_everyone
+from vanilla_transformer.inference.shortlist import ShortlistDecoder
 from vanilla_transformer.inference.translator import Translator
 
 MANIFEST, LOCK = "manifest.json", ".lock"
@@ -94,6 +95,8 @@ def describe(translator: Translator, input: Path, options: dict[str, Any]) -> di
     model, precision = translator.model, getattr(translator.decoder, "precision", "float32")  # the native engine's own
     dtype = str(model.dtype) if precision == "float32" else precision
     computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type}
+    if isinstance(translator.decoder, ShortlistDecoder):
+        computed["shortlist"] = translator.decoder.shortlist.fingerprint()
     return {"model": _model_fingerprint(translator), "input": file_fingerprint(input), **computed, **options}
 
 

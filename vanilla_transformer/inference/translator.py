@@ -18,6 +18,7 @@ from vanilla_transformer.ensemble import EnsembleDecoder, Mean, check_members
 from vanilla_transformer.inference.alignment import align
 from vanilla_transformer.inference.model_folder import default_device, load_model_folder
 from vanilla_transformer.inference.native.engine import Engine, fast_decoder, is_native
+from vanilla_transformer.inference.shortlist import ShortlistDecoder, read_shortlist
 from vanilla_transformer.inference.translate import Translation, translate_lines, translate_windows
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
@@ -48,6 +49,7 @@ class Translator:
         precision: Precision = "float32",
         device: torch.device | str | None = None,
         engine: Engine = "auto",
+        shortlist: str | Path | None = None,
     ) -> "Translator":
         """Open a model folder or Hub id; code in it is not executed.
 
@@ -57,11 +59,13 @@ class Translator:
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
             engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU several
                 times faster than "torch", PyTorch's operations; "auto": native where that is possible.
+            shortlist: a lexical table, whose tokens alone a translation may have, as `Shortlist` says; `None`: it may
+                have all.
 
         Raises:
             FileNotFoundError, ValueError: as `load_model_folder` and `load_tokenizer`; two vocabularies and one
                 tokenizer; an unknown precision; int8 for another kind of model, or elsewhere than on a CPU; engine
-                "native" where it cannot decode.
+                "native" where it cannot decode; a shortlist that `read_shortlist` refuses.
         """
         if device is None:
             device = "cpu" if precision == "int8" else default_device()
@@ -76,7 +80,9 @@ class Translator:
                 f"{path} has decoder_vocab_size={own}, a vocabulary of the target's own, but no {TARGET_TOKENIZER}/ "
                 "that decodes it: add the folder, set null if the target has the source's vocabulary, or import again"
             )
-        return cls(model, tokenizer, fast_decoder(model, precision, engine))
+        table = None if shortlist is None else read_shortlist(shortlist, model, tokenizer)
+        decoder = fast_decoder(model, precision, engine)
+        return cls(model, tokenizer, decoder if table is None else ShortlistDecoder(decoder, table))
 
     @classmethod
     def ensemble(

@@ -94,15 +94,15 @@ def _check_shared(resolved: Path, text: str) -> None:
         )
 
 
-def _with_new_fields(values: dict[str, Any], config: RunConfig | FineTuningConfig) -> dict[str, Any]:
+def _with_new_fields(before: Any, now: Any) -> Any:
     """The values of a run, with the defaults of fields that there were not yet when it began."""
-    filled = dict(values)
-    for section in fields(config):
-        now, before = getattr(config, section.name), values.get(section.name)
-        if is_dataclass(now) and isinstance(before, dict):
-            defaults = {field.name: field.default for field in fields(now) if field.default is not MISSING}
-            filled[section.name] = defaults | before
-    return filled
+    if isinstance(before, list) and isinstance(now, list):
+        named = {each.name: each for each in now if is_dataclass(each)}
+        return [_with_new_fields(item, named.get(item["name"])) if named else item for item in before]
+    if not is_dataclass(now) or not isinstance(before, dict):
+        return before
+    defaults = {field.name: field.default for field in fields(now) if field.default is not MISSING}
+    return defaults | {key: _with_new_fields(item, getattr(now, key, None)) for key, item in before.items()}
 
 
 def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:

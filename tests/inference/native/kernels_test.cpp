@@ -252,6 +252,27 @@ static void rounded_rows() {
     }
 }
 
+// Without a bias an output is rounded once, whatever the compiler fuses: the integer formula to the last bit.
+static void int8_formula() {
+    for (int inputs : {1, 3, kLanes + 1, 100, KC + 1}) {
+        TestLinear test(inputs, NR + 3, kInt8);
+        std::fill(test.bias.begin(), test.bias.end(), 0.0f);
+        int rows = MR + 1, depth = round_up(inputs, kGroup);
+        std::vector<float> x = random_floats(int64_t(rows) * inputs), y = run_linear(test, x, rows, false, 1);
+        for (int r = 0; r < rows; r++) {
+            std::vector<Quantized> quantized(depth);
+            RowScale row = quantize_row(&x[int64_t(r) * inputs], inputs, quantized.data());
+            for (int j = 0; j < test.outputs; j++) {
+                int64_t sum = 0;
+                for (int k = 0; k < inputs; k++)
+                    sum += int64_t(quantized[k] - row.zero_point) *
+                           test.packed_int8[int64_t(j / NR) * depth * NR + place(k, j % NR)];
+                CHECK(y[int64_t(r) * round_up(test.outputs, NR) + j] == float(sum) * (test.scale[j] * row.scale));
+            }
+        }
+    }
+}
+
 // A row's integers do not depend on the other rows, and integer sums do not depend on their order.
 static void int8_batch_invariance() {
     for (int inputs : {7, 64, 2 * KC + 1}) {
@@ -768,6 +789,7 @@ struct TestDecoder {
                 row_buffer.data(),
                 logits.data(),
                 nullptr,
+                nullptr,
                 4.0f,
                 vocab_size,
                 round_up(vocab_size, NR),
@@ -876,6 +898,21 @@ static void unknown_tokens() {
     CHECK(decoder.read({-1, 3}, 2, nullptr) == 0);
 }
 
+static void selected_outputs() {
+    std::vector<int64_t> outputs = {0, NR - 1, NR, 2 * NR + 3, 3 * NR + 4};
+    for (int inputs : {kGroup * 4, kGroup * 4 + 1})
+        for (Precision precision : {kFloat32, kBFloat16, kInt8}) {
+            TestLinear whole(inputs, 3 * NR + 5, precision), selected(inputs, int(outputs.size()), precision);
+            select_outputs(&whole.map, outputs.data(), &selected.map);
+            std::vector<float> x = random_floats(3 * inputs), all = run_linear(whole, x, 3, false, 1);
+            std::vector<float> found = run_linear(selected, x, 3, false, 1);
+            int stride = int(all.size() / 3), own = int(found.size() / 3);
+            for (int row = 0; row < 3; row++)
+                for (size_t i = 0; i < outputs.size(); i++)
+                    check_close(found[row * own + i], all[row * stride + outputs[i]], 1e-4);
+        }
+}
+
 static const struct {
     const char *name;
     void (*run)();
@@ -886,6 +923,7 @@ static const struct {
     {"bfloat16_linear", bfloat16_linear},
     {"int8_linear", int8_linear},
     {"rounded_rows", rounded_rows},
+    {"int8_formula", int8_formula},
     {"int8_batch_invariance", int8_batch_invariance},
     {"nan_and_infinity_pass_through_linear", nan_and_infinity_pass_through_linear},
     {"quantized_rows", quantized_rows},
@@ -907,6 +945,7 @@ static const struct {
     {"encoding", encoding},
     {"decoding", decoding},
     {"unknown_tokens", unknown_tokens},
+    {"selected_outputs", selected_outputs},
 };
 
 // Without an argument: the names of all tests. With one: runs that test.

@@ -2,7 +2,9 @@
 """The library is compiled once for each machine, and what goes wrong is an error of one line with its remedy."""
 
 import os
+import platform
 import pwd
+import runpy
 import shutil
 import stat
 import tempfile
@@ -41,6 +43,28 @@ def test_cached_library_is_not_compiled_again(folder, monkeypatch):
     monkeypatch.setattr(compiler, "_compile", lambda *_: pytest.fail("it was compiled again"))
     compiler.library()
     assert made.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("machine", "flag"), [("x86_64", "-march=native"), ("aarch64", "-mcpu=native"), ("arm64", "-mcpu=native")]
+)
+def test_compiler_gets_the_flag_that_it_knows_for_this_cpu(monkeypatch, machine, flag):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    flags = runpy.run_path(compiler.__file__)["FLAGS"]
+    assert [name for name in flags if name.endswith("=native")] == [flag]
+
+
+def test_arm_cpus_with_the_same_features_are_told_apart(monkeypatch):
+    """-mcpu=native depends on the part, of which a CPU may have several; not on the order of the cores."""
+    core = "processor\t: {}\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: {}\n\n"
+
+    def features(*parts: str) -> str:
+        text = "".join(core.format(*numbered) for numbered in enumerate(parts))
+        monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+        return compiler.cpu_features()
+
+    assert features("0xd03", "0xd08") == features("0xd08", "0xd03")
+    assert len({features("0xd03"), features("0xd08"), features("0xd03", "0xd08")}) == 3
 
 
 def test_changed_source_is_compiled_anew(folder):

@@ -4,6 +4,7 @@
 import os
 import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,11 @@ VECTORS = {  # name → flags of the compiler, and what the CPU must have
     "AVX-512 VNNI on narrower vectors": ([*AVX2, "-mavx512vl", "-mavx512vnni"], "avx512_vnni"),
     "the narrowest vectors": ([], ""),
 }
+ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+ARM_CPUS = {  # name → flags of the compiler
+    "the first 64-bit ARM": ["-march=armv8-a"],
+    "Neoverse V1, with SVE and bfloat16": ["-mcpu=neoverse-v1"],
+}
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,8 +36,10 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
 
 
-def build(folder: Path, flags: list[str], program: str = str(PROGRAM)) -> str:
-    built = run(*find_compiler(), *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test"))
+def build(folder: Path, flags: list[str], program: str = str(PROGRAM), compiler: list[str] | None = None) -> str:
+    built = run(
+        *(compiler or find_compiler()), *flags, "-I", str(SOURCE.parent), program, "-o", str(folder / "kernels_test")
+    )
     assert built.returncode == 0, built.stderr
     return str(folder / "kernels_test")
 
@@ -81,3 +89,16 @@ def test_sanitizers_find_a_read_beyond_the_end(tmp_path):
     )
     program = build(tmp_path, [*SANITIZERS, "-std=c++17"], str(wrong))
     assert "heap-buffer-overflow" in run(program).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", ARM_CPUS)
+def test_kernels_on_arm(cpu, tmp_path):
+    """Compiled for ARM, and run by an emulator of it."""
+    if not (shutil.which(ARM_COMPILER) and shutil.which(ARM_EMULATOR)):
+        pytest.fail("on Debian: apt-get install g++-aarch64-linux-gnu qemu-user-static", pytrace=False)
+    flags = [*ARM_CPUS[cpu], "-O3", "-fopenmp", "-std=c++17", "-static"]
+    program = build(tmp_path, flags, compiler=[ARM_COMPILER])
+    for name in TESTS:
+        done = run(ARM_EMULATOR, program, name)
+        assert done.returncode == 0, f"{name}: {done.stderr}"

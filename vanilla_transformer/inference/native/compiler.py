@@ -14,11 +14,14 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
+IS_ARM = platform.machine().lower() in ("aarch64", "arm64")  # of Linux; of macOS and Windows
+# Compilers for x86 know -march=native. GCC and clang for ARM know -mcpu=native, and not every clang -march=native.
+FLAGS = ("-O3", "-mcpu=native" if IS_ARM else "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("transformer.cpp")
 HEADERS = sorted(SOURCE.parent.glob("*.h"))
 VARIABLES = ("CXX", "PATH", "XDG_CACHE_HOME", "HOME")  # of the environment, that decide where and by what
 MAX_SECONDS = {"--version": 60, "compiling": 600}  # compiling takes three seconds, on a busy machine many more
+CPU_FIELDS = ("model name", "flags", "CPU implementer", "CPU variant", "CPU part", "Features")  # x86: the first two
 REMEDY = "name a folder of your own by XDG_CACHE_HOME"
 _errors: dict[tuple[str | None, ...], str] = {}  # by the values of VARIABLES
 
@@ -117,12 +120,12 @@ def _digest(path: Path) -> str:
 
 
 def cpu_features() -> str:
-    """The CPU's model and features, as far as Linux tells them; -march=native depends on them."""
+    """The CPU's model and features, as far as the system tells them; the compiler's `native` depends on them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+        return f"{platform.processor()} {platform.version()}"  # macOS names the chip in its version
+    return "\n".join(sorted({line for line in lines if line.startswith(CPU_FIELDS)}))
 
 
 def _compile(compiler: list[str], folder: Path, key: str) -> Path:

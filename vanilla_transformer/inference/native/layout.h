@@ -15,6 +15,13 @@ struct Constants {
     int32_t panel_width, group, cache_block, max_queries_per_tile, max_replicated_rows;
 };
 
+// The tokens that the sentences of a batch may have. The logits are of these alone.
+struct Shortlist {
+    Linear projection;     // the outputs of the whole one for `tokens`
+    const int64_t *tokens; // ascending, (projection.outputs)
+    const float *mask;     // 0, or -infinity where a sentence may not have a token, (num_slots, projection.outputs)
+};
+
 // One step of decoding: a token of each hypothesis.
 struct DecodeStep {
     const Stack *stack;
@@ -26,7 +33,8 @@ struct DecodeStep {
     const int64_t *tokens;    // (batch_size, alive)
     int32_t *row_buffer;      // 2 * batch_size * alive + 1
     float *logits;            // (batch_size * alive, logits_stride); with `topk` those of some rows, undefined later
-    const TopK *topk;         // nullptr: all logits are wanted
+    const TopK *topk;         // nullptr: all logits are wanted, without the mask of `shortlist`
+    const Shortlist *shortlist; // nullptr: every sentence may have every token
     float embedding_scale;
     int32_t vocab_size, logits_stride, alive, threads;
 };
@@ -65,11 +73,12 @@ static const FieldLayout kLayout[] = {
     STRUCTURE(TopK), FIELD(TopK, k), FIELD(TopK, k_per_beam), FIELD(TopK, num_beams), FIELD(TopK, num_eos_tokens),
         FIELD(TopK, eos_token_ids), FIELD(TopK, beam_scores), FIELD(TopK, scores_per_beam),
         FIELD(TopK, tokens_per_beam), FIELD(TopK, scores), FIELD(TopK, beam_indices), FIELD(TopK, tokens),
+    STRUCTURE(Shortlist), FIELD(Shortlist, projection), FIELD(Shortlist, tokens), FIELD(Shortlist, mask),
     STRUCTURE(DecodeStep), FIELD(DecodeStep, stack), FIELD(DecodeStep, scratch), FIELD(DecodeStep, state),
         FIELD(DecodeStep, projection), FIELD(DecodeStep, embedding), FIELD(DecodeStep, position),
         FIELD(DecodeStep, tokens), FIELD(DecodeStep, row_buffer), FIELD(DecodeStep, logits), FIELD(DecodeStep, topk),
-        FIELD(DecodeStep, embedding_scale), FIELD(DecodeStep, vocab_size), FIELD(DecodeStep, logits_stride),
-        FIELD(DecodeStep, alive), FIELD(DecodeStep, threads),
+        FIELD(DecodeStep, shortlist), FIELD(DecodeStep, embedding_scale), FIELD(DecodeStep, vocab_size),
+        FIELD(DecodeStep, logits_stride), FIELD(DecodeStep, alive), FIELD(DecodeStep, threads),
     {nullptr, nullptr, 0, 0},
 };
 // clang-format on

@@ -61,6 +61,10 @@ class TopK(Structure):
     ]
 
 
+class Shortlist(Structure):
+    _fields_ = [("projection", Linear), *_fields(c_void_p, "tokens mask")]
+
+
 class DecodeStep(Structure):
     _fields_ = [
         ("stack", POINTER(Stack)),
@@ -69,6 +73,7 @@ class DecodeStep(Structure):
         ("projection", POINTER(Linear)),
         *_fields(c_void_p, "embedding position tokens row_buffer logits"),
         ("topk", POINTER(TopK)),
+        ("shortlist", POINTER(Shortlist)),
         ("embedding_scale", c_float),
         *_fields(c_int32, "vocab_size logits_stride alive threads"),
     ]
@@ -78,7 +83,7 @@ class _FieldLayout(Structure):
     _fields_ = [*_fields(c_char_p, "structure field"), *_fields(c_int32, "offset size")]
 
 
-STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, DecodeStep)
+STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, Shortlist, DecodeStep)
 
 
 def load_library() -> ctypes.CDLL:
@@ -92,6 +97,7 @@ def load_library() -> ctypes.CDLL:
     check_layout(loaded)
     loaded.constants.restype, loaded.unpack_rows.restype = Constants, c_int64
     loaded.unpack_rows.argtypes = POINTER(Linear), c_void_p, c_int64, c_void_p
+    loaded.select_outputs.argtypes = POINTER(Linear), c_void_p, POINTER(Linear)
     return loaded
 
 

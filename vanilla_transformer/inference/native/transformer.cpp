@@ -70,6 +70,32 @@ static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool m
     return rows;
 }
 
+template <typename Weight> static void copy_outputs(const Linear *from, const int64_t *outputs, const Linear *to) {
+    constexpr int width = kStepInputs<Weight>;
+    int64_t steps = count_steps<Weight>(from->inputs);
+    auto first = [=](const Linear *map, int64_t output) { // of the output's weights
+        return static_cast<const Weight *>(map->weight) + (output / NR * steps * NR + output % NR) * width;
+    };
+    for (int i = 0; i < to->outputs; i++) {
+        if (from->scale)
+            const_cast<float *>(to->scale)[i] = from->scale[outputs[i]];
+        if (from->sums)
+            const_cast<int32_t *>(to->sums)[i] = from->sums[outputs[i]];
+        const_cast<float *>(to->bias)[i] = from->bias[outputs[i]];
+        const Weight *read = first(from, outputs[i]);
+        auto *write = const_cast<Weight *>(first(to, i));
+        for (int64_t step = 0; step < steps; step++)
+            memcpy(write + step * NR * width, read + step * NR * width, width * sizeof(Weight));
+    }
+}
+
+static void mask_logits(const Shortlist *shortlist, int64_t slot, float *logits) {
+    int outputs = shortlist->projection.outputs;
+    const float *mask = shortlist->mask + slot * outputs;
+    for (int i = 0; i < outputs; i++)
+        logits[i] += mask[i]; // NaN stays NaN
+}
+
 extern "C" {
 
 // The layout of all mirrored structures, up to an entry without a name.
@@ -140,12 +166,24 @@ int64_t unpack_rows(const Linear *map, const int64_t *outputs, int64_t count, fl
     return -1;
 }
 
+// Copies the weights, scales, sums and biases of some outputs to those of `to`, which has as many.
+void select_outputs(const Linear *from, const int64_t *outputs, const Linear *to) {
+    if (from->scale)
+        copy_outputs<int8_t>(from, outputs, to);
+    else if (from->is_bfloat16)
+        copy_outputs<BFloat16>(from, outputs, to);
+    else
+        copy_outputs<float>(from, outputs, to);
+}
+
 // Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
 int32_t decode_step(const DecodeStep *step) {
     const Stack *stack = step->stack;
     const Scratch *scratch = step->scratch;
     const DecoderState *state = step->state;
     const TopK *topk = step->topk;
+    const Shortlist *shortlist = step->shortlist;
+    const Linear *projection = shortlist ? &shortlist->projection : step->projection;
     const float *embedding = step->embedding, *position = step->position, scale = step->embedding_scale;
     const int64_t *tokens = step->tokens;
     int alive = step->alive, logits_stride = step->logits_stride, hypotheses = state->batch_size * alive;
@@ -174,15 +212,21 @@ int32_t decode_step(const DecodeStep *step) {
                     embedded[j] = embedded[j] * scale + position[j];
             }
             const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
-            linear(scratch, step->projection, states, scratch->stride, rows.count, logits, logits_stride, false);
+            linear(scratch, projection, states, scratch->stride, rows.count, logits, logits_stride, false);
             if (topk) {
 #pragma omp barrier
                 int thread = omp_get_thread_num(), team = omp_get_num_threads(), per_beam = topk->k_per_beam;
-                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
-                    blockwise_topk(logits + row * logits_stride, step->projection->outputs, per_beam,
-                                   topk->beam_scores != nullptr,
-                                   topk->scores_per_beam + int64_t(rows.hypothesis[row]) * per_beam,
-                                   topk->tokens_per_beam + int64_t(rows.hypothesis[row]) * per_beam);
+                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++) {
+                    int64_t hypothesis = rows.hypothesis[row], *best = topk->tokens_per_beam + hypothesis * per_beam;
+                    float *values = logits + row * logits_stride;
+                    if (shortlist)
+                        mask_logits(shortlist, state->slots[hypothesis / alive], values);
+                    blockwise_topk(values, projection->outputs, per_beam, topk->beam_scores != nullptr,
+                                   topk->scores_per_beam + hypothesis * per_beam, best);
+                    bool is_nan = std::isnan(topk->scores_per_beam[hypothesis * per_beam]); // then `best` is undefined
+                    for (int j = 0; shortlist && j < per_beam; j++)
+                        best[j] = is_nan ? 0 : shortlist->tokens[best[j]];
+                }
             }
         }
     }

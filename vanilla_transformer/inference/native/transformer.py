@@ -12,6 +12,7 @@ from vanilla_transformer.fused_decoder import additive_mask
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import Arena, BufferPool
+from vanilla_transformer.inference.native.shortlist import PackedShortlist
 from vanilla_transformer.packed_linear import Precision, fused_projections, int8_scales
 from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
 
@@ -30,6 +31,8 @@ class PackedStack:
         config = stack.config
         self.library, self.precision = structures.load_library(), precision
         self.constants = self.library.constants()
+        # Inputs of a step of the kernels.
+        self.group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[precision]
         self.arena = Arena()
         self.layers = (structures.Layer * len(stack.layers))(
             *(self._layer(layer, is_decoder) for layer in stack.layers)
@@ -72,15 +75,14 @@ class PackedStack:
         rows, panel_width = self.padded(outputs), self.constants.panel_width
         padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
         scale = sums = None
-        group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[self.precision]  # inputs of a step
         if self.precision == "int8":
             scale = int8_scales(padded)  # (rows)
             padded = (padded / scale[:, None]).round().to(torch.int8)
             sums = padded.sum(dim=1, dtype=torch.int32)  # (rows)
         elif self.precision == "bfloat16":
             padded = padded.bfloat16()
-        padded = nn.functional.pad(padded, (0, -inputs % group))
-        panels = padded.view(rows // panel_width, panel_width, -1, group).transpose(1, 2)
+        padded = nn.functional.pad(padded, (0, -inputs % self.group))
+        panels = padded.view(rows // panel_width, panel_width, -1, self.group).transpose(1, 2)
         full_bias = torch.zeros(rows)
         if bias is not None:
             full_bias[:outputs] = bias.detach()
@@ -226,6 +228,9 @@ def address(tensor: torch.Tensor | None) -> c_void_p:
 class NativeDecoderState:
     """A batch in the midst of being decoded, as `SupportsTopK` and `SupportsSelect`.
 
+    With `allowed` `(sentences, vocab_size)` a sentence has these tokens alone: the others have no probability, and
+    those that no sentence may have are not computed.
+
     A sentence's memory stays in its slot, and a cache entry where it was written. `reorder` and `select` only change
     the indices that refer to them.
     """
@@ -239,6 +244,7 @@ class NativeDecoderState:
         max_length: int,
         beams: int,
         output_attentions: bool = False,
+        allowed: torch.Tensor | None = None,
     ):
         compute_after_fork()
         encoded = encoder_outputs.last_hidden_state
@@ -271,6 +277,11 @@ class NativeDecoderState:
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
+        self.shortlist: PackedShortlist | None = None
+        if allowed is not None:
+            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[decoder.precision]
+            layout = stack.group, dtype, stack.constants.panel_width
+            self.shortlist = PackedShortlist(decoder.projection, decoder.buffers, *layout, allowed)
         embedding = decoder.target_embedding
         self.step = structures.DecodeStep(
             stack=pointer(config),
@@ -280,6 +291,7 @@ class NativeDecoderState:
             embedding=address(embedding.weight),
             row_buffer=address(self.row_buffer),
             logits=address(self.logits),
+            shortlist=None if self.shortlist is None else pointer(self.shortlist.structure),
             embedding_scale=embedding.scale,
             vocab_size=embedding.vocab_size,
             logits_stride=self.logits.shape[1],
@@ -306,13 +318,16 @@ class NativeDecoderState:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         self._read(tokens, None)
-        return self.logits[: tokens.numel(), : self.decoder.projection.outputs]
+        if self.shortlist is None:
+            return self.logits[: tokens.numel(), : self.decoder.projection.outputs]
+        logits = self.logits[: tokens.numel(), : len(self.shortlist.tokens)]
+        return self.shortlist.whole(logits, self.slots.repeat_interleave(tokens.shape[1]))
 
     def topk_step(
         self, tokens: torch.Tensor, beam_scores: torch.Tensor | None, num_beams: int, eos_token_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         sentences, alive = tokens.shape
-        vocab_size = self.decoder.projection.outputs
+        vocab_size = self.decoder.projection.outputs if self.shortlist is None else len(self.shortlist.tokens)
         k = min(num_beams * (1 + len(eos_token_ids)), alive * vocab_size)
         if k > self.scores_per_beam.shape[1]:
             self.scores_per_beam = torch.empty(self.logits.shape[0], k)
