@@ -22,7 +22,7 @@
 //     add_and_norm  at the end, for more than kMaxReplicatedRows rows. Each thread computes fewer rows in its own copy;
 //     run_layers    between all sub-layers, and at the end as add_and_norm.
 
-#include "layout.h"
+#include "rnn.h"
 
 namespace vanilla_transformer {
 

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// The recurrent encoder-decoder for inference on a CPU: a whole source, or a token of each hypothesis, within one team of
+// threads. rnn.py lays out the weights and owns all memory; transformer.cpp compiles this into its library. Its threading
+// contract holds here, too: calls on one RecurrentState must follow one another.
+
+#pragma once
+
+#include "layout.h"
+
+namespace vanilla_transformer {
+
+// Every thread: one layer over whole sequences, in place in `scratch->states`, (sentences * length, stride).
+static void run_layer(const RecurrentStack *stack, const Scratch *scratch, int index, int sentences, int length,
+                      const uint8_t *mask, float *final_hidden, float *final_cell) {
+    const RecurrentLayer *layer = stack->layers + index;
+    int threads = omp_get_num_threads(), thread = omp_get_thread_num(), width = stack->hidden_size;
+    int rows = sentences * stack->directions, gates = count_gates(stack->cell) * width; // a row: a direction's sentence
+    int first = rows * thread / threads, end = rows * (thread + 1) / threads;
+    int64_t stride = scratch->stride, bytes = width * sizeof(float);
+    float *hidden = scratch->normed, *cell_states = scratch->context, *recurrent = scratch->update;
+    for (int64_t row = first; row < end; row++) {
+        memset(hidden + row * stride, 0, stride * sizeof(float));
+        memset(cell_states + row * stride, 0, stride * sizeof(float));
+    }
+    linear(scratch, &layer->input, scratch->states, stride, sentences * length, scratch->wide, stride, false);
+    for (int step = 0; step < length; step++) {
+        for (int direction = 0; direction < stack->directions; direction++) {
+            int64_t from = direction * sentences * stride;
+#pragma omp barrier
+            linear(scratch, &layer->hidden[direction], hidden + from, stride, sentences, recurrent + from, stride,
+                   false);
+        }
+#pragma omp barrier
+        for (int64_t row = first; row < end; row++) {
+            int direction = row / sentences, sentence = row % sentences;
+            int64_t token = sentence * length + (direction || stack->is_reversed ? length - 1 - step : step);
+            float *own = hidden + row * stride, *own_cell = cell_states + row * stride;
+            float *output = scratch->states + token * stride + direction * width;
+            bool is_real = !mask || mask[token];
+            if (is_real)
+                step_cell(stack->cell, width, scratch->wide + token * stride + direction * gates,
+                          recurrent + row * stride, own, own_cell, own, own_cell);
+            for (int i = 0; i < width; i++)
+                output[i] = (is_real ? own[i] : 0) + (layer->has_residual ? output[i] : 0);
+        }
+    }
+    for (int64_t row = first; row < end; row++) {
+        int64_t sentence = row % sentences, to = sentence * stack->num_layers + index;
+        to = (to * stack->directions + row / sentences) * width;
+        memcpy(final_hidden + to, hidden + row * stride, bytes);
+        if (final_cell)
+            memcpy(final_cell + to, cell_states + row * stride, bytes);
+    }
+#pragma omp barrier
+}
+
+extern "C" {
+
+// `embedded` (sentences * length, input_size) → `encoded` (sentences * length, directions * hidden_size), and each
+// layer's state after the last token that it reads, (sentences, num_layers, directions * hidden_size); `final_cell`
+// only of LSTMs. `mask` (sentences * length) is 0 for padding, or nullptr.
+void recurrent_encode(const RecurrentStack *stack, const Scratch *scratch, int32_t sentences, int32_t length,
+                      const uint8_t *mask, const float *embedded, float *encoded, float *final_hidden,
+                      float *final_cell, int32_t threads) {
+    int64_t rows = int64_t(sentences) * length, stride = scratch->stride, width = stack->directions * stack->hidden_size;
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t team = omp_get_num_threads(), thread = omp_get_thread_num();
+        int64_t first = rows * thread / team, end = rows * (thread + 1) / team;
+        for (int64_t row = first; row < end; row++)
+            memcpy(scratch->states + row * stride, embedded + row * stack->input_size,
+                   stack->input_size * sizeof(float));
+#pragma omp barrier
+        for (int i = 0; i < stack->num_layers; i++)
+            run_layer(stack, scratch, i, sentences, length, mask, final_hidden, final_cell);
+        for (int64_t row = first; row < end; row++)
+            memcpy(encoded + row * width, scratch->states + row * stride, width * sizeof(float));
+    }
+}
+
+// What the attention reads: `encoded` (sentences * length, encoder_width) → `source`, as RecurrentState has it.
+void recurrent_project_source(const RecurrentDecoder *decoder, const Scratch *scratch, const float *encoded,
+                              int32_t sentences, int32_t length, float *source, int32_t threads) {
+    int padded = padded_length(length), d_k = decoder->stack.hidden_size, width = decoder->encoder_width;
+    int d_v = value_width(width), rows = sentences * length;
+#pragma omp parallel num_threads(threads)
+    {
+        linear(scratch, &decoder->keys, encoded, width, rows, scratch->wide, scratch->stride, false);
+#pragma omp barrier
+#pragma omp for
+        for (int row = 0; row < rows; row++) {
+            int t = row % length;
+            const float *from = scratch->wide + row * int64_t(scratch->stride);
+            float *keys = source + row / length * (int64_t(padded) * d_k + int64_t(length) * d_v);
+            float *values = keys + int64_t(padded) * d_k + int64_t(t) * d_v;
+            for (int k = 0; k < d_k; k++)
+                keys[int64_t(k) * padded + t] = from[k];
+            for (int k = 0; t == length - 1 && k < d_k; k++) // padding
+                memset(keys + int64_t(k) * padded + length, 0, (padded - length) * sizeof(float));
+            memcpy(values, encoded + int64_t(row) * width, width * sizeof(float));
+            memset(values + width, 0, (d_v - width) * sizeof(float));
+        }
+    }
+}
+
+// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
+int32_t recurrent_step(const RecurrentStep *step) {
+    const RecurrentDecoder *decoder = step->decoder;
+    const RecurrentStack *stack = &decoder->stack;
+    const Scratch *scratch = step->scratch;
+    RecurrentState *state = step->state;
+    const TopK *topk = step->topk;
+    int layers = stack->num_layers, width = stack->hidden_size, fed_from = decoder->embedding_size;
+    int attentional = (stack->cell == kLstm ? 2 : 1) * layers, parts = attentional + 1;
+    int rows = state->batch_size * step->alive, encoder_width = decoder->encoder_width;
+    int64_t stride = scratch->stride;
+    float *states = scratch->states, *wide = scratch->wide, *update = scratch->update;
+    auto part_of = [&](int generation, int part, int64_t row) {
+        return state->states + ((int64_t(generation) * parts + part) * state->num_rows + row) * state->stride;
+    };
+    auto before = [&](int part, int row) -> const float * { return part_of(state->current, part, step->parents[row]); };
+    auto after = [&](int part, int row) { return part_of(1 - state->current, part, row); };
+    for (int i = 0; i < rows; i++)
+        if (step->tokens[i] < 0 || step->tokens[i] >= decoder->vocab_size)
+            return i;
+#pragma omp parallel num_threads(step->threads)
+    {
+        int team = omp_get_num_threads(), thread = omp_get_thread_num();
+        int first = rows * thread / team, end = rows * (thread + 1) / team;
+        auto gather_hidden = [&](int layer) {
+            for (int row = first; row < end; row++)
+                memcpy(scratch->normed + row * stride, before(layer, row), width * sizeof(float));
+        };
+        for (int row = first; row < end; row++) {
+            float *input = states + row * stride;
+            memcpy(input, decoder->embedding + step->tokens[row] * fed_from, fed_from * sizeof(float));
+            if (decoder->input_feeding == kAttentional)
+                memcpy(input + fed_from, before(attentional, row), fed_from * sizeof(float));
+        }
+        if (decoder->input_feeding == kContext) { // computed from the state before this token
+            gather_hidden(layers - 1);
+            attend_to_source(decoder, scratch, state, step->alive, scratch->normed);
+            for (int row = first; row < end; row++)
+                memcpy(states + row * stride + fed_from, scratch->context + row * stride,
+                       encoder_width * sizeof(float));
+        }
+        for (int i = 0; i < layers; i++) {
+            const RecurrentLayer *layer = stack->layers + i;
+            gather_hidden(i);
+#pragma omp barrier
+            linear(scratch, &layer->input, states, stride, rows, wide, stride, false);
+#pragma omp barrier
+            linear(scratch, layer->hidden, scratch->normed, stride, rows, update, stride, false);
+#pragma omp barrier
+            for (int row = first; row < end; row++) {
+                float *hidden = after(i, row), *output = states + row * stride;
+                bool is_lstm = stack->cell == kLstm;
+                step_cell(stack->cell, width, wide + row * stride, update + row * stride,
+                          scratch->normed + row * stride, is_lstm ? before(layers + i, row) : nullptr, hidden,
+                          is_lstm ? after(layers + i, row) : nullptr);
+                for (int j = 0; j < width; j++)
+                    output[j] = hidden[j] + (layer->has_residual ? output[j] : 0);
+            }
+        }
+        if (decoder->keys.weight && decoder->input_feeding != kContext)
+            attend_to_source(decoder, scratch, state, step->alive, states);
+        const float *read = states;
+        if (decoder->readout.weight) {
+            int context = decoder->keys.weight ? encoder_width : 0;
+            for (int row = first; row < end; row++) {
+                memcpy(wide + row * stride, scratch->context + row * stride, context * sizeof(float));
+                memcpy(wide + row * stride + context, states + row * stride, width * sizeof(float));
+            }
+#pragma omp barrier
+            linear(scratch, &decoder->readout, wide, stride, rows, update, stride, false);
+#pragma omp barrier
+            for (int row = first; row < end; row++) {
+                float *output = update + row * stride;
+                for (int j = 0; j < decoder->readout.outputs; j += kLanes)
+                    store(output + j, tanh(load(output + j)));
+                if (decoder->input_feeding == kAttentional)
+                    memcpy(after(attentional, row), output, decoder->readout.outputs * sizeof(float));
+            }
+            read = update;
+        }
+#pragma omp barrier
+        linear(scratch, &decoder->projection, read, stride, rows, step->logits, step->logits_stride, false);
+        if (topk) {
+#pragma omp barrier
+            for (int64_t row = first; row < end; row++)
+                blockwise_topk(step->logits + row * step->logits_stride, decoder->projection.outputs, topk->k_per_beam,
+                               topk->beam_scores != nullptr, topk->scores_per_beam + row * topk->k_per_beam,
+                               topk->tokens_per_beam + row * topk->k_per_beam);
+        }
+    }
+    for (int i = 0; topk && i < state->batch_size; i++)
+        merge_beams(topk, i, step->alive);
+    state->current = 1 - state->current;
+    return -1;
+}
+
+} // extern "C"
+
+} // namespace vanilla_transformer
