@@ -77,25 +77,23 @@ static void additive_scores(const float *query, const float *keys, const float *
     }
 }
 
-// Every thread: the context of each hypothesis, from `query` to `scratch->context`. Barriers at both ends.
+// Every thread: the context of each row, from `query` to `scratch->context`. Barriers at both ends.
 static void attend_to_source(const RecurrentDecoder *decoder, const Scratch *scratch, const RecurrentState *state,
-                             int alive, const float *query) {
+                             const Rows *rows, const float *query) {
     int threads = omp_get_num_threads(), thread = omp_get_thread_num();
     int length = state->source_length, padded = padded_length(length);
     int d_k = decoder->stack.hidden_size, d_v = value_width(decoder->encoder_width);
-    int64_t stride = scratch->stride, tiles = (alive + kMaxQueriesPerTile - 1) / kMaxQueriesPerTile;
+    int64_t stride = scratch->stride, groups = rows->num_groups;
     float *scores = scratch->scores + int64_t(thread) * kMaxQueriesPerTile * scratch->max_positions;
 #pragma omp barrier
     if (decoder->query.weight) {
-        linear(scratch, &decoder->query, query, stride, state->batch_size * alive, scratch->update, stride, false);
+        linear(scratch, &decoder->query, query, stride, rows->count, scratch->update, stride, false);
         query = scratch->update;
 #pragma omp barrier
     }
-    int64_t tasks = state->batch_size * tiles;
-    for (int64_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-        int64_t sentence = task / tiles, beam = task % tiles * kMaxQueriesPerTile, row = sentence * alive + beam;
-        int64_t slot = state->slots[sentence];
-        int queries = alive - beam < kMaxQueriesPerTile ? alive - beam : kMaxQueriesPerTile;
+    for (int64_t group = groups * thread / threads; group < groups * (thread + 1) / threads; group++) {
+        int64_t row = rows->group_start[group], slot = state->slots[rows->hypothesis[row] / rows->alive];
+        int queries = rows->group_start[group + 1] - row;
         const float *source = state->source + slot * (int64_t(padded) * d_k + int64_t(length) * d_v);
         const float *mask = state->source_mask ? state->source_mask + slot * length : nullptr;
         float *context = scratch->context + row * stride;
@@ -109,7 +107,7 @@ static void attend_to_source(const RecurrentDecoder *decoder, const Scratch *scr
         else
             attend_tile(queries, query + row * stride, stride, source, length, d_k, d_v, mask, scores, context);
         for (int q = 0; state->attention && q < queries; q++)
-            memcpy(state->attention + (row + q) * length, scores + int64_t(q) * padded, length * sizeof(float));
+            memcpy(state->attention + int64_t(rows->hypothesis[row + q]) * length, scores + int64_t(q) * padded, length * sizeof(float));
     }
 #pragma omp barrier
 }

@@ -38,8 +38,9 @@ struct RecurrentStep {
     RecurrentState *state;
     const int64_t *tokens;  // (batch_size, alive)
     const int64_t *parents; // the row of `states` that each hypothesis continues, (batch_size, alive)
-    float *logits;          // (batch_size * alive, logits_stride)
-    const TopK *topk;       // nullptr: the logits alone are wanted
+    int32_t *row_buffer;    // 2 * batch_size * alive + 1
+    float *logits;          // as in DecodeStep
+    const TopK *topk;       // nullptr: all logits are wanted
     int32_t logits_stride, alive, threads;
 };
 
@@ -82,7 +83,7 @@ static const FieldLayout kLayout[] = {
         FIELD(RecurrentState, source_mask), FIELD(RecurrentState, attention),
     STRUCTURE(RecurrentStep), FIELD(RecurrentStep, decoder), FIELD(RecurrentStep, scratch),
         FIELD(RecurrentStep, state), FIELD(RecurrentStep, tokens), FIELD(RecurrentStep, parents),
-        FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk), FIELD(RecurrentStep, logits_stride),
+        FIELD(RecurrentStep, row_buffer), FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk), FIELD(RecurrentStep, logits_stride),
         FIELD(RecurrentStep, alive), FIELD(RecurrentStep, threads),
     STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
         FIELD(Scratch, update), FIELD(Scratch, scores), FIELD(Scratch, entries), FIELD(Scratch, quantized),

@@ -93,7 +93,8 @@ class NativeRecurrentDecoder:
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> RNNSeq2SeqEncoderOutput:
         compute_after_fork()
         (sentences, length), stack = input_ids.shape, self.encoder.structure
-        embedded = nn.functional.embedding(input_ids, self.source_embedding)
+        tokens, types_of = input_ids.unique(return_inverse=True)
+        embedded = nn.functional.embedding(tokens, self.source_embedding)
         mask = has_read = None
         if not bool(attention_mask.all()):
             mask = attention_mask != 0
@@ -109,7 +110,9 @@ class NativeRecurrentDecoder:
             sentences,
             length,
             address(mask),
+            address(types_of),
             address(embedded),
+            len(tokens),
             address(encoded),
             address(finals[0]),
             address(finals[1] if len(finals) > 1 else None),
@@ -154,7 +157,8 @@ class NativeRecurrentState(NativeDecoderState):
             )
         self.decoder, self.stack, self.threads = decoder, decoder.decoder, torch.get_num_threads()
         rows, stack, buffers = sentences * beams, self.stack, decoder.buffers
-        self.scratch = ScratchMemory(stack, buffers, rows, source_length)
+        self.scratch = ScratchMemory(stack, buffers, max(rows, sentences * source_length), source_length)
+        self.row_buffer = torch.empty(2 * rows + 1, dtype=torch.int32)
         self.logits = buffers.take(self, rows, stack.padded(decoder.projection.outputs))
         self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.mask = additive_mask(source.attention_mask if mask is None else mask, torch.float32)
@@ -179,6 +183,7 @@ class NativeRecurrentState(NativeDecoderState):
             decoder=pointer(decoder.structure),
             scratch=pointer(self.scratch.structure),
             state=pointer(self.structure),
+            row_buffer=address(self.row_buffer),
             logits=address(self.logits),
             logits_stride=self.logits.shape[1],
             threads=self.threads,
@@ -190,10 +195,9 @@ class NativeRecurrentState(NativeDecoderState):
         stack, buffers = self.stack, self.decoder.buffers
         size = stack.padded(source_length) * stack.structure.hidden_size + source_length * stack.padded(width)
         source = buffers.take(self, sentences, size)
-        scratch = ScratchMemory(stack, buffers, sentences * source_length, 1)
         stack.library.recurrent_project_source(
             byref(self.decoder.structure),
-            byref(scratch.structure),
+            byref(self.scratch.structure),
             address(encoded),
             sentences,
             source_length,

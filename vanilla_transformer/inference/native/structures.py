@@ -106,7 +106,7 @@ class RecurrentStep(Structure):
         ("decoder", POINTER(RecurrentDecoder)),
         ("scratch", POINTER(Scratch)),
         ("state", POINTER(RecurrentState)),
-        *_fields(c_void_p, "tokens parents logits"),
+        *_fields(c_void_p, "tokens parents row_buffer logits"),
         ("topk", POINTER(TopK)),
         *_fields(c_int32, "logits_stride alive threads"),
     ]

@@ -22,7 +22,7 @@
 //     add_and_norm  at the end, for more than kMaxReplicatedRows rows. Each thread computes fewer rows in its own copy;
 //     run_layers    between all sub-layers, and at the end as add_and_norm.
 
-#include "rnn.h"
+#include "layout.h"
 
 namespace vanilla_transformer {
 
@@ -211,3 +211,5 @@ void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t ali
 } // extern "C"
 
 } // namespace vanilla_transformer
+
+#include "rnn.h" // which selects rows, too
