@@ -876,6 +876,8 @@ static void unknown_tokens() {
     CHECK(decoder.read({-1, 3}, 2, nullptr) == 0);
 }
 
+#include "rnn_kernels_test.h"
+
 static const struct {
     const char *name;
     void (*run)();
@@ -907,6 +909,11 @@ static const struct {
     {"encoding", encoding},
     {"decoding", decoding},
     {"unknown_tokens", unknown_tokens},
+    {"hyperbolic_tangent", hyperbolic_tangent},
+    {"cells", cells},
+    {"additive_attention", additive_attention},
+    {"recurrent_encoding", recurrent_encoding},
+    {"recurrent_decoding", recurrent_decoding},
 };
 
 // Without an argument: the names of all tests. With one: runs that test.
