@@ -63,11 +63,11 @@ class NativeRecurrentDecoder:
         self.model, self.precision, self.config = model, precision, config
         self.encoder = PackedRecurrentStack(encoder, precision, is_decoder=False)
         self.decoder = packed = PackedRecurrentStack(decoder, precision, is_decoder=True)
-        self.bridge = copy.deepcopy(decoder.bridge).eval()
-        self.source_embedding = encoder.embed_tokens.weight.detach()
-        self.target_embedding = decoder.embed_tokens.weight.detach().contiguous()
+        self.bridge = copy.deepcopy(decoder.bridge).float().eval()
+        self.source_embedding = encoder.embed_tokens.weight.detach().float()
+        self.target_embedding = decoder.embed_tokens.weight.detach().float().contiguous()
         attention, readout = decoder.attention, decoder.readout
-        self.score = attention.v.weight.detach().clone() if config.attention == "additive" else None
+        self.score = attention.v.weight.detach().float().clone() if config.attention == "additive" else None
         linears = {"keys": getattr(attention, "k_proj", None), "query": getattr(attention, "q_proj", None)}
         linears |= {"readout": None if readout.is_state else readout.linear, "projection": model.lm_head}
         self.structure = structures.RecurrentDecoder(
