@@ -3,9 +3,9 @@
 
     python -m tests.inference.native.rnn_speed MODEL SOURCE [LINES [ROUNDS]]
 
-Encoding and search are timed; reading the text and the checks of `generate` are not. The engines take turns (A B A B) on
-one thread; a speed is of the median round, in target tokens per second of the CPU. "Same" counts the lines with the same
-tokens as PyTorch's, and the last column has the largest difference between the scores of these.
+Encoding and search are timed; reading the text and the checks of `generate` are not. The engines take turns (A B A B)
+on one thread; a speed is of the median round, in target tokens per second of the CPU. "Same" counts the lines with the
+same tokens as PyTorch's, and the last column has the largest difference between the scores of these.
 """
 
 import sys
