@@ -9,24 +9,20 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from tests.families import END, FAMILIES, START, tiny_batch
-from vanilla_transformer import Translator, VanillaTransformerConfig
+from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import TokenizerConfig, train_tokenizer
 from vanilla_transformer.decoder import ModelDecoder, SupportsSelect, compact_rows
 from vanilla_transformer.generation import beam_search
-from vanilla_transformer.inference.native.engine import fast_decoder
-from vanilla_transformer.inference.native.transformer import NativeDecoder
+from vanilla_transformer.inference.native.engine import fast_decoder, native_decoder
 from vanilla_transformer.inference.translate import translate_lines
 from vanilla_transformer.packed_linear import PackedLinear
 
 ENGINES = {
     "model": ModelDecoder,
     "build_decoder": lambda model: model.build_decoder(),
-    "native": NativeDecoder,
+    "native": lambda model: native_decoder(model, "float32", "native"),
 }
-TRANSFORMERS = [family for family in FAMILIES if family.config_class is VanillaTransformerConfig]
-ENGINES_OF_FAMILIES = [
-    (engine, item) for engine in ENGINES for item in (FAMILIES if engine != "native" else TRANSFORMERS)
-]
+ENGINES_OF_FAMILIES = [(engine, item) for engine in ENGINES for item in FAMILIES]
 
 
 @pytest.fixture

@@ -26,12 +26,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from tests.families import END, FAMILIES, PAD, START, Family, tiny_batch
 from vanilla_transformer.generation import beam_search
+from vanilla_transformer.inference.native.rnn import NativeRecurrentDecoder
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.transformers_differences import CACHE
 
 MODELS = {"Transformer": FAMILIES[0], "RNN": FAMILIES[1]}
 DECODERS = ("the model itself", "built for the call", "built", "native")
-NATIVE_LACKS = {"RNN"}  # its kernels are the Transformer's
+NATIVE = {"Transformer": NativeDecoder, "RNN": NativeRecurrentDecoder}
 GREEDY, BEAMS = {}, {"num_beams": 3}
 PROMPT = torch.tensor([[START, 7, 8], [START, 9, 10], [START, 11, 12]])
 PADDED_PROMPT = torch.tensor([[PAD, PAD, START, 7], [PAD, START, 9, 10], [START, 11, 12, 13]])
@@ -366,7 +367,7 @@ def source_of(model) -> dict[str, torch.Tensor]:
 
 @functools.cache
 def decoder_of(name: str, decoder: str):
-    return NativeDecoder(model_of(name)) if decoder == "native" else model_of(name).build_decoder()
+    return NATIVE[name](model_of(name)) if decoder == "native" else model_of(name).build_decoder()
 
 
 def decode(name: str, case: Case | None, mode: dict[str, int], **search) -> list[list[int]]:
@@ -423,7 +424,6 @@ def combinations() -> list[tuple[str, str, int, int]]:
         (name, decoder, case, (GREEDY, BEAMS).index(mode))
         for name in MODELS
         for decoder in DECODERS
-        if not (decoder == "native" and name in NATIVE_LACKS)
         for case, item in enumerate(CASES)
         for mode in item.modes
     ]

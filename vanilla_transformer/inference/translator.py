@@ -57,8 +57,8 @@ class Translator:
             precision: the linear maps'. "bfloat16" takes half of the memory. "int8" quantizes the linear maps of
                 encoder and decoder, for the models of this package on a CPU.
             device: `None`: the accelerator that torch finds, or the CPU; for int8 the CPU.
-            engine: "native": kernels compiled once for this machine, which decode a Transformer on a CPU several
-                times faster than "torch", PyTorch's operations; "auto": native where that is possible.
+            engine: "native": kernels compiled once for this machine, which decode on a CPU and are faster
+                than "torch", PyTorch's operations; "auto": native where that is possible.
             shortlist: a lexical table, whose tokens alone a translation may have, as `Shortlist` says; `None`: it may
                 have all.
 

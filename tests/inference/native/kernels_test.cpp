@@ -913,6 +913,8 @@ static void selected_outputs() {
         }
 }
 
+#include "rnn_kernels_test.h"
+
 static const struct {
     const char *name;
     void (*run)();
@@ -946,6 +948,11 @@ static const struct {
     {"decoding", decoding},
     {"unknown_tokens", unknown_tokens},
     {"selected_outputs", selected_outputs},
+    {"hyperbolic_tangent", hyperbolic_tangent},
+    {"cells", cells},
+    {"additive_attention", additive_attention},
+    {"recurrent_encoding", recurrent_encoding},
+    {"recurrent_decoding", recurrent_decoding},
 };
 
 // Without an argument: the names of all tests. With one: runs that test.

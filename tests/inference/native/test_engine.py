@@ -3,18 +3,25 @@
 
 import pytest
 import torch
+from transformers import MarianConfig, MarianMTModel
 from transformers.utils.logging import warning_once
 
 from tests.families import FAMILIES
 from vanilla_transformer.inference.native import engine
 from vanilla_transformer.inference.native.engine import fast_decoder, native_decoder
+from vanilla_transformer.inference.native.rnn import NativeRecurrentDecoder
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 
 
-def hooked():
-    model = FAMILIES[0].model()
-    model.model.encoder.layers[0].register_forward_hook(lambda *_: None)
+def hooked(model):
+    model.get_encoder().embed_tokens.register_forward_hook(lambda *_: None)
     return model
+
+
+def marian() -> MarianMTModel:
+    sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    sizes |= {"decoder_ffn_dim": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
+    return MarianMTModel(MarianConfig(vocab_size=31, pad_token_id=0, eos_token_id=2, decoder_start_token_id=1, **sizes))
 
 
 CASES = {
@@ -23,19 +30,37 @@ CASES = {
     "in bfloat16": (FAMILIES[0].model, "bfloat16", None),
     "of bfloat16": (lambda: FAMILIES[0].model(torch.bfloat16), "bfloat16", "this one is in torch.bfloat16"),
     "in float64": (lambda: FAMILIES[0].model(torch.float64), "float32", "this one is in torch.float64"),
-    "an RNN": (FAMILIES[2].model, "float32", "it decodes the Transformer, and this is a RNNSeq2Seq"),
+    "an RNN": (FAMILIES[2].model, "float32", None),
+    "an RNN in int8": (FAMILIES[2].model, "int8", None),
+    "an RNN in float64": (lambda: FAMILIES[2].model(torch.float64), "float32", "this one is in torch.float64"),
+    "an RNN with a hook": (
+        lambda: hooked(FAMILIES[1].model()),
+        "float32",
+        "the model has adapters, hooks, shards or replaced modules",
+    ),
+    "another package's": (marian, "float32", "it decodes the models of this package, and this is a MarianMTModel"),
     "another activation": (
         lambda: FAMILIES[0].model(activation_function="gelu"),
         "float32",
         "activation_function='gelu'",
     ),
-    "a hook": (hooked, "float32", "the model has adapters, hooks, shards or replaced modules"),
+    "a hook": (
+        lambda: hooked(FAMILIES[0].model()),
+        "float32",
+        "the model has adapters, hooks, shards or replaced modules",
+    ),
 }
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), CASES.values(), ids=CASES)
 def test_auto_is_native_where_that_is_possible(make, precision, reason):
-    assert isinstance(native_decoder(make(), precision, "auto"), NativeDecoder) == (reason is None)
+    model = make()
+    decoder = native_decoder(model, precision, "auto")
+    if reason is None:
+        is_rnn = model.config.model_type == "rnn_seq2seq"
+        assert type(decoder) is (NativeRecurrentDecoder if is_rnn else NativeDecoder)
+    else:
+        assert decoder is None
 
 
 @pytest.mark.parametrize(("make", "precision", "reason"), [case for case in CASES.values() if case[2]])
@@ -93,4 +118,4 @@ def test_an_unknown_engine_names_the_known_ones():
 )
 def test_an_impossible_precision_is_refused(precision: str, said: str):
     with pytest.raises(ValueError, match=said):
-        fast_decoder(FAMILIES[2].model(), precision)  # pyright: ignore[reportArgumentType] -- on purpose
+        fast_decoder(FAMILIES[2].model(), precision, "torch")  # pyright: ignore[reportArgumentType] -- on purpose

@@ -10,7 +10,9 @@ from vanilla_transformer.decoder import BuildsDecoder, Decoder, ModelDecoder
 from vanilla_transformer.inference.native.compiler import library
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import release_file_pages
+from vanilla_transformer.inference.native.rnn import NativeRecurrentDecoder
 from vanilla_transformer.inference.native.transformer import NativeDecoder
+from vanilla_transformer.modeling_rnn_seq2seq import RNNSeq2SeqForConditionalGeneration
 from vanilla_transformer.modeling_vanilla_transformer import VanillaTransformerForConditionalGeneration
 from vanilla_transformer.packed_linear import PRECISIONS, Precision
 from vanilla_transformer.seq2seq_base import is_unmodified
@@ -52,9 +54,12 @@ def fast_decoder(model: Any, precision: Precision = "float32", engine: Engine = 
     return ModelDecoder(model)
 
 
-def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | None:
+def native_decoder(model: Any, precision: Precision, engine: Engine) -> NativeDecoder | NativeRecurrentDecoder | None:
     """The native engine with this model's weights; `None`: PyTorch decodes. Arguments and errors as `is_native`."""
-    return NativeDecoder(model, precision) if is_native(model, engine) else None
+    if not is_native(model, engine):
+        return None
+    is_rnn = isinstance(model, RNNSeq2SeqForConditionalGeneration)
+    return (NativeRecurrentDecoder if is_rnn else NativeDecoder)(model, precision)
 
 
 def is_native(model: Any, engine: Engine) -> bool:
@@ -91,13 +96,14 @@ def is_native(model: Any, engine: Engine) -> bool:
 
 def native_unsupported_reason(model: Any) -> str | None:
     """Why the native engine cannot decode this model, on its device; `None`: it can, in every precision."""
-    if not isinstance(model, VanillaTransformerForConditionalGeneration):
-        return f"it decodes the Transformer, and this is a {type(model).__name__}"
+    is_rnn = isinstance(model, RNNSeq2SeqForConditionalGeneration)
+    if not is_rnn and not isinstance(model, VanillaTransformerForConditionalGeneration):
+        return f"it decodes the models of this package, and this is a {type(model).__name__}"
     if model.device.type != "cpu":
         return f"it computes on a CPU, and the model is on {model.device}"
     if model.dtype != torch.float32:
         return f"it packs a model in float32, and this one is in {model.dtype}"
-    if model.config.activation_function != "relu":
+    if not is_rnn and model.config.activation_function != "relu":
         return f"it supports the paper's ReLU, not activation_function={model.config.activation_function!r}"
     if not (is_unmodified(model.get_encoder()) and model.can_build_decoder()):
         return "the model has adapters, hooks, shards or replaced modules"

@@ -127,16 +127,11 @@ template <int queries, int vectors> static inline void score_tile(const float *q
             store(scores + int64_t(q) * width + v * kLanes, sums[q][v]);
 }
 
-// Equation 1 for some hypotheses of one sentence, which share its source. `scores` is (queries, padded_length), and
-// holds the attention weights afterwards.
-template <int queries> static void attend_tile(const float *query, int64_t stride, const float *source, int length,
-                                               int d_k, int d_v, const float *mask, float *scores, float *context) {
-    int width = padded_length(length), done = 0;
-    int64_t next = int64_t(width) * d_k + int64_t(length) * d_v; // where the next head's source begins
-    for (; done + 2 * kLanes <= width; done += 2 * kLanes)
-        score_tile<queries, 2>(query, stride, source + done, width, d_k, next, scores + done);
-    for (; done < width; done += kLanes)
-        score_tile<queries, 1>(query, stride, source + done, width, d_k, next, scores + done);
+// The softmax of `scores`, (queries, padded_length), in place, and the mean of `values` by these weights. The values of
+// the next head are `next` floats behind.
+template <int queries> static void average_values(const float *values, int64_t stride, int length, int d_v,
+                                                  const float *mask, int64_t next, float *scores, float *context) {
+    int width = padded_length(length);
     for (int q = 0; q < queries; q++) {
         float *row = scores + int64_t(q) * width;
         for (int t = 0; mask && t < length; t++)
@@ -157,7 +152,6 @@ template <int queries> static void attend_tile(const float *query, int64_t strid
         for (int t = 0; t < width; t += kLanes)
             store(row + t, load(row + t) / total);
     }
-    const float *values = source + int64_t(width) * d_k;
     int i = 0;
     for (; i + 2 * kLanes <= d_v; i += 2 * kLanes) {
         VecF32 partial[queries][2] = {};
@@ -178,6 +172,19 @@ template <int queries> static void attend_tile(const float *query, int64_t strid
                 partial += values[int64_t(t) * d_v + i] * scores[q * int64_t(width) + t];
             context[q * stride + i] = partial;
         }
+}
+
+// Equation 1 for some hypotheses of one sentence, which share its source. `scores` is (queries, padded_length), and
+// holds the attention weights afterwards.
+template <int queries> static void attend_tile(const float *query, int64_t stride, const float *source, int length,
+                                               int d_k, int d_v, const float *mask, float *scores, float *context) {
+    int width = padded_length(length), done = 0;
+    int64_t next = int64_t(width) * d_k + int64_t(length) * d_v; // where the next head's source begins
+    for (; done + 2 * kLanes <= width; done += 2 * kLanes)
+        score_tile<queries, 2>(query, stride, source + done, width, d_k, next, scores + done);
+    for (; done < width; done += kLanes)
+        score_tile<queries, 1>(query, stride, source + done, width, d_k, next, scores + done);
+    average_values<queries>(source + int64_t(width) * d_k, stride, length, d_v, mask, next, scores, context);
 }
 
 static void attend_tile(int queries, const float *query, int64_t stride, const float *source, int length, int d_k,

@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "layers.h"
+#include "cells.h"
 #include "topk.h"
 
 namespace vanilla_transformer {
@@ -39,6 +39,19 @@ struct DecodeStep {
     int32_t vocab_size, logits_stride, alive, threads;
 };
 
+// The same of an RNN.
+struct RecurrentStep {
+    const RecurrentDecoder *decoder;
+    const Scratch *scratch;
+    RecurrentState *state;
+    const int64_t *tokens;  // (batch_size, alive)
+    const int64_t *parents; // the row of `states` that each hypothesis continues, (batch_size, alive)
+    int32_t *row_buffer;    // 2 * batch_size * alive + 1
+    float *logits;          // as in DecodeStep
+    const TopK *topk;       // nullptr: all logits are wanted
+    int32_t logits_stride, alive, threads;
+};
+
 // A field's offset and size in bytes. Without a field: the size of the whole structure.
 struct FieldLayout {
     const char *structure, *field;
@@ -62,6 +75,24 @@ static const FieldLayout kLayout[] = {
         FIELD(Stack, num_heads), FIELD(Stack, d_k), FIELD(Stack, d_v), FIELD(Stack, is_pre_norm),
         FIELD(Stack, is_decoder), FIELD(Stack, epsilon), FIELD(Stack, final_norm),
         FIELD(Stack, embedding_norm),
+    STRUCTURE(RecurrentLayer), FIELD(RecurrentLayer, input), FIELD(RecurrentLayer, hidden),
+        FIELD(RecurrentLayer, has_residual),
+    STRUCTURE(RecurrentStack), FIELD(RecurrentStack, layers), FIELD(RecurrentStack, num_layers),
+        FIELD(RecurrentStack, cell), FIELD(RecurrentStack, directions), FIELD(RecurrentStack, is_reversed),
+        FIELD(RecurrentStack, input_size), FIELD(RecurrentStack, hidden_size),
+    STRUCTURE(RecurrentDecoder), FIELD(RecurrentDecoder, stack), FIELD(RecurrentDecoder, keys),
+        FIELD(RecurrentDecoder, query), FIELD(RecurrentDecoder, readout), FIELD(RecurrentDecoder, projection),
+        FIELD(RecurrentDecoder, score), FIELD(RecurrentDecoder, embedding), FIELD(RecurrentDecoder, embedding_size),
+        FIELD(RecurrentDecoder, encoder_width), FIELD(RecurrentDecoder, input_feeding),
+        FIELD(RecurrentDecoder, vocab_size),
+    STRUCTURE(RecurrentState), FIELD(RecurrentState, batch_size), FIELD(RecurrentState, source_length),
+        FIELD(RecurrentState, num_rows), FIELD(RecurrentState, stride), FIELD(RecurrentState, current),
+        FIELD(RecurrentState, states), FIELD(RecurrentState, slots), FIELD(RecurrentState, source),
+        FIELD(RecurrentState, source_mask), FIELD(RecurrentState, attention),
+    STRUCTURE(RecurrentStep), FIELD(RecurrentStep, decoder), FIELD(RecurrentStep, scratch),
+        FIELD(RecurrentStep, state), FIELD(RecurrentStep, tokens), FIELD(RecurrentStep, parents),
+        FIELD(RecurrentStep, row_buffer), FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk), FIELD(RecurrentStep, logits_stride),
+        FIELD(RecurrentStep, alive), FIELD(RecurrentStep, threads),
     STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
         FIELD(Scratch, update), FIELD(Scratch, scores), FIELD(Scratch, entries), FIELD(Scratch, quantized),
         FIELD(Scratch, row_scales), FIELD(Scratch, stride), FIELD(Scratch, max_positions),

@@ -40,6 +40,33 @@ class Stack(Structure):
     ]
 
 
+class RecurrentLayer(Structure):
+    _fields_ = [("input", Linear), ("hidden", Linear * 2), ("has_residual", c_int32)]
+
+
+class RecurrentStack(Structure):
+    _fields_ = [
+        ("layers", POINTER(RecurrentLayer)),
+        *_fields(c_int32, "num_layers cell directions is_reversed input_size hidden_size"),
+    ]
+
+
+class RecurrentDecoder(Structure):
+    _fields_ = [
+        ("stack", RecurrentStack),
+        *_fields(Linear, "keys query readout projection"),
+        *_fields(c_void_p, "score embedding"),
+        *_fields(c_int32, "embedding_size encoder_width input_feeding vocab_size"),
+    ]
+
+
+class RecurrentState(Structure):
+    _fields_ = [
+        *_fields(c_int32, "batch_size source_length num_rows stride current"),
+        *_fields(c_void_p, "states slots source source_mask attention"),
+    ]
+
+
 class Scratch(Structure):
     _fields_ = [
         *_fields(c_void_p, "states normed wide context update scores entries quantized row_scales"),
@@ -79,11 +106,23 @@ class DecodeStep(Structure):
     ]
 
 
+class RecurrentStep(Structure):
+    _fields_ = [
+        ("decoder", POINTER(RecurrentDecoder)),
+        ("scratch", POINTER(Scratch)),
+        ("state", POINTER(RecurrentState)),
+        *_fields(c_void_p, "tokens parents row_buffer logits"),
+        ("topk", POINTER(TopK)),
+        *_fields(c_int32, "logits_stride alive threads"),
+    ]
+
+
 class _FieldLayout(Structure):
     _fields_ = [*_fields(c_char_p, "structure field"), *_fields(c_int32, "offset size")]
 
 
-STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, Shortlist, DecodeStep)
+RECURRENT = (RecurrentLayer, RecurrentStack, RecurrentDecoder, RecurrentState, RecurrentStep)
+STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, Shortlist, DecodeStep, *RECURRENT)
 
 
 def load_library() -> ctypes.CDLL:

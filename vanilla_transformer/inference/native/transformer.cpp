@@ -255,3 +255,5 @@ void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t ali
 } // extern "C"
 
 } // namespace vanilla_transformer
+
+#include "rnn.h" // which selects rows, too

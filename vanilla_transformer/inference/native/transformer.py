@@ -28,19 +28,22 @@ class PackedStack:
     """
 
     def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
-        config = stack.config
         self.library, self.precision = structures.load_library(), precision
         self.constants = self.library.constants()
         # Inputs of a step of the kernels.
         self.group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[precision]
         self.arena = Arena()
+        self.structure = self._pack_layers(stack, is_decoder)
+
+    def _pack_layers(self, stack: Any, is_decoder: bool) -> Any:
+        """Sets `layers` and `stride`, and returns the structure that the kernels read."""
+        config = stack.config
         self.layers = (structures.Layer * len(stack.layers))(
             *(self._layer(layer, is_decoder) for layer in stack.layers)
         )
         widest = max(config.num_heads * (2 * config.d_k + config.d_v), config.d_ff, config.d_model)
-        # One more panel, so that the stride is no power of two: rows would evict one another from the cache.
-        self.stride = self.padded(widest) + self.constants.panel_width
-        self.structure = structures.Stack(
+        self.stride = self.row_stride(widest)
+        return structures.Stack(
             layers=self.layers,
             num_layers=len(self.layers),
             **{name: getattr(config, name) for name in ("d_model", "d_ff", "num_heads", "d_k", "d_v")},
@@ -99,6 +102,13 @@ class PackedStack:
     def padded(self, width: int) -> int:
         """The next multiple of a panel's width, and so of a vector's."""
         return -(-width // self.constants.panel_width) * self.constants.panel_width
+
+    def row_stride(self, widest: int) -> int:
+        """The distance of two rows of `ScratchMemory`.
+
+        With one more panel it is no power of two: rows would evict one another from the cache.
+        """
+        return self.padded(widest) + self.constants.panel_width
 
 
 class ScratchMemory:
@@ -235,6 +245,8 @@ class NativeDecoderState:
     the indices that refer to them.
     """
 
+    shortlist: PackedShortlist | None = None
+
     @torch.inference_mode()
     def __init__(
         self,
@@ -277,7 +289,6 @@ class NativeDecoderState:
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
-        self.shortlist: PackedShortlist | None = None
         if allowed is not None:
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[decoder.precision]
             layout = stack.group, dtype, stack.constants.panel_width

@@ -178,4 +178,24 @@ static inline VecF32 exp_nonpositive(VecF32 x) {
     return sum * power;
 }
 
+// To the last bits of a float: a quotient of polynomials, as Eigen has it; beyond +-7.9 it is +-1. NaN stays NaN.
+static inline VecF32 tanh(VecF32 x) {
+    const VecF32 limit = VecF32{} + 7.90531110763549805f;
+    x = x > limit ? limit : x;
+    x = x < -limit ? -limit : x;
+    VecF32 square = x * x;
+    VecF32 above = square * -2.76076847742355e-16f + 2.00018790482477e-13f;
+    above = above * square - 8.60467152213735e-11f;
+    above = above * square + 5.12229709037114e-08f;
+    above = above * square + 1.48572235717979e-05f;
+    above = above * square + 6.37261928875436e-04f;
+    above = above * square + 4.89352455891786e-03f;
+    VecF32 below = square * 1.19825839466702e-06f + 1.18534705686654e-04f;
+    below = below * square + 2.26843463243900e-03f;
+    below = below * square + 4.89352518554385e-03f;
+    return x * above / below;
+}
+
+static inline VecF32 sigmoid(VecF32 x) { return tanh(x * 0.5f) * 0.5f + 0.5f; }
+
 } // namespace vanilla_transformer
