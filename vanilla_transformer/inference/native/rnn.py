@@ -148,6 +148,7 @@ class NativeRecurrentState(NativeDecoderState):
     ):
         compute_after_fork()
         source = RNNSeq2SeqDecoder.check_source(encoder_outputs)
+        assert source.last_hidden_state is not None
         encoded = source.last_hidden_state.float().contiguous()
         (sentences, source_length, _), config = encoded.shape, decoder.config
         if output_attentions and config.attention == "none":
