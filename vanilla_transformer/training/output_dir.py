@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from vanilla_transformer.console.outputs import write_atomically
+from vanilla_transformer.data.mixture import NamedCorpusConfig
 from vanilla_transformer.distributed.processes import process_state
 from vanilla_transformer.training.atomic_folder import clear_interrupted
 from vanilla_transformer.training.checkpoint import CHECKPOINTS, list_checkpoints
@@ -97,7 +98,7 @@ def _check_shared(resolved: Path, text: str) -> None:
 def _with_new_fields(before: Any, now: Any) -> Any:
     """The values of a run, with the defaults of fields that there were not yet when it began."""
     if isinstance(before, list) and isinstance(now, list):
-        named = {each.name: each for each in now if is_dataclass(each)}
+        named = {each.name: each for each in now if isinstance(each, NamedCorpusConfig)}
         return [_with_new_fields(item, named.get(item["name"])) if named else item for item in before]
     if not is_dataclass(now) or not isinstance(before, dict):
         return before
