@@ -21,14 +21,14 @@ from vanilla_transformer.training import loop
 from vanilla_transformer.training.configuration import load_run_config
 
 MODELS = {
-    "Transformer": ["model.tie_word_embeddings=true"],
+    "Transformer": ["model.tie_word_embeddings=true", "model.dropout=0.0"],
     "RNN": [
-        "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, tie_word_embeddings: true}",
+        "model={model_type: rnn_seq2seq, embedding_size: 16, hidden_size: 12, tie_word_embeddings: true, dropout: 0.0}",
         "training.attention=eager",
     ],
 }
 # Several epochs, because the number of processes decides how batches are cut at their ends; clipped gradients.
-OPTIONS = ["model.dropout=0.0", "optimizer.max_grad_norm=0.1", "training.average_checkpoints=0"]
+OPTIONS = ["optimizer.max_grad_norm=0.1", "training.average_checkpoints=0"]
 OPTIONS += ["optimizer.learning_rate_scale=0.1"]  # at ten times the rate, rounding grows to 0.2 of a loss
 OPTIONS += ["training.checkpoint_every=1000", "training.max_source_tokens=40", "training.max_target_tokens=40"]
 
