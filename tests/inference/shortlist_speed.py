@@ -73,7 +73,7 @@ def trained(
                 *(partial(each.translate, lines, **options) for each in (translator, with_shortlist)),
             )
             scores = " | ".join(f"{BLEU().corpus_score(texts, [references]).score:.2f}" for texts in found)
-            same = sum(one == other for one, other in zip(*found, strict=True))
+            same = sum(first == second for first, second in zip(*found, strict=True))
             times = f"{before:.2f} | {after:.2f} | {before / after:.2f}"
             print(f"| {beams} | {tokens} | {scores} | {same} | {times} |", flush=True)
 

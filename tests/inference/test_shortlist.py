@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_whole_projection(precision, fields):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("count", [3, 70])  # of 70 sentences the hypotheses that are far behind are deferred
+@pytest.mark.parametrize("count", [3, 70])  # with 70 sentences, hypotheses far behind are deferred
 def test_topk_step_ranks_as_masked_logits_do(count, precision):
     model = FAMILIES[0].model(vocab_size=700)
     decoder, ids = NativeDecoder(model, precision), torch.randint(3, 700, (count, 6))

@@ -26,10 +26,10 @@ from vanilla_transformer.configuration_vanilla_transformer import VanillaTransfo
 from vanilla_transformer.data.sentencepiece_tokenizer import CONTROL, NORMAL, UNKNOWN
 from vanilla_transformer.importing.marian_npz import LAYER_NORM_EPS, LAYERS, REQUIRED, SETTINGS
 
-GEMM_PRECISIONS = {"float32": "float32", "int8": "int8shiftAll"}  # ours → Marian's; of its int8 the fastest in batches
+GEMM_PRECISIONS = {"float32": "float32", "int8": "int8shiftAll"}  # ours → Marian's; its fastest int8 in batches
 BERGAMOT = {precision: f"Marian (bergamot) {precision}" for precision in GEMM_PRECISIONS}
 FIELDS = {"sinusoid_layout": "concatenated", "sinusoid_exponent": "tensor2tensor", "layer_norm_eps": LAYER_NORM_EPS}
-TYPES = {"int8": 0x101, "float32": 0x404}  # of numpy → of Marian, in common/types.h
+TYPES = {"int8": 0x101, "float32": 0x404}  # numpy's → Marian's, in common/types.h
 NEVER = -1e4  # logit
 # A token is a character of a private use area, so that SentencePiece gives exactly the ids that are meant.
 FIRST_CHARACTER = 0xF0000
@@ -149,7 +149,7 @@ def bergamot_system(
         "beam-size": decoding.beams,
         "normalize": decoding.length_penalty,
         "skip-cost": decoding.beams == 1,  # greedy search needs no log-probabilities
-        "max-length-factor": (target_length - 0.5) / source_length,  # of a target's length over the source's
+        "max-length-factor": (target_length - 0.5) / source_length,  # a target's length over the source's
         "max-length-break": 1000,  # tokens of the longest sentence
         "mini-batch-words": 1_000_000,  # all sentences are a batch
         "ssplit-mode": "paragraph",  # a line is a sentence

@@ -167,7 +167,7 @@ def lexical_table(rows: Iterable[dict[str, str]], tokenizer: Any, best: int = BE
     Words are linked by sure and possible links, and so are all of their tokens.
 
     Args:
-        rows: of `read_aligned`, with alignments.
+        rows: `read_aligned`'s, with alignments.
     """
     counts: dict[int, Counter[int]] = defaultdict(Counter)
     rows = iter(rows)

@@ -12,7 +12,7 @@ from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 # A letter or digit of a script that puts spaces between words; the ranges are Thai to Lao, Burmese, Khmer, kana, Han.
 LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 IS_LETTER = re.compile(LETTER).match
-BYTES = {character: bytes([byte]) for byte, character in bytes_to_unicode().items()}  # of byte-level tokens
+BYTES = {character: bytes([byte]) for byte, character in bytes_to_unicode().items()}  # byte-level tokens have these
 
 
 def is_whole_word(text: str, start: int, end: int) -> bool:

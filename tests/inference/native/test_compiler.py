@@ -55,7 +55,7 @@ def test_compiler_gets_the_flag_that_it_knows_for_this_cpu(monkeypatch, machine,
 
 
 def test_arm_cpus_with_the_same_features_are_told_apart(monkeypatch):
-    """-mcpu=native depends on the part, of which a CPU may have several; not on the order of the cores."""
+    """-mcpu=native depends on the parts, several of which a CPU may have, and not on the order of the cores."""
     core = "processor\t: {}\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: {}\n\n"
 
     def features(*parts: str) -> str:

@@ -85,14 +85,14 @@ def test_search_equivalence_to_torch(family, beams):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_batch_and_order_invariance(family, beams, precision):
-    """Of the scores up to rounding, where an input of a product may round to another level."""
+    """Scores agree up to rounding, where an input of a product may round to another level."""
     model, (ids, mask) = family.model(), sources(20)
     decoder, order = NativeRecurrentDecoder(model, precision), torch.randperm(20)
     options = {"custom_generate": beam_search, "num_beams": beams, "max_new_tokens": 8, "output_scores": True}
     options |= {"return_dict_in_generate": True, "decoder": decoder}
 
     def log_probs(rows: torch.Tensor) -> torch.Tensor:
-        """Of the first token, `(rows, vocab_size)`."""
+        """The logits of the first token, `(rows, vocab_size)`."""
         own = {"attention_mask": mask[rows], "encoder_outputs": decoder.encode(ids[rows], mask[rows])}
         return model.generate(ids[rows], **own, **options).scores[0][::beams].log_softmax(dim=-1)
 
@@ -104,7 +104,7 @@ def test_batch_and_order_invariance(family, beams, precision):
 
 
 @pytest.mark.parametrize("eos_token_ids", [[], [5, 9]])
-@pytest.mark.parametrize("count", [5, 20])  # of 20 sentences the hypotheses that are far behind are deferred
+@pytest.mark.parametrize("count", [5, 20])  # with 20 sentences, hypotheses far behind are deferred
 def test_topk_step_ranks_as_the_logits_do(family, count, eos_token_ids):
     model = family.model()
     decoder = NativeRecurrentDecoder(model)
@@ -122,7 +122,7 @@ def test_topk_step_ranks_as_the_logits_do(family, count, eos_token_ids):
         is_wanted = continues.cumsum(dim=1) - continues.long() < 4
         torch.testing.assert_close(scores[is_wanted], expected[is_wanted], atol=1e-5, rtol=1e-5)
         assert torch.equal((beam_indices * vocab_size + next_tokens)[is_wanted], index[is_wanted])
-        parents = index[continues & is_wanted].view(count, 4) // vocab_size  # those that are read, or no longer there
+        parents = index[continues & is_wanted].view(count, 4) // vocab_size  # hypotheses that are read, or have left
         for state in (ranked, plain):
             state.reorder(parents)
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-IS_ARM = platform.machine().lower() in ("aarch64", "arm64")  # of Linux; of macOS and Windows
+IS_ARM = platform.machine().lower() in ("aarch64", "arm64")  # Linux; macOS and Windows
 # Compilers for x86 know -march=native. GCC and clang for ARM know -mcpu=native, and not every clang -march=native.
 FLAGS = ("-O3", "-mcpu=native" if IS_ARM else "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_name("transformer.cpp")

@@ -28,7 +28,7 @@ class PackedRecurrentStack(PackedStack):
         config, layers = stack.config, stack.stack.layers
         self.layers = (structures.RecurrentLayer * len(layers))(*map(self._recurrent_layer, layers))
         directions, width, input_size = layers[0].directions, config.hidden_size, layers[0].recurrence.input_size
-        # Of a decoder's rows: the context in whole panels, and the readout's input and output.
+        # A decoder's row has the context in whole panels, then the readout's input and output.
         widest = max(directions * GATES[config.cell] * width, input_size, self.padded(config.encoder_width) + width)
         self.stride = self.row_stride(max(widest, config.embedding_size))
         return structures.RecurrentStack(
@@ -42,7 +42,7 @@ class PackedRecurrentStack(PackedStack):
         )
 
     def _recurrent_layer(self, layer: Any) -> structures.RecurrentLayer:
-        weights = layer.recurrence.all_weights  # of each direction: W, U, b, b'
+        weights = layer.recurrence.all_weights  # each direction's W, U, b, b'
         inputs = self.pack(torch.cat([own[0] for own in weights]), torch.cat([own[2] for own in weights]))
         hidden = (structures.Linear * 2)(*(self.pack(own[1], own[3]) for own in weights))
         return structures.RecurrentLayer(inputs, hidden, layer.has_residual)

@@ -39,7 +39,7 @@ class PackedShortlist:
         self.weight = buffers.take(self, *shape, dtype=dtype)
         self.weight[-1].zero_()  # the last panel may have room for more outputs
         names = [name for name in ("scale", "sums", "bias") if getattr(projection, name)]
-        self.vectors = {name: torch.zeros(panels * panel_width, dtype=torch.int32) for name in names}  # of 32 bits each
+        self.vectors = {name: torch.zeros(panels * panel_width, dtype=torch.int32) for name in names}  # 32 bits each
         addresses = {name: vector.data_ptr() for name, vector in self.vectors.items()}
         selected = structures.Linear(
             self.weight.data_ptr(),

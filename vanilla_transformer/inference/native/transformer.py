@@ -239,7 +239,7 @@ class NativeDecoderState:
     """A batch in the midst of being decoded, as `SupportsTopK` and `SupportsSelect`.
 
     With `allowed` `(sentences, vocab_size)` a sentence has these tokens alone: the others have no probability, and
-    those that no sentence may have are not computed.
+    the engine does not compute tokens that no sentence may have.
 
     A sentence's memory stays in its slot, and a cache entry where it was written. `reorder` and `select` only change
     the indices that refer to them.
