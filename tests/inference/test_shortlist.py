@@ -169,6 +169,12 @@ def test_a_table_has_the_shares_of_links_of_all_tokens(model_folder):
     assert [row[:2] for row in lexical_table(rows, load_tokenizer(model_folder), best=1)] == [("d", "a"), ("d", "b")]
 
 
+def test_a_table_counts_every_pair_of_a_long_text(model_folder, monkeypatch):
+    monkeypatch.setattr("vanilla_transformer.inference.shortlist.CHUNK", 2)
+    rows = [{"source": letter, "target": letter, "alignments": "0-0"} for letter in LETTERS]
+    assert sorted(lexical_table(rows, load_tokenizer(model_folder))) == [(letter, letter, 1.0) for letter in LETTERS]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

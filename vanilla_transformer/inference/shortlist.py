@@ -8,6 +8,7 @@ pair of tokens.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def lexical_table(rows: Iterable[dict[str, str]], tokenizer: Any, best: int = BE
     """
     counts: dict[int, Counter[int]] = defaultdict(Counter)
     rows = iter(rows)
-    while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
+    while chunk := list(islice(rows, CHUNK)):
         sides = [[row[name] for row in chunk] for name in ("source", "target")]
         tokens = [_tokens_of_words(tokenizer, texts, bool(side)) for side, texts in enumerate(sides)]
         for row, source, target in zip(chunk, *tokens, strict=True):
