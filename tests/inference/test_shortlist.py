@@ -2,6 +2,7 @@
 """Shortlists against the search over the whole vocabulary, and against logits that are masked by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,11 +176,22 @@ def test_a_table_counts_every_pair_of_a_long_text(model_folder, monkeypatch):
     assert sorted(lexical_table(rows, load_tokenizer(model_folder))) == [(letter, letter, 1.0) for letter in LETTERS]
 
 
+def test_tokens_may_have_white_space_of_unicode(tmp_path):
+    tokens = {"a\u00a0b": 3, "\u3000": 4, "\u2028": 5}
+    (tmp_path / "lex").write_text("a\u00a0b \u3000 0.5\n\u2028\t\u3000 0.5 \r\n", encoding="utf-8", newline="")
+    tokenizer = SimpleNamespace(get_vocab=lambda: tokens)
+    found = read_shortlist(tmp_path / "lex", FAMILIES[0].model(), tokenizer, frequent=0)
+    allowed = found.allowed(torch.tensor([[4]]), torch.tensor([[1]]))
+    assert allowed[0].nonzero()[:, 0].tolist() == [END, 3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a b 0.1\na b\n", "line 2: 'a b' is not 'target source probability'"),
         ("a b much\n", "line 1: 'a b much' is not"),
+        ("a b 1\na c nan\n", "line 2: 'a c nan' is not"),
+        ("a b -1\n", "line 1: 'a b -1' is not"),
         ("nobody knows 0.5\n", "has no pair of tokens of this model"),
     ],
 )
@@ -191,7 +203,7 @@ def test_a_file_that_is_no_table_is_refused(model_folder, tmp_path, text, messag
 
 def test_options_that_need_any_token_are_refused(small):
     translator, _ = small
-    for options in ({"prefixes": ["a"]}, {"prefixes": [""]}):
+    for options in ({"prefixes": ["a"]}, {"prefixes": [""]}, {"eos_token_id": 3}):
         with pytest.raises(ValueError, match="a shortlist may lack the tokens"):
             translator.translate(["a"], **options)
     with pytest.raises(ValueError, match="a shortlist may lack the tokens"):

@@ -6,6 +6,7 @@ pair of tokens.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,6 +25,7 @@ from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 FREQUENT = BEST = 100  # Marian's defaults, too
 CHUNK = 1000  # pairs that are tokenized together
+FIELD = re.compile(r"[^ \t\r]+")  # a token may have other white space, such as a no-break space
 
 
 class Shortlist:
@@ -141,8 +143,8 @@ def read_shortlist(
     """The shortlists of a lexical table; lines with a token that the vocabulary does not have are left out.
 
     Raises:
-        ValueError: a model of another package; a line that is not `target source probability`; a file of which no line
-            has tokens of the vocabulary.
+        ValueError: a model of another package; a line that is not `target source probability`, or has one below 0 or
+            NaN; a file in which no line has tokens of the vocabulary.
     """
     if not isinstance(model, BaseForConditionalGeneration):
         raise ValueError(f"a shortlist is for models of this package, not for model_type={model.config.model_type!r}")
@@ -151,8 +153,9 @@ def read_shortlist(
     probabilities: dict[int, dict[int, float]] = defaultdict(dict)
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            target, source, probability = line.split()
-            value = float(probability)
+            target, source, probability = FIELD.findall(line)
+            if not (value := float(probability)) >= 0:
+                raise ValueError
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line!r} is not 'target source probability'") from None
         if source in sources and target in targets:

@@ -103,9 +103,9 @@ def translate_lines(
         ValueError: a number below 1; more translations than beams; a line that is no string, or longer than
             `max_length`, before any is translated; an option of `line_options.REFUSED`, or one without a row for each
             line; a target of an empty line, or options of a search with targets; prefixes or terms for a model of
-            another package, or that cannot be had; targets, prefixes or terms with a shortlist; `split_sentences` with
-            options for whole lines; alignments that `align` refuses, or of an ensemble; or `generate` refused a batch
-            (options that do not go together, weights that are NaN).
+            another package, or that cannot be had; targets, prefixes, terms or `eos_token_id` with a shortlist;
+            `split_sentences` with options for whole lines; alignments that `align` refuses, or of an ensemble; or
+            `generate` refused a batch (options that do not go together, weights that are NaN).
         RuntimeError: decoding failed in another way. Both name the line at fault if known, else the batch's lines.
     """
     beams = resolved(model, generate_kwargs, "num_beams") or 1
@@ -125,8 +125,11 @@ def translate_lines(
         split_sentences=split_sentences,
         log_probs=log_probs,
     )
-    if isinstance(decoder, ShortlistDecoder) and not (targets is prefixes is constraints is None):
-        raise ValueError("a shortlist may lack the tokens of targets, prefixes and terms: leave it, or them, out")
+    if isinstance(decoder, ShortlistDecoder):
+        given = targets, prefixes, constraints, generate_kwargs.get("eos_token_id")
+        if any(each is not None for each in given):
+            names = "targets, prefixes, terms and eos_token_id"
+            raise ValueError(f"a shortlist may lack the tokens of {names}: leave it, or them, out")
     check_options(model, generate_kwargs)
     if alignments:
         if isinstance(decoder, EnsembleDecoder) and len(decoder.decoders) > 1:
