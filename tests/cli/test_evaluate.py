@@ -86,8 +86,8 @@ def test_model_and_source_or_hypothesis_is_required(arguments: list[str], capsys
     assert "give either MODEL and --source, or --hypothesis" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--beams", "4"], ["--shortlist", "lex"], ["--coverage-penalty", "0.2"]])
-def test_options_of_a_search_are_refused_with_finished_translations(option: list[str], capsys):
+@pytest.mark.parametrize("option", [["--beams", "4"], ["--shortlist", "lex"], ["--weights", "1,2"]])
+def test_options_for_models_are_refused_with_finished_translations(option: list[str], capsys):
     assert main(["evaluate", "--hypothesis", "h", "--reference", "r", *option]) == 2
     assert f"{option[0]} is for a model: leave it out with --hypothesis" in capsys.readouterr().err
 

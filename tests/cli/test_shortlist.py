@@ -41,4 +41,4 @@ def test_alignments_without_a_link_are_refused(model_folder, files, tmp_path, ca
 def test_a_shortlist_of_an_ensemble_is_refused(model_folder, give_input, capsys):
     give_input(b"a\n")
     assert main(["translate", str(model_folder), str(model_folder), "--shortlist", "lex"]) == 2
-    assert "--shortlist is of one model" in capsys.readouterr().err
+    assert "--shortlist is for one model" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translates by PyPI's bergamot: JSON strings on stdin and stdout, one a line.
 
-It runs in a Python of its own, 3.6 to 3.10, for which bergamot has wheels.
+It runs in a Python of its own, 3.8 to 3.10: bergamot has wheels up to 3.10.
 """
 
 import json

@@ -120,7 +120,7 @@ def open_models(arguments: argparse.Namespace, device: "torch.device | None" = N
     if len(arguments.model) == 1 and arguments.weights is None:
         return open_translator(arguments.model[0], arguments.precision, arguments.engine, device, shortlist)
     if shortlist is not None:
-        raise UsageError("--shortlist is of one model: leave it, or the other models and --weights, out")
+        raise UsageError("--shortlist is for one model: leave it, or the other models and --weights, out")
     disable_progress_bar()
     own = {"weights": arguments.weights, "mean": arguments.ensemble_mean}
     return Translator.ensemble(arguments.model, arguments.precision, device, arguments.engine, **own)

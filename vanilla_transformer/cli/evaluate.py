@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     if given not in ({"model", "source"}, {"hypothesis"}):
         raise UsageError("give either MODEL and --source, or --hypothesis")
     if arguments.hypothesis is not None:
-        _add_translating_arguments(unused := argparse.ArgumentParser())
+        add_model_arguments(unused := argparse.ArgumentParser(), nargs="*")
+        _add_translating_arguments(unused)
         for name, default in vars(unused.parse_args([])).items():
             if getattr(arguments, name) != default:
                 raise UsageError(f"--{name.replace('_', '-')} is for a model: leave it out with --hypothesis")

@@ -27,9 +27,8 @@ from vanilla_transformer.search import BeamSearch, DecodingError, blockwise_topk
 class Term:
     """`count` occurrences of a text, those within other terms included.
 
-    `within` has the places of longer terms that contain it, and
-    how often each does. `spellings` are its tokens at the beginning of a target and after a space, with whether they
-    begin with a space, and with a letter.
+    `within` has the places of longer terms that contain it, and how often each does. `spellings` are its tokens at the
+    beginning of a target and after a space, with whether they begin with a space, and with a letter.
     """
 
     text: str

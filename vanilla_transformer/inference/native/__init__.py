@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Transformer's inference by C++ kernels, compiled on the machine that runs them."""
+"""Inference by C++ kernels, compiled on the machine that runs them."""

@@ -173,7 +173,8 @@ void recurrent_encode(const RecurrentStack *stack, const Scratch *scratch, int32
     }
 }
 
-// What the attention reads: `encoded` (sentences * length, encoder_width) → `source`, as RecurrentState has it.
+// The attention's keys and values from `encoded`, (sentences * length, encoder_width), to `source`, as RecurrentState
+// has it.
 void recurrent_project_source(const RecurrentDecoder *decoder, const Scratch *scratch, const float *encoded,
                               int32_t sentences, int32_t length, float *source, int32_t threads) {
     int padded = padded_length(length), d_k = decoder->stack.hidden_size, width = decoder->encoder_width;
