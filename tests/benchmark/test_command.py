@@ -30,6 +30,12 @@ def test_an_error_is_one_line(capsys, monkeypatch, arguments):
     assert output.err == "benchmark: error: sizes=['huge'] must name some of the models: small, base\n"
 
 
+@pytest.mark.parametrize("override", ["output=x.json", "precisions=[float32]", "real.repeats=2"])
+def test_bergamot_refuses_fields_that_it_does_not_use(capsys, override):
+    assert main(["bergamot", "python", "sizes=[small]", override]) == 1
+    assert f"{override}: `bergamot` has no use for it; it reads models, sizes" in capsys.readouterr().err
+
+
 def test_torch_before_ctranslate2_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(REPOSITORY)
     # tests/conftest.py has imported torch; CTranslate2 comes later or never.

@@ -19,6 +19,8 @@ from vanilla_transformer.console.running import run_program
 from vanilla_transformer.console.streams import prepare_streams
 
 DEFAULT, DEFAULT_OF_TRAINING = "benchmark_decode", "benchmark_train"
+# Fields of the configuration that `bergamot` uses: it measures float32 and int8 on a CPU, and writes no file.
+OF_BERGAMOT = ("models", "sizes", "batch_sizes", "beams", "source_tokens", "target_tokens", "timing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,8 +94,11 @@ def _bergamot(arguments: argparse.Namespace, show: Callable[[str], None]) -> Non
     from vanilla_transformer.benchmark.configuration import load_benchmark_config
     from vanilla_transformer.benchmark.marian_engine import benchmark_marian_engine
 
-    config = load_benchmark_config(*config_and_overrides(arguments, DEFAULT))
-    print(benchmark_marian_engine(config, arguments.python, show))
+    file, overrides = config_and_overrides(arguments, DEFAULT)
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0] not in OF_BERGAMOT:
+            raise ValueError(f"{override}: `bergamot` has no use for it; it reads {', '.join(OF_BERGAMOT)}")
+    print(benchmark_marian_engine(load_benchmark_config(file, overrides), arguments.python, show))
 
 
 def _exact(arguments: argparse.Namespace, show: Callable[[str], None]) -> None:
