@@ -115,7 +115,7 @@ class LineConstraints:
         return Term(text, sum(occurrences(text, each) for each in terms), within, spellings)
 
     def accepts(self, translations: Sequence[str]) -> bool:
-        """Whether all have the terms, as often as they were given. From now on those of the first one have no bank."""
+        """Whether all have the terms, as often as they were given. Terms of the first one lose their bank."""
         missing = [self._missing(text.encode()) for text in translations]
         self.has_bank, self.progress = [n > 0 for n in missing[0]], {}
         return not any(map(any, missing))
@@ -292,14 +292,14 @@ class ConstrainedBeams:
                 ]
             candidates[i] += found
         by_beam = {(i, beam): hypothesis for i, beam, hypothesis, _ in parents}
-        bars = [-math.inf] * len(rows)
+        thresholds = [-math.inf] * len(rows)
         if self.has_terms and config.stopping != "exact":
-            bars = search.finished.scores[:, config.num_return_sequences - 1].tolist()
+            thresholds = search.finished.scores[:, config.num_return_sequences - 1].tolist()
         chosen = []
-        for i, (row, bar) in enumerate(zip(rows, bars, strict=True)):
-            if bar > -math.inf:
-                divisor = config.length_normalizer(length + 1)
-                candidates[i] = [each for each in candidates[i] if not each[0] and -each[1] > bar * divisor]
+        for i, (row, threshold) in enumerate(zip(rows, thresholds, strict=True)):
+            if threshold > -math.inf:
+                log_prob = threshold * config.length_normalizer(length + 1)
+                candidates[i] = [each for each in candidates[i] if not each[0] and -each[1] > log_prob]
             chosen.append(best := share(candidates[i], num_beams))
             self.known[row] = {
                 (*targets[i][beam], token): child or self.lines[row].extend(by_beam[i, beam], token)

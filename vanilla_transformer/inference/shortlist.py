@@ -48,14 +48,14 @@ class Shortlist:
         config: Any = model.config
         eos = model.generation_config.eos_token_id
         always = list(eos) if isinstance(eos, list) else [config.eos_token_id if eos is None else eos]
-        self.filler = always[0]
+        self.padding = always[0]
         totals: Counter[int] = Counter()
         for targets in probabilities.values():
             totals.update(targets)
         always += sorted(totals, key=lambda token: (-totals[token], token))[:frequent]
         self.always = torch.tensor(always)
         self.vocab_size = config.decoder_vocab_size or config.vocab_size
-        self.table = torch.full((config.vocab_size, best + 1), self.filler)  # the targets of each source token
+        self.table = torch.full((config.vocab_size, best + 1), self.padding)  # the targets of each source token
         if config.decoder_vocab_size is None:
             self.table[:, best] = torch.arange(config.vocab_size)
         for source, targets in probabilities.items():
@@ -64,7 +64,7 @@ class Shortlist:
 
     def allowed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Whether a sentence may have a token: `(sentences, source_length)` twice → `(sentences, vocab_size)`."""
-        targets = self.table[input_ids.cpu()].masked_fill_(attention_mask.cpu()[..., None] == 0, self.filler)
+        targets = self.table[input_ids.cpu()].masked_fill_(attention_mask.cpu()[..., None] == 0, self.padding)
         allowed = torch.zeros(len(input_ids), self.vocab_size, dtype=torch.bool)
         allowed[:, self.always] = True
         return allowed.scatter_(1, targets.flatten(1), True).to(input_ids.device)

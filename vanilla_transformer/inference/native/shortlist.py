@@ -51,7 +51,7 @@ class PackedShortlist:
         structures.load_library().select_outputs(byref(projection), self.tokens.data_ptr(), byref(selected))
         self.structure = structures.Shortlist(selected, self.tokens.data_ptr(), self.mask.data_ptr())
 
-    def whole(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    def scatter(self, logits: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
         """Logits of the batch's tokens, `(rows, outputs)`, at their places among all, -inf elsewhere.
 
         Args:

@@ -332,7 +332,7 @@ class NativeDecoderState:
         if self.shortlist is None:
             return self.logits[: tokens.numel(), : self.decoder.projection.outputs]
         logits = self.logits[: tokens.numel(), : len(self.shortlist.tokens)]
-        return self.shortlist.whole(logits, self.slots.repeat_interleave(tokens.shape[1]))
+        return self.shortlist.scatter(logits, self.slots.repeat_interleave(tokens.shape[1]))
 
     def topk_step(
         self, tokens: torch.Tensor, beam_scores: torch.Tensor | None, num_beams: int, eos_token_ids: torch.Tensor
