@@ -11,6 +11,8 @@ from tests.families import FAMILIES
 from vanilla_transformer.decoder import SupportsSelect, SupportsTopK
 from vanilla_transformer.generation import DecodingError, beam_search
 from vanilla_transformer.inference.native import compiler
+from vanilla_transformer.inference.native.engine import native_decoder
+from vanilla_transformer.inference.native.memory import BufferPool
 from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.packed_linear import PRECISIONS, Precision
 
@@ -109,6 +111,31 @@ def test_topk_step_ranks_as_the_logits_do(model, count, eos_token_ids):
     if count == 70:  # some deferred hypotheses are needed, others not
         assert (totals[:, 2:] < last).any()
         assert (totals[:, 2:] > last).any()
+
+
+@pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
+def test_topk_step_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypatch, build):
+    """Whose state is undefined memory where it was skipped in a larger batch, which defers hypotheses."""
+    take = BufferPool.take
+
+    def take_nan(*arguments, **options):
+        memory = take(*arguments, **options)
+        memory.view(torch.uint8).fill_(255)  # NaN as floats
+        return memory
+
+    monkeypatch.setattr(BufferPool, "take", take_nan)
+    decoder, eos = native_decoder(build(), "float32", "native"), torch.tensor([2])
+    assert decoder is not None
+    state = decoder.begin(decoder.encode(*sources(20)), None, 9, 4)
+    state.topk_step(torch.randint(3, 31, (20, 1)), torch.zeros(20, 1), 4, eos)
+    state.reorder(torch.zeros(20, 4, dtype=torch.long))
+    totals = torch.tensor([[0, -1, -2, -torch.inf]]).expand(20, -1)
+    for count in (20, 20, 5):
+        state.select(torch.arange(count))
+        scores, beam_indices, _ = state.topk_step(torch.randint(3, 31, (count, 4)), totals[:count], 4, eos)
+        assert scores.isfinite().all()
+        assert (beam_indices < 3).all()
+        state.reorder(torch.arange(4).expand(count, -1))
 
 
 def test_greedy_topk_step_has_the_largest_logit(model):

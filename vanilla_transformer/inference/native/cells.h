@@ -107,7 +107,8 @@ static void attend_to_source(const RecurrentDecoder *decoder, const Scratch *scr
         else
             attend_tile(queries, query + row * stride, stride, source, length, d_k, d_v, mask, scores, context);
         for (int q = 0; state->attention && q < queries; q++)
-            memcpy(state->attention + int64_t(rows->hypothesis[row + q]) * length, scores + int64_t(q) * padded, length * sizeof(float));
+            memcpy(state->attention + int64_t(rows->hypothesis[row + q]) * length, scores + int64_t(q) * padded,
+                   length * sizeof(float));
     }
 #pragma omp barrier
 }

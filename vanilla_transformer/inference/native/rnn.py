@@ -167,7 +167,7 @@ class NativeRecurrentState(NativeDecoderState):
         self.parents = self.slots[:, None]  # (sentences, alive)
         self.source = None if config.attention == "none" else self._project_source(encoded)
         self.states = self._first_states(source, rows)
-        self.weights = torch.empty(rows, source_length) if output_attentions else None
+        self.weights = torch.zeros(rows, source_length) if output_attentions else None
         self.attention: torch.Tensor | None = None
         self.structure = structures.RecurrentState(
             batch_size=sentences,

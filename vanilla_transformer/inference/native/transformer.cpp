@@ -46,6 +46,7 @@ static SentenceRange pass_range(int sentences, int passes, int pass) {
 
 // The hypotheses of a range to read. With `may_defer`, the first round skips those that are far behind the best of
 // their sentence; the second has those of them that can still be among the top k. `buffer` has room for `size` rows.
+// Neither round has a hypothesis of score -inf: it may continue one that was not read, whose state is undefined.
 static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool may_defer, bool is_second,
                         int32_t *buffer, int size) {
     Rows rows = {0, 0, alive, buffer, buffer + size};
@@ -53,7 +54,9 @@ static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool m
         float threshold = NAN; // not computed yet
         int of_sentence = 0;
         for (int id = sentence * alive; id < (sentence + 1) * alive; id++) {
-            bool is_deferred = may_defer && topk->beam_scores[id] < topk->beam_scores[sentence * alive] - kDeferMargin;
+            bool is_dead = topk && topk->beam_scores && topk->beam_scores[id] == -INFINITY;
+            bool is_behind = may_defer && topk->beam_scores[id] < topk->beam_scores[sentence * alive] - kDeferMargin;
+            bool is_deferred = is_dead || is_behind;
             if (is_deferred && !is_second)
                 for (int64_t i = int64_t(id) * topk->k_per_beam; i < (id + 1) * topk->k_per_beam; i++)
                     topk->scores_per_beam[i] = -INFINITY, topk->tokens_per_beam[i] = 0;

@@ -274,7 +274,8 @@ class NativeDecoderState:
         self.reorder_buffer = torch.empty(beams, max_length, dtype=torch.int32)
         self.cache_blocks: list[torch.Tensor] = []
         self.cache_addresses = (c_void_p * (-(-max_length // stack.constants.cache_block)))()
-        self.weights = torch.empty(rows, config.num_heads, source_length) if output_attentions else None
+        # Zeros, for a hypothesis that is far behind may not be read, and coverage sums its weights, too.
+        self.weights = torch.zeros(rows, config.num_heads, source_length) if output_attentions else None
         self.attention: torch.Tensor | None = None
         self.structure = structures.DecoderState(
             batch_size=sentences,
