@@ -212,6 +212,7 @@ def test_terms_that_fill_a_narrow_beam_are_all_found(case):
         (["w1"], "", {"num_beams": 1}, "num_beams=1 must be at least 2 where terms are given"),
         (["unheard"], "", {}, "line 1: the term 'unheard' cannot be written with the model's vocabulary"),
         (["w1"], "w1 w2 w1 w2", {}, "line 1: its prefix has one of its terms more often than they were given: w1"),
+        (["w1"], "w1 w1", {}, "line 1: its prefix has one of its terms more often than they were given: w1"),
         (["w1 w2 w0"], "w3 w3", {"max_new_tokens": 4}, "at line 1: prefix and terms need 5 of at most 4 target tokens"),
     ],
 )

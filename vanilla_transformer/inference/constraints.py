@@ -98,7 +98,7 @@ class LineConstraints:
         self.has_bank = [True] * len(self.terms)
         self.progress: dict[tuple[int, ...], tuple[int, int]] = {}
         start = self.read(self.prefix)
-        if start is None:
+        if start is None or start.has_surplus:  # a prefix ends where a word ends
             raise ValueError(f"its prefix has one of its terms more often than they were given: {', '.join(terms)}")
         self.shortest = len(self.prefix) + start.rest  # a target with this many tokens can be had
 
