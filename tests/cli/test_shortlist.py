@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from vanilla_transformer.cli import main
+from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.inference.translator import Translator
 
 
@@ -21,10 +22,11 @@ def make(model_folder: Path, files: dict[str, str], output: Path) -> int:
     )
 
 
-def test_the_table_serves_translate(model_folder, files, tmp_path, give_input, capsysbinary):
-    table = tmp_path / "lex"
+@pytest.mark.parametrize("name", ["lex", "lex.gz"])
+def test_the_table_serves_translate(model_folder, files, tmp_path, give_input, capsysbinary, name):
+    table = tmp_path / name
     assert make(model_folder, files, table) == 0
-    assert sorted(table.read_text(encoding="utf-8").splitlines()) == ["a c 1", "c a 1", "d b 1"]
+    assert sorted(read_lines(table)) == ["a c 1", "c a 1", "d b 1"]
     assert capsysbinary.readouterr().out.decode() == f"{table}: 3 pairs of tokens\n"
     give_input(b"a b\nh e\n")
     assert main(["translate", str(model_folder), "--shortlist", str(table), "--quiet"]) == 0

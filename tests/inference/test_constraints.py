@@ -161,7 +161,7 @@ def test_a_begun_term_counts_by_its_tokens():
 
 def test_a_term_of_the_free_translation_has_no_bank():
     line = LineConstraints([], ["cat", "black"], byte_level())
-    assert not line.accepts(["A cat"])
+    line.give_banks_beside("A cat")
     for text, has_black in (("cat", False), ("a black", True)):
         hypothesis = line.read(target(text))
         assert hypothesis is not None
@@ -179,14 +179,14 @@ def test_translations_are_accepted_with_each_term_as_often_as_it_was_given(texts
 def test_every_bank_has_a_place_in_the_beam():
     draws = random.Random(5)
     banks = [0] * 6 + [1] * 2 + [3] * 4
-    candidates: list[Candidate] = [
-        (False, draws.random() + 10 * bank, 0, token, False, bank, None) for token, bank in enumerate(banks)
+    candidates = [
+        Candidate(False, draws.random() + 10 * bank, 0, token, False, bank, None) for token, bank in enumerate(banks)
     ]
     chosen = share(candidates, 8)
-    assert sorted(Counter(each[5] for each in chosen).items()) == [(0, 3), (1, 2), (3, 3)]
+    assert sorted(Counter(each.bank for each in chosen).items()) == [(0, 3), (1, 2), (3, 3)]
     for bank in (0, 1, 3):
-        own = sorted(each for each in candidates if each[5] == bank)
-        assert [each for each in chosen if each[5] == bank] == own[: sum(each[5] == bank for each in chosen)]
+        own = sorted(each for each in candidates if each.bank == bank)
+        assert [each for each in chosen if each.bank == bank] == own[: sum(each.bank == bank for each in chosen)]
 
 
 def test_a_translation_that_has_its_terms_is_the_free_one(case):

@@ -114,5 +114,5 @@ def test_a_forked_process_computes_and_says_that_it_has_one_thread(elsewhere):
 
 
 def test_a_fall_back_is_one_line_on_stderr(elsewhere):
-    [line] = [line for line in elsewhere["after"].splitlines() if "PyTorch decodes, several times slower" in line]
+    [line] = [line for line in elsewhere["after"].splitlines() if "PyTorch decodes, more slowly" in line]
     assert "CXX='/nowhere/c++' names no program" in line

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="text file")
     parser.add_argument("--target", required=True, help="its translations")
     parser.add_argument("--alignments", required=True, metavar="FILE", help="'0-0 1-2 ...', a line for each pair")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the table")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the table, plain or .gz")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outputs: a check, before any work starts, that they can be written; text files that exist complete or not at all."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,9 @@ def check_output_folder(path: str | Path, option: str) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write to a hidden file beside the path, then rename it."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
+    """Write to a hidden file beside the path, compressed for .gz, then rename it."""
+    unfinished, data = path.with_name(f".{path.name}"), text.encode("utf-8")
+    unfinished.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     unfinished.replace(path)
 
 

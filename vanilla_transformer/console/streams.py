@@ -19,7 +19,7 @@ def prepare_streams() -> None:
     """Replace standard streams that are closed; a program calls this before anything else.
 
     The null device takes a closed file descriptor: otherwise the next file that is opened would get it, weights
-    perhaps, and the messages of a library with it. What is written to a closed standard error is lost, as the user
+    perhaps, and the messages of a library with it. A closed standard error loses its messages, as the user
     wishes. A character that the terminal lacks is replaced, because it must not end hours of training.
     """
     closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]

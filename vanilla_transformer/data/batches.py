@@ -38,7 +38,7 @@ def distribute_evenly(batches: Iterable[Batch], num_processes: int) -> Iterator[
     for batch in batches:
         pending.append(batch)
         spare += len(batch) - 1 if len(pending) > num_processes else 0
-        # What stays behind can fill a last group, even if only batches of one pair follow.
+        # The batches that stay can fill a last group, even if only batches of one pair follow.
         while len(pending) > num_processes and spare >= num_processes - 1:
             yield pending[:num_processes]
             del pending[:num_processes]

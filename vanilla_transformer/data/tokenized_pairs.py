@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PAIRS_PER_PROCESS = 50_000  # with fewer, starting another process takes longer than it spares
 ALIGNMENTS, LINKS = "alignments", "links"  # columns: of words as text, of tokens
-# What tokenizer_config.json says about the place that a tokenizer was opened from.
+# Entries of tokenizer_config.json that name the place a tokenizer was opened from.
 ORIGIN = ("is_local", "local_files_only", "name_or_path")
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,10 +68,16 @@ class Hypothesis:
         return self.rest - max((length for _, _, length in self.begun), default=0)
 
 
-# A token that may follow a hypothesis, so that the better sorts first: whether it is a last choice, negative score,
-# beam of the hypothesis, token, whether it ends the target, bank, and the hypothesis that it makes (`None`: not made
-# yet, for few candidates are chosen).
-Candidate = tuple[bool, float, int, int, bool, int, Hypothesis | None]
+class Candidate(NamedTuple):
+    """A token that may follow a hypothesis; the better one sorts first."""
+
+    is_last_choice: bool
+    negative_score: float
+    beam: int  # the hypothesis'
+    token: int
+    ends: bool  # the target
+    bank: int
+    hypothesis: Hypothesis | None  # with the token; `None`: not made yet, for few candidates are chosen
 
 
 class LineConstraints:
@@ -115,10 +121,12 @@ class LineConstraints:
         return Term(text, sum(occurrences(text, each) for each in terms), within, spellings)
 
     def accepts(self, translations: Sequence[str]) -> bool:
-        """Whether all have the terms, as often as they were given. Terms of the first one lose their bank."""
-        missing = [self._missing(text.encode()) for text in translations]
-        self.has_bank, self.progress = [n > 0 for n in missing[0]], {}
-        return not any(map(any, missing))
+        """Whether all have the terms, as often as they were given."""
+        return not any(any(self._missing(text.encode())) for text in translations)
+
+    def give_banks_beside(self, translation: str) -> None:
+        """From now on only terms that this translation lacks have banks."""
+        self.has_bank, self.progress = [n > 0 for n in self._missing(translation.encode())], {}
 
     def read(self, tokens: Sequence[int]) -> Hypothesis | None:
         """The hypothesis of a target without its prompt; `None`: it has a term too often."""
@@ -178,7 +186,7 @@ class LineConstraints:
         if length < len(self.prefix):
             [(token, score)] = needed.items()
             child = self.extend(hypothesis, token)
-            return [] if child is None else [(False, -score, beam, token, False, child.bank, child)]
+            return [] if child is None else [Candidate(False, -score, beam, token, False, child.bank, child)]
         room -= 1
         # Where the model would end the target, but terms are missing, anything but a term is a last choice.
         is_over = hypothesis.rest > 0 and next(iter(best)) in eos_token_ids
@@ -189,14 +197,14 @@ class LineConstraints:
                 continue
             if token in eos_token_ids:
                 if hypothesis.is_complete:
-                    found.append((False, -score, beam, token, True, hypothesis.bank, hypothesis))
+                    found.append(Candidate(False, -score, beam, token, True, hypothesis.bank, hypothesis))
             elif hypothesis.ends_with_term or token in needed or self.may_matter(token):
                 child = self.extend(hypothesis, token)
                 if child is not None and child.missing_tokens <= room and (room > 0 or not child.has_surplus):
                     is_last_choice = child.has_surplus or (is_over and token not in needed)
-                    found.append((is_last_choice, -score, beam, token, False, child.bank, child))
+                    found.append(Candidate(is_last_choice, -score, beam, token, False, child.bank, child))
             elif hypothesis.rest <= room:
-                found.append((is_over, -score, beam, token, False, plain_bank, None))
+                found.append(Candidate(is_over, -score, beam, token, False, plain_bank, None))
         return found
 
     def _hypothesis(self, text: bytes, missing: list[int]) -> Hypothesis:
@@ -284,10 +292,11 @@ class ConstrainedBeams:
             options = dict(zip(best_tokens[i][beam], best_scores[i][beam], strict=True))
             own = {token: next(next_needed_score) for token in tokens}
             found = self.lines[rows[i]].candidates(beam, hypothesis, options, own, eos, length, rooms[i])
-            if hypothesis.is_complete and all(each[0] for each in found):  # its best tokens would repeat a term
+            # Its best tokens may all repeat a term.
+            if hypothesis.is_complete and all(each.is_last_choice for each in found):
                 endings = search.alive_scores[i, beam] + log_probs[i * alive + beam, config.eos_token_ids]
                 found += [
-                    (False, -score, beam, token, True, hypothesis.bank, hypothesis)
+                    Candidate(False, -score, beam, token, True, hypothesis.bank, hypothesis)
                     for token, score in zip(config.eos_token_ids.tolist(), endings.tolist(), strict=True)
                 ]
             candidates[i] += found
@@ -299,17 +308,20 @@ class ConstrainedBeams:
         for i, (row, threshold) in enumerate(zip(rows, thresholds, strict=True)):
             if threshold > -math.inf:
                 log_prob = threshold * config.length_normalizer(length + 1)
-                candidates[i] = [each for each in candidates[i] if not each[0] and -each[1] > log_prob]
+                candidates[i] = [
+                    each for each in candidates[i] if not each.is_last_choice and -each.negative_score > log_prob
+                ]
             chosen.append(best := share(candidates[i], num_beams))
             self.known[row] = {
                 (*targets[i][beam], token): child or self.lines[row].extend(by_beam[i, beam], token)
-                for _, _, beam, token, is_end, _, child in best
-                if not is_end
+                for _, _, beam, token, ends, _, child in best
+                if not ends
             }
-        unused: Candidate = (True, math.inf, 0, config.pad_token_id, False, 0, None)
+        unused = Candidate(True, math.inf, 0, config.pad_token_id, False, 0, None)
         chosen = [best + [unused] * (2 * num_beams - len(best)) for best in chosen]
-        scores = search.alive_scores.new_tensor([[-each[1] for each in best] for best in chosen])
-        beams, tokens = (search.alive.new_tensor([[each[part] for each in best] for best in chosen]) for part in (2, 3))
+        scores = search.alive_scores.new_tensor([[-each.negative_score for each in best] for best in chosen])
+        beams = search.alive.new_tensor([[each.beam for each in best] for best in chosen])
+        tokens = search.alive.new_tensor([[each.token for each in best] for best in chosen])
         return scores, beams, tokens
 
 
@@ -317,16 +329,16 @@ def share(candidates: list[Candidate], num_beams: int) -> list[Candidate]:
     """The endings among the best `num_beams` of their bank, then the `num_beams` candidates that go on."""
     by_bank: dict[tuple[bool, int], list[Candidate]] = {}
     for candidate in sorted(candidates):
-        by_bank.setdefault((not candidate[0], candidate[5]), []).append(candidate)
+        by_bank.setdefault((not candidate.is_last_choice, candidate.bank), []).append(candidate)
     ended: list[Candidate] = []
     going_on: list[Candidate] = []
     for is_regular in (True, False):  # last choices get the rest
         banks = [by_bank[key] for key in sorted(by_bank, reverse=True) if key[0] == is_regular]
-        ended += [each for bank in banks for each in bank[:num_beams] if each[4]]
+        ended += [each for bank in banks for each in bank[:num_beams] if each.ends]
         turns = itertools.zip_longest(*([each for each in bank if not each[4]] for bank in banks))
         in_turn = (each for turn in turns for each in turn if each is not None)
         going_on += itertools.islice(in_turn, num_beams - len(going_on))
-    return ended + sorted(going_on, key=lambda each: each[1])
+    return ended + sorted(going_on, key=lambda each: each.negative_score)
 
 
 def constraints_of_lines(

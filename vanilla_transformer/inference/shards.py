@@ -92,11 +92,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def describe(translator: Translator, input: Path, options: dict[str, Any]) -> dict[str, Any]:
     """All that decides the bytes of a shard, with flat names for the user's message."""
-    model, precision = translator.model, getattr(translator.decoder, "precision", "float32")  # the native engine's own
+    model, decoder, shortlist = translator.model, translator.decoder, {}
+    if isinstance(decoder, ShortlistDecoder):
+        decoder, shortlist = decoder.decoder, {"shortlist": decoder.shortlist.fingerprint()}
+    precision = getattr(decoder, "precision", "float32")  # the native engine's own
     dtype = str(model.dtype) if precision == "float32" else precision
-    computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type}
-    if isinstance(translator.decoder, ShortlistDecoder):
-        computed["shortlist"] = translator.decoder.shortlist.fingerprint()
+    computed = {"engine": translator.engine, "dtype": dtype, "device": model.device.type, **shortlist}
     return {"model": _model_fingerprint(translator), "input": file_fingerprint(input), **computed, **options}
 
 

@@ -101,8 +101,7 @@ class ShortlistDecoder:
     """
 
     def __init__(self, decoder: Decoder, shortlist: Shortlist):
-        self.decoder, self.shortlist = decoder, shortlist
-        self.engine, self.precision = decoder.engine, getattr(decoder, "precision", "float32")
+        self.decoder, self.shortlist, self.engine = decoder, shortlist, decoder.engine
 
     @property
     def parallel_batches(self) -> int:

@@ -217,6 +217,7 @@ def translate_lines(
                     if is_forced or line is None or line.accepts([each.text for each in best]):
                         done += 1
                     else:
+                        line.give_banks_beside(best[0].text)
                         waiting.append(i)
                 if on_progress is not None:
                     on_progress(done * len(lines) // len(texts), len(lines))

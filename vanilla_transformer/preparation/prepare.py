@@ -35,7 +35,7 @@ def prepare(config: PrepareConfig, progress: Progress = lambda done, total: None
     """Write the folder of a preparation, or go on with it; a finished one is only read.
 
     Returns:
-        What `report` documents; the same is in prepared.json.
+        The counts that `report` documents, as prepared.json has them.
 
     Raises:
         ValueError: a corpus that cannot be read; no pair is left; the folder is another preparation's, or in use.

@@ -18,7 +18,7 @@ from vanilla_transformer.training.configuration import TrainingConfig
 from vanilla_transformer.training.guided_alignment import alignment_loss
 from vanilla_transformer.training.train_state import TrainState
 
-# What allocators and libraries say, beside what Accelerate knows: CUDA, cuBLAS, cuDNN, HIP, XPU, MPS, oneDNN, C++.
+# Messages of allocators and libraries that Accelerate does not know: CUDA, cuBLAS, cuDNN, HIP, XPU, MPS, oneDNN, C++.
 OUT_OF_MEMORY = re.compile(
     "out of (device |host )?memory|out_of_(device|host)_memory|alloc_failed|bad_alloc|can(no|')t allocate memory|"
     "not enough memory|invalid buffer size|could not create a memory object",

@@ -142,7 +142,7 @@ class UpdateQueue:
         """Wait for all updates but the last `keep`, and count them.
 
         Returns:
-            What is due after any of them; then the others are settled, too.
+            The answers that are due after any of them; then the others are settled, too.
 
         Raises:
             ValueError: too many were skipped in a row.

@@ -11,8 +11,8 @@ enum Cell : int32_t { kTanh, kGru, kLstm };
 enum InputFeeding : int32_t { kNothing, kContext, kAttentional };
 
 struct RecurrentLayer {
-    Linear input;     // W x + b of all directions, whose gates are in torch's order
-    Linear hidden[2]; // U h + b' of each direction
+    Linear input;     // W x + b for all directions; the gates are in torch's order
+    Linear hidden[2]; // U h + b', one for each direction
     int32_t has_residual;
 };
 
@@ -23,31 +23,31 @@ struct RecurrentStack {
 
 struct RecurrentDecoder {
     RecurrentStack stack;
-    Linear keys, query, readout, projection; // weight nullptr: without attention, multiplicative, the state itself
+    Linear keys, query, readout, projection; // without a weight: no attention, multiplicative, the state is read out
     const float *score;                      // additive attention's v, (hidden_size)
     const float *embedding;                  // (vocab_size, embedding_size)
     int32_t embedding_size, encoder_width, input_feeding, vocab_size;
 };
 
 // Sentences that are being decoded. A sentence's source stays in its slot. A step reads the states of `current`, and
-// writes to the others. A part is a layer's hidden states, then those of cells, then the attentional vectors.
+// writes to the others. Parts: each layer's hidden states, each layer's cell states, the attentional vectors.
 struct RecurrentState {
     int32_t batch_size, source_length, num_rows, stride, current;
     float *states;        // (2, parts, num_rows, stride)
-    const int64_t *slots; // of each sentence, (batch_size)
-    const float *source;  // of each slot: keys (hidden_size, padded_length), values (source_length, value_width)
+    const int64_t *slots; // each sentence's, (batch_size)
+    const float *source;  // each slot's keys (hidden_size, padded_length), values (source_length, value_width)
     const float *source_mask; // added to scores, (slots, source_length), or nullptr
     float *attention;         // (batch_size * alive, source_length), or nullptr
 };
 
-// Gates of a cell, each as wide as the state.
+// The number of gates of a cell, each as wide as the state.
 static inline int count_gates(int cell) { return cell == kGru ? 3 : cell == kLstm ? 4 : 1; }
 
 // Whole tiles, so that the mean of the values has no remainder.
 static inline int value_width(int encoder_width) { return (encoder_width + NR - 1) / NR * NR; }
 
-// One step of torch's cell from W x + b (`input`) and U h + b' (`recurrent`). `next` may be `hidden`, `next_cell` may be
-// `cell_state`. All are padded to whole vectors.
+// One step of torch's cell from W x + b (`input`) and U h + b' (`recurrent`). `next` may be `hidden`, `next_cell` may
+// be `cell_state`. All are padded to whole vectors.
 static void step_cell(int cell, int width, const float *input, const float *recurrent, const float *hidden,
                       const float *cell_state, float *next, float *next_cell) {
     for (int i = 0; i < width; i += kLanes) {

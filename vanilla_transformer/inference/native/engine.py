@@ -84,9 +84,7 @@ def is_native(model: Any, engine: Engine) -> bool:
         except ValueError as error:  # no compiler, say
             reason = str(error)
             if engine == "auto":
-                logger.warning_once(
-                    "the native engine is not available, and PyTorch decodes, several times slower: %s", reason
-                )
+                logger.warning_once("the native engine is not available, and PyTorch decodes, more slowly: %s", reason)
         else:
             return True
     if engine == "native":

@@ -32,14 +32,14 @@ struct DecodeStep {
     const float *position;    // of this token, (d_model)
     const int64_t *tokens;    // (batch_size, alive)
     int32_t *row_buffer;      // 2 * batch_size * alive + 1
-    float *logits;            // (batch_size * alive, logits_stride); with `topk` those of some rows, undefined later
+    float *logits;            // (batch_size * alive, logits_stride); undefined after a step with `topk`
     const TopK *topk;         // nullptr: all logits are wanted, without the mask of `shortlist`
     const Shortlist *shortlist; // nullptr: every sentence may have every token
     float embedding_scale;
     int32_t vocab_size, logits_stride, alive, threads;
 };
 
-// The same of an RNN.
+// One step of an RNN: a token of each hypothesis.
 struct RecurrentStep {
     const RecurrentDecoder *decoder;
     const Scratch *scratch;

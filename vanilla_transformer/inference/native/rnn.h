@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The recurrent encoder-decoder for inference on a CPU: a whole source, or a token of each hypothesis, within one team of
-// threads. rnn.py lays out the weights and owns all memory; transformer.cpp compiles this into its library. Its threading
-// contract holds here, too: calls on one RecurrentState must follow one another.
+// The recurrent encoder-decoder for inference on a CPU: a whole source, or a token of each hypothesis, within one team
+// of threads. rnn.py lays out the weights and owns all memory; transformer.cpp compiles this into its library. Its
+// threading contract holds here, too: calls on one RecurrentState must follow one another.
 
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace vanilla_transformer {
 
-// Every thread: one layer over whole sequences, in place in `scratch->states`, (sentences * length, stride). Its first
-// product is in the rows `input_rows` of `scratch->wide`, (sentences * length), or in as many; nullptr: in their own.
+// Every thread: one layer over whole sequences, in place in `scratch->states`, (sentences * length, stride). A token's
+// W x + b is the row of `scratch->wide` that `input_rows` (sentences * length) names; nullptr: the token's own row.
 static void scan_layer(const RecurrentStack *stack, const Scratch *scratch, int index, int sentences, int length,
                        const uint8_t *mask, const int64_t *input_rows, float *final_hidden, float *final_cell) {
     const RecurrentLayer *layer = stack->layers + index;
@@ -145,10 +145,10 @@ static void read_tokens(const RecurrentStep *step, const Rows *rows) {
 
 extern "C" {
 
-// The tokens' rows of `embedded` (types, input_size), each of another token, are `types_of` (sentences * length). Writes
-// `encoded` (sentences * length, directions * hidden_size), and each layer's state after the last token that it reads,
-// (sentences, num_layers, directions * hidden_size); `final_cell` only of LSTMs. `mask` (sentences * length) is 0 for
-// padding, or nullptr.
+// Encodes whole sources. `embedded` (types, input_size) has each distinct token once, and `types_of` (sentences *
+// length) the row of each token. `mask` (sentences * length) is 0 for padding, or nullptr. Writes `encoded` (sentences *
+// length, directions * hidden_size), and each layer's state after the last token that it reads, (sentences, num_layers,
+// directions * hidden_size). Only an LSTM has a `final_cell`.
 void recurrent_encode(const RecurrentStack *stack, const Scratch *scratch, int32_t sentences, int32_t length,
                       const uint8_t *mask, const int64_t *types_of, const float *embedded, int32_t types,
                       float *encoded, float *final_hidden, float *final_cell, int32_t threads) {
@@ -161,8 +161,8 @@ void recurrent_encode(const RecurrentStack *stack, const Scratch *scratch, int32
             memcpy(scratch->states + row * stride, embedded + types_of[row] * stack->input_size,
                    stack->input_size * sizeof(float));
         for (int i = 0; i < stack->num_layers; i++) {
-            const Linear *input = &stack->layers[i].input; // of a token that occurs twice, the first one reads it once
-            if (i == 0)
+            const Linear *input = &stack->layers[i].input;
+            if (i == 0) // each distinct token once
                 linear(scratch, input, embedded, stack->input_size, types, scratch->wide, stride, false);
             else
                 linear(scratch, input, scratch->states, stride, int(rows), scratch->wide, stride, false);
@@ -173,8 +173,8 @@ void recurrent_encode(const RecurrentStack *stack, const Scratch *scratch, int32
     }
 }
 
-// The attention's keys and values from `encoded`, (sentences * length, encoder_width), to `source`, as RecurrentState
-// has it.
+// Writes the attention's keys and values of `encoded` (sentences * length, encoder_width) to `source`, laid out as in
+// RecurrentState.
 void recurrent_project_source(const RecurrentDecoder *decoder, const Scratch *scratch, const float *encoded,
                               int32_t sentences, int32_t length, float *source, int32_t threads) {
     int padded = padded_length(length), d_k = decoder->stack.hidden_size, width = decoder->encoder_width;

@@ -12,7 +12,13 @@ from vanilla_transformer.fused_decoder import additive_mask
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import BufferPool
-from vanilla_transformer.inference.native.transformer import NativeDecoderState, PackedStack, ScratchMemory, address
+from vanilla_transformer.inference.native.transformer import (
+    BaseNativeDecoder,
+    NativeDecoderState,
+    PackedStack,
+    ScratchMemory,
+    address,
+)
 from vanilla_transformer.modeling_rnn_seq2seq import RNNSeq2SeqDecoder, RNNSeq2SeqEncoderOutput
 from vanilla_transformer.packed_linear import Precision
 
@@ -48,13 +54,11 @@ class PackedRecurrentStack(PackedStack):
         return structures.RecurrentLayer(inputs, hidden, layer.has_residual)
 
 
-class NativeRecurrentDecoder:
+class NativeRecurrentDecoder(BaseNativeDecoder):
     """An `RNNSeq2SeqForConditionalGeneration` as `Decoder`, for every precision on a CPU.
 
     PyTorch computes the bridge, once for each sentence, in float32. Arguments and errors are those of `NativeDecoder`.
     """
-
-    engine = "native"
 
     @torch.no_grad()
     def __init__(self, model: Any, precision: Precision = "float32"):
@@ -81,13 +85,6 @@ class NativeRecurrentDecoder:
             vocab_size=len(self.target_embedding),
         )
         self.projection, self.buffers = self.structure.projection, BufferPool()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NativeRecurrentDecoder, (self.model, self.precision)
-
-    @property
-    def parallel_batches(self) -> int:
-        return torch.get_num_threads()
 
     @torch.no_grad()
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> RNNSeq2SeqEncoderOutput:

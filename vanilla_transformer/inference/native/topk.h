@@ -9,7 +9,7 @@ namespace vanilla_transformer {
 
 constexpr int kMaxTopKBlocks = 128; // blocks of logits whose maxima are compared first
 
-// What `topk_step` asks for. k is the number of tokens for a sentence, k_per_beam for each of its hypotheses first.
+// The request of `topk_step`: k tokens for a sentence, and before them k_per_beam for each of its hypotheses.
 struct TopK {
     int32_t k, k_per_beam, num_beams, num_eos_tokens;
     const int64_t *eos_token_ids;

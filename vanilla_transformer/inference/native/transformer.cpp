@@ -76,7 +76,7 @@ static Rows select_rows(SentenceRange range, int alive, const TopK *topk, bool m
 template <typename Weight> static void copy_outputs(const Linear *from, const int64_t *outputs, const Linear *to) {
     constexpr int width = kStepInputs<Weight>;
     int64_t steps = count_steps<Weight>(from->inputs);
-    auto first = [=](const Linear *map, int64_t output) { // of the output's weights
+    auto first = [=](const Linear *map, int64_t output) { // the output's first weight
         return static_cast<const Weight *>(map->weight) + (output / NR * steps * NR + output % NR) * width;
     };
     for (int i = 0; i < to->outputs; i++) {

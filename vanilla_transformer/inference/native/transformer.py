@@ -172,7 +172,22 @@ class ScaledEmbedding:
         return positions
 
 
-class NativeDecoder:
+class BaseNativeDecoder:
+    """The part of a native decoder that both architectures have."""
+
+    engine = "native"
+    model: Any
+    precision: Precision
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model, self.precision)
+
+    @property
+    def parallel_batches(self) -> int:
+        return torch.get_num_threads()
+
+
+class NativeDecoder(BaseNativeDecoder):
     """A `VanillaTransformerForConditionalGeneration` as `Decoder`, for every precision on a CPU.
 
     Args:
@@ -182,8 +197,6 @@ class NativeDecoder:
     Raises:
         ValueError: the library cannot be compiled or loaded, here or where the decoder is unpickled.
     """
-
-    engine = "native"
 
     @torch.no_grad()
     def __init__(self, model: Any, precision: Precision = "float32"):
@@ -199,13 +212,6 @@ class NativeDecoder:
     def _embedding(self, stack: Any) -> ScaledEmbedding:
         is_packed = self.precision == "float32" and stack.embed_tokens.weight is self.model.lm_head.weight
         return ScaledEmbedding(stack, self.decoder.library, self.projection if is_packed else None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NativeDecoder, (self.model, self.precision)
-
-    @property
-    def parallel_batches(self) -> int:
-        return torch.get_num_threads()
 
     @torch.no_grad()
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Seq2SeqEncoderOutput:
