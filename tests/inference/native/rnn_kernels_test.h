@@ -79,7 +79,7 @@ static std::vector<float> run_recurrent_encoder(const TestRecurrentStack &test, 
                                                 const std::vector<int64_t> &tokens, const uint8_t *mask, int sentences,
                                                 int threads) {
     const RecurrentStack &stack = test.stack;
-    std::vector<float> embedded; // of each token once
+    std::vector<float> embedded; // each token once
     std::vector<int64_t> types, types_of;
     for (int64_t token : tokens) {
         types_of.push_back(std::find(types.begin(), types.end(), token) - types.begin());
