@@ -11,7 +11,7 @@ import torch
 from tests.families import FAMILIES
 from vanilla_transformer import Translator
 from vanilla_transformer.data.tokenizer import load_tokenizer
-from vanilla_transformer.inference.native.transformer import NativeDecoder
+from vanilla_transformer.inference.native.engine import fast_decoder, native_decoder
 from vanilla_transformer.inference.shortlist import (
     Shortlist,
     ShortlistDecoder,
@@ -53,18 +53,23 @@ def random_shortlists(sentences: int, vocab_size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("fields", [{"vocab_size": 700}, {"projection_bias": True, "d_model": 18, "num_heads": 3}])
-def test_logits_are_those_of_the_whole_projection(precision, fields):
-    model = FAMILIES[0].model(**fields)
-    decoder, size = NativeDecoder(model, precision), model.config.vocab_size
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [(0, {"vocab_size": 700}), (0, {"projection_bias": True, "d_model": 18, "num_heads": 3}), (1, {"vocab_size": 700})],
+)
+def test_logits_are_those_of_the_whole_projection(precision, family, fields):
+    model = FAMILIES[family].model(**fields)
+    decoder: Any = native_decoder(model, precision, "native")
+    size = model.config.vocab_size
     ids, allowed = torch.randint(3, size, (4, 6)), random_shortlists(4, size)
     encoded = decoder.encode(ids, torch.ones_like(ids))
     states = [decoder.begin(encoded, None, 5, 2), decoder.begin(encoded, None, 5, 2, allowed=allowed)]
+    for state in states:
+        state.reorder(torch.zeros(4, 2, dtype=torch.long))
     for sentences in (torch.arange(4), torch.tensor([3, 1])):
         tokens = torch.randint(3, size, (len(sentences), 2))
-        if len(sentences) < 4:
-            for state in states:
-                state.select(sentences)
+        for state in states if len(sentences) < 4 else []:
+            state.select(sentences)
         plain, found = (state(tokens) for state in states)
         is_allowed = allowed[sentences].repeat_interleave(2, dim=0)
         torch.testing.assert_close(found, plain.masked_fill(~is_allowed, -torch.inf))
@@ -72,11 +77,14 @@ def test_logits_are_those_of_the_whole_projection(precision, fields):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("count", [3, 70])  # with 70 sentences, hypotheses far behind are deferred
-def test_topk_step_ranks_as_masked_logits_do(count, precision):
-    model = FAMILIES[0].model(vocab_size=700)
-    decoder, ids = NativeDecoder(model, precision), torch.randint(3, 700, (count, 6))
+@pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: family.name)
+def test_topk_step_ranks_as_masked_logits_do(family, count, precision):
+    decoder: Any = native_decoder(family.model(vocab_size=700), precision, "native")
+    ids = torch.randint(3, 700, (count, 6))
     encoded, allowed = decoder.encode(ids, torch.ones_like(ids)), random_shortlists(count, 700)
     ranked, plain = decoder.begin(encoded, None, 5, 4, allowed=allowed), decoder.begin(encoded, None, 5, 4)
+    for state in (ranked, plain):
+        state.reorder(torch.zeros(count, 4, dtype=torch.long))
     tokens, totals = torch.randint(3, 700, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
     scores, beams, found = ranked.topk_step(tokens, totals, 4, torch.tensor([END]))
     logits = plain(tokens).view(count, 4, -1).masked_fill(~allowed[:, None], -torch.inf).log_softmax(dim=-1)
@@ -87,11 +95,13 @@ def test_topk_step_ranks_as_masked_logits_do(count, precision):
     assert torch.equal((beams * 700 + found)[is_wanted], index[is_wanted])
 
 
-def test_nan_stays_nan_in_topk_step():
-    model = FAMILIES[0].model()
+@pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: family.name)
+def test_nan_stays_nan_in_topk_step(family):
+    model = family.model()
     with torch.no_grad():
         model.lm_head.weight[5] = torch.nan
-    decoder, allowed = NativeDecoder(model), torch.ones(1, 31, dtype=torch.bool)
+    decoder: Any = native_decoder(model, "float32", "native")
+    allowed = torch.ones(1, 31, dtype=torch.bool)
     state = decoder.begin(decoder.encode(torch.tensor([[3]]), torch.ones(1, 1)), None, 5, 1, allowed=allowed)
     assert state.topk_step(torch.tensor([[7]]), None, 1, torch.tensor([END]))[0].isnan().all()
 
@@ -138,10 +148,11 @@ def test_batch_invariance_and_the_same_from_every_engine(small):
                 assert each.log_probs == pytest.approx(same.log_probs, abs=1e-5)
 
 
-def test_rnns_have_shortlists():
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_rnns_have_shortlists(engine):
     model = FAMILIES[1].model()
     shortlist = Shortlist({3: {7: 0.5, 8: 0.1}, 4: {9: 1.0}}, model, frequent=1, best=1)
-    decoder = ShortlistDecoder(model.build_decoder(), shortlist)
+    decoder = ShortlistDecoder(fast_decoder(model, "float32", engine), shortlist)
     mask = torch.tensor([[1, 1], [1, 0]])
     state: Any = decoder.begin(decoder.encode(torch.tensor([[3, 4], [3, 0]]), mask), mask, 4, 1)
     finite = state(torch.tensor([[1], [1]])).isfinite()

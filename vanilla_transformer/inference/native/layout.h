@@ -48,7 +48,8 @@ struct RecurrentStep {
     const int64_t *parents; // the row of `states` that each hypothesis continues, (batch_size, alive)
     int32_t *row_buffer;    // 2 * batch_size * alive + 1
     float *logits;          // as in DecodeStep
-    const TopK *topk;       // nullptr: all logits are wanted
+    const TopK *topk;       // as in DecodeStep, and
+    const Shortlist *shortlist;
     int32_t logits_stride, alive, threads;
 };
 
@@ -92,7 +93,8 @@ static const FieldLayout kLayout[] = {
     STRUCTURE(RecurrentStep), FIELD(RecurrentStep, decoder), FIELD(RecurrentStep, scratch),
         FIELD(RecurrentStep, state), FIELD(RecurrentStep, tokens), FIELD(RecurrentStep, parents),
         FIELD(RecurrentStep, row_buffer), FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk),
-        FIELD(RecurrentStep, logits_stride), FIELD(RecurrentStep, alive), FIELD(RecurrentStep, threads),
+        FIELD(RecurrentStep, shortlist), FIELD(RecurrentStep, logits_stride), FIELD(RecurrentStep, alive),
+        FIELD(RecurrentStep, threads),
     STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
         FIELD(Scratch, update), FIELD(Scratch, scores), FIELD(Scratch, entries), FIELD(Scratch, quantized),
         FIELD(Scratch, row_scales), FIELD(Scratch, stride), FIELD(Scratch, max_positions),

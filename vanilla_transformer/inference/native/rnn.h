@@ -131,15 +131,13 @@ static void read_tokens(const RecurrentStep *step, const Rows *rows) {
         read = update;
     }
 #pragma omp barrier
-    linear(scratch, &decoder->projection, read, stride, count, step->logits, step->logits_stride, false);
+    const Linear *projection = step->shortlist ? &step->shortlist->projection : &decoder->projection;
+    linear(scratch, projection, read, stride, count, step->logits, step->logits_stride, false);
     if (topk) {
 #pragma omp barrier
-        for (int row = first; row < end; row++) {
-            int64_t best = int64_t(rows->hypothesis[row]) * topk->k_per_beam;
-            blockwise_topk(step->logits + row * int64_t(step->logits_stride), decoder->projection.outputs,
-                           topk->k_per_beam, topk->beam_scores != nullptr, topk->scores_per_beam + best,
-                           topk->tokens_per_beam + best);
-        }
+        for (int64_t row = first; row < end; row++)
+            rank_tokens(topk, step->shortlist, projection->outputs, rows->hypothesis[row],
+                        state->slots[rows->hypothesis[row] / rows->alive], step->logits + row * step->logits_stride);
     }
 }
 

@@ -142,6 +142,7 @@ class NativeRecurrentState(NativeDecoderState):
         max_length: int,
         beams: int,
         output_attentions: bool = False,
+        allowed: torch.Tensor | None = None,
     ):
         compute_after_fork()
         source = RNNSeq2SeqDecoder.check_source(encoder_outputs)
@@ -177,12 +178,14 @@ class NativeRecurrentState(NativeDecoderState):
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
+        self.shortlist = None if allowed is None else decoder.shortlist(allowed)
         self.step = structures.RecurrentStep(
             decoder=pointer(decoder.structure),
             scratch=pointer(self.scratch.structure),
             state=pointer(self.structure),
             row_buffer=address(self.row_buffer),
             logits=address(self.logits),
+            shortlist=None if self.shortlist is None else pointer(self.shortlist.structure),
             logits_stride=self.logits.shape[1],
             threads=self.threads,
         )

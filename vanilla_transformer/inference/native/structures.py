@@ -113,6 +113,7 @@ class RecurrentStep(Structure):
         ("state", POINTER(RecurrentState)),
         *_fields(c_void_p, "tokens parents row_buffer logits"),
         ("topk", POINTER(TopK)),
+        ("shortlist", POINTER(Shortlist)),
         *_fields(c_int32, "logits_stride alive threads"),
     ]
 

@@ -92,11 +92,17 @@ template <typename Weight> static void copy_outputs(const Linear *from, const in
     }
 }
 
-static void mask_logits(const Shortlist *shortlist, int64_t slot, float *logits) {
-    int outputs = shortlist->projection.outputs;
-    const float *mask = shortlist->mask + slot * outputs;
-    for (int i = 0; i < outputs; i++)
-        logits[i] += mask[i]; // NaN stays NaN
+// The best tokens of a hypothesis, whose sentence has this slot. `logits` are of `shortlist`, or of all tokens.
+static void rank_tokens(const TopK *topk, const Shortlist *shortlist, int vocab_size, int64_t hypothesis, int64_t slot,
+                        float *logits) {
+    int64_t *best = topk->tokens_per_beam + hypothesis * topk->k_per_beam;
+    float *scores = topk->scores_per_beam + hypothesis * topk->k_per_beam;
+    int outputs = shortlist ? shortlist->projection.outputs : vocab_size;
+    for (int i = 0; shortlist && i < outputs; i++)
+        logits[i] += shortlist->mask[slot * outputs + i]; // NaN stays NaN
+    blockwise_topk(logits, outputs, topk->k_per_beam, topk->beam_scores != nullptr, scores, best);
+    for (int i = 0; shortlist && i < topk->k_per_beam; i++)
+        best[i] = std::isnan(scores[0]) ? 0 : shortlist->tokens[best[i]]; // NaN leaves `best` undefined
 }
 
 extern "C" {
@@ -218,18 +224,10 @@ int32_t decode_step(const DecodeStep *step) {
             linear(scratch, projection, states, scratch->stride, rows.count, logits, logits_stride, false);
             if (topk) {
 #pragma omp barrier
-                int thread = omp_get_thread_num(), team = omp_get_num_threads(), per_beam = topk->k_per_beam;
-                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++) {
-                    int64_t hypothesis = rows.hypothesis[row], *best = topk->tokens_per_beam + hypothesis * per_beam;
-                    float *values = logits + row * logits_stride;
-                    if (shortlist)
-                        mask_logits(shortlist, state->slots[hypothesis / alive], values);
-                    blockwise_topk(values, projection->outputs, per_beam, topk->beam_scores != nullptr,
-                                   topk->scores_per_beam + hypothesis * per_beam, best);
-                    bool is_nan = std::isnan(topk->scores_per_beam[hypothesis * per_beam]); // then `best` is undefined
-                    for (int j = 0; shortlist && j < per_beam; j++)
-                        best[j] = is_nan ? 0 : shortlist->tokens[best[j]];
-                }
+                int thread = omp_get_thread_num(), team = omp_get_num_threads();
+                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
+                    rank_tokens(topk, shortlist, projection->outputs, rows.hypothesis[row],
+                                state->slots[rows.hypothesis[row] / alive], logits + row * logits_stride);
             }
         }
     }
@@ -259,4 +257,4 @@ void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t ali
 
 } // namespace vanilla_transformer
 
-#include "rnn.h" // which selects rows, too
+#include "rnn.h" // which selects rows and ranks tokens, too

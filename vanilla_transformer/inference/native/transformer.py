@@ -178,6 +178,9 @@ class BaseNativeDecoder:
     engine = "native"
     model: Any
     precision: Precision
+    decoder: PackedStack
+    projection: structures.Linear
+    buffers: BufferPool
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.model, self.precision)
@@ -185,6 +188,12 @@ class BaseNativeDecoder:
     @property
     def parallel_batches(self) -> int:
         return torch.get_num_threads()
+
+    def shortlist(self, allowed: torch.Tensor) -> PackedShortlist:
+        """Of a batch whose sentences may have these tokens, `(sentences, vocab_size)`."""
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[self.precision]
+        layout = self.decoder.group, dtype, self.decoder.constants.panel_width
+        return PackedShortlist(self.projection, self.buffers, *layout, allowed)
 
 
 class NativeDecoder(BaseNativeDecoder):
@@ -251,8 +260,6 @@ class NativeDecoderState:
     the indices that refer to them.
     """
 
-    shortlist: PackedShortlist | None = None
-
     @torch.inference_mode()
     def __init__(
         self,
@@ -296,10 +303,7 @@ class NativeDecoderState:
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
-        if allowed is not None:
-            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[decoder.precision]
-            layout = stack.group, dtype, stack.constants.panel_width
-            self.shortlist = PackedShortlist(decoder.projection, decoder.buffers, *layout, allowed)
+        self.shortlist = None if allowed is None else decoder.shortlist(allowed)
         embedding = decoder.target_embedding
         self.step = structures.DecodeStep(
             stack=pointer(config),
