@@ -4,6 +4,7 @@
 from typing import Any
 
 from vanilla_transformer.benchmark.configuration import ThresholdsConfig
+from vanilla_transformer.benchmark.systems import FAST
 
 THRESHOLDS = {
     "float32_marian_mean": 2.5,
@@ -32,7 +33,7 @@ def synthetic(*speeds: dict[str, float]) -> list[dict[str, Any]]:
                 name: {"seconds": [1.0], "tokens_per_second": rate, "sentences_per_second": rate / 10, "match": 1.0}
                 for name, rate in case.items()
             },
-            "roofline": {"float32": {"roofline_seconds": 0.25, "fraction": 0.25}},
+            "roofline": {FAST["float32"]: {"roofline_seconds": 0.25, "fraction": 0.25}},
         }
         for number, case in enumerate(speeds)
     ]

@@ -22,7 +22,15 @@ from vanilla_transformer.benchmark.roofline import (
     read_bandwidth,
     roofline_seconds,
 )
-from vanilla_transformer.benchmark.systems import FAST, Batch, measure_decoding, open_systems, skip_reasons, speeds
+from vanilla_transformer.benchmark.systems import (
+    CTRANSLATE2,
+    FAST,
+    Batch,
+    measure_decoding,
+    open_systems,
+    skip_reasons,
+    speeds,
+)
 from vanilla_transformer.benchmark.thresholds import check_thresholds
 from vanilla_transformer.comparison.result_file import write_result
 from vanilla_transformer.inference.model_folder import default_device
@@ -39,8 +47,9 @@ def benchmark_decoding(config: BenchmarkConfig, on_progress: Callable[[str], Non
         skipped) and `thresholds` (see `check_thresholds`). `synthetic` has for each size of model `size`, `memory`
         (peak bytes by system; `None` but for a CPU under Linux), `bandwidths` (bytes per second, in each precision, of
         reading the weights of one step) and `cases`: `batch_size`, `beams`, `results` by system (`speeds`, and `match`,
-        the fraction of sentences with the target of the fast decoder in float32), and `roofline` by precision
-        (`roofline_seconds`, and `fraction`: these seconds divided by the fast decoder's median).
+        the fraction of sentences with the target of the fast decoder in float32), and `roofline` by system, for
+        the fast decoder and CTranslate2 (`roofline_seconds` in its precision, and `fraction`: these seconds divided
+        by the system's median).
 
     Raises:
         ValueError: CTranslate2 is wanted and not installed; and as the parts.
@@ -107,11 +116,12 @@ def _measure_size(
                 pairs = zip(measurement.result, found[FAST["float32"]].result, strict=True)
                 case["results"][name] = {**speeds(measurement), "match": sum(a == b for a, b in pairs) / batch_size}
             for precision, peak in peaks.items():
-                if FAST[precision] in found:
-                    rates = WEIGHT_BYTES[precision], bandwidths[precision], peak
-                    seconds = roofline_seconds(weights, *rates, batch, beams)
-                    fraction = seconds / found[FAST[precision]].median
-                    case["roofline"][precision] = {"roofline_seconds": seconds, "fraction": fraction}
+                rates = WEIGHT_BYTES[precision], bandwidths[precision], peak
+                seconds = roofline_seconds(weights, *rates, batch, beams)
+                for own in (FAST, CTRANSLATE2):
+                    if precision in own and own[precision] in found:
+                        fraction = seconds / found[own[precision]].median
+                        case["roofline"][own[precision]] = {"roofline_seconds": seconds, "fraction": fraction}
             cases.append(case)
             shown = ", ".join(f"{name} {result['tokens_per_second']:,.0f}" for name, result in case["results"].items())
             on_progress(f"{size}, {batch_size} sentences, {beams} beams: {shown} tokens/s")
