@@ -20,7 +20,8 @@ from vanilla_transformer.data.alignment import parse_alignment, tokenize_words
 from vanilla_transformer.data.corpus import read_lines
 from vanilla_transformer.data.tokenizer_class import TARGET_TOKENIZER
 from vanilla_transformer.decoder import Decoder, DecoderState, SupportsSelect
-from vanilla_transformer.inference.native.transformer import BaseNativeDecoder
+from vanilla_transformer.inference.native.rnn import NativeRecurrentDecoder
+from vanilla_transformer.inference.native.transformer import NativeDecoder
 from vanilla_transformer.seq2seq_base import BaseForConditionalGeneration
 
 FREQUENT = BEST = 100  # Marian's defaults, too
@@ -128,7 +129,7 @@ class ShortlistDecoder:
         mask = torch.ones_like(source) if attention_mask is None else attention_mask
         allowed = self.shortlist.allowed(source, mask)
         arguments = self.decoder.encode(source, mask), mask, max_length, beams, output_attentions
-        if isinstance(self.decoder, BaseNativeDecoder):
+        if isinstance(self.decoder, NativeDecoder | NativeRecurrentDecoder):
             return self.decoder.begin(*arguments, allowed=allowed)
         state = self.decoder.begin(*arguments)
         if not isinstance(state, SupportsSelect):
