@@ -162,8 +162,8 @@ struct TestRecurrentDecoder {
                                      threads);
         state = {sentences,     length,       sentences * beams, width,       0,
                  states.data(), slots.data(), source.data(),     mask.data(), attention.data()};
-        step = {&decoder, &memory.scratch, &state, nullptr, nullptr, row_buffer.data(), logits.data(), nullptr,
-                round_up(vocab_size, NR), 0, threads};
+        step = {&decoder, &memory.scratch, &state,  nullptr, nullptr, row_buffer.data(), logits.data(),
+                nullptr,  nullptr,         round_up(vocab_size, NR), 0, threads};
     }
 
     int read(const std::vector<int64_t> &tokens, int alive, const TopK *topk) {
