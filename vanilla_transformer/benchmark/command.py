@@ -20,7 +20,7 @@ from vanilla_transformer.console.streams import prepare_streams
 
 DEFAULT, DEFAULT_OF_TRAINING = "benchmark_decode", "benchmark_train"
 # Fields of the configuration that `bergamot` uses: it measures float32 and int8 on a CPU, and writes no file.
-OF_BERGAMOT = ("models", "sizes", "batch_sizes", "beams", "source_tokens", "target_tokens", "timing")
+BERGAMOT_FIELDS = ("models", "sizes", "batch_sizes", "beams", "source_tokens", "target_tokens", "timing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,8 +96,8 @@ def _bergamot(arguments: argparse.Namespace, show: Callable[[str], None]) -> Non
 
     file, overrides = config_and_overrides(arguments, DEFAULT)
     for override in overrides:
-        if override.partition("=")[0].partition(".")[0] not in OF_BERGAMOT:
-            raise ValueError(f"{override}: `bergamot` has no use for it; it reads {', '.join(OF_BERGAMOT)}")
+        if override.partition("=")[0].partition(".")[0] not in BERGAMOT_FIELDS:
+            raise ValueError(f"{override}: `bergamot` has no use for it; it reads {', '.join(BERGAMOT_FIELDS)}")
     print(benchmark_marian_engine(load_benchmark_config(file, overrides), arguments.python, show))
 
 

@@ -115,7 +115,7 @@ def test_topk_step_ranks_as_the_logits_do(model, count, eos_token_ids):
 
 @pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
 def test_topk_step_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypatch, build):
-    """Whose state is undefined memory where it was skipped in a larger batch, which defers hypotheses."""
+    """A larger batch defers hypotheses, and those that it skips have undefined memory as their state."""
     take = BufferPool.take
 
     def take_nan(*arguments, **options):

@@ -48,8 +48,8 @@ struct RecurrentStep {
     const int64_t *parents; // the row of `states` that each hypothesis continues, (batch_size, alive)
     int32_t *row_buffer;    // 2 * batch_size * alive + 1
     float *logits;          // as in DecodeStep
-    const TopK *topk;       // as in DecodeStep, and
-    const Shortlist *shortlist;
+    const TopK *topk;       // as in DecodeStep
+    const Shortlist *shortlist; // as in DecodeStep
     int32_t logits_stride, alive, threads;
 };
 

@@ -178,7 +178,7 @@ class NativeRecurrentState(NativeDecoderState):
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
-        self.shortlist = None if allowed is None else decoder.shortlist(allowed)
+        self.shortlist = None if allowed is None else decoder.pack_shortlist(allowed)
         self.step = structures.RecurrentStep(
             decoder=pointer(decoder.structure),
             scratch=pointer(self.scratch.structure),

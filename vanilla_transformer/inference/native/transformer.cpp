@@ -92,7 +92,8 @@ template <typename Weight> static void copy_outputs(const Linear *from, const in
     }
 }
 
-// The best tokens of a hypothesis, whose sentence has this slot. `logits` are of `shortlist`, or of all tokens.
+// Writes the best tokens of a hypothesis to `topk`. `slot` is its sentence's. `logits` has a value for each token of
+// `shortlist`, or of the vocabulary if that is nullptr; the mask is added in place.
 static void rank_tokens(const TopK *topk, const Shortlist *shortlist, int vocab_size, int64_t hypothesis, int64_t slot,
                         float *logits) {
     int64_t *best = topk->tokens_per_beam + hypothesis * topk->k_per_beam;

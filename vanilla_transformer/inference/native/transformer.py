@@ -189,8 +189,12 @@ class BaseNativeDecoder:
     def parallel_batches(self) -> int:
         return torch.get_num_threads()
 
-    def shortlist(self, allowed: torch.Tensor) -> PackedShortlist:
-        """Of a batch whose sentences may have these tokens, `(sentences, vocab_size)`."""
+    def pack_shortlist(self, allowed: torch.Tensor) -> PackedShortlist:
+        """Pack the outputs that a batch may have.
+
+        Args:
+            allowed: whether a sentence may have a token, `(sentences, vocab_size)`.
+        """
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[self.precision]
         layout = self.decoder.group, dtype, self.decoder.constants.panel_width
         return PackedShortlist(self.projection, self.buffers, *layout, allowed)
@@ -303,7 +307,7 @@ class NativeDecoderState:
             source_mask=address(self.mask),
             attention=address(self.weights),
         )
-        self.shortlist = None if allowed is None else decoder.shortlist(allowed)
+        self.shortlist = None if allowed is None else decoder.pack_shortlist(allowed)
         embedding = decoder.target_embedding
         self.step = structures.DecodeStep(
             stack=pointer(config),
