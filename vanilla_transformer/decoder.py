@@ -48,23 +48,32 @@ class SupportsSelect(DecoderState, Protocol):
 class SupportsTopK(DecoderState, Protocol):
     """A state that finds the best next tokens itself, where that is faster than returning all logits."""
 
-    def topk_step(
-        self, tokens: torch.Tensor, beam_scores: torch.Tensor | None, num_beams: int, eos_token_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def topk_steps(
+        self,
+        tokens: torch.Tensor,
+        beam_scores: torch.Tensor | None,
+        num_beams: int,
+        eos_token_ids: torch.Tensor,
+        max_steps: int = 1,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Read a token of each hypothesis, `(sentences, alive)`, and return the best continuations.
 
         Returns the `beams` best continuations by non-EOS tokens, and every continuation by an EOS token that scores
-        higher than the last of them.
+        higher than the last of them; of a greedy search the best alone.
 
         Args:
             beam_scores: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, the
                 logits of one hypothesis for each sentence decide.
             eos_token_ids: `(eos_tokens)`.
+            max_steps: while it is larger than 1, and none of the best `num_beams` continuations of any sentence ends,
+                the state may go on with them by itself, for as many steps as it wants.
 
         Returns:
             Total log-probabilities (or logits), the hypothesis that each continues, and the next token, best first:
             `(sentences, num_beams * (1 + eos_tokens))` each, fewer for a small vocabulary. Entries after those named
-            above are undefined. Scores are NaN where a logit is NaN.
+            above are undefined. Scores are NaN where a logit is NaN. These are of the last step. Last, `None` after one
+            step; after more the hypotheses between which it chose, `(sentences, num_beams, steps)`: the one that each
+            continues, and then its tokens.
         """
         ...
 

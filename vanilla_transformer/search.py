@@ -231,7 +231,14 @@ class BeamSearch:
         """
         config, last = self.config, self.alive[:, :, -1]
         if self.ranking is not None:
-            return self.ranking.topk_step(last, self.alive_scores, config.num_beams, config.eos_token_ids)
+            is_single = self.has_finished or config.coverage_penalty  # each step counts
+            max_steps = 1 if is_single else self.min_max_length - self.length
+            arguments = last, self.alive_scores, config.num_beams, config.eos_token_ids, max_steps
+            *candidates, passed = self.ranking.topk_steps(*arguments)
+            if passed is not None:
+                self.alive = torch.cat([_gather_beams(self.alive, passed[..., 0]), passed[..., 1:]], dim=-1)
+                self.length += passed.shape[2] - 1
+            return tuple(candidates)
         count = max(2, 1 + len(config.eos_token_ids)) * config.num_beams  # criteria may end any of them
         logits = self.state(last)  # (sentences * alive, vocab_size)
         log_probs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -346,7 +353,12 @@ def greedy_search(
                 config.records.add(scores=scores, logits=logits)
             best, token = blockwise_topk(scores, 1)
         else:
-            best, _, token = ranking.topk_step(tokens[:, None], None, 1, config.eos_token_ids[:0])
+            max_steps = min_max_length - length
+            best, _, token, passed = ranking.topk_steps(tokens[:, None], None, 1, config.eos_token_ids, max_steps)
+            if passed is not None:
+                steps = passed.shape[2] - 1
+                targets[rows, end : end + steps] = passed[:, 0, 1:]
+                length, end = length + steps, end + steps
         tokens = token[:, 0].masked_fill(is_done, config.pad_token_id) if has_done else token[:, 0]
         targets[rows, end] = tokens
         length, end = length + 1, end + 1

@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_whole_projection(precision, family, fields):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("count", [3, 70])  # with 70 sentences, hypotheses far behind are deferred
 @pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: family.name)
-def test_topk_step_ranks_as_masked_logits_do(family, count, precision):
+def test_topk_steps_ranks_as_masked_logits_do(family, count, precision):
     decoder: Any = native_decoder(family.model(vocab_size=700), precision, "native")
     ids = torch.randint(3, 700, (count, 6))
     encoded, allowed = decoder.encode(ids, torch.ones_like(ids)), random_shortlists(count, 700)
@@ -86,7 +86,7 @@ def test_topk_step_ranks_as_masked_logits_do(family, count, precision):
     for state in (ranked, plain):
         state.reorder(torch.zeros(count, 4, dtype=torch.long))
     tokens, totals = torch.randint(3, 700, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
-    scores, beams, found = ranked.topk_step(tokens, totals, 4, torch.tensor([END]))
+    scores, beams, found, _ = ranked.topk_steps(tokens, totals, 4, torch.tensor([END]))
     logits = plain(tokens).view(count, 4, -1).masked_fill(~allowed[:, None], -torch.inf).log_softmax(dim=-1)
     expected, index = (totals[..., None] + logits).flatten(1).topk(8)
     continues = index % 700 != END
@@ -96,14 +96,14 @@ def test_topk_step_ranks_as_masked_logits_do(family, count, precision):
 
 
 @pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: family.name)
-def test_nan_stays_nan_in_topk_step(family):
+def test_nan_stays_nan_in_topk_steps(family):
     model = family.model()
     with torch.no_grad():
         model.lm_head.weight[5] = torch.nan
     decoder: Any = native_decoder(model, "float32", "native")
     allowed = torch.ones(1, 31, dtype=torch.bool)
     state = decoder.begin(decoder.encode(torch.tensor([[3]]), torch.ones(1, 1)), None, 5, 1, allowed=allowed)
-    assert state.topk_step(torch.tensor([[7]]), None, 1, torch.tensor([END]))[0].isnan().all()
+    assert state.topk_steps(torch.tensor([[7]]), None, 1, torch.tensor([END]))[0].isnan().all()
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])

@@ -434,7 +434,7 @@ static std::vector<float> source_mask(int length, bool is_all_padding) {
 static void attention_by_entries() {
     for (int entries : {1, 2, 3, kLanes - 1, kLanes, kLanes + 1, 70, 300})
         for (int d_k : {1, 3, 2 * kLanes, 2 * kLanes + 5})
-            for (int d_v : {1, 11, 4 * kLanes, 4 * kLanes + 3})
+            for (int d_v : {1, kLanes, 2 * kLanes + 3, 7 * kLanes + 1})
                 for (int masked : {0, 1, 2}) {
                     std::vector<std::vector<float>> cache;
                     std::vector<const float *> entry;
@@ -456,7 +456,7 @@ static void attention_in_tiles() {
     for (int queries = 1; queries <= kMaxQueriesPerTile; queries++)
         for (int length : {1, kLanes - 1, kLanes, kLanes + 1, 2 * kLanes, 3 * kLanes + 2, 300})
             for (int d_k : {1, 3, 64})
-                for (int d_v : {1, 11, 2 * kLanes, 4 * kLanes + 3})
+                for (int d_v : {1, kLanes, 2 * kLanes, 3 * kLanes + 3})
                     for (int masked : {0, 1, 2}) {
                         int width = padded_length(length), stride = std::max(d_k, d_v) + 5;
                         std::vector<float> source = random_floats(int64_t(width) * d_k + int64_t(length) * d_v);
@@ -592,6 +592,7 @@ struct TestTopK {
     int alive, per_beam, k;
     std::vector<float> beam_scores, scores_per_beam, scores;
     std::vector<int64_t> tokens_per_beam, beam_indices, tokens, eos = {5, 9};
+    Steps steps = {};
     TopK structure;
 
     TestTopK(int sentences, int alive, int per_beam, int k, int num_beams)
@@ -614,7 +615,8 @@ struct TestTopK {
                      tokens_per_beam.data(),
                      scores.data(),
                      beam_indices.data(),
-                     tokens.data()};
+                     tokens.data(),
+                     &steps};
     }
 
     bool is_eos(int64_t token) const { return std::find(eos.begin(), eos.end(), token) != eos.end(); }
@@ -756,7 +758,7 @@ struct TestDecoder {
           source(int64_t(test.layers) * sentences * test.heads * (padded_length(length) * test.d_k + length * test.d_v),
                  NAN),
           mask(sentences * length), attention(sentences * beams * test.heads * length, NAN), embedding(embedding),
-          positions(test.d_model, 0.25f), logits(int64_t(sentences) * beams * round_up(vocab_size, NR), NAN),
+          positions(max_length * test.d_model, 0.25f), logits(int64_t(sentences) * beams * round_up(vocab_size, NR), NAN),
           slots(sentences), ancestors(sentences * beams * max_length, -1), row_buffer(2 * sentences * beams + 1),
           reorder_buffer(beams * max_length), block_addresses((max_length + kCacheBlock - 1) / kCacheBlock),
           memory(std::max(beams, length) * sentences, test.width(), std::max(max_length, length) + 1, threads) {
@@ -787,6 +789,7 @@ struct TestDecoder {
                 positions.data(),
                 nullptr,
                 row_buffer.data(),
+                reorder_buffer.data(),
                 logits.data(),
                 nullptr,
                 nullptr,
@@ -797,11 +800,9 @@ struct TestDecoder {
                 threads};
     }
 
-    int read(const std::vector<int64_t> &tokens, int alive, const TopK *topk) {
-        step.tokens = tokens.data(), step.alive = alive, step.topk = topk;
-        int unknown = decode_step(&step);
-        state.length += unknown < 0;
-        return unknown;
+    int read(const std::vector<int64_t> &tokens, int alive, TopK *topk) {
+        step.tokens = tokens.data(), step.alive = alive, step.topk = topk, step.position = positions.data();
+        return decode_step(&step);
     }
 };
 
@@ -823,6 +824,58 @@ static void check_ranking(const TestTopK &topk, int sentence, int beams, const s
         totals->push_back(topk.scores[at]);
     }
     CHECK(continuing == beams);
+}
+
+// One call that reads several tokens of each hypothesis chooses as a call for each of them does.
+template <typename Decoder, typename Reorder>
+static void check_steps(Decoder &together, Decoder &singly, int sentences, int beams, Reorder reorder_singly) {
+    int most = 5, passed = most - 1, hypotheses = sentences * beams;
+    std::vector<int64_t> first(sentences, 3), tokens = first, parents(passed * hypotheses), chosen(parents),
+        targets(hypotheses * most);
+    std::vector<float> zeros(sentences, 0), totals = zeros, beam_scores(hypotheses);
+    TestTopK topk(sentences, beams, beams, beams, beams);
+    topk.structure.beam_scores = zeros.data(), topk.structure.num_eos_tokens = 0;
+    topk.steps = {most, 0, parents.data(), chosen.data(), beam_scores.data(), targets.data()};
+    CHECK(together.read(first, 1, &topk.structure) == -1);
+    CHECK(topk.steps.passed == passed);
+    std::vector<std::vector<int64_t>> sequences(hypotheses);
+    for (int t = 0, alive = 1; t < most; t++, alive = beams) {
+        TestTopK single(sentences, alive, beams, beams, beams);
+        single.structure.beam_scores = totals.data(), single.structure.num_eos_tokens = 0;
+        CHECK(singly.read(tokens, alive, &single.structure) == -1);
+        if (t == passed) {
+            for (int i = 0; i < hypotheses; i++)
+                check_close(topk.scores[i], single.scores[i], 1e-4);
+            CHECK(topk.tokens == single.tokens && topk.beam_indices == single.beam_indices);
+            break;
+        }
+        std::vector<std::vector<int64_t>> before = sequences;
+        for (int i = 0; i < hypotheses; i++) {
+            sequences[i] = t ? before[i / beams * beams + single.beam_indices[i]] : std::vector<int64_t>{0};
+            sequences[i].push_back(single.tokens[i]);
+        }
+        tokens = single.tokens, totals = single.scores;
+        reorder_singly(single.beam_indices.data(), alive);
+    }
+    for (int i = 0; i < hypotheses; i++)
+        CHECK(sequences[i] == std::vector<int64_t>(&targets[i * most], &targets[i * most] + most));
+}
+
+// A step is not passed if a candidate among the first is EOS, or a sentence has no finite score.
+static void passed_steps() {
+    std::vector<int64_t> parents(12), tokens(12), targets(12);
+    std::vector<float> beam_scores(4);
+    auto passes = [&](int64_t token, float score, int most) {
+        TestTopK topk(2, 2, 3, 3, 2);
+        topk.steps = {most, 0, parents.data(), tokens.data(), beam_scores.data(), targets.data()};
+        topk.tokens = {3, 4, 5, 3, 4, 5}, topk.scores = {-1, -2, -3, -1, -2, -3};
+        topk.tokens[4] = token, topk.scores[3] = score;
+        return pass_step(&topk.structure, 2);
+    };
+    CHECK(passes(4, -1, 3)); // 5 is EOS, but the third
+    CHECK(!passes(9, -1, 3));
+    CHECK(!passes(4, NAN, 3) && !passes(4, -INFINITY, 3));
+    CHECK(!passes(4, -1, 1));
 }
 
 // A search over more tokens than a cache block holds. The top k are those of all logits, also where hypotheses are
@@ -890,6 +943,19 @@ static void decoding() {
                 check_search(shape, is_pre, precision, (precision != kFloat32) == is_pre ? 3 : 1);
 }
 
+static void several_steps() {
+    TestStack test(16, 2, 8, 8, 32, 2, false, true, kFloat32);
+    TestLinear projection(16, 31, kFloat32);
+    std::vector<float> embedding = random_floats(31 * 16), encoded = random_floats(20 * 5 * 16);
+    for (int beams : {1, 4}) {
+        TestDecoder together(test, projection, embedding, encoded, 20, 5, beams, 7, 2);
+        TestDecoder singly(test, projection, embedding, encoded, 20, 5, beams, 7, 2);
+        check_steps(together, singly, 20, beams, [&](const int64_t *beam_indices, int) {
+            reorder(&singly.state, beam_indices, beams, singly.reorder_buffer.data());
+        });
+    }
+}
+
 static void unknown_tokens() {
     TestStack test(16, 2, 8, 8, 32, 1, false, true, kFloat32);
     TestLinear projection(16, 31, kFloat32);
@@ -946,6 +1012,8 @@ static const struct {
     {"thresholds_of_deferred_hypotheses", thresholds_of_deferred_hypotheses},
     {"encoding", encoding},
     {"decoding", decoding},
+    {"several_steps", several_steps},
+    {"passed_steps", passed_steps},
     {"unknown_tokens", unknown_tokens},
     {"selected_outputs", selected_outputs},
     {"hyperbolic_tangent", hyperbolic_tangent},
@@ -953,6 +1021,7 @@ static const struct {
     {"additive_attention", additive_attention},
     {"recurrent_encoding", recurrent_encoding},
     {"recurrent_decoding", recurrent_decoding},
+    {"recurrent_several_steps", recurrent_several_steps},
 };
 
 // Without an argument: the names of all tests. With one: runs that test.

@@ -135,7 +135,7 @@ static void recurrent_encoding() {
 struct TestRecurrentDecoder {
     int vocab_size = 31, width, parts;
     std::vector<float> source, mask, attention, states, logits;
-    std::vector<int64_t> slots, parents;
+    std::vector<int64_t> slots, parents, parent_buffer;
     std::vector<int32_t> row_buffer;
     TestScratch memory;
     RecurrentState state;
@@ -150,7 +150,7 @@ struct TestRecurrentDecoder {
                  NAN),
           mask(sentences * length), attention(sentences * beams * length, NAN),
           states(2 * parts * sentences * beams * width, 0.25f), logits(sentences * beams * round_up(vocab_size, NR), NAN),
-          slots(sentences), parents(sentences), row_buffer(2 * sentences * beams + 1),
+          slots(sentences), parents(sentences), parent_buffer(sentences * beams), row_buffer(2 * sentences * beams + 1),
           memory(sentences * std::max(beams, length),
                  std::max({count_gates(decoder.stack.cell) * decoder.stack.hidden_size, decoder.stack.input_size,
                            value_width(decoder.encoder_width) + decoder.stack.hidden_size, decoder.embedding_size}),
@@ -162,11 +162,11 @@ struct TestRecurrentDecoder {
                                      threads);
         state = {sentences,     length,       sentences * beams, width,       0,
                  states.data(), slots.data(), source.data(),     mask.data(), attention.data()};
-        step = {&decoder, &memory.scratch, &state,  nullptr, nullptr, row_buffer.data(), logits.data(),
-                nullptr,  nullptr,         round_up(vocab_size, NR), 0, threads};
+        step = {&decoder, &memory.scratch, &state, nullptr, nullptr, parent_buffer.data(), row_buffer.data(), logits.data(),
+                nullptr, nullptr, round_up(vocab_size, NR), 0, threads};
     }
 
-    int read(const std::vector<int64_t> &tokens, int alive, const TopK *topk) {
+    int read(const std::vector<int64_t> &tokens, int alive, TopK *topk) {
         step.tokens = tokens.data(), step.parents = parents.data(), step.alive = alive, step.topk = topk;
         return recurrent_step(&step);
     }
@@ -244,5 +244,23 @@ static void recurrent_decoding() {
         check_recurrent_search(kLstm, kAttentional, true, false, precision, 2);
         check_recurrent_search(kLstm, kNothing, true, true, precision, 1);
         check_recurrent_search(kTanh, kNothing, false, false, precision, 3);
+    }
+}
+
+static void recurrent_several_steps() {
+    int embedding_size = 10, width = kLanes + 3, vocab_size = 31;
+    TestRecurrentStack test(kLstm, 1, 2 * embedding_size, width, kFloat32);
+    TestLinear keys(2 * width, width, kFloat32), query(width, width, kFloat32);
+    TestLinear readout(3 * width, embedding_size, kFloat32), projection(embedding_size, vocab_size, kFloat32);
+    std::vector<float> score = random_floats(width), embedding = random_floats(vocab_size * embedding_size);
+    RecurrentDecoder decoder = {test.stack,       keys.map,       query.map, readout.map,  projection.map, score.data(),
+                                embedding.data(), embedding_size, 2 * width, kAttentional, vocab_size};
+    std::vector<float> encoded = random_floats(20 * 5 * 2 * width);
+    for (int beams : {1, 4}) {
+        TestRecurrentDecoder together(decoder, encoded, 20, 5, beams, 2);
+        TestRecurrentDecoder singly(decoder, encoded, 20, 5, beams, 2);
+        check_steps(together, singly, 20, beams, [&](const int64_t *beam_indices, int alive) {
+            singly.reorder(beam_indices, alive, beams);
+        });
     }
 }

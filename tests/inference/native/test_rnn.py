@@ -105,7 +105,7 @@ def test_batch_and_order_invariance(family, beams, precision):
 
 @pytest.mark.parametrize("eos_token_ids", [[], [5, 9]])
 @pytest.mark.parametrize("count", [5, 20])  # with 20 sentences, hypotheses far behind are deferred
-def test_topk_step_ranks_as_the_logits_do(family, count, eos_token_ids):
+def test_topk_steps_ranks_as_the_logits_do(family, count, eos_token_ids):
     model = family.model()
     decoder = NativeRecurrentDecoder(model)
     encoded = decoder.encode(*sources(count))
@@ -115,7 +115,7 @@ def test_topk_step_ranks_as_the_logits_do(family, count, eos_token_ids):
         state.reorder(torch.zeros(count, 4, dtype=torch.long))
     for _ in range(3):
         tokens, totals = torch.randint(3, 31, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
-        scores, beam_indices, next_tokens = ranked.topk_step(tokens, totals, 4, eos)
+        scores, beam_indices, next_tokens, _ = ranked.topk_steps(tokens, totals, 4, eos)
         everything = (totals[..., None] + plain(tokens).view(count, 4, -1).log_softmax(dim=-1)).flatten(1)
         expected, index = everything.topk(4 * (1 + len(eos)))
         continues = ~torch.isin(index % vocab_size, eos)

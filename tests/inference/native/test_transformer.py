@@ -92,13 +92,13 @@ def test_decoder_equivalence_of_each_step(model, count, beams):
 
 @pytest.mark.parametrize("count", [3, 70])  # of 70 sentences the hypotheses that are far behind are deferred
 @pytest.mark.parametrize("eos_token_ids", [[], [5], [5, 9]])
-def test_topk_step_ranks_as_the_logits_do(model, count, eos_token_ids):
+def test_topk_steps_ranks_as_the_logits_do(model, count, eos_token_ids):
     encoded = model.get_encoder()(*sources(count))
     decoder = NativeDecoder(model)
     ranked, plain = (decoder.begin(encoded, encoded.attention_mask, 5, 4) for _ in range(2))
     tokens, totals = torch.randint(3, 31, (count, 4)), 3 * torch.randn(count, 4).sort(descending=True).values
     eos = torch.tensor(eos_token_ids, dtype=torch.long)
-    scores, beam_indices, next_tokens = ranked.topk_step(tokens, totals, 4, eos)
+    scores, beam_indices, next_tokens, _ = ranked.topk_steps(tokens, totals, 4, eos)
     logits = plain(tokens).view(count, 4, -1).log_softmax(dim=-1)
     everything = (totals[..., None] + logits).flatten(1)  # (sentences, beams * vocab_size)
     expected, index = everything.topk(4 * (1 + len(eos)))
@@ -114,7 +114,7 @@ def test_topk_step_ranks_as_the_logits_do(model, count, eos_token_ids):
 
 
 @pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
-def test_topk_step_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypatch, build):
+def test_topk_steps_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypatch, build):
     """A larger batch defers hypotheses, and those that it skips have undefined memory as their state."""
     take = BufferPool.take
 
@@ -127,34 +127,61 @@ def test_topk_step_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypatc
     decoder, eos = native_decoder(build(), "float32", "native"), torch.tensor([2])
     assert decoder is not None
     state = decoder.begin(decoder.encode(*sources(20)), None, 9, 4)
-    state.topk_step(torch.randint(3, 31, (20, 1)), torch.zeros(20, 1), 4, eos)
+    state.topk_steps(torch.randint(3, 31, (20, 1)), torch.zeros(20, 1), 4, eos)
     state.reorder(torch.zeros(20, 4, dtype=torch.long))
     totals = torch.tensor([[0, -1, -2, -torch.inf]]).expand(20, -1)
     for count in (20, 20, 5):
         state.select(torch.arange(count))
-        scores, beam_indices, _ = state.topk_step(torch.randint(3, 31, (count, 4)), totals[:count], 4, eos)
+        scores, beam_indices, _, _ = state.topk_steps(torch.randint(3, 31, (count, 4)), totals[:count], 4, eos)
         assert scores.isfinite().all()
         assert (beam_indices < 3).all()
         state.reorder(torch.arange(4).expand(count, -1))
 
 
-def test_greedy_topk_step_has_the_largest_logit(model):
+@pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_several_steps_in_a_call_choose_as_single_steps_do(build, beams):
+    decoder = native_decoder(build(), "float32", "native")
+    assert decoder is not None
+    encoded, eos = decoder.encode(*sources(3)), torch.tensor([], dtype=torch.long)
+
+    def search(max_steps: int) -> tuple[torch.Tensor, int]:
+        """40 tokens, more than a block of the cache holds, and the number of calls."""
+        state, calls = decoder.begin(encoded, None, 40, beams), 0
+        targets, totals = torch.full((3, 1, 1), 3), None if beams == 1 else torch.zeros(3, 1)
+        while (length := targets.shape[2] - 1) < 40:
+            steps = min(max_steps, 40 - length)
+            scores, parents, tokens, passed = state.topk_steps(targets[:, :, -1], totals, beams, eos, steps)
+            if passed is not None:
+                targets = torch.cat([targets.take_along_dim(passed[:, :, :1], dim=1), passed[:, :, 1:]], dim=2)
+            targets = torch.cat([targets.take_along_dim(parents[:, :, None], dim=1), tokens[:, :, None]], dim=2)
+            totals, calls = None if beams == 1 else scores, calls + 1
+            state.reorder(parents)
+        return targets, calls
+
+    (expected, single_calls), (found, calls) = search(1), search(7)
+    assert torch.equal(found, expected)
+    assert single_calls == 40
+    assert calls < 10
+
+
+def test_greedy_topk_steps_has_the_largest_logit(model):
     encoded = model.get_encoder()(*sources(3))
     decoder = NativeDecoder(model)
     ranked, plain = (decoder.begin(encoded, encoded.attention_mask, 5, 1) for _ in range(2))
     tokens = torch.randint(3, 31, (3, 1))
-    scores, beam_indices, next_tokens = ranked.topk_step(tokens, None, 1, torch.tensor([], dtype=torch.long))
+    scores, beam_indices, next_tokens, _ = ranked.topk_steps(tokens, None, 1, torch.tensor([], dtype=torch.long))
     expected, index = plain(tokens).max(dim=1)
     torch.testing.assert_close(scores[:, 0], expected)
     assert torch.equal(next_tokens[:, 0], index)
     assert not beam_indices.any()
 
 
-def test_topk_step_with_a_k_larger_than_the_vocabulary_returns_every_continuation():
+def test_topk_steps_with_a_k_larger_than_the_vocabulary_returns_every_continuation():
     model = model_with()
     state = NativeDecoder(model).begin(model.get_encoder()(*sources(1)), None, 5, 2)
     tokens, totals = torch.tensor([[3, 4]]), torch.zeros(1, 2)
-    scores, beam_indices, next_tokens = state.topk_step(tokens, totals, 100, torch.tensor([2]))
+    scores, beam_indices, next_tokens, _ = state.topk_steps(tokens, totals, 100, torch.tensor([2]))
     assert scores.shape == (1, 2 * 31)
     assert sorted((beam_indices * 31 + next_tokens)[0].tolist()) == list(range(2 * 31))
 

@@ -66,6 +66,33 @@ static inline float dot(const float *a, const float *b, int width) {
     return total;
 }
 
+// The softmax of `count` scores, whose largest is `peak`, in place; 0 behind them to the end of a vector.
+static inline void normalize_scores(float *scores, int count, float peak) {
+    VecF32 sums = {};
+    for (int t = 0; t < count; t += kLanes) {
+        VecF32 weights = exp_nonpositive(load(scores + t) - peak);
+        weights = lane_numbers() + t < count ? weights : VecF32{};
+        store(scores + t, weights);
+        sums += weights;
+    }
+    VecF32 total = VecF32{} + reduce_sum(sums);
+    for (int t = 0; t < count; t += kLanes)
+        store(scores + t, load(scores + t) / total);
+}
+
+// The mean of values by `weights`, for `vectors` vectors of outputs.
+template <int vectors> static inline void average_entries(const float *const *entry, int entries, int value,
+                                                          int64_t next, const float *weights, float *context) {
+    VecF32 sums[vectors] = {};
+    for (int t = 0; t < entries; t++) {
+        prefetch_lines(entry[t] + value + next, vectors * kLanes);
+        for (int j = 0; j < vectors; j++)
+            sums[j] += load(entry[t] + value + j * kLanes) * weights[t];
+    }
+    for (int j = 0; j < vectors; j++)
+        store(context + j * kLanes, sums[j]);
+}
+
 // Equation 1 for one query and head: its keys are at entry[t] + key, its values at entry[t] + value. `mask` is added to
 // the scores, or nullptr. `scores` has room for whole vectors, and holds the attention weights afterwards. The next
 // head's keys and values, `next` floats behind, are prefetched.
@@ -77,31 +104,14 @@ static void attend(const float *query, const float *const *entry, int entries, i
         scores[t] = dot(query, entry[t] + key, d_k) + (mask ? mask[t] : 0.0f);
         peak = scores[t] > peak || scores[t] != scores[t] ? scores[t] : peak;
     }
-    for (int t = entries; t % kLanes; t++)
-        scores[t] = -INFINITY;
-    VecF32 sums = {};
-    for (int t = 0; t < entries; t += kLanes) {
-        VecF32 weights = exp_nonpositive(load(scores + t) - peak);
-        if (t + kLanes > entries)
-            for (int i = entries - t; i < kLanes; i++)
-                weights[i] = 0;
-        store(scores + t, weights);
-        sums += weights;
-    }
-    float total = reduce_sum(sums);
-    for (int t = 0; t < entries; t++)
-        scores[t] /= total;
+    normalize_scores(scores, entries, peak);
     int i = 0;
-    for (; i + 4 * kLanes <= d_v; i += 4 * kLanes) {
-        VecF32 partial[4] = {};
-        for (int t = 0; t < entries; t++) {
-            prefetch_lines(entry[t] + value + i + next, 4 * kLanes);
-            for (int j = 0; j < 4; j++)
-                partial[j] += load(entry[t] + value + i + j * kLanes) * scores[t];
-        }
-        for (int j = 0; j < 4; j++)
-            store(context + i + j * kLanes, partial[j]);
-    }
+    for (; i + 4 * kLanes <= d_v; i += 4 * kLanes)
+        average_entries<4>(entry, entries, value + i, next, scores, context + i);
+    for (; i + 2 * kLanes <= d_v; i += 2 * kLanes)
+        average_entries<2>(entry, entries, value + i, next, scores, context + i);
+    for (; i + kLanes <= d_v; i += kLanes)
+        average_entries<1>(entry, entries, value + i, next, scores, context + i);
     for (; i < d_v; i++) {
         float partial = 0;
         for (int t = 0; t < entries; t++)
@@ -127,6 +137,23 @@ template <int queries, int vectors> static inline void score_tile(const float *q
             store(scores + int64_t(q) * width + v * kLanes, sums[q][v]);
 }
 
+// The mean of `values` by `scores`, for `vectors` vectors of outputs.
+template <int queries, int vectors> static inline void average_tile(const float *values, int64_t stride, int length,
+                                                                    int d_v, int64_t next, const float *scores,
+                                                                    float *context) {
+    int64_t width = padded_length(length);
+    VecF32 sums[queries][vectors] = {};
+    for (int t = 0; t < length; t++) {
+        prefetch_lines(values + int64_t(t) * d_v + next, vectors * kLanes);
+        for (int q = 0; q < queries; q++)
+            for (int v = 0; v < vectors; v++)
+                sums[q][v] += load(values + int64_t(t) * d_v + v * kLanes) * scores[q * width + t];
+    }
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++)
+            store(context + q * stride + v * kLanes, sums[q][v]);
+}
+
 // The softmax of `scores`, (queries, padded_length), in place, and the mean of `values` by these weights. The values of
 // the next head are `next` floats behind.
 template <int queries> static void average_values(const float *values, int64_t stride, int length, int d_v,
@@ -138,33 +165,16 @@ template <int queries> static void average_values(const float *values, int64_t s
             row[t] += mask[t];
         for (int t = length; t < width; t++)
             row[t] = -INFINITY;
-        VecF32 peaks = load(row), sums = {};
+        VecF32 peaks = load(row);
         for (int t = kLanes; t < width; t += kLanes)
             peaks = max(load(row + t), peaks);
-        float peak = reduce_max(peaks);
-        for (int t = 0; t < width; t += kLanes)
-            store(row + t, exp_nonpositive(load(row + t) - peak));
-        for (int t = length; t < width; t++)
-            row[t] = 0;
-        for (int t = 0; t < width; t += kLanes)
-            sums += load(row + t);
-        VecF32 total = VecF32{} + reduce_sum(sums);
-        for (int t = 0; t < width; t += kLanes)
-            store(row + t, load(row + t) / total);
+        normalize_scores(row, length, reduce_max(peaks));
     }
     int i = 0;
-    for (; i + 2 * kLanes <= d_v; i += 2 * kLanes) {
-        VecF32 partial[queries][2] = {};
-        for (int t = 0; t < length; t++) {
-            prefetch_lines(values + int64_t(t) * d_v + i + next, 2 * kLanes);
-            for (int q = 0; q < queries; q++)
-                for (int v = 0; v < 2; v++)
-                    partial[q][v] += load(values + int64_t(t) * d_v + i + v * kLanes) * scores[q * int64_t(width) + t];
-        }
-        for (int q = 0; q < queries; q++)
-            for (int v = 0; v < 2; v++)
-                store(context + q * stride + i + v * kLanes, partial[q][v]);
-    }
+    for (; i + 2 * kLanes <= d_v; i += 2 * kLanes)
+        average_tile<queries, 2>(values + i, stride, length, d_v, next, scores, context + i);
+    for (; i + kLanes <= d_v; i += kLanes)
+        average_tile<queries, 1>(values + i, stride, length, d_v, next, scores, context + i);
     for (; i < d_v; i++)
         for (int q = 0; q < queries; q++) {
             float partial = 0;

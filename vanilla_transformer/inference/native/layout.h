@@ -22,33 +22,35 @@ struct Shortlist {
     const float *mask;     // 0, or -infinity where a sentence may not have a token, (num_slots, projection.outputs)
 };
 
-// One step of decoding: a token of each hypothesis.
+// One step of decoding: a token of each hypothesis. With `topk` there may be more steps, whose tokens the call chooses.
 struct DecodeStep {
     const Stack *stack;
     const Scratch *scratch;
-    const DecoderState *state;
+    DecoderState *state;
     const Linear *projection; // to the vocabulary
     const float *embedding;   // (vocab_size, d_model); nullptr: the weights of `projection`
     const float *position;    // of this token, (d_model)
     const int64_t *tokens;    // (batch_size, alive)
-    int32_t *row_buffer;      // 2 * batch_size * alive + 1
+    int32_t *row_buffer;      // 2 * batch_size * num_beams + 1
+    int32_t *reorder_buffer;  // (num_beams, max_length)
     float *logits;            // (batch_size * alive, logits_stride); undefined after a step with `topk`
-    const TopK *topk;         // nullptr: all logits are wanted, without the mask of `shortlist`
+    TopK *topk;               // nullptr: all logits are wanted, without the mask of `shortlist`
     const Shortlist *shortlist; // nullptr: every sentence may have every token
     float embedding_scale;
     int32_t vocab_size, logits_stride, alive, threads;
 };
 
-// One step of an RNN: a token of each hypothesis.
+// One step of an RNN, or more of them, as DecodeStep.
 struct RecurrentStep {
     const RecurrentDecoder *decoder;
     const Scratch *scratch;
     RecurrentState *state;
     const int64_t *tokens;  // (batch_size, alive)
     const int64_t *parents; // the row of `states` that each hypothesis continues, (batch_size, alive)
-    int32_t *row_buffer;    // 2 * batch_size * alive + 1
+    int64_t *parent_buffer; // (batch_size, num_beams)
+    int32_t *row_buffer;    // 2 * batch_size * num_beams + 1
     float *logits;          // as in DecodeStep
-    const TopK *topk;       // as in DecodeStep
+    TopK *topk;             // as in DecodeStep
     const Shortlist *shortlist; // as in DecodeStep
     int32_t logits_stride, alive, threads;
 };
@@ -92,7 +94,7 @@ static const FieldLayout kLayout[] = {
         FIELD(RecurrentState, source_mask), FIELD(RecurrentState, attention),
     STRUCTURE(RecurrentStep), FIELD(RecurrentStep, decoder), FIELD(RecurrentStep, scratch),
         FIELD(RecurrentStep, state), FIELD(RecurrentStep, tokens), FIELD(RecurrentStep, parents),
-        FIELD(RecurrentStep, row_buffer), FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk),
+        FIELD(RecurrentStep, parent_buffer), FIELD(RecurrentStep, row_buffer), FIELD(RecurrentStep, logits), FIELD(RecurrentStep, topk),
         FIELD(RecurrentStep, shortlist), FIELD(RecurrentStep, logits_stride), FIELD(RecurrentStep, alive),
         FIELD(RecurrentStep, threads),
     STRUCTURE(Scratch), FIELD(Scratch, states), FIELD(Scratch, normed), FIELD(Scratch, wide), FIELD(Scratch, context),
@@ -106,10 +108,14 @@ static const FieldLayout kLayout[] = {
     STRUCTURE(TopK), FIELD(TopK, k), FIELD(TopK, k_per_beam), FIELD(TopK, num_beams), FIELD(TopK, num_eos_tokens),
         FIELD(TopK, eos_token_ids), FIELD(TopK, beam_scores), FIELD(TopK, scores_per_beam),
         FIELD(TopK, tokens_per_beam), FIELD(TopK, scores), FIELD(TopK, beam_indices), FIELD(TopK, tokens),
+        FIELD(TopK, steps),
+    STRUCTURE(Steps), FIELD(Steps, most), FIELD(Steps, passed), FIELD(Steps, parents), FIELD(Steps, tokens),
+        FIELD(Steps, beam_scores), FIELD(Steps, targets),
     STRUCTURE(Shortlist), FIELD(Shortlist, projection), FIELD(Shortlist, tokens), FIELD(Shortlist, mask),
     STRUCTURE(DecodeStep), FIELD(DecodeStep, stack), FIELD(DecodeStep, scratch), FIELD(DecodeStep, state),
         FIELD(DecodeStep, projection), FIELD(DecodeStep, embedding), FIELD(DecodeStep, position),
-        FIELD(DecodeStep, tokens), FIELD(DecodeStep, row_buffer), FIELD(DecodeStep, logits), FIELD(DecodeStep, topk),
+        FIELD(DecodeStep, tokens), FIELD(DecodeStep, row_buffer), FIELD(DecodeStep, reorder_buffer),
+        FIELD(DecodeStep, logits), FIELD(DecodeStep, topk),
         FIELD(DecodeStep, shortlist), FIELD(DecodeStep, embedding_scale), FIELD(DecodeStep, vocab_size),
         FIELD(DecodeStep, logits_stride), FIELD(DecodeStep, alive), FIELD(DecodeStep, threads),
     {nullptr, nullptr, 0, 0},

@@ -146,15 +146,15 @@ template <typename Weight> static void gemm(const Linear *map, int first, int en
                 if (panel + 1 < end && rows >= kMinRowsToPrefetch)
                     prefetch = prefetch_share(w + int64_t(depth) * per_step * NR, NR * sizeof(float), steps, i, tiles);
                 micro_kernel(count, steps, x + row * x_stride + from * per_step, x_stride, w, sums, prefetch);
-                for (int r = 0; r < count; r++)
-                    for (int h = 0; h < 2; h++) {
-                        VecF32 value = sums[r][h];
-                        if (is_last)
-                            value += load(map->bias + panel * NR + h * kLanes);
+                for (int h = 0; h < 2; h++) {
+                    VecF32 bias = is_last ? load(map->bias + panel * NR + h * kLanes) : VecF32{};
+                    for (int r = 0; r < count; r++) {
+                        VecF32 value = sums[r][h] + bias;
                         if (is_last && relu)
                             value = value < 0 ? VecF32{} : value; // NaN stays NaN
                         store(write + r * y_stride + h * kLanes, value);
                     }
+                }
             }
         }
     }
@@ -175,17 +175,19 @@ static void gemm(const Linear *map, int first, int end, const Quantized *x, int6
             if (tiles > 1 && panel + 1 < end)
                 prefetch = prefetch_share(w + bytes, kGroup * NR, groups, i, tiles);
             micro_kernel(count, groups, x + row * x_stride, x_stride, w, sums, prefetch);
-            for (int r = 0; r < count; r++)
-                for (int h = 0; h < 2; h++) {
-                    int column = panel * NR + h * kLanes;
+            for (int h = 0; h < 2; h++) {
+                int column = panel * NR + h * kLanes;
+                VecF32 scale = load(map->scale + column), bias = load(map->bias + column);
+                VecI32 weight_sums = load(map->sums + column);
+                for (int r = 0; r < count; r++) {
                     RowScale row_scale = row_scales[row + r];
-                    VecI32 sum = sums[r][h] - load(map->sums + column) * row_scale.zero_point;
-                    VecF32 value = __builtin_convertvector(sum, VecF32) * (load(map->scale + column) * row_scale.scale);
-                    value += load(map->bias + column);
+                    VecI32 sum = sums[r][h] - weight_sums * row_scale.zero_point;
+                    VecF32 value = __builtin_convertvector(sum, VecF32) * (scale * row_scale.scale) + bias;
                     if (relu)
                         value = value < 0 ? VecF32{} : value; // NaN stays NaN
                     store(y + (row + r) * y_stride + column, value);
                 }
+            }
         }
     }
 }

@@ -141,6 +141,28 @@ static void read_tokens(const RecurrentStep *step, const Rows *rows) {
     }
 }
 
+// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
+static int read_step(const RecurrentStep *step) {
+    RecurrentState *state = step->state;
+    const TopK *topk = step->topk;
+    int alive = step->alive, hypotheses = state->batch_size * alive;
+    for (int i = 0; i < hypotheses; i++)
+        if (step->tokens[i] < 0 || step->tokens[i] >= step->decoder->vocab_size)
+            return i;
+    bool may_defer = topk && topk->beam_scores && hypotheses >= kMinRowsToDefer;
+    for (int round = 0; round < 2; round++) {
+        Rows rows = select_rows({0, state->batch_size}, alive, topk, may_defer, round, step->row_buffer, hypotheses);
+        if (rows.count == 0)
+            continue;
+#pragma omp parallel num_threads(step->threads)
+        read_tokens(step, &rows);
+    }
+    for (int i = 0; topk && i < state->batch_size; i++)
+        merge_beams(topk, i, alive);
+    state->current = 1 - state->current;
+    return -1;
+}
+
 extern "C" {
 
 // Encodes whole sources. `embedded` (types, input_size) has each distinct token once, and `types_of` (sentences *
@@ -197,25 +219,24 @@ void recurrent_project_source(const RecurrentDecoder *decoder, const Scratch *sc
     }
 }
 
-// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
-int32_t recurrent_step(const RecurrentStep *step) {
-    RecurrentState *state = step->state;
-    const TopK *topk = step->topk;
-    int alive = step->alive, hypotheses = state->batch_size * alive;
-    for (int i = 0; i < hypotheses; i++)
-        if (step->tokens[i] < 0 || step->tokens[i] >= step->decoder->vocab_size)
-            return i;
-    bool may_defer = topk && topk->beam_scores && hypotheses >= kMinRowsToDefer;
-    for (int round = 0; round < 2; round++) {
-        Rows rows = select_rows({0, state->batch_size}, alive, topk, may_defer, round, step->row_buffer, hypotheses);
-        if (rows.count == 0)
-            continue;
-#pragma omp parallel num_threads(step->threads)
-        read_tokens(step, &rows);
+// Reads a token of each hypothesis, and goes on, as decode_step does.
+int32_t recurrent_step(RecurrentStep *step) {
+    const RecurrentState *state = step->state;
+    TopK *topk = step->topk;
+    while (true) {
+        int unknown = read_step(step), alive = step->alive;
+        if (unknown >= 0)
+            return unknown;
+        if (!topk || !pass_step(topk, state->batch_size))
+            break;
+        int beams = topk->num_beams, hypotheses = state->batch_size * beams;
+        int64_t first = int64_t(topk->steps->passed - 1) * hypotheses;
+        for (int i = 0; i < hypotheses; i++)
+            step->parent_buffer[i] = int64_t(i / beams) * alive + topk->steps->parents[first + i];
+        step->tokens = topk->steps->tokens + first, step->parents = step->parent_buffer, step->alive = beams;
     }
-    for (int i = 0; topk && i < state->batch_size; i++)
-        merge_beams(topk, i, alive);
-    state->current = 1 - state->current;
+    if (topk && topk->steps->passed)
+        trace_targets(topk, state->batch_size);
     return -1;
 }
 

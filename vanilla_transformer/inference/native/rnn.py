@@ -12,13 +12,8 @@ from vanilla_transformer.fused_decoder import additive_mask
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
 from vanilla_transformer.inference.native.memory import BufferPool
-from vanilla_transformer.inference.native.transformer import (
-    BaseNativeDecoder,
-    NativeDecoderState,
-    PackedStack,
-    ScratchMemory,
-    address,
-)
+from vanilla_transformer.inference.native.packed_stack import PackedStack, ScratchMemory, address
+from vanilla_transformer.inference.native.transformer import BaseNativeDecoder, NativeDecoderState
 from vanilla_transformer.modeling_rnn_seq2seq import RNNSeq2SeqDecoder, RNNSeq2SeqEncoderOutput
 from vanilla_transformer.packed_linear import Precision
 
@@ -159,7 +154,8 @@ class NativeRecurrentState(NativeDecoderState):
         self.scratch = ScratchMemory(stack, buffers, max(rows, sentences * source_length), source_length)
         self.row_buffer = torch.empty(2 * rows + 1, dtype=torch.int32)
         self.logits = buffers.take(self, rows, stack.padded(decoder.projection.outputs))
-        self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
+        self.parent_buffer = torch.empty(rows, dtype=torch.long)
+        self._take_step_memory(rows)
         self.mask = additive_mask(source.attention_mask if mask is None else mask, torch.float32)
         self.slots = torch.arange(sentences)
         self.parents = self.slots[:, None]  # (sentences, alive)
@@ -183,6 +179,7 @@ class NativeRecurrentState(NativeDecoderState):
             decoder=pointer(decoder.structure),
             scratch=pointer(self.scratch.structure),
             state=pointer(self.structure),
+            parent_buffer=address(self.parent_buffer),
             row_buffer=address(self.row_buffer),
             logits=address(self.logits),
             shortlist=None if self.shortlist is None else pointer(self.shortlist.structure),
@@ -220,7 +217,7 @@ class NativeRecurrentState(NativeDecoderState):
         return states
 
     def _read(self, tokens: torch.Tensor, topk: structures.TopK | None) -> None:
-        """Call recurrent_step for one token of each hypothesis: `(sentences, alive)`."""
+        """Call recurrent_step for a token of each hypothesis, `(sentences, alive)`, and those that it chooses."""
         step = self.step
         tokens, parents = tokens.contiguous(), self.parents.contiguous()
         assert tokens.shape == parents.shape
@@ -230,7 +227,7 @@ class NativeRecurrentState(NativeDecoderState):
         if unknown >= 0:
             token = int(tokens.flatten()[unknown])
             raise IndexError(f"token {token} is not in a vocabulary of {step.decoder.contents.vocab_size}")
-        self.parents = torch.arange(tokens.numel()).view(tokens.shape)
+        self.parents = torch.arange(len(tokens) * step.alive).view(-1, step.alive)
         if self.weights is not None:
             self.attention = self.weights[: tokens.numel()].view(*tokens.shape, -1).clone()
 

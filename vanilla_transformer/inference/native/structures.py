@@ -81,10 +81,15 @@ class DecoderState(Structure):
     ]
 
 
+class Steps(Structure):
+    _fields_ = [*_fields(c_int32, "most passed"), *_fields(c_void_p, "parents tokens beam_scores targets")]
+
+
 class TopK(Structure):
     _fields_ = [
         *_fields(c_int32, "k k_per_beam num_beams num_eos_tokens"),
         *_fields(c_void_p, "eos_token_ids beam_scores scores_per_beam tokens_per_beam scores beam_indices tokens"),
+        ("steps", POINTER(Steps)),
     ]
 
 
@@ -98,7 +103,7 @@ class DecodeStep(Structure):
         ("scratch", POINTER(Scratch)),
         ("state", POINTER(DecoderState)),
         ("projection", POINTER(Linear)),
-        *_fields(c_void_p, "embedding position tokens row_buffer logits"),
+        *_fields(c_void_p, "embedding position tokens row_buffer reorder_buffer logits"),
         ("topk", POINTER(TopK)),
         ("shortlist", POINTER(Shortlist)),
         ("embedding_scale", c_float),
@@ -111,7 +116,7 @@ class RecurrentStep(Structure):
         ("decoder", POINTER(RecurrentDecoder)),
         ("scratch", POINTER(Scratch)),
         ("state", POINTER(RecurrentState)),
-        *_fields(c_void_p, "tokens parents row_buffer logits"),
+        *_fields(c_void_p, "tokens parents parent_buffer row_buffer logits"),
         ("topk", POINTER(TopK)),
         ("shortlist", POINTER(Shortlist)),
         *_fields(c_int32, "logits_stride alive threads"),
@@ -123,7 +128,8 @@ class _FieldLayout(Structure):
 
 
 RECURRENT = (RecurrentLayer, RecurrentStack, RecurrentDecoder, RecurrentState, RecurrentStep)
-STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, DecoderState, TopK, Shortlist, DecodeStep, *RECURRENT)
+DECODING = (DecoderState, Steps, TopK, Shortlist, DecodeStep)
+STRUCTURES = (Constants, Linear, Norm, Layer, Stack, Scratch, *DECODING, *RECURRENT)
 
 
 def load_library() -> ctypes.CDLL:

@@ -9,7 +9,15 @@ namespace vanilla_transformer {
 
 constexpr int kMaxTopKBlocks = 128; // blocks of logits whose maxima are compared first
 
-// The request of `topk_step`: k tokens for a sentence, and before them k_per_beam for each of its hypotheses.
+// The steps that one call may read, and what it passed: all steps but the last, whose candidates `TopK` has.
+struct Steps {
+    int32_t most, passed;
+    int64_t *parents, *tokens; // of each step passed, (most, batch_size, num_beams)
+    float *beam_scores;        // (batch_size, num_beams)
+    int64_t *targets; // the hypothesis that each continues since the call, and its tokens, (batch_size, num_beams, 1 + passed)
+};
+
+// The request of `topk_steps`: k tokens for a sentence, and before them k_per_beam for each of its hypotheses.
 struct TopK {
     int32_t k, k_per_beam, num_beams, num_eos_tokens;
     const int64_t *eos_token_ids;
@@ -19,6 +27,7 @@ struct TopK {
     float *scores;            // (batch_size, k)
     int64_t *beam_indices;    // (batch_size, k)
     int64_t *tokens;          // (batch_size, k)
+    Steps *steps;
 };
 
 // Inserts a score into `count` sorted ones, of which at most k stay, and makes room in `others` at the same place.
@@ -110,6 +119,44 @@ static void merge_beams(const TopK *topk, int64_t sentence, int alive) {
             beam_indices[at] = beam;
             tokens[at] = tokens_per_beam[beam * per_beam + i];
         }
+}
+
+// Passes a step if the best num_beams candidates of all sentences go on: none is EOS, and all sentences have a finite
+// score. They are then the hypotheses of the next step.
+static bool pass_step(TopK *topk, int64_t batch_size) {
+    Steps *steps = topk->steps;
+    int64_t beams = topk->num_beams, first = steps->passed * batch_size * beams;
+    if (steps->passed + 1 >= steps->most)
+        return false;
+    for (int64_t i = 0; i < batch_size; i++) {
+        bool is_last = !std::isfinite(topk->scores[i * topk->k]);
+        for (int64_t j = i * topk->k; j < i * topk->k + beams; j++)
+            for (int e = 0; e < topk->num_eos_tokens; e++)
+                is_last |= topk->tokens[j] == topk->eos_token_ids[e];
+        if (is_last)
+            return false;
+        memcpy(steps->parents + first + i * beams, topk->beam_indices + i * topk->k, beams * sizeof(int64_t));
+        memcpy(steps->tokens + first + i * beams, topk->tokens + i * topk->k, beams * sizeof(int64_t));
+        memcpy(steps->beam_scores + i * beams, topk->scores + i * topk->k, beams * sizeof(float));
+    }
+    if (topk->beam_scores)
+        topk->beam_scores = steps->beam_scores;
+    steps->passed++;
+    return true;
+}
+
+// Writes `targets`, from the last step passed back to the first.
+static void trace_targets(const TopK *topk, int64_t batch_size) {
+    const Steps *steps = topk->steps;
+    int64_t beams = topk->num_beams, *write = steps->targets;
+    for (int64_t hypothesis = 0; hypothesis < batch_size * beams; hypothesis++, write += 1 + steps->passed) {
+        int64_t beam = hypothesis % beams;
+        for (int64_t t = steps->passed - 1; t >= 0; t--) {
+            int64_t at = (t * batch_size + hypothesis / beams) * beams + beam;
+            write[1 + t] = steps->tokens[at], beam = steps->parents[at];
+        }
+        write[0] = beam;
+    }
 }
 
 // The num_beams-th best score of a non-EOS token after the hypotheses of a sentence that have been read, or -inf. A

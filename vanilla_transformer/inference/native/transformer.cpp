@@ -2,8 +2,9 @@
 // Section 3.1 of the paper for inference on a CPU: a whole stack of layers within one team of threads.
 //
 // PyTorch loses its time on few rows between operations: dispatch, allocation, and a fork and a join of threads for
-// each. Here one call is one step of decoding. transformer.py lays out the weights and owns all memory; compiler.py
-// compiles. Matrices are row-major, and `stride` is the distance of two rows.
+// each. Here one call is a step of decoding, or several of them while no hypothesis ends. packed_stack.py lays out the
+// weights, transformer.py owns all memory, and compiler.py compiles. Matrices are row-major, and `stride` is the distance
+// of two rows.
 //
 // Threading contract
 //
@@ -106,6 +107,61 @@ static void rank_tokens(const TopK *topk, const Shortlist *shortlist, int vocab_
         best[i] = std::isnan(scores[0]) ? 0 : shortlist->tokens[best[i]]; // NaN leaves `best` undefined
 }
 
+// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
+static int read_step(const DecodeStep *step) {
+    const Stack *stack = step->stack;
+    const Scratch *scratch = step->scratch;
+    const DecoderState *state = step->state;
+    const TopK *topk = step->topk;
+    const Shortlist *shortlist = step->shortlist;
+    const Linear *projection = shortlist ? &shortlist->projection : step->projection;
+    const float *embedding = step->embedding, *position = step->position, scale = step->embedding_scale;
+    const int64_t *tokens = step->tokens;
+    int alive = step->alive, logits_stride = step->logits_stride, hypotheses = state->batch_size * alive;
+    for (int i = 0; i < hypotheses; i++)
+        if (tokens[i] < 0 || tokens[i] >= step->vocab_size)
+            return i;
+    int passes = count_passes(state->batch_size, alive);
+    for (int i = 0; i < 2 * passes; i++) { // two rounds each
+        SentenceRange range = pass_range(state->batch_size, passes, i / 2);
+        bool may_defer = topk && topk->beam_scores && (range.end - range.from) * alive >= kMinRowsToDefer;
+        Rows rows = select_rows(range, alive, topk, may_defer, i % 2, step->row_buffer, hypotheses);
+        if (rows.count == 0)
+            continue;
+        float *logits = topk ? step->logits : step->logits + int64_t(range.from) * alive * logits_stride;
+#pragma omp parallel num_threads(step->threads)
+        {
+            ThreadRows own = thread_rows(scratch, rows.count);
+            for (int64_t row = own.first; row < own.end; row++) {
+                float *embedded = own.states + row * scratch->stride;
+                int64_t token = tokens[rows.hypothesis[row]];
+                if (embedding)
+                    memcpy(embedded, embedding + token * stack->d_model, stack->d_model * sizeof(float));
+                else
+                    unpack_row(step->projection, token, embedded);
+                for (int j = 0; j < stack->d_model; j++)
+                    embedded[j] = embedded[j] * scale + position[j];
+            }
+            const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
+            linear(scratch, projection, states, scratch->stride, rows.count, logits, logits_stride, false);
+            if (topk) {
+#pragma omp barrier
+                int thread = omp_get_thread_num(), team = omp_get_num_threads();
+                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
+                    rank_tokens(topk, shortlist, projection->outputs, rows.hypothesis[row],
+                                state->slots[rows.hypothesis[row] / alive], logits + row * logits_stride);
+            }
+        }
+    }
+    for (int i = 0; topk && i < state->batch_size; i++)
+        merge_beams(topk, i, alive);
+    for (int i = 0; i < hypotheses; i++) {
+        int64_t own = state->slots[i / alive] * state->num_beams + i % alive;
+        state->ancestors[own * state->max_length + state->length] = i % alive;
+    }
+    return -1;
+}
+
 extern "C" {
 
 // The layout of all mirrored structures, up to an entry without a name.
@@ -186,61 +242,6 @@ void select_outputs(const Linear *from, const int64_t *outputs, const Linear *to
         copy_outputs<float>(from, outputs, to);
 }
 
-// Reads a token of each hypothesis. Returns the index of a token that the vocabulary does not have, or -1.
-int32_t decode_step(const DecodeStep *step) {
-    const Stack *stack = step->stack;
-    const Scratch *scratch = step->scratch;
-    const DecoderState *state = step->state;
-    const TopK *topk = step->topk;
-    const Shortlist *shortlist = step->shortlist;
-    const Linear *projection = shortlist ? &shortlist->projection : step->projection;
-    const float *embedding = step->embedding, *position = step->position, scale = step->embedding_scale;
-    const int64_t *tokens = step->tokens;
-    int alive = step->alive, logits_stride = step->logits_stride, hypotheses = state->batch_size * alive;
-    for (int i = 0; i < hypotheses; i++)
-        if (tokens[i] < 0 || tokens[i] >= step->vocab_size)
-            return i;
-    int passes = count_passes(state->batch_size, alive);
-    for (int i = 0; i < 2 * passes; i++) { // two rounds each
-        SentenceRange range = pass_range(state->batch_size, passes, i / 2);
-        bool may_defer = topk && topk->beam_scores && (range.end - range.from) * alive >= kMinRowsToDefer;
-        Rows rows = select_rows(range, alive, topk, may_defer, i % 2, step->row_buffer, hypotheses);
-        if (rows.count == 0)
-            continue;
-        float *logits = topk ? step->logits : step->logits + int64_t(range.from) * alive * logits_stride;
-#pragma omp parallel num_threads(step->threads)
-        {
-            ThreadRows own = thread_rows(scratch, rows.count);
-            for (int64_t row = own.first; row < own.end; row++) {
-                float *embedded = own.states + row * scratch->stride;
-                int64_t token = tokens[rows.hypothesis[row]];
-                if (embedding)
-                    memcpy(embedded, embedding + token * stack->d_model, stack->d_model * sizeof(float));
-                else
-                    unpack_row(step->projection, token, embedded);
-                for (int j = 0; j < stack->d_model; j++)
-                    embedded[j] = embedded[j] * scale + position[j];
-            }
-            const float *states = run_layers(stack, scratch, state, &rows, 0, nullptr, rows.count);
-            linear(scratch, projection, states, scratch->stride, rows.count, logits, logits_stride, false);
-            if (topk) {
-#pragma omp barrier
-                int thread = omp_get_thread_num(), team = omp_get_num_threads();
-                for (int64_t row = rows.count * thread / team; row < rows.count * (thread + 1) / team; row++)
-                    rank_tokens(topk, shortlist, projection->outputs, rows.hypothesis[row],
-                                state->slots[rows.hypothesis[row] / alive], logits + row * logits_stride);
-            }
-        }
-    }
-    for (int i = 0; topk && i < state->batch_size; i++)
-        merge_beams(topk, i, alive);
-    for (int i = 0; i < hypotheses; i++) {
-        int64_t own = state->slots[i / alive] * state->num_beams + i % alive;
-        state->ancestors[own * state->max_length + state->length] = i % alive;
-    }
-    return -1;
-}
-
 // Hypothesis i of a sentence continues its former hypothesis beam_indices[sentence * alive + i]. `buffer` has room for
 // (num_beams, length).
 void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t alive, int32_t *buffer) {
@@ -252,6 +253,28 @@ void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t ali
         for (int beam = 0; beam < alive; beam++)
             memcpy(own + beam * max_length, buffer + beam_indices[i * alive + beam] * length, length * sizeof(int32_t));
     }
+}
+
+// Reads a token of each hypothesis, and goes on as `pass_step` allows. Returns the index of a token that the vocabulary
+// does not have, or -1.
+int32_t decode_step(DecodeStep *step) {
+    DecoderState *state = step->state;
+    TopK *topk = step->topk;
+    while (true) {
+        int unknown = read_step(step);
+        if (unknown >= 0)
+            return unknown;
+        state->length++;
+        if (!topk || !pass_step(topk, state->batch_size))
+            break;
+        int64_t first = int64_t(topk->steps->passed - 1) * state->batch_size * topk->num_beams;
+        reorder(state, topk->steps->parents + first, topk->num_beams, step->reorder_buffer);
+        step->tokens = topk->steps->tokens + first, step->alive = topk->num_beams;
+        step->position += step->stack->d_model;
+    }
+    if (topk && topk->steps->passed)
+        trace_targets(topk, state->batch_size);
+    return -1;
 }
 
 } // extern "C"

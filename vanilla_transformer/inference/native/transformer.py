@@ -11,128 +11,13 @@ from vanilla_transformer.embeddings import positions_of_real_tokens
 from vanilla_transformer.fused_decoder import additive_mask
 from vanilla_transformer.inference.native import structures
 from vanilla_transformer.inference.native.forks import compute_after_fork
-from vanilla_transformer.inference.native.memory import Arena, BufferPool
+from vanilla_transformer.inference.native.memory import BufferPool
+from vanilla_transformer.inference.native.packed_stack import PackedStack, ScratchMemory, address
 from vanilla_transformer.inference.native.shortlist import PackedShortlist
-from vanilla_transformer.packed_linear import Precision, fused_projections, int8_scales
+from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
 
-
-class PackedStack:
-    """The layers of an encoder or decoder, with weights in panels of outputs that the kernels compute together.
-
-    Args:
-        stack: with plain modules; later changes of its weights have no effect.
-        precision: "bfloat16": weights and the inputs of products in bfloat16, summed in float32. "int8": weights in
-            [-127, 127] with a scale for each output; the kernels quantize inputs to 256 levels with a scale and a zero
-            point for each row, by the same integers on every CPU, and no sum overflows.
-    """
-
-    def __init__(self, stack: Any, precision: Precision, is_decoder: bool):
-        self.library, self.precision = structures.load_library(), precision
-        self.constants = self.library.constants()
-        # Inputs of a step of the kernels.
-        self.group = {"float32": 1, "bfloat16": 2, "int8": self.constants.group}[precision]
-        self.arena = Arena()
-        self.structure = self._pack_layers(stack, is_decoder)
-
-    def _pack_layers(self, stack: Any, is_decoder: bool) -> Any:
-        """Sets `layers` and `stride`, and returns the structure that the kernels read."""
-        config = stack.config
-        self.layers = (structures.Layer * len(stack.layers))(
-            *(self._layer(layer, is_decoder) for layer in stack.layers)
-        )
-        widest = max(config.num_heads * (2 * config.d_k + config.d_v), config.d_ff, config.d_model)
-        self.stride = self.row_stride(widest)
-        return structures.Stack(
-            layers=self.layers,
-            num_layers=len(self.layers),
-            **{name: getattr(config, name) for name in ("d_model", "d_ff", "num_heads", "d_k", "d_v")},
-            is_pre_norm=config.norm_position == "pre",
-            is_decoder=is_decoder,
-            epsilon=config.layer_norm_eps,
-            final_norm=self._norm(stack.norm),
-            embedding_norm=self._norm(stack.input_embedding.norm),
-        )
-
-    def _layer(self, layer: Any, is_decoder: bool) -> structures.Layer:
-        attention, network = layer.self_attention, layer.feed_forward
-        linears = {
-            "query_key_value": fused_projections(attention, ("q_proj", "k_proj", "v_proj")),
-            "output": (attention.out_proj.weight, attention.out_proj.bias),
-            "linear_1": (network.linear_1.weight, network.linear_1.bias),
-            "linear_2": (network.linear_2.weight, network.linear_2.bias),
-        }
-        norms = [layer.self_attention_norm, layer.self_attention_norm, layer.feed_forward_norm]
-        if is_decoder:
-            attention = layer.cross_attention
-            linears["cross_query"] = fused_projections(attention, ("q_proj",))
-            linears["cross_key_value"] = fused_projections(attention, ("k_proj", "v_proj"))
-            linears["cross_output"] = (attention.out_proj.weight, attention.out_proj.bias)
-            norms[1] = layer.cross_attention_norm
-        packed = {name: self.pack(*parameters) for name, parameters in linears.items()}
-        return structures.Layer(**packed, norms=(structures.Norm * 3)(*map(self._norm, norms)))
-
-    def pack(self, weight: torch.Tensor, bias: torch.Tensor | None) -> structures.Linear:
-        """`weight` `(outputs, inputs)`, `bias` `(outputs)`."""
-        outputs, inputs = weight.shape
-        rows, panel_width = self.padded(outputs), self.constants.panel_width
-        padded = nn.functional.pad(weight.detach().float(), (0, 0, 0, rows - outputs))  # (rows, inputs)
-        scale = sums = None
-        if self.precision == "int8":
-            scale = int8_scales(padded)  # (rows)
-            padded = (padded / scale[:, None]).round().to(torch.int8)
-            sums = padded.sum(dim=1, dtype=torch.int32)  # (rows)
-        elif self.precision == "bfloat16":
-            padded = padded.bfloat16()
-        padded = nn.functional.pad(padded, (0, -inputs % self.group))
-        panels = padded.view(rows // panel_width, panel_width, -1, self.group).transpose(1, 2)
-        full_bias = torch.zeros(rows)
-        if bias is not None:
-            full_bias[:outputs] = bias.detach()
-        addresses = (
-            None if tensor is None else self.arena.place(tensor) for tensor in (panels, scale, sums, full_bias)
-        )
-        return structures.Linear(*addresses, inputs, outputs, self.precision == "bfloat16")
-
-    def _norm(self, norm: nn.Module) -> structures.Norm:
-        if not isinstance(norm, nn.LayerNorm):  # an Identity
-            return structures.Norm()
-        return structures.Norm(*(self.arena.place(tensor.detach().float()) for tensor in (norm.weight, norm.bias)))
-
-    def padded(self, width: int) -> int:
-        """The next multiple of a panel's width, and so of a vector's."""
-        return -(-width // self.constants.panel_width) * self.constants.panel_width
-
-    def row_stride(self, widest: int) -> int:
-        """The distance of two rows of `ScratchMemory`.
-
-        With one more panel it is no power of two: rows would evict one another from the cache.
-        """
-        return self.padded(widest) + self.constants.panel_width
-
-
-class ScratchMemory:
-    """Intermediate results of one call.
-
-    Args:
-        rows: of states, at most.
-        max_positions: that a row attends to.
-    """
-
-    def __init__(self, stack: PackedStack, buffers: BufferPool, rows: int, max_positions: int):
-        threads, constants = torch.get_num_threads(), stack.constants
-        max_positions = stack.padded(max_positions)
-        rows = max(rows, threads * constants.max_replicated_rows)
-        quantized = (0, 0) if stack.precision == "float32" else (rows, stack.stride)
-        self.tensors = (
-            *buffers.take(self, 5, rows, stack.stride),
-            torch.empty(threads, constants.max_queries_per_tile, max_positions),  # scores
-            torch.empty(threads, max_positions, dtype=torch.long),  # addresses
-            buffers.take(self, *quantized, dtype=torch.int16),  # the widest
-            torch.empty(rows, 2),  # scales and zero points
-        )
-        addresses = (tensor.data_ptr() for tensor in self.tensors)
-        self.structure = structures.Scratch(*addresses, stride=stack.stride, max_positions=max_positions)
+MAX_STEPS = 32  # of a call; so many tokens a cache block holds, too
 
 
 class ScaledEmbedding:
@@ -250,10 +135,6 @@ class NativeDecoder(BaseNativeDecoder):
         return NativeDecoderState(self, *arguments, **options)
 
 
-def address(tensor: torch.Tensor | None) -> c_void_p:
-    return c_void_p(None if tensor is None else tensor.data_ptr())
-
-
 class NativeDecoderState:
     """A batch in the midst of being decoded, as `SupportsTopK` and `SupportsSelect`.
 
@@ -283,8 +164,8 @@ class NativeDecoderState:
         self.positions = decoder.target_embedding.positions(max_length)
         self.scratch = ScratchMemory(stack, decoder.buffers, rows, max(max_length, source_length) + 1)
         self.logits = decoder.buffers.take(self, rows, stack.padded(decoder.projection.outputs))
-        self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.row_buffer = torch.empty(2 * rows + 1, dtype=torch.int32)
+        self._take_step_memory(rows)
         self.source = self._project_source(encoded.float().contiguous())
         self.mask, self.slots = additive_mask(mask, torch.float32), torch.arange(sentences)
         self.ancestors = torch.empty(sentences, beams, max_length, dtype=torch.int32)
@@ -316,12 +197,25 @@ class NativeDecoderState:
             projection=pointer(decoder.projection),
             embedding=address(embedding.weight),
             row_buffer=address(self.row_buffer),
+            reorder_buffer=address(self.reorder_buffer),
             logits=address(self.logits),
             shortlist=None if self.shortlist is None else pointer(self.shortlist.structure),
             embedding_scale=embedding.scale,
             vocab_size=embedding.vocab_size,
             logits_stride=self.logits.shape[1],
             threads=self.threads,
+        )
+
+    def _take_step_memory(self, rows: int) -> None:
+        """For `topk_steps`, which may read up to `MAX_STEPS` tokens of `rows` hypotheses."""
+        self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
+        self.chosen = torch.empty(2, MAX_STEPS * rows, dtype=torch.long)  # parents and tokens
+        self.chosen_scores, self.targets = torch.empty(rows), torch.empty(rows * MAX_STEPS, dtype=torch.long)
+        self.steps = structures.Steps(
+            parents=address(self.chosen[0]),
+            tokens=address(self.chosen[1]),
+            beam_scores=address(self.chosen_scores),
+            targets=address(self.targets),
         )
 
     def _project_source(self, encoded: torch.Tensor) -> torch.Tensor:
@@ -349,12 +243,17 @@ class NativeDecoderState:
         logits = self.logits[: tokens.numel(), : len(self.shortlist.tokens)]
         return self.shortlist.scatter(logits, self.slots.repeat_interleave(tokens.shape[1]))
 
-    def topk_step(
-        self, tokens: torch.Tensor, beam_scores: torch.Tensor | None, num_beams: int, eos_token_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def topk_steps(
+        self,
+        tokens: torch.Tensor,
+        beam_scores: torch.Tensor | None,
+        num_beams: int,
+        eos_token_ids: torch.Tensor,
+        max_steps: int = 1,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         sentences, alive = tokens.shape
         vocab_size = self.decoder.projection.outputs if self.shortlist is None else len(self.shortlist.tokens)
-        k = min(num_beams * (1 + len(eos_token_ids)), alive * vocab_size)
+        k = 1 if beam_scores is None else min(num_beams * (1 + len(eos_token_ids)), alive * vocab_size)
         if k > self.scores_per_beam.shape[1]:
             self.scores_per_beam = torch.empty(self.logits.shape[0], k)
             self.tokens_per_beam = torch.empty(self.logits.shape[0], k, dtype=torch.long)
@@ -365,16 +264,23 @@ class NativeDecoderState:
         eos_token_ids = eos_token_ids.contiguous()
         outputs = (self.scores_per_beam, self.tokens_per_beam, scores, beam_indices, next_tokens)
         pointers = map(address, (eos_token_ids, beam_scores, *outputs))
-        topk = structures.TopK(k, min(k, vocab_size), min(num_beams, k), len(eos_token_ids), *pointers)
+        steps, beams = self.steps, min(num_beams, k)
+        steps.most, steps.passed = min(max_steps, MAX_STEPS), 0
+        topk = structures.TopK(k, min(k, vocab_size), beams, len(eos_token_ids), *pointers, pointer(steps))
         self._read(tokens, topk)
-        return scores, beam_indices, next_tokens
+        if not steps.passed:
+            return scores, beam_indices, next_tokens, None
+        size = 1 + steps.passed
+        return scores, beam_indices, next_tokens, self.targets[: sentences * beams * size].view(sentences, beams, size)
 
     def _read(self, tokens: torch.Tensor, topk: structures.TopK | None) -> None:
-        """Call decode_step for one token of each hypothesis: `(sentences, alive)`."""
-        state, step = self.structure, self.step
+        """Call decode_step for a token of each hypothesis, `(sentences, alive)`, and those that it chooses."""
+        state, step, steps = self.structure, self.step, self.steps
         assert state.length < state.max_length
-        if state.length == self.stack.constants.cache_block * len(self.cache_blocks):
-            self._add_cache_block()
+        end = self.stack.constants.cache_block * len(self.cache_blocks)
+        if state.length == end:
+            end += self._add_cache_block()
+        steps.most = min(steps.most, end - state.length, state.max_length - state.length)
         tokens = tokens.contiguous()
         step.tokens, step.alive = address(tokens), tokens.shape[1]
         step.position = address(self.positions[state.length])
@@ -383,17 +289,18 @@ class NativeDecoderState:
         if unknown >= 0:
             token = int(tokens.flatten()[unknown])
             raise IndexError(f"token {token} is not in a vocabulary of {self.decoder.projection.outputs}")
-        state.length += 1
         if self.weights is not None:
             mean = self.weights[: tokens.numel()].mean(dim=1)  # of the heads
             self.attention = mean.view(*tokens.shape, -1)  # (sentences, alive, source_length)
 
-    def _add_cache_block(self) -> None:
+    def _add_cache_block(self) -> int:
+        """Returns the number of target tokens that it has room for."""
         config, state = self.stack.structure, self.structure
         width = config.num_heads * (config.d_k + config.d_v)
         shape = (config.num_layers, state.num_slots, self.stack.constants.cache_block, state.num_beams, width)
         self.cache_blocks.append(self.decoder.buffers.take(self, *shape))
         self.cache_addresses[len(self.cache_blocks) - 1] = self.cache_blocks[-1].data_ptr()
+        return self.stack.constants.cache_block
 
     def reorder(self, beam_indices: torch.Tensor) -> None:
         beam_indices = beam_indices.contiguous()

@@ -78,6 +78,14 @@ static inline GroupedWeights load(const int8_t *from) {
 #endif
 }
 
+// 0, 1, … kLanes - 1.
+static inline VecI32 lane_numbers() {
+    VecI32 numbers = {};
+    for (int i = 0; i < kLanes; i++)
+        numbers[i] = i;
+    return numbers;
+}
+
 // GCC would read a vector from memory again for each of its uses, and reading bounds the products of few rows.
 template <typename Vector> static inline void keep_in_register(Vector &vector) {
 #if defined(__AVX512F__)
