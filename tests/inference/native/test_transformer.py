@@ -165,6 +165,18 @@ def test_several_steps_in_a_call_choose_as_single_steps_do(build, beams):
     assert calls < 10
 
 
+@pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
+def test_a_step_with_fewer_candidates_than_asked_for_is_the_last_of_its_call(build):
+    """20 beams need 40 candidates, for each may end; the first step of a vocabulary of 31 tokens has 31."""
+    decoder = native_decoder(build(), "float32", "native")
+    assert decoder is not None
+    encoded, tokens = decoder.encode(*sources(1)), torch.tensor([[3]])
+    least = decoder.begin(encoded, None, 9, 1)(tokens).argmin(dim=1)  # as EOS it is not among the best 20
+    scores, _, _, passed = decoder.begin(encoded, None, 9, 20).topk_steps(tokens, torch.zeros(1, 1), 20, least, 5)
+    assert scores.shape == (1, 31)
+    assert passed is None
+
+
 def test_greedy_topk_steps_has_the_largest_logit(model):
     encoded = model.get_encoder()(*sources(3))
     decoder = NativeDecoder(model)

@@ -253,7 +253,10 @@ class NativeDecoderState:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         sentences, alive = tokens.shape
         vocab_size = self.decoder.projection.outputs if self.shortlist is None else len(self.shortlist.tokens)
-        k = 1 if beam_scores is None else min(num_beams * (1 + len(eos_token_ids)), alive * vocab_size)
+        wanted = 1 if beam_scores is None else num_beams * (1 + len(eos_token_ids))
+        k = min(wanted, alive * vocab_size)
+        if k < wanted:  # more hypotheses will have as many continuations, for which this call has no room
+            max_steps = 1
         if k > self.scores_per_beam.shape[1]:
             self.scores_per_beam = torch.empty(self.logits.shape[0], k)
             self.tokens_per_beam = torch.empty(self.logits.shape[0], k, dtype=torch.long)
