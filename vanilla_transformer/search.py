@@ -234,11 +234,11 @@ class BeamSearch:
             is_single = self.has_finished or config.coverage_penalty  # each step counts
             max_steps = 1 if is_single else self.min_max_length - self.length
             arguments = last, self.alive_scores, config.num_beams, config.eos_token_ids, max_steps
-            *candidates, passed = self.ranking.topk_steps(*arguments)
+            scores, beams, tokens, passed = self.ranking.topk_steps(*arguments)
             if passed is not None:
                 self.alive = torch.cat([_gather_beams(self.alive, passed[..., 0]), passed[..., 1:]], dim=-1)
                 self.length += passed.shape[2] - 1
-            return tuple(candidates)
+            return scores, beams, tokens
         count = max(2, 1 + len(config.eos_token_ids)) * config.num_beams  # criteria may end any of them
         logits = self.state(last)  # (sentences * alive, vocab_size)
         log_probs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
