@@ -65,15 +65,15 @@ class SupportsTopK(DecoderState, Protocol):
             beam_scores: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, the
                 logits of one hypothesis for each sentence decide.
             eos_token_ids: `(eos_tokens)`.
-            max_steps: while it is larger than 1, and none of the best `num_beams` continuations of any sentence ends,
-                the state may go on with them by itself, for as many steps as it wants.
+            max_steps: the state may read up to so many tokens of each hypothesis. It goes on with the best `num_beams`
+                continuations of each sentence as long as none of them ends, and may stop earlier.
 
         Returns:
             Total log-probabilities (or logits), the hypothesis that each continues, and the next token, best first:
             `(sentences, num_beams * (1 + eos_tokens))` each, fewer for a small vocabulary. Entries after those named
-            above are undefined. Scores are NaN where a logit is NaN. These are of the last step. Last, `None` after one
-            step; after more the hypotheses between which it chose, `(sentences, num_beams, steps)`: the one that each
-            continues, and then its tokens.
+            above are undefined. Scores are NaN where a logit is NaN. After several steps these belong to the last one,
+            and the fourth result has the hypotheses before it, `(sentences, num_beams, steps)`: the former hypothesis
+            that each continues, and the `steps - 1` tokens since. After one step it is `None`.
         """
         ...
 

@@ -231,7 +231,8 @@ class BeamSearch:
         """
         config, last = self.config, self.alive[:, :, -1]
         if self.ranking is not None:
-            is_single = self.has_finished or config.coverage_penalty  # each step counts
+            # Once a hypothesis has finished, each step may finish its sentence; coverage needs each step's attention.
+            is_single = self.has_finished or config.coverage_penalty
             max_steps = 1 if is_single else self.min_max_length - self.length
             arguments = last, self.alive_scores, config.num_beams, config.eos_token_ids, max_steps
             scores, beams, tokens, passed = self.ranking.topk_steps(*arguments)

@@ -229,7 +229,7 @@ class NativeRecurrentState(NativeDecoderState):
             raise IndexError(f"token {token} is not in a vocabulary of {step.decoder.contents.vocab_size}")
         self.parents = torch.arange(len(tokens) * step.alive).view(-1, step.alive)
         if self.weights is not None:
-            self.attention = self.weights[: tokens.numel()].view(*tokens.shape, -1).clone()
+            self.attention = self.weights[: self.parents.numel()].view(*self.parents.shape, -1).clone()
 
     def reorder(self, beam_indices: torch.Tensor) -> None:
         self.parents = self.parents.gather(1, beam_indices)

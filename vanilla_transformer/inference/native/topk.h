@@ -9,12 +9,12 @@ namespace vanilla_transformer {
 
 constexpr int kMaxTopKBlocks = 128; // blocks of logits whose maxima are compared first
 
-// The steps that one call may read, and what it passed: all steps but the last, whose candidates `TopK` has.
+// The steps of one call: `most` at most. It passes all but the last, whose candidates `TopK` has.
 struct Steps {
     int32_t most, passed;
-    int64_t *parents, *tokens; // of each step passed, (most, batch_size, num_beams)
-    float *beam_scores;        // (batch_size, num_beams)
-    int64_t *targets; // the hypothesis that each continues since the call, and its tokens, (batch_size, num_beams, 1 + passed)
+    int64_t *parents, *tokens; // of the hypotheses after each step passed, (passed, batch_size, num_beams)
+    float *beam_scores;        // of the hypotheses after the step passed last, (batch_size, num_beams)
+    int64_t *targets; // (batch_size, num_beams, 1 + passed): the hypothesis before the call that each continues, its tokens
 };
 
 // The request of `topk_steps`: k tokens for a sentence, and before them k_per_beam for each of its hypotheses.

@@ -17,7 +17,7 @@ from vanilla_transformer.inference.native.shortlist import PackedShortlist
 from vanilla_transformer.packed_linear import Precision
 from vanilla_transformer.seq2seq_base import Seq2SeqEncoderOutput
 
-MAX_STEPS = 32  # of a call; so many tokens a cache block holds, too
+MAX_STEPS = 32  # of a call
 
 
 class ScaledEmbedding:
@@ -255,7 +255,7 @@ class NativeDecoderState:
         vocab_size = self.decoder.projection.outputs if self.shortlist is None else len(self.shortlist.tokens)
         wanted = 1 if beam_scores is None else num_beams * (1 + len(eos_token_ids))
         k = min(wanted, alive * vocab_size)
-        if k < wanted:  # more hypotheses will have as many continuations, for which this call has no room
+        if k < wanted:  # the next step may have more candidates, for which this call has no room
             max_steps = 1
         if k > self.scores_per_beam.shape[1]:
             self.scores_per_beam = torch.empty(self.logits.shape[0], k)
@@ -293,8 +293,8 @@ class NativeDecoderState:
             token = int(tokens.flatten()[unknown])
             raise IndexError(f"token {token} is not in a vocabulary of {self.decoder.projection.outputs}")
         if self.weights is not None:
-            mean = self.weights[: tokens.numel()].mean(dim=1)  # of the heads
-            self.attention = mean.view(*tokens.shape, -1)  # (sentences, alive, source_length)
+            mean = self.weights[: len(tokens) * step.alive].mean(dim=1)  # of the heads
+            self.attention = mean.view(-1, step.alive, mean.shape[1])  # (sentences, alive, source_length)
 
     def _add_cache_block(self) -> int:
         """Returns the number of target tokens that it has room for."""
