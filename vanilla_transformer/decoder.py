@@ -58,8 +58,8 @@ class SupportsTopK(DecoderState, Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Read a token of each hypothesis, `(sentences, alive)`, and return the best continuations.
 
-        Returns the `beams` best continuations by non-EOS tokens, and every continuation by an EOS token that scores
-        higher than the last of them; of a greedy search the best alone.
+        Returns the `num_beams` best continuations by non-EOS tokens, and every continuation by an EOS token that scores
+        higher than the last of them. A greedy search gets the best alone.
 
         Args:
             beam_scores: log-probabilities of the hypotheses so far, `(sentences, alive)`; `None`: greedy, the
@@ -72,8 +72,8 @@ class SupportsTopK(DecoderState, Protocol):
             Total log-probabilities (or logits), the hypothesis that each continues, and the next token, best first:
             `(sentences, num_beams * (1 + eos_tokens))` each, fewer for a small vocabulary. Entries after those named
             above are undefined. Scores are NaN where a logit is NaN. After several steps these belong to the last one,
-            and the fourth result has the hypotheses before it, `(sentences, num_beams, steps)`: the former hypothesis
-            that each continues, and the `steps - 1` tokens since. After one step it is `None`.
+            and the fourth result has the hypotheses before it, `(sentences, num_beams, 1 + tokens)`: the former
+            hypothesis that each continues, and the tokens since. After one step it is `None`.
         """
         ...
 

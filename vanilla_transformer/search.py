@@ -232,13 +232,13 @@ class BeamSearch:
         config, last = self.config, self.alive[:, :, -1]
         if self.ranking is not None:
             # Once a hypothesis has finished, each step may finish its sentence; coverage needs each step's attention.
-            is_single = self.has_finished or config.coverage_penalty
+            is_single = self.has_finished or config.coverage_penalty != 0
             max_steps = 1 if is_single else self.min_max_length - self.length
             arguments = last, self.alive_scores, config.num_beams, config.eos_token_ids, max_steps
-            scores, beams, tokens, passed = self.ranking.topk_steps(*arguments)
-            if passed is not None:
-                self.alive = torch.cat([_gather_beams(self.alive, passed[..., 0]), passed[..., 1:]], dim=-1)
-                self.length += passed.shape[2] - 1
+            scores, beams, tokens, prefixes = self.ranking.topk_steps(*arguments)
+            if prefixes is not None:
+                self.alive = torch.cat([_gather_beams(self.alive, prefixes[..., 0]), prefixes[..., 1:]], dim=-1)
+                self.length += prefixes.shape[2] - 1
             return scores, beams, tokens
         count = max(2, 1 + len(config.eos_token_ids)) * config.num_beams  # criteria may end any of them
         logits = self.state(last)  # (sentences * alive, vocab_size)
@@ -354,11 +354,11 @@ def greedy_search(
                 config.records.add(scores=scores, logits=logits)
             best, token = blockwise_topk(scores, 1)
         else:
-            max_steps = min_max_length - length
-            best, _, token, passed = ranking.topk_steps(tokens[:, None], None, 1, config.eos_token_ids, max_steps)
-            if passed is not None:
-                steps = passed.shape[2] - 1
-                targets[rows, end : end + steps] = passed[:, 0, 1:]
+            max_steps = 1 if has_done else min_max_length - length  # a finished sentence must not go on
+            best, _, token, prefixes = ranking.topk_steps(tokens[:, None], None, 1, config.eos_token_ids, max_steps)
+            if prefixes is not None:
+                steps = prefixes.shape[2] - 1
+                targets[rows, end : end + steps] = prefixes[:, 0, 1:]
                 length, end = length + steps, end + steps
         tokens = token[:, 0].masked_fill(is_done, config.pad_token_id) if has_done else token[:, 0]
         targets[rows, end] = tokens
@@ -381,6 +381,8 @@ def greedy_search(
             rows, tokens, max_lengths, is_done = (part[unfinished] for part in (rows, tokens, max_lengths, is_done))
             selectable.select(unfinished)
             has_done = False
+            if ranking is not None:  # it computes on a CPU, where a read costs nothing
+                min_max_length = int(max_lengths.min())
     return targets[:, :end]
 
 

@@ -758,11 +758,13 @@ struct TestDecoder {
           source(int64_t(test.layers) * sentences * test.heads * (padded_length(length) * test.d_k + length * test.d_v),
                  NAN),
           mask(sentences * length), attention(sentences * beams * test.heads * length, NAN), embedding(embedding),
-          positions(max_length * test.d_model, 0.25f), logits(int64_t(sentences) * beams * round_up(vocab_size, NR), NAN),
+          positions(max_length * test.d_model), logits(int64_t(sentences) * beams * round_up(vocab_size, NR), NAN),
           slots(sentences), ancestors(sentences * beams * max_length, -1), row_buffer(2 * sentences * beams + 1),
           reorder_buffer(beams * max_length), block_addresses((max_length + kCacheBlock - 1) / kCacheBlock),
           memory(std::max(beams, length) * sentences, test.width(), std::max(max_length, length) + 1, threads) {
         std::iota(slots.begin(), slots.end(), 0);
+        for (size_t i = 0; i < positions.size(); i++)
+            positions[i] = 0.25f * cosf(i); // the same in every decoder, and another at each position
         for (float *&address : block_addresses) {
             blocks.emplace_back(
                 int64_t(test.layers) * sentences * test.heads * kCacheBlock * beams * (test.d_k + test.d_v), NAN);
@@ -801,7 +803,8 @@ struct TestDecoder {
     }
 
     int read(const std::vector<int64_t> &tokens, int alive, TopK *topk) {
-        step.tokens = tokens.data(), step.alive = alive, step.topk = topk, step.position = positions.data();
+        step.tokens = tokens.data(), step.alive = alive, step.topk = topk;
+        step.position = positions.data() + int64_t(state.length) * test.d_model;
         return decode_step(&step);
     }
 };
@@ -829,21 +832,21 @@ static void check_ranking(const TestTopK &topk, int sentence, int beams, const s
 // One call that reads several tokens of each hypothesis chooses as a call for each of them does.
 template <typename Decoder, typename Reorder>
 static void check_steps(Decoder &together, Decoder &singly, int sentences, int beams, Reorder reorder_singly) {
-    int most = 5, passed = most - 1, hypotheses = sentences * beams;
-    std::vector<int64_t> first(sentences, 3), tokens = first, parents(passed * hypotheses), chosen(parents),
-        targets(hypotheses * most);
+    int max_steps = 5, completed = max_steps - 1, hypotheses = sentences * beams;
+    std::vector<int64_t> first(sentences, 3), tokens = first, parents(completed * hypotheses), chosen(parents),
+        prefixes(hypotheses * max_steps);
     std::vector<float> zeros(sentences, 0), totals = zeros, beam_scores(hypotheses);
     TestTopK topk(sentences, beams, beams, beams, beams);
     topk.structure.beam_scores = zeros.data(), topk.structure.num_eos_tokens = 0;
-    topk.steps = {most, 0, parents.data(), chosen.data(), beam_scores.data(), targets.data()};
+    topk.steps = {max_steps, 0, parents.data(), chosen.data(), beam_scores.data(), prefixes.data()};
     CHECK(together.read(first, 1, &topk.structure) == -1);
-    CHECK(topk.steps.passed == passed);
+    CHECK(topk.steps.completed == completed);
     std::vector<std::vector<int64_t>> sequences(hypotheses);
-    for (int t = 0, alive = 1; t < most; t++, alive = beams) {
+    for (int t = 0, alive = 1; t < max_steps; t++, alive = beams) {
         TestTopK single(sentences, alive, beams, beams, beams);
         single.structure.beam_scores = totals.data(), single.structure.num_eos_tokens = 0;
         CHECK(singly.read(tokens, alive, &single.structure) == -1);
-        if (t == passed) {
+        if (t == completed) {
             for (int i = 0; i < hypotheses; i++)
                 check_close(topk.scores[i], single.scores[i], 1e-4);
             CHECK(topk.tokens == single.tokens && topk.beam_indices == single.beam_indices);
@@ -858,24 +861,24 @@ static void check_steps(Decoder &together, Decoder &singly, int sentences, int b
         reorder_singly(single.beam_indices.data(), alive);
     }
     for (int i = 0; i < hypotheses; i++)
-        CHECK(sequences[i] == std::vector<int64_t>(&targets[i * most], &targets[i * most] + most));
+        CHECK(sequences[i] == std::vector<int64_t>(&prefixes[i * max_steps], &prefixes[i * max_steps] + max_steps));
 }
 
-// A step is not passed if a candidate among the first is EOS, or a sentence has no finite score.
-static void passed_steps() {
-    std::vector<int64_t> parents(12), tokens(12), targets(12);
+// No next step begins if a candidate among the first is EOS, or a sentence has no finite score.
+static void next_steps() {
+    std::vector<int64_t> parents(12), tokens(12), prefixes(12);
     std::vector<float> beam_scores(4);
-    auto passes = [&](int64_t token, float score, int most) {
+    auto begins = [&](int64_t token, float score, int max_steps) {
         TestTopK topk(2, 2, 3, 3, 2);
-        topk.steps = {most, 0, parents.data(), tokens.data(), beam_scores.data(), targets.data()};
+        topk.steps = {max_steps, 0, parents.data(), tokens.data(), beam_scores.data(), prefixes.data()};
         topk.tokens = {3, 4, 5, 3, 4, 5}, topk.scores = {-1, -2, -3, -1, -2, -3};
         topk.tokens[4] = token, topk.scores[3] = score;
-        return pass_step(&topk.structure, 2);
+        return begin_next_step(&topk.structure, 2);
     };
-    CHECK(passes(4, -1, 3)); // 5 is EOS, but the third
-    CHECK(!passes(9, -1, 3));
-    CHECK(!passes(4, NAN, 3) && !passes(4, -INFINITY, 3));
-    CHECK(!passes(4, -1, 1));
+    CHECK(begins(4, -1, 3)); // 5 is EOS, but the third
+    CHECK(!begins(9, -1, 3));
+    CHECK(!begins(4, NAN, 3) && !begins(4, -INFINITY, 3));
+    CHECK(!begins(4, -1, 1));
 }
 
 // A search over more tokens than a cache block holds. The top k are those of all logits, also where hypotheses are
@@ -1013,7 +1016,7 @@ static const struct {
     {"encoding", encoding},
     {"decoding", decoding},
     {"several_steps", several_steps},
-    {"passed_steps", passed_steps},
+    {"next_steps", next_steps},
     {"unknown_tokens", unknown_tokens},
     {"selected_outputs", selected_outputs},
     {"hyperbolic_tangent", hyperbolic_tangent},

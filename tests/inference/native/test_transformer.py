@@ -138,47 +138,6 @@ def test_topk_steps_does_not_read_a_hypothesis_of_score_minus_infinity(monkeypat
         state.reorder(torch.arange(4).expand(count, -1))
 
 
-@pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
-@pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("length", [5, 40])  # a call for all; more than a block of the cache holds
-def test_several_steps_in_a_call_choose_as_single_steps_do(build, beams, length):
-    decoder = native_decoder(build(), "float32", "native")
-    assert decoder is not None
-    encoded, eos = decoder.encode(*sources(3)), torch.tensor([], dtype=torch.long)
-
-    def search(max_steps: int) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-        """The targets, the attention of their last token, and the number of calls."""
-        state, calls = decoder.begin(encoded, None, length, beams, output_attentions=True), 0
-        targets, totals = torch.full((3, 1, 1), 3), None if beams == 1 else torch.zeros(3, 1)
-        while (left := length + 1 - targets.shape[2]) > 0:
-            steps = min(max_steps, left)
-            scores, parents, tokens, passed = state.topk_steps(targets[:, :, -1], totals, beams, eos, steps)
-            if passed is not None:
-                targets = torch.cat([targets.take_along_dim(passed[:, :, :1], dim=1), passed[:, :, 1:]], dim=2)
-            targets = torch.cat([targets.take_along_dim(parents[:, :, None], dim=1), tokens[:, :, None]], dim=2)
-            totals, calls = None if beams == 1 else scores, calls + 1
-            state.reorder(parents)
-        return targets, state.attention, calls
-
-    (expected, attention, single_calls), (found, own_attention, calls) = search(1), search(7)
-    assert torch.equal(found, expected)
-    torch.testing.assert_close(own_attention, attention)
-    assert single_calls == length
-    assert calls <= length // 4
-
-
-@pytest.mark.parametrize("build", [FAMILIES[0].model, FAMILIES[1].model], ids=["Transformer", "RNN"])
-def test_a_step_with_fewer_candidates_than_asked_for_is_the_last_of_its_call(build):
-    """20 beams need 40 candidates, for each may end; the first step of a vocabulary of 31 tokens has 31."""
-    decoder = native_decoder(build(), "float32", "native")
-    assert decoder is not None
-    encoded, tokens = decoder.encode(*sources(1)), torch.tensor([[3]])
-    least = decoder.begin(encoded, None, 9, 1)(tokens).argmin(dim=1)  # as EOS it is not among the best 20
-    scores, _, _, passed = decoder.begin(encoded, None, 9, 20).topk_steps(tokens, torch.zeros(1, 1), 20, least, 5)
-    assert scores.shape == (1, 31)
-    assert passed is None
-
-
 def test_greedy_topk_steps_has_the_largest_logit(model):
     encoded = model.get_encoder()(*sources(3))
     decoder = NativeDecoder(model)

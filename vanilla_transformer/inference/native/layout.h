@@ -23,6 +23,7 @@ struct Shortlist {
 };
 
 // One step of decoding: a token of each hypothesis. With `topk` there may be more steps, whose tokens the call chooses.
+// Then `tokens`, `alive`, `position` and the scores in `topk` are those of the last step when the call returns.
 struct DecodeStep {
     const Stack *stack;
     const Scratch *scratch;
@@ -109,8 +110,8 @@ static const FieldLayout kLayout[] = {
         FIELD(TopK, eos_token_ids), FIELD(TopK, beam_scores), FIELD(TopK, scores_per_beam),
         FIELD(TopK, tokens_per_beam), FIELD(TopK, scores), FIELD(TopK, beam_indices), FIELD(TopK, tokens),
         FIELD(TopK, steps),
-    STRUCTURE(Steps), FIELD(Steps, most), FIELD(Steps, passed), FIELD(Steps, parents), FIELD(Steps, tokens),
-        FIELD(Steps, beam_scores), FIELD(Steps, targets),
+    STRUCTURE(Steps), FIELD(Steps, max_steps), FIELD(Steps, completed), FIELD(Steps, parents), FIELD(Steps, tokens),
+        FIELD(Steps, beam_scores), FIELD(Steps, prefixes),
     STRUCTURE(Shortlist), FIELD(Shortlist, projection), FIELD(Shortlist, tokens), FIELD(Shortlist, mask),
     STRUCTURE(DecodeStep), FIELD(DecodeStep, stack), FIELD(DecodeStep, scratch), FIELD(DecodeStep, state),
         FIELD(DecodeStep, projection), FIELD(DecodeStep, embedding), FIELD(DecodeStep, position),

@@ -227,16 +227,16 @@ int32_t recurrent_step(RecurrentStep *step) {
         int unknown = read_step(step), alive = step->alive;
         if (unknown >= 0)
             return unknown;
-        if (!topk || !pass_step(topk, state->batch_size))
+        if (!topk || !begin_next_step(topk, state->batch_size))
             break;
         int beams = topk->num_beams, hypotheses = state->batch_size * beams;
-        int64_t first = int64_t(topk->steps->passed - 1) * hypotheses;
+        int64_t first = int64_t(topk->steps->completed - 1) * hypotheses;
         for (int i = 0; i < hypotheses; i++)
             step->parent_buffer[i] = int64_t(i / beams) * alive + topk->steps->parents[first + i];
         step->tokens = topk->steps->tokens + first, step->parents = step->parent_buffer, step->alive = beams;
     }
-    if (topk && topk->steps->passed)
-        trace_targets(topk, state->batch_size);
+    if (topk && topk->steps->completed)
+        backtrack(topk, state->batch_size);
     return -1;
 }
 

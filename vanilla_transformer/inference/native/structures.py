@@ -82,7 +82,7 @@ class DecoderState(Structure):
 
 
 class Steps(Structure):
-    _fields_ = [*_fields(c_int32, "most passed"), *_fields(c_void_p, "parents tokens beam_scores targets")]
+    _fields_ = [*_fields(c_int32, "max_steps completed"), *_fields(c_void_p, "parents tokens beam_scores prefixes")]
 
 
 class TopK(Structure):

@@ -9,12 +9,13 @@ namespace vanilla_transformer {
 
 constexpr int kMaxTopKBlocks = 128; // blocks of logits whose maxima are compared first
 
-// The steps of one call: `most` at most. It passes all but the last, whose candidates `TopK` has.
+// The steps of one call, at most max_steps. The call itself chooses the tokens after each completed step. `TopK` has the
+// candidates of the last one, which is not completed.
 struct Steps {
-    int32_t most, passed;
-    int64_t *parents, *tokens; // of the hypotheses after each step passed, (passed, batch_size, num_beams)
-    float *beam_scores;        // of the hypotheses after the step passed last, (batch_size, num_beams)
-    int64_t *targets; // (batch_size, num_beams, 1 + passed): the hypothesis before the call that each continues, its tokens
+    int32_t max_steps, completed;
+    int64_t *parents, *tokens; // of the hypotheses after each completed step, (completed, batch_size, num_beams)
+    float *beam_scores;        // of the hypotheses after the last completed step, (batch_size, num_beams)
+    int64_t *prefixes; // (batch_size, num_beams, 1 + completed): the hypothesis before the call, then the tokens since
 };
 
 // The request of `topk_steps`: k tokens for a sentence, and before them k_per_beam for each of its hypotheses.
@@ -121,12 +122,12 @@ static void merge_beams(const TopK *topk, int64_t sentence, int alive) {
         }
 }
 
-// Passes a step if the best num_beams candidates of all sentences go on: none is EOS, and all sentences have a finite
-// score. They are then the hypotheses of the next step.
-static bool pass_step(TopK *topk, int64_t batch_size) {
+// Makes the best num_beams candidates the hypotheses of the next step, unless one is EOS, or a sentence has no finite
+// score, or there is no step left. Returns whether it did.
+static bool begin_next_step(TopK *topk, int64_t batch_size) {
     Steps *steps = topk->steps;
-    int64_t beams = topk->num_beams, first = steps->passed * batch_size * beams;
-    if (steps->passed + 1 >= steps->most)
+    int64_t beams = topk->num_beams, first = steps->completed * batch_size * beams;
+    if (steps->completed + 1 >= steps->max_steps)
         return false;
     for (int64_t i = 0; i < batch_size; i++) {
         bool is_last = !std::isfinite(topk->scores[i * topk->k]);
@@ -141,17 +142,17 @@ static bool pass_step(TopK *topk, int64_t batch_size) {
     }
     if (topk->beam_scores)
         topk->beam_scores = steps->beam_scores;
-    steps->passed++;
+    steps->completed++;
     return true;
 }
 
-// Writes `targets`, from the last step passed back to the first.
-static void trace_targets(const TopK *topk, int64_t batch_size) {
+// Writes `prefixes`, from the last completed step back to the first.
+static void backtrack(const TopK *topk, int64_t batch_size) {
     const Steps *steps = topk->steps;
-    int64_t beams = topk->num_beams, *write = steps->targets;
-    for (int64_t hypothesis = 0; hypothesis < batch_size * beams; hypothesis++, write += 1 + steps->passed) {
+    int64_t beams = topk->num_beams, *write = steps->prefixes;
+    for (int64_t hypothesis = 0; hypothesis < batch_size * beams; hypothesis++, write += 1 + steps->completed) {
         int64_t beam = hypothesis % beams;
-        for (int64_t t = steps->passed - 1; t >= 0; t--) {
+        for (int64_t t = steps->completed - 1; t >= 0; t--) {
             int64_t at = (t * batch_size + hypothesis / beams) * beams + beam;
             write[1 + t] = steps->tokens[at], beam = steps->parents[at];
         }

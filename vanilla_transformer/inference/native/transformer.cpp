@@ -11,7 +11,7 @@
 // * The `extern "C"` functions below are the interface. Any thread may call them, without Python's lock and several at
 //   once: the library has no state and allocates nothing.
 // * Calls may share Stack, Linear, Norm and all weights, which nobody writes. Each call in progress needs its own
-//   Scratch and outputs. Calls on one DecoderState (decode_step, reorder) must follow one another.
+//   Scratch, DecodeStep, TopK, Steps and outputs. Calls on one DecoderState (decode_step, reorder) must follow one another.
 // * encode, project_source and decode_step open OpenMP teams of `threads` threads, for which Scratch must have room,
 //   and join them before they return. reorder computes on the caller's thread.
 // * Functions marked "Every thread" run within a team. All its threads call them in the same order with the same
@@ -255,7 +255,7 @@ void reorder(const DecoderState *state, const int64_t *beam_indices, int32_t ali
     }
 }
 
-// Reads a token of each hypothesis, and goes on as `pass_step` allows. Returns the index of a token that the vocabulary
+// Reads a token of each hypothesis, and goes on as `begin_next_step` allows. Returns the index of a token that the vocabulary
 // does not have, or -1.
 int32_t decode_step(DecodeStep *step) {
     DecoderState *state = step->state;
@@ -265,15 +265,15 @@ int32_t decode_step(DecodeStep *step) {
         if (unknown >= 0)
             return unknown;
         state->length++;
-        if (!topk || !pass_step(topk, state->batch_size))
+        if (!topk || !begin_next_step(topk, state->batch_size))
             break;
-        int64_t first = int64_t(topk->steps->passed - 1) * state->batch_size * topk->num_beams;
+        int64_t first = int64_t(topk->steps->completed - 1) * state->batch_size * topk->num_beams;
         reorder(state, topk->steps->parents + first, topk->num_beams, step->reorder_buffer);
         step->tokens = topk->steps->tokens + first, step->alive = topk->num_beams;
         step->position += step->stack->d_model;
     }
-    if (topk && topk->steps->passed)
-        trace_targets(topk, state->batch_size);
+    if (topk && topk->steps->completed)
+        backtrack(topk, state->batch_size);
     return -1;
 }
 

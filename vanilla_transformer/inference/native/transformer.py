@@ -210,12 +210,12 @@ class NativeDecoderState:
         """For `topk_steps`, which may read up to `MAX_STEPS` tokens of `rows` hypotheses."""
         self.scores_per_beam, self.tokens_per_beam = torch.empty(rows, 0), torch.empty(rows, 0, dtype=torch.long)
         self.chosen = torch.empty(2, MAX_STEPS * rows, dtype=torch.long)  # parents and tokens
-        self.chosen_scores, self.targets = torch.empty(rows), torch.empty(rows * MAX_STEPS, dtype=torch.long)
+        self.chosen_scores, self.prefixes = torch.empty(rows), torch.empty(rows * MAX_STEPS, dtype=torch.long)
         self.steps = structures.Steps(
             parents=address(self.chosen[0]),
             tokens=address(self.chosen[1]),
             beam_scores=address(self.chosen_scores),
-            targets=address(self.targets),
+            prefixes=address(self.prefixes),
         )
 
     def _project_source(self, encoded: torch.Tensor) -> torch.Tensor:
@@ -268,13 +268,15 @@ class NativeDecoderState:
         outputs = (self.scores_per_beam, self.tokens_per_beam, scores, beam_indices, next_tokens)
         pointers = map(address, (eos_token_ids, beam_scores, *outputs))
         steps, beams = self.steps, min(num_beams, k)
-        steps.most, steps.passed = min(max_steps, MAX_STEPS), 0
+        assert max_steps == 1 or sentences * beams <= len(self.chosen_scores)
+        steps.max_steps, steps.completed = min(max_steps, MAX_STEPS), 0
         topk = structures.TopK(k, min(k, vocab_size), beams, len(eos_token_ids), *pointers, pointer(steps))
         self._read(tokens, topk)
-        if not steps.passed:
+        if not steps.completed:
             return scores, beam_indices, next_tokens, None
-        size = 1 + steps.passed
-        return scores, beam_indices, next_tokens, self.targets[: sentences * beams * size].view(sentences, beams, size)
+        size = 1 + steps.completed
+        prefixes = self.prefixes[: sentences * beams * size].view(sentences, beams, size)
+        return scores, beam_indices, next_tokens, prefixes.clone()
 
     def _read(self, tokens: torch.Tensor, topk: structures.TopK | None) -> None:
         """Call decode_step for a token of each hypothesis, `(sentences, alive)`, and those that it chooses."""
@@ -283,7 +285,7 @@ class NativeDecoderState:
         end = self.stack.constants.cache_block * len(self.cache_blocks)
         if state.length == end:
             end += self._add_cache_block()
-        steps.most = min(steps.most, end - state.length, state.max_length - state.length)
+        steps.max_steps = min(steps.max_steps, end - state.length, state.max_length - state.length)
         tokens = tokens.contiguous()
         step.tokens, step.alive = address(tokens), tokens.shape[1]
         step.position = address(self.positions[state.length])
